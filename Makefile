@@ -1,0 +1,52 @@
+# Two commands for newcomers: `make quickstart` and `make test`. Both set up what they need, and only once.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: help quickstart test check unit bench proto clean
+
+help:
+	@echo 'make quickstart   set up, then train a real model on real images in five processes (about 2 minutes)'
+	@echo 'make test         set up, then run every check and test'
+	@echo 'make bench        set up, then measure rounds, loop lag and memory on this machine'
+	@echo 'make proto        generate the protobuf code anew'
+	@echo 'make clean        remove the virtual environment and everything that was made'
+
+$(READY): pyproject.toml constraints.txt
+	@command -v python3 >/dev/null || { echo 'Python 3.11 or newer is needed, as python3'; exit 1; }
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or newer is needed'; exit 1; }
+	test -x $(PYTHON) || python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(PYTHON) -c constraints.txt -e '.[dev,tensorflow]'
+	@touch $@
+
+quickstart: $(READY)
+	@sh examples/quickstart_tensorflow/get_fashion_mnist.sh
+	$(PYTHON) examples/quickstart_tensorflow/five_processes.py
+
+test: $(READY)
+	@sh examples/quickstart_tensorflow/get_fashion_mnist.sh
+	$(MAKE) --no-print-directory check
+	$(MAKE) --no-print-directory unit
+
+check: $(READY)
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+unit: $(READY)
+	$(PYTHON) -m pytest --cov --cov-report=term:skip-covered
+	$(PYTHON) -m coverage report --include='*/core/*,*/codec/*' --fail-under=100 --skip-covered
+
+bench: $(READY)
+	$(PYTHON) bench/rounds.py
+	$(PYTHON) bench/loop_lag.py
+
+proto: $(READY)
+	$(PYTHON) -m grpc_tools.protoc -Iprotos --python_out=src --pyi_out=src \
+	    protos/metisfl_async/transport/_proto/metisfl.proto
+
+clean:
+	rm -rf $(VENV) dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

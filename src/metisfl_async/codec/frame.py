@@ -1,0 +1,311 @@
+"""A model on its way: a header frame, data frames, and an end frame with the digest, each one msgpack object.
+
+The header says everything before the receiver allocates anything. Data frames are ``[offset, bin]`` slices of the flat
+buffer, in order, whatever the tensor boundaries. Only the end frame ends a model: a stream that merely stops is a dead
+sender. The digest is XXH3-128 of the header frame and all payloads, so that neither a weight nor its name, shape or
+scaling factor changes on the way; it guards against damage, TLS guards against tampering.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import msgpack
+import xxhash
+
+from metisfl_async.codec.chunk import chunk_header, frame_of_chunk
+from metisfl_async.codec.manifest import MAX_TENSORS, manifest_from_wire, manifest_to_wire
+from metisfl_async.core.errors import CodecError, ConfigError, Damaged, TooLarge, Truncated, brief
+from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metrics
+from metisfl_async.core.model import Bytes, Manifest, Model
+
+__all__ = [
+    "CHUNK_BYTES",
+    "MAX_FRAME_BYTES",
+    "Assembly",
+    "Data",
+    "End",
+    "Frame",
+    "Header",
+    "Publication",
+    "check_size",
+    "decode",
+    "encode",
+    "frames_of",
+]
+
+CHUNK_BYTES = 2**20  #: payload of one data frame
+MAX_FRAME_BYTES = 4 * 2**20  #: a header with many tensors; nothing larger is sent or taken
+
+_DATA_HEAD = struct.Struct(">BBQBI")  # array of 2, uint 64, bin 32: one size, whatever the offset
+_UINTS = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
+_BINS = {0xC4: 1, 0xC5: 2, 0xC6: 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a receiver knows before the first byte of the model."""
+
+    kind: str  #: "global" (from the controller) or "update" (from a learner)
+    manifest: Manifest
+    model_version: int  #: of a global model; for an update: the one training started from
+    task_id: str = ""
+    token: str = ""  #: which learner sends it
+    metrics: Metrics = field(default_factory=dict)
+    metadata: dict[str, Json] = field(default_factory=dict)
+    packed: bytes = field(default=b"", compare=False, repr=False)  #: the frame it came in, for the digest
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A slice of the flat buffer."""
+
+    offset: int
+    payload: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Nothing follows."""
+
+    digest: bytes  #: XXH3-128 of the header frame and the whole buffer, 16 bytes
+
+
+Frame: TypeAlias = Header | Data | End
+
+
+def frames_of(header: Header, model: Model) -> Iterator[Frame]:
+    """Cut a model into frames, one at a time; payloads are views of its buffer."""
+    yield header
+    digest = xxhash.xxh3_128(_pack_header(header))
+    buffer = model.buffer.data
+    for offset in range(0, len(buffer), CHUNK_BYTES):
+        payload = buffer[offset : offset + CHUNK_BYTES]
+        digest.update(payload)
+        yield Data(offset, payload)
+    yield End(digest.digest())
+
+
+def encode(frame: Frame) -> bytes:
+    """Turn a frame into the bytes of a Chunk message; one copy of the payload."""
+    match frame:
+        case Data(offset, payload):
+            head = _DATA_HEAD.pack(0x92, 0xCF, offset, 0xC6, len(payload))
+            return b"".join((chunk_header(len(head) + len(payload)), head, payload))
+        case Header():
+            packed = _pack_header(frame)
+        case End(digest):
+            packed = msgpack.packb({"digest": digest})
+    return chunk_header(len(packed)) + packed
+
+
+def decode(chunk: bytes) -> Frame:
+    """Read the bytes of a Chunk message; a data frame's payload is a view of them.
+
+    Raises
+    ------
+    CodecError
+        If the bytes are not a whole, sane frame.
+    """
+    if len(chunk) > MAX_FRAME_BYTES + 8:
+        raise TooLarge("frame", f"{len(chunk)} bytes; at most {MAX_FRAME_BYTES}")
+    frame = frame_of_chunk(chunk)
+    if not frame:
+        raise Truncated("frame", "empty")
+    if frame[0] == 0x92:
+        return _decode_data(frame)
+    fields = _unpack(frame)
+    return _decode_end(fields) if "digest" in fields else _decode_header(fields, bytes(frame))
+
+
+def check_size(header: Header, max_model_bytes: int) -> None:
+    """Refuse a model of more than `max_model_bytes` while only its header is there."""
+    size = header.manifest.size_bytes
+    if size > max_model_bytes:
+        raise TooLarge("header", f"a model of {size} bytes; at most max_model_bytes={max_model_bytes}")
+
+
+class Assembly:
+    """Puts the frames of one model together in a buffer that the caller provides."""
+
+    def __init__(self, header: Header, buffer: Bytes) -> None:
+        self.header = header
+        self.received_bytes = 0
+        self.is_complete = False
+        self._buffer = buffer[: header.manifest.size_bytes]
+        self._digest = xxhash.xxh3_128(header.packed or _pack_header(header))
+
+    def add(self, frame: Frame) -> bool:
+        """Take the next frame, copying its payload in; True once the model is whole and undamaged.
+
+        Raises
+        ------
+        CodecError
+            If the frame is not the one that belongs here.
+        """
+        size = len(self._buffer)
+        if self.is_complete:
+            raise Damaged("stream", "a frame after the end frame")
+        match frame:
+            case Data(offset, payload):
+                end = offset + len(payload)
+                if not payload:
+                    raise Damaged("data frame", "an empty payload")  # a stream of them would have no end
+                if offset != self.received_bytes:
+                    raise Damaged("data frame", f"offset {offset} after {self.received_bytes} bytes")
+                if end > size:
+                    raise Damaged("data frame", f"bytes {offset} to {end} of a model of {size}")
+                self._buffer[offset:end] = payload
+                self._digest.update(payload)
+                self.received_bytes = end
+            case End(digest):
+                if self.received_bytes != size:
+                    raise self.truncated()
+                if digest != self._digest.digest():
+                    raise Damaged("end frame", "the digest is not that of the header and the bytes received")
+                if self._buffer[self.header.manifest.padding].any():
+                    raise Damaged("data frame", "the padding between tensors is not zero")
+                self.is_complete = True
+            case Header():
+                raise Damaged("stream", "a second header")
+        return self.is_complete
+
+    def truncated(self) -> Truncated:
+        """Say how far it came, for a stream that ended early."""
+        return Truncated("stream", f"ended after {self.received_bytes} of {len(self._buffer)} bytes")
+
+    @property
+    def model(self) -> Model:
+        """The model, once complete; it shares the buffer."""
+        return Model(self.header.manifest, self._buffer, self.header.model_version)
+
+
+class Publication:
+    """A global model made ready once for many readers: the same immutable chunks go to all of them."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model.freeze()
+        self._chunks: list[tuple[bytes, int]] = []
+        self._rest = frames_of(Header("global", model.manifest, model.version), model)
+
+    def chunks(self) -> Iterator[tuple[bytes, int]]:
+        """Give all chunks from the first, each with its bytes of model; encoded when the first reader comes to it."""
+        index = 0
+        while True:
+            if index == len(self._chunks):
+                frame = next(self._rest, None)
+                if frame is None:
+                    return
+                self._chunks.append((encode(frame), len(frame.payload) if isinstance(frame, Data) else 0))
+            yield self._chunks[index]
+            index += 1
+
+
+def _pack_header(header: Header) -> bytes:
+    packed: bytes = msgpack.packb(
+        {
+            "kind": header.kind,
+            "task_id": header.task_id,
+            "token": header.token,
+            "model_version": header.model_version,
+            "codec": "raw",
+            "size_bytes": header.manifest.size_bytes,
+            "manifest": manifest_to_wire(header.manifest),
+            "metrics": header.metrics,
+            "metadata": header.metadata,
+        }
+    )
+    if len(packed) > MAX_FRAME_BYTES:
+        raise TooLarge("header", f"{len(packed)} bytes; at most {MAX_FRAME_BYTES}: fewer tensors, or less metadata")
+    return packed
+
+
+def _decode_data(frame: memoryview) -> Data:
+    offset, position = _read_uint(frame, 1)
+    width = _BINS.get(frame[position]) if position < len(frame) else None
+    if width is None:
+        raise Damaged("data frame", "not [offset, bin]")
+    payload = frame[position + 1 + width :]
+    size = int.from_bytes(frame[position + 1 : position + 1 + width], "big")
+    if len(payload) < size:
+        raise Truncated("data frame", f"{len(payload)} of {size} bytes")
+    if len(payload) > size:
+        raise Damaged("data frame", f"{len(payload) - size} bytes follow the payload")
+    return Data(offset, payload)
+
+
+def _read_uint(frame: memoryview, position: int) -> tuple[int, int]:
+    """Read any msgpack form of an unsigned integer; the value and where the next object starts."""
+    first = frame[position] if position < len(frame) else 0xFF
+    if first < 0x80:
+        return first, position + 1
+    width = _UINTS.get(first)
+    if width is None or position + 1 + width > len(frame):
+        raise Damaged("data frame", "the offset is not an unsigned integer")
+    return int.from_bytes(frame[position + 1 : position + 1 + width], "big"), position + 1 + width
+
+
+def _unpack(frame: memoryview) -> dict[str, object]:
+    try:
+        fields = msgpack.unpackb(
+            frame,
+            max_str_len=MAX_FRAME_BYTES,
+            max_bin_len=1024,
+            max_array_len=min(MAX_TENSORS, len(frame)),  # msgpack makes room for a claim before it reads on
+            max_map_len=4096,
+            object_pairs_hook=_without_duplicates,
+            ext_hook=_no_ext,
+        )
+    except CodecError:
+        raise
+    except Exception as error:  # msgpack raises many types; all of them mean wrong bytes
+        raise Damaged("frame", f"not one msgpack object: {str(error) or type(error).__name__}") from error
+    if not isinstance(fields, dict):
+        raise Damaged("frame", f"a {type(fields).__name__} instead of a map")
+    return fields
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise Damaged("frame", "a key stands twice in a map")
+    return fields
+
+
+def _no_ext(code: int, _data: bytes) -> object:
+    raise Damaged("frame", f"a msgpack extension (type {code}); none is used here")
+
+
+def _decode_end(fields: dict[str, object]) -> End:
+    digest = fields["digest"]
+    if not isinstance(digest, bytes) or len(digest) != 16:
+        raise Damaged("end frame", "the digest is not 16 bytes")
+    return End(digest)
+
+
+def _decode_header(fields: dict[str, object], packed: bytes) -> Header:
+    manifest = manifest_from_wire(fields.get("manifest"))
+    kind, codec, version = fields.get("kind"), fields.get("codec"), fields.get("model_version")
+    task_id, token = fields.get("task_id", ""), fields.get("token", "")
+    if kind not in ("global", "update"):
+        raise Damaged("header", f"kind {brief(kind)}; allowed: 'global', 'update'")
+    if codec != "raw":
+        raise Damaged("header", f"codec {brief(codec)}; allowed: 'raw'")
+    if type(version) is not int or version < 0:
+        raise Damaged("header", f"model_version {brief(version)}; allowed: an integer >= 0")
+    if fields.get("size_bytes") != manifest.size_bytes:
+        claim = fields.get("size_bytes")
+        raise Damaged("header", f"size_bytes {brief(claim)}, but the manifest takes {manifest.size_bytes}")
+    if not isinstance(task_id, str) or not isinstance(token, str):
+        raise Damaged("header", "task_id and token must be strings")
+    try:
+        metrics = checked_metrics(fields.get("metrics", {}), "metrics")
+        metadata = checked_json(fields.get("metadata", {}), "metadata")
+    except ConfigError as error:
+        raise Damaged("header", str(error)) from error
+    if not isinstance(metadata, dict):
+        raise Damaged("header", "metadata is not a map")
+    return Header(str(kind), manifest, version, task_id, token, metrics, metadata, packed)

@@ -1,0 +1,49 @@
+"""One learner's Tasks stream, as the controller sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from metisfl_async.core.messages import ControllerMessage, LearnerMessage
+from metisfl_async.transport.base import Stream
+from metisfl_async.transport.concurrency import first_of
+
+__all__ = ["Connection"]
+
+OUTBOX_SIZE = 64  #: messages; a learner is owed a handful at most, so a full outbox means that it does not read
+
+
+class Connection:
+    """Exchanges messages with one learner. Sending never waits: who does not read loses the connection."""
+
+    def __init__(self, stream: Stream[LearnerMessage, ControllerMessage]) -> None:
+        self._stream = stream
+        self._outbox: asyncio.Queue[ControllerMessage] = asyncio.Queue(OUTBOX_SIZE)
+        self._closed = asyncio.Event()
+
+    def send(self, message: ControllerMessage) -> None:
+        """Queue a message."""
+        try:
+            self._outbox.put_nowait(message)
+        except asyncio.QueueFull:
+            self.close()
+
+    def close(self) -> None:
+        """Make `run` end."""
+        self._closed.set()
+
+    async def run(self, on_message: Callable[[LearnerMessage], None]) -> None:
+        """Send what is queued and pass on what comes, until the learner ends the stream or `close` is called."""
+        await first_of(self._send(), self._receive(on_message), self._until_closed())
+
+    async def _until_closed(self) -> None:
+        await self._closed.wait()
+
+    async def _send(self) -> None:
+        while True:
+            await self._stream.send(await self._outbox.get())
+
+    async def _receive(self, on_message: Callable[[LearnerMessage], None]) -> None:
+        while (message := await self._stream.receive()) is not None:
+            on_message(message)

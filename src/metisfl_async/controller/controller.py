@@ -1,0 +1,169 @@
+"""The controller: open it, and it serves until a driver shuts it down."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from metisfl_async.controller.dispatcher import Dispatcher
+from metisfl_async.controller.registry import Registry
+from metisfl_async.controller.service import Service
+from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, ServerParams
+from metisfl_async.core.errors import ConfigError, UnexpectedMessage
+from metisfl_async.core.federation import Federation
+from metisfl_async.core.model import Model
+from metisfl_async.store.memory import InMemoryStore
+from metisfl_async.transport.base import ControllerLink
+from metisfl_async.transport.concurrency import first_of
+from metisfl_async.transport.grpc_link import GrpcLink
+from metisfl_async.transport.grpc_server import GrpcServer
+from metisfl_async.transport.memory import MemoryLink
+
+__all__ = ["Controller"]
+
+GRACE_S = 2.0  #: for calls under way when the controller closes
+
+
+class _Parts(NamedTuple):
+    """What an open controller is made of."""
+
+    service: Service
+    registry: Registry
+    store: InMemoryStore
+    server: GrpcServer | None
+    main: asyncio.Task[None]
+
+
+class Controller:
+    """Coordinates one federation.
+
+    Use it as an async context manager; inside, it listens. `serve` waits until a driver has shut it down::
+
+        async with Controller(server_params=ServerParams("0.0.0.0", 50051)) as controller:
+            await controller.serve()
+
+    Parameters
+    ----------
+    server_params : ServerParams, optional
+        Where to listen; port 0 takes any free one, and `address` says which. Without them there is no port, and the
+        controller can be reached in this process only.
+    controller_config : ControllerConfig, optional
+    model_store_config : ModelStoreConfig, optional
+    reflection : bool
+        Also serve ``grpc.reflection``, for tools such as grpcurl. The standard health service is always there.
+    """
+
+    def __init__(
+        self,
+        server_params: ServerParams | None = None,
+        controller_config: ControllerConfig | None = None,
+        model_store_config: ModelStoreConfig | None = None,
+        *,
+        reflection: bool = False,
+    ) -> None:
+        if reflection and server_params is None:
+            raise ConfigError("reflection", reflection, "False, or give server_params: there is no port")
+        self.server_params = server_params
+        self.controller_config = controller_config or ControllerConfig()
+        self.model_store_config = model_store_config or ModelStoreConfig()
+        self._reflection = reflection
+        self._parts: _Parts | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._parts is not None:
+            raise UnexpectedMessage("the controller is open already")
+        config, clock = self.controller_config, time.monotonic
+        federation, registry = Federation(config, clock), Registry(clock)
+        store = InMemoryStore(self.model_store_config)
+        dispatcher = Dispatcher(federation, registry, store)
+        service = Service(config, federation, registry, dispatcher, clock)
+        server: GrpcServer | None = None
+        if self.server_params is not None:
+            server = GrpcServer(service, self.server_params, reflection=self._reflection)
+            await server.start()
+        main = asyncio.create_task(_run(service, dispatcher, registry, config), name="controller")
+        self._parts = _Parts(service, registry, store, server, main)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def is_open(self) -> bool:
+        return self._parts is not None
+
+    @property
+    def client_params(self) -> ClientParams:
+        """How to dial this controller from the same machine."""
+        server = self._open.server
+        if server is None or self.server_params is None:
+            raise ConfigError("server_params", None, "given, for a controller that is to be dialled")
+        return self.server_params.client_params(server.port)
+
+    @property
+    def address(self) -> str:
+        """Where it can be reached: ``host:port``, or "in this process"."""
+        return self.client_params.address if self._open.server is not None else "in this process"
+
+    async def serve(self) -> None:
+        """Wait until a driver has shut the controller down; a bug in the controller is raised here."""
+        await asyncio.shield(self._open.main)
+
+    async def lineage(self) -> list[Model]:
+        """Give the kept global models, oldest first; `ModelStoreConfig.lineage_length` says how many."""
+        return await self._open.store.lineage()
+
+    def longest_silences_ms(self) -> dict[str, float]:
+        """Say for each present learner the longest time between two signs of life, in milliseconds."""
+        return {member.id: member.longest_silence_s * 1e3 for member in self._open.registry}
+
+    def connect(self) -> ControllerLink:
+        """Make a link to this controller: over its port if it has one, else in memory."""
+        parts = self._open
+        return GrpcLink(self.client_params) if parts.server is not None else MemoryLink(parts.service)
+
+    async def close(self) -> None:
+        """Stop listening and end everything; may be called twice."""
+        parts, self._parts = self._parts, None
+        if parts is None:
+            return
+        parts.service.closing.set()
+        try:
+            if parts.server is not None:
+                await parts.server.stop(GRACE_S)
+        finally:
+            parts.main.cancel()
+            await asyncio.wait([parts.main])
+        if not parts.main.cancelled():
+            parts.main.result()
+
+    @property
+    def _open(self) -> _Parts:
+        if self._parts is None:
+            raise UnexpectedMessage("the controller is not open; use `async with Controller(...) as controller:`")
+        return self._parts
+
+
+async def _run(service: Service, dispatcher: Dispatcher, registry: Registry, config: ControllerConfig) -> None:
+    """Aggregate and watch leases until the controller is closed, or has a bug."""
+
+    async def until_closed() -> None:
+        await service.closing.wait()
+
+    async def until_broken() -> None:
+        await dispatcher.broken
+
+    async def watch_leases() -> None:
+        while True:
+            await asyncio.sleep(config.lease_secs / 8)
+            for member in registry.silent(config.lease_secs):
+                service.forget(member, f"silent for lease_secs={config.lease_secs:g}")
+
+    try:
+        await first_of(until_closed(), until_broken(), watch_leases(), dispatcher.aggregator.run())
+    finally:
+        dispatcher.close()

@@ -1,0 +1,110 @@
+"""Who has joined: tokens, incarnations, and when each learner was last heard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from metisfl_async.controller.connection import Connection
+from metisfl_async.core.errors import ConfigError, Superseded, UnknownLearner
+from metisfl_async.core.ids import LearnerId, Token, new_token
+
+__all__ = ["Member", "Registry"]
+
+MAX_ID_LENGTH = 128
+
+
+@dataclass(slots=True)
+class Member:
+    """A learner of this federation."""
+
+    id: LearnerId
+    token: Token
+    incarnation: int
+    heard_at: float  #: seconds on the monotonic clock
+    longest_silence_s: float = 0.0  #: while connected
+    connection: Connection | None = field(default=None, repr=False)
+
+    def heard(self, now: float) -> None:
+        """Renew the lease: the learner lives."""
+        if self.connection is not None:
+            self.longest_silence_s = max(self.longest_silence_s, now - self.heard_at)
+        self.heard_at = now
+
+
+class Registry:
+    """All members, by id and by the token of their latest incarnation."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._by_id: dict[LearnerId, Member] = {}
+        self._by_token: dict[Token, Member] = {}
+        self._named = 0
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(list(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def join(self, learner_id: LearnerId, token: Token) -> Member:
+        """Take in a new incarnation of a learner; without an id, a new learner.
+
+        Raises
+        ------
+        Superseded
+            If a learner of that id is connected, and the token does not show that it is the same one.
+        """
+        learner_id = learner_id or self._new_id()
+        if len(learner_id) > MAX_ID_LENGTH or not learner_id.isprintable():
+            raise ConfigError("learner_id", learner_id, f"1 to {MAX_ID_LENGTH} printable characters")
+        earlier = self._by_id.get(learner_id)
+        incarnation = 1
+        if earlier is not None:
+            if earlier.connection is not None and token != earlier.token:
+                raise Superseded(learner_id)
+            del self._by_token[earlier.token]
+            incarnation = earlier.incarnation + 1
+            if earlier.connection is not None:
+                earlier.connection.close()
+        member = Member(learner_id, new_token(), incarnation, self._clock())
+        self._by_id[learner_id] = member
+        self._by_token[member.token] = member
+        return member
+
+    def heard(self, token: Token) -> Member:
+        """Find who sends this, and renew its lease.
+
+        Raises
+        ------
+        UnknownLearner
+            If nobody has joined with this token, or not any more: a newer incarnation has, or the lease has ended.
+        """
+        member = self._by_token.get(token)
+        if member is None:
+            raise UnknownLearner(token[:6] + "...")
+        member.heard(self._clock())
+        return member
+
+    def get(self, learner_id: LearnerId) -> Member | None:
+        return self._by_id.get(learner_id)
+
+    def remove(self, member: Member) -> None:
+        """Forget a member and end its connection; it may join again."""
+        if self._by_id.get(member.id) is member:
+            del self._by_id[member.id]
+            del self._by_token[member.token]
+        if member.connection is not None:
+            member.connection.close()
+
+    def silent(self, lease_s: float) -> list[Member]:
+        """List those who were not heard for so long."""
+        limit = self._clock() - lease_s
+        return [member for member in self._by_id.values() if member.heard_at < limit]
+
+    def _new_id(self) -> LearnerId:
+        while True:
+            self._named += 1
+            learner_id = LearnerId(f"learner-{self._named}")
+            if learner_id not in self._by_id:
+                return learner_id

@@ -1,0 +1,319 @@
+"""What learners and drivers can ask of a controller."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeAlias
+
+from metisfl_async.codec.frame import Assembly, Frame, Header, Publication, check_size
+from metisfl_async.controller.aggregator import Update
+from metisfl_async.controller.connection import Connection
+from metisfl_async.controller.dispatcher import Dispatcher
+from metisfl_async.controller.registry import Member, Registry
+from metisfl_async.controller.staging import Room, Staging
+from metisfl_async.core.aggregation.fedavg import unfit
+from metisfl_async.core.commands import Command
+from metisfl_async.core.config import ControllerConfig
+from metisfl_async.core.errors import (
+    CodecError,
+    ConfigError,
+    ConnectionLost,
+    Damaged,
+    MetisError,
+    PeerTimeout,
+    Superseded,
+    Truncated,
+    UnexpectedMessage,
+)
+from metisfl_async.core.events import Event
+from metisfl_async.core.federation import Federation
+from metisfl_async.core.ids import TaskId, Token
+from metisfl_async.core.messages import (
+    Accept,
+    ControllerMessage,
+    Evaluated,
+    Failed,
+    Farewell,
+    Heartbeat,
+    Hello,
+    JoinReply,
+    JoinRequest,
+    LearnerMessage,
+    Settled,
+    StartRequest,
+    UpdateReply,
+    Welcome,
+)
+from metisfl_async.core.model import allocate
+from metisfl_async.core.records import RoundRecord
+from metisfl_async.core.scaling import scaling_factor
+from metisfl_async.core.tasks import Task, TaskKind, TaskState
+from metisfl_async.transport.base import Download, Stream
+
+__all__ = ["Service"]
+
+logger = logging.getLogger(__name__)
+
+GoAhead: TypeAlias = Callable[[], Awaitable[None]]
+
+FAREWELL_S = 30.0  #: how long learners may take to fetch the final model and leave
+
+
+class Service:
+    """Implements `ControllerService` around one federation."""
+
+    def __init__(
+        self,
+        config: ControllerConfig,
+        federation: Federation,
+        registry: Registry,
+        dispatcher: Dispatcher,
+        clock: Callable[[], float],
+    ) -> None:
+        self.closing = asyncio.Event()
+        self._config, self._federation = config, federation
+        self._registry, self._dispatcher = registry, dispatcher
+        self._aggregator, self._post, self._clock = dispatcher.aggregator, dispatcher.post, clock
+        self._staging = Staging(config.max_inflight_bytes)
+        self._uploads: dict[TaskId, object] = {}  # whose stream of a task's update is the latest
+        self._is_farewell = False
+        self._someone_left = asyncio.Event()
+
+    # --- learners --------------------------------------------------------------------------------------------------
+
+    async def join(self, request: JoinRequest) -> JoinReply:
+        if self.closing.is_set():
+            raise ConnectionLost("controller", "it is closing")
+        member = self._registry.join(request.learner_id, request.token)
+        config = self._config
+        return JoinReply(
+            member.id,
+            member.token,
+            member.incarnation,
+            config.heartbeat_secs,
+            config.lease_secs,
+            config.max_model_bytes,
+        )
+
+    async def tasks(self, stream: Stream[LearnerMessage, ControllerMessage]) -> None:
+        try:
+            async with asyncio.timeout(self._config.lease_secs):
+                hello = await stream.receive()
+        except TimeoutError:
+            raise PeerTimeout("a learner", f"no Hello came for lease_secs={self._config.lease_secs:g}") from None
+        if not isinstance(hello, Hello):
+            raise UnexpectedMessage(f"the first message on Tasks must be Hello, not {type(hello).__name__}")
+        member = self._registry.heard(hello.token)
+        if member.connection is not None:
+            raise Superseded(member.id)
+        member.connection = connection = Connection(stream)
+        reason = "its connection broke"
+        try:
+            self._post(self._welcome, member, connection, hello)
+            if self._is_farewell:
+                connection.send(self._farewell())
+            await connection.run(lambda message: self._receive(member, message))
+        except MetisError as error:
+            reason = str(error)
+            raise
+        finally:
+            member.connection = None
+            self._someone_left.set()
+            if self._registry.get(member.id) is member:
+                self._post(self._federation.disconnected, member.id, reason)
+
+    def _welcome(self, member: Member, connection: Connection, hello: Hello) -> list[Command]:
+        verdicts, commands = self._federation.joined(member.id, hello.held)
+        connection.send(Welcome(verdicts))
+        return commands
+
+    def _receive(self, member: Member, message: LearnerMessage) -> None:
+        member = self._registry.heard(member.token)
+        connection, federation = member.connection, self._federation
+        assert connection is not None
+        match message:
+            case Heartbeat():
+                connection.send(Heartbeat())
+            case Accept(task_id):
+                self._post(federation.accepted, member.id, task_id)
+            case Evaluated(task_id, metrics):
+                connection.send(Settled(task_id))
+                self._post(federation.evaluated, member.id, task_id, metrics)
+            case Failed(task_id, error_type, text):
+                connection.send(Settled(task_id))
+                self._post(federation.failed, member.id, task_id, error_type, text)
+            case Hello():
+                raise UnexpectedMessage("Hello is the first message on Tasks, and comes once")
+
+    async def fetch_model(self, token: Token, version: int) -> Download:
+        member = self._registry.heard(token)
+        publication = self._published()
+        if publication.model.version != version:
+            raise UnexpectedMessage(f"model version {version} is not here; the latest is {publication.model.version}")
+
+        def moved(size_bytes: int) -> None:
+            member.heard(self._clock())
+            self._federation.moved(member.id, sent=size_bytes)
+
+        return Download(publication, moved)
+
+    async def train_done(self, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> UpdateReply:
+        header = await _header(frames, "update")
+        member = self._registry.heard(Token(header.token))
+        task = self._federation.admit(member.id, TaskId(header.task_id))
+        if isinstance(task, UpdateReply):
+            return task
+        if task.state is TaskState.STORED:  # sent again because the answer was lost
+            return await self._aggregator.reply_to(task)
+        try:
+            weight = self._check(task, header)
+            room = await self._receive_update(task, header, member, frames, go_ahead)
+        except (Truncated, PeerTimeout, Superseded, asyncio.CancelledError):
+            self._post(self._federation.interrupted, task)
+            raise
+        except (CodecError, ConfigError, UnexpectedMessage) as error:
+            logger.warning("the update of %s is refused: %s", member.id, error)
+            self._post(self._federation.rejected, task, type(error).__name__, str(error))
+            return UpdateReply(False, str(error))
+        if (refusal := self._federation.arrived(task)) is not None:
+            room.release()
+            return UpdateReply(False, refusal)
+        model = Assembly(header, room.buffer).model
+        reply: asyncio.Future[UpdateReply] = asyncio.get_running_loop().create_future()
+        self._aggregator.submit(Update(task, header, model, weight, room, reply))
+        return await self._aggregator.reply_to(task)
+
+    def _check(self, task: Task, header: Header) -> float:
+        """Look at everything that the header tells, before the model is let in; the scaling factor of the update."""
+        check_size(header, self._config.max_model_bytes)
+        if task.kind is TaskKind.GET_WEIGHTS:
+            if not header.manifest.tensors:
+                raise UnexpectedMessage("get_weights() gave no arrays")
+            return 1.0
+        if (difference := self._published().model.manifest.difference(header.manifest)) is not None:
+            raise UnexpectedMessage(f"the update does not fit the global model: {difference}")
+        return scaling_factor(self._config.scaling_factor, header.metadata, header.metrics)
+
+    async def _receive_update(
+        self, task: Task, header: Header, member: Member, frames: AsyncIterator[Frame], go_ahead: GoAhead
+    ) -> Room:
+        """Read an update into staging; nothing of it counts before its end frame is good."""
+        stream = self._uploads[task.id] = object()
+        room: Room | None = None
+        try:
+            room = await self._staging.reserve(header.manifest.size_bytes)
+            assembly = Assembly(header, room.buffer)
+            await go_ahead()
+            while not assembly.is_complete:
+                frame = await self._next_frame(frames, member)
+                if self._uploads.get(task.id) is not stream:
+                    raise Superseded(member.id)
+                if frame is None:
+                    raise assembly.truncated()
+                before = assembly.received_bytes
+                assembly.add(frame)
+                self._federation.moved(member.id, received=assembly.received_bytes - before)
+                member.heard(self._clock())
+        except BaseException:
+            if room is not None:
+                room.release()
+            raise
+        finally:
+            if self._uploads.get(task.id) is stream:
+                del self._uploads[task.id]
+        return room
+
+    async def _next_frame(self, frames: AsyncIterator[Frame], member: Member) -> Frame | None:
+        try:
+            async with asyncio.timeout(self._config.upload_idle_secs):
+                return await anext(frames, None)
+        except TimeoutError:
+            secs = self._config.upload_idle_secs
+            raise PeerTimeout(member.id, f"nothing of the update came for upload_idle_secs={secs:g}") from None
+
+    async def leave(self, token: Token) -> None:
+        self.forget(self._registry.heard(token), "it left")
+
+    def forget(self, member: Member, reason: str) -> None:
+        """Take a learner out of the federation."""
+        self._registry.remove(member)
+        self._post(self._federation.left, member.id, reason)
+        self._someone_left.set()
+
+    # --- the driver ------------------------------------------------------------------------------------------------
+
+    async def set_initial_model(self, frames: AsyncIterator[Frame]) -> None:
+        header = await _header(frames, "global")
+        check_size(header, self._config.max_model_bytes)
+        if not header.manifest.tensors:
+            raise UnexpectedMessage("the model has no tensors")
+        assembly = Assembly(header, allocate(header.manifest.size_bytes))
+        while not assembly.is_complete:
+            if (frame := await anext(frames, None)) is None:
+                raise assembly.truncated()
+            assembly.add(frame)
+        model = assembly.model
+        if (problem := await self._aggregator.work(len(model.buffer), unfit, model)) is not None:
+            raise UnexpectedMessage(f"the model cannot be used: {problem}")
+        self._post(self._federation.model_given)
+        await self._aggregator.set_first_model(model)
+
+    async def start_training(self, request: StartRequest) -> None:
+        self._post(
+            self._federation.start,
+            request.signals,
+            num_learners=request.num_learners,
+            seed=request.seed,
+            join_timeout_s=request.join_timeout_secs,
+        )
+
+    async def watch_events(self) -> AsyncIterator[Event]:
+        async for event in self._dispatcher.events.follow():
+            yield event
+
+    async def get_logs(self) -> AsyncIterator[RoundRecord]:
+        for record in self._federation.records:
+            yield record
+
+    async def get_model(self) -> Publication:
+        return self._published()
+
+    async def stop_training(self, reason: str) -> None:
+        self._post(self._federation.stop, reason or "stop was asked for")
+
+    async def shut_down(self) -> None:
+        """End the learners, then the controller: learners get the final model and some time to leave."""
+        self._post(self._federation.stop, "the controller was shut down")
+        self._is_farewell = True
+        connected = [member for member in self._registry if member.connection is not None]
+        for member in connected:
+            assert member.connection is not None
+            member.connection.send(self._farewell())
+        try:
+            async with asyncio.timeout(FAREWELL_S):
+                while any(member.connection is not None for member in self._registry):
+                    self._someone_left.clear()
+                    await self._someone_left.wait()
+        except TimeoutError:
+            logger.warning("some learners did not leave within %g s", FAREWELL_S)
+        self.closing.set()
+
+    def _farewell(self) -> Farewell:
+        publication = self._aggregator.publication
+        return Farewell("the federation is over", publication.model.version if publication else None)
+
+    def _published(self) -> Publication:
+        if self._aggregator.publication is None:
+            raise UnexpectedMessage("there is no global model yet")
+        return self._aggregator.publication
+
+
+async def _header(frames: AsyncIterator[Frame], kind: str) -> Header:
+    header = await anext(frames, None)
+    if header is None:
+        raise Truncated("stream", "ended before the header")
+    if not isinstance(header, Header) or header.kind != kind:
+        raise Damaged("stream", f"the first frame is not the header of a model of kind {kind!r}")
+    return header

@@ -1,0 +1,150 @@
+"""Everything this library raises; the branches say who can act.
+
+Facts are positional attributes and ``__str__`` makes the sentence, so that errors pickle, travel over the wire by name,
+and tests need not compare prose.
+"""
+
+from __future__ import annotations
+
+import reprlib
+
+__all__ = [
+    "CodecError",
+    "ConfigError",
+    "ConnectionLost",
+    "Damaged",
+    "MetisError",
+    "PeerTimeout",
+    "ProtocolError",
+    "QuorumLost",
+    "RoundError",
+    "Superseded",
+    "TooLarge",
+    "TransportError",
+    "Truncated",
+    "UnexpectedMessage",
+    "UnknownDtype",
+    "UnknownLearner",
+    "brief",
+]
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 100
+
+
+def brief(value: object) -> str:
+    """Show a value in an error text: a peer's may be megabytes long, or nested so deep that ``repr`` fails."""
+    return _BRIEF.repr(value)
+
+
+class MetisError(Exception):
+    """The root of this library's errors."""
+
+
+class ConfigError(MetisError, ValueError):
+    """The caller passed something wrong."""
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(field, value, allowed)
+        self.field, self.value, self.allowed = field, value, allowed
+
+    def __str__(self) -> str:
+        return f"{self.field} is {brief(self.value)}; allowed: {self.allowed}"
+
+
+class CodecError(MetisError, ValueError):
+    """The bytes are wrong: `where` names the part of the message, `what` says what is wrong with it."""
+
+    def __init__(self, where: str, what: str) -> None:
+        super().__init__(where, what)
+        self.where, self.what = where, what
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+class Damaged(CodecError):
+    """The content contradicts itself, its digest or the rules of the format."""
+
+
+class Truncated(CodecError):
+    """The bytes end before the message does."""
+
+
+class TooLarge(CodecError):
+    """The message claims or holds more than the receiver takes."""
+
+
+class UnknownDtype(CodecError):
+    """A tensor has a dtype that is not carried."""
+
+
+class ProtocolError(MetisError):
+    """The peer broke the rules."""
+
+
+class UnknownLearner(ProtocolError):
+    """Nobody has joined with this token, or not any more."""
+
+    def __init__(self, token: str) -> None:
+        super().__init__(token)
+        self.token = token
+
+    def __str__(self) -> str:
+        return f"no learner has joined with token {self.token!r}, or it has joined again since, or its lease ended"
+
+
+class Superseded(ProtocolError):
+    """A newer connection of the same learner has taken over."""
+
+    def __init__(self, learner: str) -> None:
+        super().__init__(learner)
+        self.learner = learner
+
+    def __str__(self) -> str:
+        return f"learner {self.learner!r} is connected elsewhere; two learners need two ids"
+
+
+class UnexpectedMessage(ProtocolError):
+    """The message is not allowed now; the text says why and what would be."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return self.what
+
+
+class TransportError(MetisError, OSError):
+    """The connection failed."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+        self.address, self.reason = address, reason
+
+    def __str__(self) -> str:
+        return f"{self.address}: {self.reason}"
+
+
+class ConnectionLost(TransportError):
+    """The peer could not be reached, or went away."""
+
+
+class PeerTimeout(TransportError):
+    """The peer did not answer in time."""
+
+
+class RoundError(MetisError):
+    """Training cannot go on."""
+
+
+class QuorumLost(RoundError):
+    """Too few learners are there, or report, for the federation to go on."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+    def __str__(self) -> str:
+        return self.why

@@ -1,0 +1,22 @@
+"""Names of learners and tasks."""
+
+from __future__ import annotations
+
+import secrets
+from typing import NewType
+
+__all__ = ["LearnerId", "TaskId", "Token", "new_task_id", "new_token"]
+
+LearnerId = NewType("LearnerId", str)
+TaskId = NewType("TaskId", str)
+Token = NewType("Token", str)
+
+
+def new_task_id() -> TaskId:
+    """Make a task id: 128 random bits, as 32 hexadecimal digits. It is the idempotency key of the task's outcome."""
+    return TaskId(secrets.token_hex(16))
+
+
+def new_token() -> Token:
+    """Make the secret by which a learner shows that it is the one that joined: 128 random bits."""
+    return Token(secrets.token_hex(16))

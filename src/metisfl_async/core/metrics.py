@@ -1,0 +1,88 @@
+"""What learners report beside their weights: numbers by name, and JSON-like facts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import TypeAlias
+
+import numpy as np
+
+from metisfl_async.core.errors import ConfigError, brief
+
+__all__ = ["Json", "Metrics", "checked_json", "checked_metrics", "weighted_means"]
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+Metrics: TypeAlias = dict[str, float]
+
+MAX_DEPTH = 8
+
+
+def checked_metrics(metrics: object, field: str) -> Metrics:
+    """Take a mapping from names to numbers, NumPy's among them; `ConfigError` names what does not fit."""
+    if not isinstance(metrics, Mapping):
+        raise ConfigError(field, metrics, "a dict from names to numbers")
+    checked: Metrics = {}
+    for name, value in metrics.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"a key of {field}", name, "a string")
+        number = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        if not isinstance(number, Real):
+            raise ConfigError(f"{field}[{brief(name)}]", value, "one number")
+        try:
+            checked[name] = float(number)
+        except OverflowError as error:
+            raise ConfigError(f"{field}[{brief(name)}]", value, "a number that fits a float64") from error
+    return checked
+
+
+def checked_json(value: object, field: str, *, depth: int = 0) -> Json:
+    """Take anything JSON-like, NumPy scalars and arrays among it; `ConfigError` names what does not fit."""
+    if depth > MAX_DEPTH:
+        raise ConfigError(field, "...", f"at most {MAX_DEPTH} levels of nesting")
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise ConfigError(field, value, "an integer of 64 bits")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise ConfigError(f"a key of {field}", key, "a string")
+        return {key: checked_json(item, f"{field}[{key[:100]!r}]", depth=depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [checked_json(item, f"{field}[{index}]", depth=depth + 1) for index, item in enumerate(value)]
+    raise ConfigError(field, value, "None, a bool, a number, a string, or a list or dict of those")
+
+
+def weighted_means(reports: Iterable[tuple[float, Metrics]]) -> Metrics:
+    """Average each metric over those who report it.
+
+    Parameters
+    ----------
+    reports : iterable of (weight, metrics)
+        Weights are positive; dimensionless.
+
+    Returns
+    -------
+    dict
+        ``sum(s_k * m_k) / sum(s_k)`` for each name, over the learners k that report it.
+    """
+    terms: dict[str, list[tuple[float, float]]] = {}
+    for weight, metrics in reports:
+        for name, value in metrics.items():
+            terms.setdefault(name, []).append((weight, value))
+    return {
+        name: _sum([weight * value for weight, value in pairs]) / _sum([weight for weight, _ in pairs])
+        for name, pairs in terms.items()
+    }
+
+
+def _sum(values: list[float]) -> float:
+    """Add without regard to order; where that overflows or meets both infinities, give inf or nan as IEEE 754 does."""
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):
+        return sum(values)

@@ -1,0 +1,192 @@
+"""A model: a manifest of its tensors and one flat buffer that holds them all.
+
+One flat buffer makes the rest short: a wire chunk is a slice of it, folding an update is one pass over it however many
+tensors there are, and a checkpoint is one write.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from metisfl_async.core.errors import ConfigError
+
+__all__ = ["ALIGNMENT", "DTYPES", "Array", "Bytes", "Manifest", "Model", "Run", "TensorSpec", "align", "allocate"]
+
+ALIGNMENT = 64  #: bytes; every tensor starts at a multiple of it, a cache line
+
+Array = NDArray[Any]  #: an array of any of `DTYPES`
+Bytes = NDArray[np.uint8]  #: shape (n,)
+
+#: The dtypes a model may have, by the name they have on the wire. Always little-endian.
+DTYPES: dict[str, np.dtype[Any]] = {
+    name: np.dtype(name).newbyteorder("<")
+    for name in (
+        *("float16", "float32", "float64", "bool"),
+        *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    )
+} | {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+def align(offset: int) -> int:
+    """Round `offset` up to the next multiple of `ALIGNMENT`."""
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor's place in the flat buffer."""
+
+    name: str
+    dtype: str  #: a key of `DTYPES`
+    shape: tuple[int, ...]
+    offset: int  #: bytes from the start of the buffer
+
+    @property
+    def count(self) -> int:
+        """Number of elements; Python integers, so that a lying shape cannot overflow."""
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.count * DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring tensors of one dtype, together with the padding between them: what arithmetic works on."""
+
+    dtype: str
+    start: int  #: bytes
+    stop: int  #: bytes
+
+    def of(self, buffer: Bytes) -> Array:
+        """View this part of `buffer` as one array of shape (n,)."""
+        return buffer[self.start : self.stop].view(DTYPES[self.dtype])
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Where each tensor lies. Two models can be averaged when their manifests are equal."""
+
+    tensors: tuple[TensorSpec, ...]
+    size_bytes: int = field(init=False)  #: of the flat buffer
+
+    def __post_init__(self) -> None:
+        last = self.tensors[-1] if self.tensors else None
+        object.__setattr__(self, "size_bytes", last.offset + last.size_bytes if last else 0)
+
+    @classmethod
+    def lay_out(cls, tensors: Sequence[tuple[str, str, tuple[int, ...]]]) -> Manifest:
+        """Place (name, dtype, shape) one after another, each at the next multiple of `ALIGNMENT`."""
+        specs: list[TensorSpec] = []
+        end = 0
+        for name, dtype, shape in tensors:
+            specs.append(TensorSpec(name, dtype, shape, align(end)))
+            end = specs[-1].offset + specs[-1].size_bytes
+        return cls(tuple(specs))
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """The buffer cut where the dtype changes."""
+        runs: list[Run] = []
+        for spec in self.tensors:
+            stop = spec.offset + spec.size_bytes
+            if runs and runs[-1].dtype == spec.dtype:
+                runs[-1] = Run(spec.dtype, runs[-1].start, stop)
+            else:
+                runs.append(Run(spec.dtype, spec.offset, stop))
+        return tuple(runs)
+
+    @cached_property
+    def padding(self) -> NDArray[np.int64]:
+        """Offsets of the bytes between the tensors, which are zero in every model. Shape (n,)."""
+        ends = [spec.offset + spec.size_bytes for spec in self.tensors]
+        gaps = [np.arange(end, spec.offset) for end, spec in zip(ends, self.tensors[1:], strict=False)]
+        return np.concatenate(gaps) if gaps else np.empty(0, np.int64)
+
+    def difference(self, other: Manifest) -> str | None:
+        """Say the first way in which `other` differs from this manifest; None when they are equal."""
+        if len(self.tensors) != len(other.tensors):
+            return f"{len(other.tensors)} tensors instead of {len(self.tensors)}"
+        for mine, theirs in zip(self.tensors, other.tensors, strict=True):
+            if mine != theirs:
+                return (
+                    f"tensor {theirs.name!r} is {theirs.dtype}{list(theirs.shape)} "
+                    f"instead of {mine.name!r}, {mine.dtype}{list(mine.shape)}"
+                )
+        return None
+
+
+def allocate(size_bytes: int) -> Bytes:
+    """Make an uninitialised buffer of shape (size_bytes,) that starts at a multiple of `ALIGNMENT`."""
+    room = np.empty(size_bytes + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + size_bytes]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A manifest and the flat buffer it describes."""
+
+    manifest: Manifest
+    buffer: Bytes  #: shape (manifest.size_bytes,)
+    version: int = 0  #: how many aggregations made it
+
+    @classmethod
+    def from_arrays(cls, arrays: Sequence[Array], names: Sequence[str] | None = None, *, version: int = 0) -> Model:
+        """Copy arrays of any layout into a new model; the only copy between a learner's arrays and the wire.
+
+        Parameters
+        ----------
+        arrays : sequence of ndarray
+            Any shapes, 0-d and empty included; dtypes as in `DTYPES`.
+        names : sequence of str, optional
+            One for each array, all different. Without them: "0", "1", and so on.
+
+        Raises
+        ------
+        ConfigError
+            If an item is no array, its dtype is not carried, or the names do not fit.
+        """
+        names = [str(index) for index in range(len(arrays))] if names is None else list(names)
+        if len(names) != len(arrays) or len(set(names)) != len(names):
+            raise ConfigError("names", names, f"{len(arrays)} different names")
+        specs = []
+        for name, array in zip(names, arrays, strict=True):
+            if not isinstance(array, np.ndarray | np.generic) or array.dtype.name not in DTYPES:
+                what = array.dtype if isinstance(array, np.ndarray) else type(array)
+                raise ConfigError(f"tensor {name!r}", str(what), f"a NumPy array of {', '.join(DTYPES)}")
+            specs.append((name, array.dtype.name, array.shape))
+        manifest = Manifest.lay_out(specs)
+        model = cls(manifest, allocate(manifest.size_bytes), version)
+        model.buffer[manifest.padding] = 0
+        for view, array in zip(model.arrays(), arrays, strict=True):
+            view[...] = array
+        return model
+
+    def arrays(self) -> list[Array]:
+        """View the tensors in the buffer; nothing is copied."""
+        return list(self._views())
+
+    def copies(self) -> list[Array]:
+        """Copy the tensors out; the arrays are the caller's own."""
+        private = self.buffer.copy()
+        return Model(self.manifest, private).arrays()
+
+    def _views(self) -> Iterator[Array]:
+        for spec in self.manifest.tensors:
+            part = self.buffer[spec.offset : spec.offset + spec.size_bytes]
+            yield part.view(DTYPES[spec.dtype]).reshape(spec.shape)
+
+    def freeze(self) -> Model:
+        """Make the buffer read-only, so that many readers can share it."""
+        self.buffer.flags.writeable = False
+        return self

@@ -1,0 +1,95 @@
+"""What a federation leaves behind: a record for each round, with one part for each learner of its cohort."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from metisfl_async.core.metrics import Json, Metrics, weighted_means
+
+__all__ = ["Failure", "LearnerRecord", "RoundRecord"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a learner's task did not count."""
+
+    task: str  #: "train", "evaluate" or "get_weights"
+    type: str  #: the exception's class, or the state in which the task ended
+    message: str
+
+
+@dataclass(slots=True)
+class LearnerRecord:
+    """One learner's part in a round. Times are milliseconds, sizes bytes on the wire."""
+
+    train_state: str = "pending"  #: "counted" if its update is in the mean
+    weight: float | None = None  #: the scaling factor of its update
+    acknowledge_ms: float | None = None  #: from offering the task to its acknowledgement
+    train_ms: float | None = None  #: from the acknowledgement to the first frame of the update
+    staging_ms: float | None = None  #: from the first frame to the last
+    aggregation_ms: float | None = None  #: checking and folding the update
+    evaluation_ms: float | None = None  #: from offering the evaluation to its result
+    bytes_sent: int = 0  #: to the learner
+    bytes_received: int = 0  #: from the learner
+    train_metrics: Metrics = field(default_factory=dict)
+    train_metadata: dict[str, Json] = field(default_factory=dict)
+    evaluation_metrics: Metrics = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class RoundRecord:
+    """One round. Times are milliseconds, sizes bytes on the wire."""
+
+    number: int  #: from 1; a round without quorum is tried again under the same number
+    model_version: int  #: of the model that the cohort trained
+    is_published: bool = False  #: whether a new global model came of it
+    started_ms: float = 0.0  #: since the federation started
+    duration_ms: float = 0.0
+    dispatch_ms: float = 0.0  #: until the last training task was acknowledged
+    train_ms: float = 0.0  #: until the last update was counted or given up
+    aggregation_ms: float = 0.0  #: folding all updates, and making the mean
+    evaluation_ms: float = 0.0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    participants: list[str] = field(default_factory=list)  #: learners whose updates are in the mean
+    train_metrics: Metrics = field(default_factory=dict)  #: means weighted by the scaling factors
+    evaluation_metrics: Metrics = field(default_factory=dict)  #: the same
+    learners: dict[str, LearnerRecord] = field(default_factory=dict)  #: the cohort
+
+    def close(self, weights: dict[str, float]) -> None:
+        """Sum up over the learners; `weights` are the last known scaling factors.
+
+        Evaluations of learners without any known weight count only when nobody has one; then all count alike.
+        """
+        parts = self.learners
+        self.bytes_sent = sum(part.bytes_sent for part in parts.values())
+        self.bytes_received = sum(part.bytes_received for part in parts.values())
+        self.participants = [name for name, part in parts.items() if part.train_state == "counted"]
+        self.train_metrics = weighted_means(
+            (part.weight, part.train_metrics) for part in parts.values() if part.weight is not None
+        )
+        evaluated = {name: part.evaluation_metrics for name, part in parts.items() if part.evaluation_metrics}
+        known = {name: weights[name] for name in evaluated if name in weights} or dict.fromkeys(evaluated, 1.0)
+        self.evaluation_metrics = weighted_means((weight, evaluated[name]) for name, weight in known.items())
+
+    def summary(self) -> str:
+        """Say in one line what came of it."""
+        parts = [f"{len(self.participants)} of {len(self.learners)} updates in {self.duration_ms / 1e3:.2f} s"]
+        parts += [f"train {name} {value:.4g}" for name, value in self.train_metrics.items()]
+        parts += [f"evaluation {name} {value:.4g}" for name, value in self.evaluation_metrics.items()]
+        return ", ".join(parts) if self.is_published else "not published: " + ", ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give JSON-like data; `from_dict` takes it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> RoundRecord:
+        """Take what `to_dict` gave."""
+        learners = {
+            name: LearnerRecord(**{**part, "failures": [Failure(**failure) for failure in part["failures"]]})
+            for name, part in data["learners"].items()
+        }
+        return cls(**{**data, "learners": learners})

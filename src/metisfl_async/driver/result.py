@@ -1,0 +1,96 @@
+"""What a federation gives back."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.numpy import save_file
+
+from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.model import Array
+from metisfl_async.core.records import RoundRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["FederationResult"]
+
+
+@dataclass(frozen=True, slots=True)
+class FederationResult:
+    """The final model, a record of every round, and why it ended."""
+
+    final_model: list[Array] | None = field(repr=False)  #: None if no learner ever gave the first weights
+    model_version: int | None  #: how many aggregations made the final model
+    rounds: list[RoundRecord] = field(repr=False)
+    reason: str  #: the termination signal that was reached, or who stopped it
+
+    def __repr__(self) -> str:
+        published = [record for record in self.rounds if record.is_published]
+        last = published[-1].evaluation_metrics if published else {}
+        scores = "".join(f", {name}={value:.4g}" for name, value in last.items())
+        return f"<FederationResult: {len(published)} rounds{scores}, {self.reason!r}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give everything but the model as JSON-like data."""
+        return {
+            "reason": self.reason,
+            "model_version": self.model_version,
+            "rounds": [record.to_dict() for record in self.rounds],
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_dict` as JSON; numbers that JSON does not have (NaN, infinity) become null."""
+        write_whole(Path(path), json.dumps(_plain(self.to_dict()), indent=2).encode() + b"\n")
+
+    def save_model(self, path: str | Path) -> None:
+        """Write the final model as a safetensors file; its tensors are named "0", "1", and so on."""
+        if self.final_model is None:
+            raise ConfigError("final_model", None, "a federation that had a model")
+        temporary = _beside(Path(path))
+        try:
+            save_file({str(index): array for index, array in enumerate(self.final_model)}, temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Draw loss and accuracy, or whatever was measured, per round; with a path, also save it there.
+
+        Needs matplotlib: ``pip install "metisfl-async[plot]"``.
+        """
+        from metisfl_async.driver.plot import plot_rounds
+
+        figure = plot_rounds(self.rounds)
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    temporary = _beside(path)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value

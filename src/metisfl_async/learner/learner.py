@@ -1,0 +1,70 @@
+"""The learner that users implement."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Mapping
+from typing import TypeAlias
+
+from metisfl_async.core.metrics import Json
+from metisfl_async.core.model import Array
+
+__all__ = ["Config", "Learner", "TrainResult"]
+
+Config: TypeAlias = dict[str, Json]
+TrainResult: TypeAlias = (
+    "tuple[list[Array], Mapping[str, float]] | tuple[list[Array], Mapping[str, float], Mapping[str, Json]]"
+)
+
+
+class Learner(ABC):
+    """Holds the data and trains. Subclass it and write four methods, each ``def`` or ``async def``.
+
+    A ``def`` method runs in a worker thread (or process, see `run_learner`), so it may block; an ``async def`` method
+    runs on the event loop, so it must not. One method runs at a time. Arrays that are passed in are the learner's own,
+    to change as it likes. An exception is reported to the controller as the task's failure; the learner goes on.
+
+    Parameters
+    ----------
+    num_training_examples : int, optional
+        How many examples this learner trains on, for ``scaling_factor="NumTrainingExamples"``. `train` may say it
+        instead, as "num_training_examples" in its metadata or its metrics, and then wins.
+    """
+
+    num_training_examples: int | None = None
+    is_cancelled: bool = False  #: set while the running task is not wanted any more; a long loop may look and return
+
+    def __init__(self, *, num_training_examples: int | None = None) -> None:
+        self.num_training_examples = num_training_examples
+
+    @abstractmethod
+    def get_weights(self) -> list[Array] | Awaitable[list[Array]]:
+        """Give the model's weights. One learner is asked, once, for the weights that the federation starts from."""
+
+    @abstractmethod
+    def set_weights(self, parameters: list[Array]) -> Awaitable[None] | None:
+        """Take over global weights: the first ones, before any work, and the final ones at the end."""
+
+    @abstractmethod
+    def train(self, parameters: list[Array], config: Config) -> TrainResult | Awaitable[TrainResult]:
+        """Train from the global weights on the learner's own data.
+
+        Parameters
+        ----------
+        parameters : list of ndarray
+            The global weights, in the shapes and dtypes of `get_weights`.
+        config : dict
+            `ControllerConfig.train_params`.
+
+        Returns
+        -------
+        parameters : list of ndarray
+            The trained weights: same number, shapes and dtypes.
+        metrics : dict of str to float
+        metadata : dict, optional
+            JSON-like; "num_training_examples" and "num_completed_batches" are read by the scaling factors.
+        """
+
+    @abstractmethod
+    def evaluate(self, parameters: list[Array], config: Config) -> Mapping[str, float] | Awaitable[Mapping[str, float]]:
+        """Measure the global weights on the learner's own data; `config` is `ControllerConfig.eval_params`."""

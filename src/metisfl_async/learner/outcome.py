@@ -1,0 +1,62 @@
+"""A learner's methods called with models and their results checked; these functions run in the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metrics
+from metisfl_async.core.model import Array, Manifest, Model
+
+__all__ = ["Outcome", "copies", "packed_result", "packed_weights"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What goes back to the controller."""
+
+    model: Model
+    metrics: Metrics = field(default_factory=dict)
+    metadata: dict[str, Json] = field(default_factory=dict)
+
+
+def copies(model: Model) -> list[Array]:
+    """Copy the tensors out of a shared model."""
+    return model.copies()
+
+
+def packed_weights(weights: object, source: str = "get_weights()") -> Model:
+    """Copy a learner's arrays into one buffer."""
+    if not isinstance(weights, list | tuple) or not weights:
+        raise ConfigError(source, _kind(weights), "a non-empty list of NumPy arrays")
+    for index, array in enumerate(weights):
+        if not isinstance(array, np.ndarray | np.generic):
+            raise ConfigError(f"{source}[{index}]", _kind(array), "a NumPy array")
+    return Model.from_arrays(weights)
+
+
+def packed_result(result: object, trained_from: Manifest, num_training_examples: int | None) -> Outcome:
+    """Check what `train` returned, and copy its arrays into one buffer."""
+    if not isinstance(result, tuple) or len(result) not in (2, 3):
+        raise ConfigError("train()", _kind(result), "(parameters, metrics) or (parameters, metrics, metadata)")
+    model = packed_weights(result[0], "the parameters of train()")
+    if (difference := trained_from.difference(model.manifest)) is not None:
+        raise ConfigError("the parameters of train()", difference, "the shapes and dtypes that were passed in")
+    metrics = checked_metrics(result[1], "the metrics of train()")
+    metadata = checked_json(result[2] if len(result) == 3 else {}, "the metadata of train()")
+    if not isinstance(metadata, dict):
+        raise ConfigError("the metadata of train()", metadata, "a dict")
+    key = "num_training_examples"
+    if num_training_examples is not None and key not in metadata and key not in metrics:
+        metadata[key] = num_training_examples
+    return Outcome(model, metrics, metadata)
+
+
+def _kind(value: object) -> str:
+    """Name what was given without printing what may be megabytes."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}" if value is not None else "None"

@@ -1,0 +1,74 @@
+"""Run a learner until its federation is over."""
+
+from __future__ import annotations
+
+import asyncio
+
+from metisfl_async.core.config import ClientParams
+from metisfl_async.core.errors import ConfigError
+from metisfl_async.learner.client import LearnerClient
+from metisfl_async.learner.learner import Learner
+from metisfl_async.learner.worker import Worker, WorkerKind
+from metisfl_async.transport.grpc_link import GrpcLink
+
+__all__ = ["app", "run_learner"]
+
+
+async def run_learner(
+    learner: Learner,
+    client_params: ClientParams,
+    *,
+    learner_id: str = "",
+    worker: WorkerKind = "thread",
+    connect_timeout_secs: float | None = None,
+) -> None:
+    """Join a controller, do the tasks that come, and return when the federation is over.
+
+    The controller may be started later, or again: connections are made anew with growing, jittered pauses of at most
+    10 s, and work goes on meanwhile.
+
+    Parameters
+    ----------
+    learner : Learner
+    client_params : ClientParams
+        The controller's address; with a root certificate, over TLS.
+    learner_id : str, optional
+        The name under which it is known. A learner that is started again under its name takes its place again. Without
+        one, the controller gives a number.
+    worker : {"thread", "process"} or concurrent.futures.Executor
+        Where ``def`` methods run. "process" spawns a process that gets a pickled copy of the learner and keeps it.
+    connect_timeout_secs : float, optional
+        Give up if the first connection did not succeed in so long. Without it, try for ever.
+
+    Raises
+    ------
+    TransportError
+        If no connection was made within `connect_timeout_secs`.
+    """
+    if not isinstance(learner, Learner):
+        raise ConfigError("learner", learner, "an instance of a subclass of Learner")
+    link = GrpcLink(client_params)
+    try:
+        await LearnerClient(link, Worker(learner, worker), learner_id, connect_timeout_secs).run()
+    finally:
+        await link.close()
+
+
+def app(
+    learner: Learner,
+    client_params: ClientParams,
+    *,
+    learner_id: str = "",
+    worker: WorkerKind = "thread",
+    connect_timeout_secs: float | None = None,
+) -> None:
+    """Do `run_learner` as a plain call that blocks, as MetisFL's function of this name does."""
+    asyncio.run(
+        run_learner(
+            learner,
+            client_params,
+            learner_id=learner_id,
+            worker=worker,
+            connect_timeout_secs=connect_timeout_secs,
+        )
+    )

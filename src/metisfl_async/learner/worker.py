@@ -1,0 +1,159 @@
+"""Where a learner's methods run: a thread, a process of their own, or the user's executor. Never the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
+from inspect import iscoroutinefunction
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.metrics import Metrics, checked_metrics
+from metisfl_async.core.model import Manifest, Model
+from metisfl_async.learner.learner import Config, Learner
+from metisfl_async.learner.outcome import Outcome, copies, packed_result, packed_weights
+
+__all__ = ["Worker", "WorkerKind"]
+
+WorkerKind: TypeAlias = Literal["thread", "process"] | Executor
+METHODS = ("get_weights", "set_weights", "train", "evaluate")
+T = TypeVar("T")
+
+
+class Worker:
+    """Calls one learner's methods, one at a time.
+
+    Parameters
+    ----------
+    learner : Learner
+    kind : {"thread", "process"} or concurrent.futures.Executor
+        "process" spawns a process that gets a pickled copy of the learner and keeps it: its state lives there from
+        then on, until a task is cancelled in the middle, which ends the process. An executor of the user's is used,
+        not closed.
+    """
+
+    def __init__(self, learner: Learner, kind: WorkerKind) -> None:
+        self._learner = learner
+        self._process: tuple[ProcessPoolExecutor, int] | None = None  # with its process id
+        self._threads: ThreadPoolExecutor | None = None
+        self._executor: Executor | None = None
+        if isinstance(kind, Executor):
+            self._executor = kind
+        elif kind == "thread":
+            self._executor = self._threads = ThreadPoolExecutor(1, "metisfl-learner")
+        elif kind == "process":
+            if asynchronous := [name for name in METHODS if iscoroutinefunction(getattr(learner, name))]:
+                allowed = f"'thread' or an Executor: {asynchronous[0]}() is async, which runs on the event loop"
+                raise ConfigError("worker", kind, allowed)
+        else:
+            raise ConfigError("worker", kind, "'thread', 'process', or a concurrent.futures.Executor")
+
+    async def get_weights(self) -> Model:
+        if iscoroutinefunction(self._learner.get_weights):
+            return await self._run(_pack_weights, await self._learner.get_weights())
+        return await self._run(_get_weights)
+
+    async def set_weights(self, model: Model) -> None:
+        if iscoroutinefunction(self._learner.set_weights):
+            await self._learner.set_weights(await self._run(_copy, model))
+        else:
+            await self._run(_set_weights, model)
+
+    async def train(self, model: Model, config: Config) -> Outcome:
+        if iscoroutinefunction(self._learner.train):
+            result = await self._learner.train(await self._run(_copy, model), dict(config))
+            return await self._run(_pack_result, result, model.manifest)
+        return await self._run(_train, model, dict(config))
+
+    async def evaluate(self, model: Model, config: Config) -> Metrics:
+        if iscoroutinefunction(self._learner.evaluate):
+            metrics = await self._learner.evaluate(await self._run(_copy, model), dict(config))
+            return checked_metrics(metrics, "evaluate()")
+        return await self._run(_evaluate, model, dict(config))
+
+    def close(self) -> None:
+        """End the thread or process; nothing runs in it any more."""
+        self._end_process()
+        if self._threads is not None:
+            self._threads.shutdown()
+
+    async def _run(self, function: Callable[..., T], *args: object) -> T:
+        """Call ``function(learner, *args)`` in the worker.
+
+        A thread cannot be stopped from outside: when cancelled, `Learner.is_cancelled` is set and the thread waited
+        for. A process is ended.
+        """
+        loop = asyncio.get_running_loop()
+        if self._executor is not None:
+            return await self._outcome(loop.run_in_executor(self._executor, function, self._learner, *args))
+        if self._process is None:
+            context = multiprocessing.get_context("spawn")  # forking after gRPC or TensorFlow ran hangs
+            pool = ProcessPoolExecutor(1, context, _keep_learner, (self._learner,))
+            self._process = pool, await self._outcome(loop.run_in_executor(pool, os.getpid))
+        return await self._outcome(loop.run_in_executor(self._process[0], _in_process, function, *args))
+
+    async def _outcome(self, future: asyncio.Future[T]) -> T:
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._learner.is_cancelled = True
+            self._end_process()
+            while not future.done():
+                with suppress(asyncio.CancelledError):  # asked again; it still must end first
+                    await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # nobody else looks at it
+            raise
+        finally:
+            self._learner.is_cancelled = False
+
+    def _end_process(self) -> None:
+        if self._process is not None:
+            (pool, process_id), self._process = self._process, None
+            with suppress(ProcessLookupError):
+                os.kill(process_id, signal.SIGTERM)
+            pool.shutdown()
+
+
+_kept: list[Learner] = []  # in a spawned process: its learner
+
+
+def _keep_learner(learner: Learner) -> None:
+    _kept[:] = [learner]
+
+
+def _in_process(function: Callable[..., T], *args: object) -> T:
+    return function(_kept[0], *args)
+
+
+def _get_weights(learner: Learner) -> Model:
+    return packed_weights(learner.get_weights())
+
+
+def _set_weights(learner: Learner, model: Model) -> None:
+    learner.set_weights(copies(model))
+
+
+def _train(learner: Learner, model: Model, config: Config) -> Outcome:
+    return _pack_result(learner, learner.train(copies(model), config), model.manifest)
+
+
+def _evaluate(learner: Learner, model: Model, config: Config) -> Metrics:
+    return checked_metrics(learner.evaluate(copies(model), config), "evaluate()")
+
+
+def _copy(_: Learner, model: Model) -> list[Any]:
+    return copies(model)
+
+
+def _pack_weights(_: Learner, weights: object) -> Model:
+    return packed_weights(weights)
+
+
+def _pack_result(learner: Learner, result: object, manifest: Manifest) -> Outcome:
+    return packed_result(result, manifest, learner.num_training_examples)

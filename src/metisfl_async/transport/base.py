@@ -1,0 +1,91 @@
+"""The border between the parties: what a controller serves, and how a learner or a driver reaches it.
+
+`ControllerService` is what the controller implements. `ControllerLink` is the same seen from the other side, over gRPC
+or in memory; whoever holds a link need not know which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from metisfl_async.codec.frame import Frame, Header, Publication
+from metisfl_async.core.events import Event
+from metisfl_async.core.ids import Token
+from metisfl_async.core.messages import (
+    ControllerMessage,
+    JoinReply,
+    JoinRequest,
+    LearnerMessage,
+    StartRequest,
+    UpdateReply,
+)
+from metisfl_async.core.model import Model
+from metisfl_async.core.records import RoundRecord
+
+__all__ = ["ControllerLink", "ControllerService", "Download", "Stream"]
+
+In_co = TypeVar("In_co", covariant=True)
+Out_contra = TypeVar("Out_contra", contravariant=True)
+
+
+class Stream(Protocol[In_co, Out_contra]):
+    """One end of a conversation."""
+
+    async def send(self, message: Out_contra) -> None:
+        """Send a message; `TransportError` if the other side is gone."""
+        ...
+
+    async def receive(self) -> In_co | None:
+        """Wait for a message; None once the other side has ended."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A global model for one reader; `moved` is told how many bytes of it went out."""
+
+    publication: Publication
+    moved: Callable[[int], None]
+
+
+class ControllerService(Protocol):
+    """What a controller serves."""
+
+    async def join(self, request: JoinRequest) -> JoinReply: ...
+    async def tasks(self, stream: Stream[LearnerMessage, ControllerMessage]) -> None: ...
+    async def fetch_model(self, token: Token, version: int) -> Download: ...
+    async def train_done(self, frames: AsyncIterator[Frame], go_ahead: Callable[[], Awaitable[None]]) -> UpdateReply:
+        """Take in an update; `go_ahead` is awaited after its header, once there is room for the rest."""
+        ...
+
+    async def leave(self, token: Token) -> None: ...
+    async def set_initial_model(self, frames: AsyncIterator[Frame]) -> None: ...
+    async def start_training(self, request: StartRequest) -> None: ...
+    def watch_events(self) -> AsyncIterator[Event]: ...
+    def get_logs(self) -> AsyncIterator[RoundRecord]: ...
+    async def get_model(self) -> Publication: ...
+    async def stop_training(self, reason: str) -> None: ...
+    async def shut_down(self) -> None: ...
+
+
+class ControllerLink(Protocol):
+    """How a controller is reached. Every method raises `TransportError` when it cannot be."""
+
+    address: str
+
+    async def join(self, request: JoinRequest) -> JoinReply: ...
+    def tasks(self) -> AbstractAsyncContextManager[Stream[ControllerMessage, LearnerMessage]]: ...
+    async def fetch_model(self, token: Token, version: int, max_model_bytes: int) -> Model: ...
+    async def train_done(self, header: Header, update: Model) -> UpdateReply: ...
+    async def leave(self, token: Token) -> None: ...
+    async def set_initial_model(self, model: Model) -> None: ...
+    async def start_training(self, request: StartRequest) -> None: ...
+    def watch_events(self) -> AsyncIterator[Event]: ...
+    def get_logs(self) -> AsyncIterator[RoundRecord]: ...
+    async def get_model(self) -> Model: ...
+    async def stop_training(self, reason: str) -> None: ...
+    async def shut_down(self) -> None: ...
+    async def close(self) -> None: ...

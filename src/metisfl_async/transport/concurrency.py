@@ -1,0 +1,61 @@
+"""Running coroutines together so that none outlives the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+__all__ = ["beside", "end_all", "first_of"]
+
+T = TypeVar("T")
+
+
+async def first_of(*coroutines: Coroutine[Any, Any, Any]) -> None:
+    """Run all until the first one ends, then cancel the others; raise the error of the one that failed."""
+    tasks = [asyncio.create_task(coroutine, name=_name(coroutine)) for coroutine in coroutines]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end_all(tasks)
+    _raise_first(tasks)
+
+
+async def beside(main: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, Any]) -> T:
+    """Run `main` with others beside it.
+
+    When `main` has ended, the others are waited for; when one of them fails, everything is cancelled and its error
+    raised.
+    """
+    tasks = [asyncio.create_task(coroutine, name=_name(coroutine)) for coroutine in (main, *others)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        await end_all(tasks)
+    _raise_first(tasks)
+    return tasks[0].result()  # type: ignore[no-any-return]
+
+
+async def end_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel what still runs and wait for it, however often we are cancelled meanwhile."""
+    tasks = list(tasks)
+    cancelled: asyncio.CancelledError | None = None
+    for task in tasks:
+        task.cancel()
+    while pending := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+def _name(coroutine: Coroutine[Any, Any, Any]) -> str:
+    return str(getattr(coroutine, "__qualname__", "coroutine"))
+
+
+def _raise_first(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            raise error

@@ -1,0 +1,267 @@
+"""Messages to protobuf bytes and back. A message that is not understood raises `Damaged`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from metisfl_async.core import messages as m
+from metisfl_async.core.config import TerminationSignals
+from metisfl_async.core.errors import Damaged
+from metisfl_async.core.events import Event, event_from_dict, event_to_dict
+from metisfl_async.core.ids import LearnerId, TaskId, Token
+from metisfl_async.core.metrics import checked_json
+from metisfl_async.core.records import RoundRecord
+from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
+from metisfl_async.transport._proto import metisfl_pb2 as pb
+
+__all__ = [
+    "GO_AHEAD",
+    "controller_message",
+    "event",
+    "fetch_model",
+    "from_controller_message",
+    "from_event",
+    "from_fetch_model",
+    "from_join_reply",
+    "from_join_request",
+    "from_learner_message",
+    "from_leave",
+    "from_record",
+    "from_start_request",
+    "from_stop",
+    "from_update_reply",
+    "join_reply",
+    "join_request",
+    "learner_message",
+    "leave",
+    "record",
+    "start_request",
+    "stop",
+    "update_reply",
+]
+
+P = TypeVar("P", bound=Message)
+R = TypeVar("R")
+
+
+def _reader(kind: type[P], read: Callable[[P], R]) -> Callable[[bytes], R]:
+    """Make a function that parses the bytes and reads the message; whatever is wrong becomes `Damaged`."""
+
+    def from_bytes(data: bytes) -> R:
+        try:
+            return read(kind.FromString(data))
+        except (DecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Damaged(kind.DESCRIPTOR.name, str(error) or type(error).__name__) from error
+
+    return from_bytes
+
+
+# --- joining and leaving ---------------------------------------------------------------------------------------------
+
+
+def join_request(request: m.JoinRequest) -> bytes:
+    return pb.JoinRequest(learner_id=request.learner_id, token=request.token).SerializeToString()
+
+
+from_join_request = _reader(pb.JoinRequest, lambda p: m.JoinRequest(LearnerId(p.learner_id), Token(p.token)))
+
+
+def join_reply(reply: m.JoinReply) -> bytes:
+    return pb.JoinReply(
+        learner_id=reply.learner_id,
+        token=reply.token,
+        incarnation=reply.incarnation,
+        heartbeat_secs=reply.heartbeat_secs,
+        lease_secs=reply.lease_secs,
+        max_model_bytes=reply.max_model_bytes,
+    ).SerializeToString()
+
+
+from_join_reply = _reader(
+    pb.JoinReply,
+    lambda p: m.JoinReply(
+        LearnerId(p.learner_id), Token(p.token), p.incarnation, p.heartbeat_secs, p.lease_secs, p.max_model_bytes
+    ),
+)
+
+
+def leave(token: Token) -> bytes:
+    return pb.LeaveRequest(token=token).SerializeToString()
+
+
+from_leave = _reader(pb.LeaveRequest, lambda p: Token(p.token))
+
+
+# --- the Tasks stream ------------------------------------------------------------------------------------------------
+
+
+def learner_message(message: m.LearnerMessage) -> bytes:
+    packed = pb.LearnerMessage()
+    match message:
+        case m.Hello(token, held):
+            held_tasks = [pb.HeldTask(task_id=task.task_id, is_done=task.is_done) for task in held]
+            packed.hello.CopyFrom(pb.Hello(token=token, held=held_tasks))
+        case m.Accept(task_id):
+            packed.accept.task_id = task_id
+        case m.Heartbeat():
+            packed.heartbeat.SetInParent()
+        case m.Evaluated(task_id, metrics):
+            packed.evaluated.CopyFrom(pb.Evaluated(task_id=task_id, metrics=metrics))
+        case m.Failed(task_id, error_type, text):
+            packed.failed.CopyFrom(pb.Failed(task_id=task_id, error_type=error_type, message=text))
+    return packed.SerializeToString()
+
+
+def _learner_message(p: pb.LearnerMessage) -> m.LearnerMessage:
+    match p.WhichOneof("message"):
+        case "hello":
+            return m.Hello(Token(p.hello.token), [HeldTask(TaskId(t.task_id), t.is_done) for t in p.hello.held])
+        case "accept":
+            return m.Accept(TaskId(p.accept.task_id))
+        case "heartbeat":
+            return m.Heartbeat()
+        case "evaluated":
+            return m.Evaluated(TaskId(p.evaluated.task_id), dict(p.evaluated.metrics))
+        case "failed":
+            return m.Failed(TaskId(p.failed.task_id), p.failed.error_type, p.failed.message)
+        case _:
+            raise ValueError("no message that is known here")
+
+
+from_learner_message = _reader(pb.LearnerMessage, _learner_message)
+
+
+def controller_message(message: m.ControllerMessage) -> bytes:
+    packed = pb.ControllerMessage()
+    match message:
+        case m.Welcome(verdicts):
+            packed.welcome.SetInParent()
+            for task_id, (verdict, reason) in verdicts.items():
+                packed.welcome.verdicts.add(task_id=task_id, verdict=verdict, reason=reason)
+        case m.TaskOffer(task_id, kind, round_number, version, config):
+            packed.task.CopyFrom(
+                pb.TaskOffer(
+                    task_id=task_id,
+                    kind=kind,
+                    round_number=round_number,
+                    model_version=version,
+                    config_json=json.dumps(config),
+                )
+            )
+        case m.Settled(task_id):
+            packed.settled.task_id = task_id
+        case m.Withdrawn(task_id, reason):
+            packed.withdrawn.CopyFrom(pb.Withdrawn(task_id=task_id, reason=reason))
+        case m.Heartbeat():
+            packed.heartbeat.SetInParent()
+        case m.Farewell(reason, version):
+            packed.farewell.CopyFrom(pb.Farewell(reason=reason, model_version=version))
+    return packed.SerializeToString()
+
+
+def _controller_message(p: pb.ControllerMessage) -> m.ControllerMessage:
+    match p.WhichOneof("message"):
+        case "welcome":
+            return m.Welcome({TaskId(v.task_id): (Verdict(v.verdict), v.reason) for v in p.welcome.verdicts})
+        case "task":
+            config = checked_json(json.loads(p.task.config_json or "{}"), "config")
+            if not isinstance(config, dict):
+                raise ValueError("config_json is not a JSON object")
+            return m.TaskOffer(
+                TaskId(p.task.task_id), TaskKind(p.task.kind), p.task.round_number, p.task.model_version, config
+            )
+        case "settled":
+            return m.Settled(TaskId(p.settled.task_id))
+        case "withdrawn":
+            return m.Withdrawn(TaskId(p.withdrawn.task_id), p.withdrawn.reason)
+        case "heartbeat":
+            return m.Heartbeat()
+        case "farewell":
+            version = p.farewell.model_version if p.farewell.HasField("model_version") else None
+            return m.Farewell(p.farewell.reason, version)
+        case _:
+            raise ValueError("no message that is known here")
+
+
+from_controller_message = _reader(pb.ControllerMessage, _controller_message)
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def fetch_model(request: tuple[Token, int]) -> bytes:
+    return pb.FetchModelRequest(token=request[0], model_version=request[1]).SerializeToString()
+
+
+from_fetch_model = _reader(pb.FetchModelRequest, lambda p: (Token(p.token), int(p.model_version)))
+
+
+GO_AHEAD = pb.UpdateReply(state="send").SerializeToString()
+
+
+def update_reply(reply: m.UpdateReply) -> bytes:
+    state = "counted" if reply.is_counted else "refused"
+    return pb.UpdateReply(state=state, reason=reply.reason).SerializeToString()
+
+
+_IS_COUNTED = {"counted": True, "refused": False}
+from_update_reply = _reader(pb.UpdateReply, lambda p: m.UpdateReply(_IS_COUNTED[p.state], p.reason))
+
+
+# --- the driver ------------------------------------------------------------------------------------------------------
+
+
+def start_request(request: m.StartRequest) -> bytes:
+    signals = request.signals
+    return pb.StartRequest(
+        signals=pb.TerminationSignals(
+            federation_rounds=signals.federation_rounds,
+            execution_cutoff_time_mins=signals.execution_cutoff_time_mins,
+            evaluation_metric=signals.evaluation_metric,
+            evaluation_metric_cutoff_score=signals.evaluation_metric_cutoff_score,
+            mode=signals.mode,
+        ),
+        num_learners=request.num_learners,
+        seed=request.seed,
+        join_timeout_secs=request.join_timeout_secs,
+    ).SerializeToString()
+
+
+def _given(message: Message) -> dict[str, Any]:
+    return {field.name: value for field, value in message.ListFields()}
+
+
+def _start_request(p: pb.StartRequest) -> m.StartRequest:
+    timeout = _given(p).get("join_timeout_secs")
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise ValueError(f"join_timeout_secs is {timeout}; allowed: a finite number > 0")
+    return m.StartRequest(TerminationSignals(**_given(p.signals)), p.num_learners, p.seed, timeout)
+
+
+from_start_request = _reader(pb.StartRequest, _start_request)
+
+
+def stop(reason: str) -> bytes:
+    return pb.StopRequest(reason=reason).SerializeToString()
+
+
+from_stop = _reader(pb.StopRequest, lambda p: str(p.reason))
+
+
+def event(happened: Event) -> bytes:
+    return pb.Json(json=json.dumps(event_to_dict(happened))).SerializeToString()
+
+
+from_event = _reader(pb.Json, lambda p: event_from_dict(json.loads(p.json)))
+
+
+def record(of_round: RoundRecord) -> bytes:
+    return pb.Json(json=json.dumps(of_round.to_dict())).SerializeToString()
+
+
+from_record = _reader(pb.Json, lambda p: RoundRecord.from_dict(json.loads(p.json)))

@@ -1,0 +1,79 @@
+"""The one border where gRPC's errors become ours, and ours travel through gRPC: by name, with their facts."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import grpc
+import grpc.aio
+
+from metisfl_async.core import errors
+from metisfl_async.core.errors import (
+    ConnectionLost,
+    MetisError,
+    PeerTimeout,
+    TransportError,
+    UnexpectedMessage,
+)
+
+__all__ = ["ours", "theirs"]
+
+logger = logging.getLogger(__name__)
+
+_BY_NAME = {
+    name: getattr(errors, name)
+    for name in errors.__all__
+    if isinstance(getattr(errors, name), type) and not issubclass(getattr(errors, name), TransportError)
+}
+
+
+@asynccontextmanager
+async def theirs(context: grpc.aio.ServicerContext, method: str) -> AsyncIterator[None]:
+    """Around a handler: end the call with an error that `ours` understands at the other end."""
+    try:
+        yield
+    except TransportError as error:  # towards us, or in the controller's patience with the caller: may be tried again
+        await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+    except MetisError as error:
+        logger.debug("%s refused: %s", method, error)
+        code = (
+            grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, ValueError) else grpc.StatusCode.FAILED_PRECONDITION
+        )
+        facts = [fact if isinstance(fact, str | int | float | bool | None) else repr(fact) for fact in error.args]
+        await context.abort(code, json.dumps({"error": type(error).__name__, "facts": facts}))
+    except grpc.aio.AbortError:
+        raise
+    except Exception:
+        logger.exception("a bug in %s", method)
+        await context.abort(grpc.StatusCode.INTERNAL, f"the controller failed in {method}; its log says how")
+
+
+@contextmanager
+def ours(address: str) -> Iterator[None]:
+    """Around a call: raise our errors instead of gRPC's."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise _translate(address, error) from error
+    except grpc.aio.UsageError as error:  # the channel was closed under the call
+        raise ConnectionLost(address, str(error)) from error
+
+
+def _translate(address: str, error: grpc.aio.AioRpcError) -> MetisError:
+    details = error.details() or ""
+    match error.code():
+        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.FAILED_PRECONDITION:
+            try:
+                told = json.loads(details)
+                return _BY_NAME[told["error"]](*told["facts"])  # type: ignore[no-any-return]
+            except (ValueError, KeyError, TypeError):
+                return UnexpectedMessage(f"{address} refused: {details}")
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return UnexpectedMessage(f"{address} is no metisfl_async controller of this version: {details}")
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return PeerTimeout(address, details)
+        case code:
+            return ConnectionLost(address, f"{details} ({code.name})" if details else code.name)

@@ -1,0 +1,40 @@
+"""How channels and servers are set up; docs/design.md says what each option was measured to do."""
+
+from __future__ import annotations
+
+from metisfl_async.codec.frame import MAX_FRAME_BYTES
+
+__all__ = ["CHANNEL_OPTIONS", "SERVER_OPTIONS", "SERVICE"]
+
+SERVICE = "metisfl_async.v1.Controller"
+
+_BOTH = [
+    # A frame is bounded, the number of frames is not.
+    ("grpc.max_send_message_length", MAX_FRAME_BYTES + 1024),
+    ("grpc.max_receive_message_length", MAX_FRAME_BYTES + 1024),
+    # What nobody reads is buffered below us, per stream: 1 MiB costs no speed, probing would take 6 MiB.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 2**20),
+    # A peer that vanished without a word is noticed after about 40 s; a live one answers pings at any load.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+
+CHANNEL_OPTIONS = [
+    *_BOTH,
+    ("grpc.enable_retries", 0),  # the one layer that tries again is the caller
+    ("grpc.use_local_subchannel_pool", 1),  # a channel is a connection: learners of one process do not share one
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+
+SERVER_OPTIONS = [
+    *_BOTH,
+    ("grpc.so_reuseport", 0),  # a second controller on the same port must fail
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # below the clients' keepalive time
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.server_handshake_timeout_ms", 20_000),
+]

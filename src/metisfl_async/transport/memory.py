@@ -1,0 +1,158 @@
+"""The link to a controller in the same process: no port, no serialisation.
+
+Global models are shared, read-only; updates go through the same frames and staging as over the network, as views.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+from metisfl_async.codec.frame import Frame, Header, frames_of
+from metisfl_async.core.errors import ConnectionLost, MetisError
+from metisfl_async.core.events import Event
+from metisfl_async.core.ids import Token
+from metisfl_async.core.messages import (
+    ControllerMessage,
+    JoinReply,
+    JoinRequest,
+    LearnerMessage,
+    StartRequest,
+    UpdateReply,
+)
+from metisfl_async.core.model import Model
+from metisfl_async.core.records import RoundRecord
+from metisfl_async.transport.base import ControllerService, Stream
+
+__all__ = ["MemoryLink"]
+
+ADDRESS = "in this process"
+QUEUE_SIZE = 16  #: messages; the sender waits when so many are unread
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+class _Pipe(Generic[In]):
+    """One direction of a conversation: a bounded queue that can be ended, with an error or without."""
+
+    def __init__(self) -> None:
+        self._messages: deque[In] = deque()
+        self._changed = asyncio.Condition()
+        self._is_ended = False
+        self._error: MetisError | None = None
+
+    async def put(self, message: In) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._is_ended or len(self._messages) < QUEUE_SIZE)
+            if self._is_ended:
+                raise ConnectionLost(ADDRESS, "the other side has ended the conversation")
+            self._messages.append(message)
+            self._changed.notify_all()
+
+    async def get(self) -> In | None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._is_ended or bool(self._messages))
+            if self._messages:
+                self._changed.notify_all()
+                return self._messages.popleft()
+            if self._error is not None:
+                raise self._error
+            return None
+
+    async def end(self, error: MetisError | None = None) -> None:
+        async with self._changed:
+            self._is_ended, self._error = True, self._error or error
+            self._changed.notify_all()
+
+
+class _MemoryStream(Generic[In, Out]):
+    def __init__(self, inbox: _Pipe[In], outbox: _Pipe[Out]) -> None:
+        self._inbox, self._outbox = inbox, outbox
+
+    async def send(self, message: Out) -> None:
+        await self._outbox.put(message)
+
+    async def receive(self) -> In | None:
+        return await self._inbox.get()
+
+
+class MemoryLink:
+    """Reaches a controller of this process and event loop."""
+
+    def __init__(self, service: ControllerService) -> None:
+        self.address = ADDRESS
+        self._service = service
+
+    async def join(self, request: JoinRequest) -> JoinReply:
+        return await self._service.join(request)
+
+    @asynccontextmanager
+    async def tasks(self) -> AsyncIterator[Stream[ControllerMessage, LearnerMessage]]:
+        up: _Pipe[LearnerMessage] = _Pipe()
+        down: _Pipe[ControllerMessage] = _Pipe()
+
+        async def serve() -> None:
+            error: MetisError | None = None
+            try:
+                await self._service.tasks(_MemoryStream[LearnerMessage, ControllerMessage](up, down))
+            except MetisError as raised:
+                error = raised
+            finally:
+                await up.end()
+                await down.end(error)
+
+        server = asyncio.create_task(serve(), name="tasks-in-memory")
+        try:
+            yield _MemoryStream[ControllerMessage, LearnerMessage](down, up)
+        finally:
+            server.cancel()
+            await asyncio.wait([server])
+
+    async def fetch_model(self, token: Token, version: int, max_model_bytes: int) -> Model:
+        download = await self._service.fetch_model(token, version)
+        download.moved(download.publication.model.manifest.size_bytes)
+        return download.publication.model
+
+    async def train_done(self, header: Header, update: Model) -> UpdateReply:
+        return await self._service.train_done(_frames(header, update), _go_ahead)
+
+    async def leave(self, token: Token) -> None:
+        await self._service.leave(token)
+
+    async def set_initial_model(self, model: Model) -> None:
+        await self._service.set_initial_model(_frames(Header("global", model.manifest, 0), model))
+
+    async def start_training(self, request: StartRequest) -> None:
+        await self._service.start_training(request)
+
+    def watch_events(self) -> AsyncIterator[Event]:
+        return self._service.watch_events()
+
+    def get_logs(self) -> AsyncIterator[RoundRecord]:
+        return self._service.get_logs()
+
+    async def get_model(self) -> Model:
+        return (await self._service.get_model()).model
+
+    async def stop_training(self, reason: str) -> None:
+        await self._service.stop_training(reason)
+
+    async def shut_down(self) -> None:
+        await self._service.shut_down()
+
+    async def close(self) -> None:
+        """Do nothing: there is no connection."""
+
+
+async def _go_ahead() -> None:
+    """Nothing needs to be told: the frames are drawn, not pushed."""
+
+
+async def _frames(header: Header, model: Model) -> AsyncIterator[Frame]:
+    for frame in frames_of(header, model):
+        yield frame
+        await asyncio.sleep(0)  # the receiver copies and hashes a chunk at a time; others get their turn between

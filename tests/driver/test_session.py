@@ -1,0 +1,487 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import uvloop
+from federations import Adds, AddsOnLoop, nothing_left_behind, session_of, until
+
+from metisfl_async import (
+    ConfigError,
+    Controller,
+    ControllerConfig,
+    DriverSession,
+    FederationFinished,
+    LearnerEvaluated,
+    LearnerJoined,
+    ModelPublished,
+    ProtocolError,
+    QuorumLost,
+    RoundFinished,
+    RoundStarted,
+    ServerParams,
+    TaskFailed,
+    TerminationSignals,
+    UpdateCounted,
+)
+from metisfl_async.core.model import Array
+from metisfl_async.learner.learner import Config, TrainResult
+
+overs = pytest.mark.parametrize("over_grpc", [False, True], ids=["in memory", "over gRPC"])
+
+
+@overs
+async def test_federation_gives_the_weighted_mean_of_every_round(over_grpc: bool) -> None:
+    learners = [Adds(1), Adds(2), Adds(3)]
+    async with nothing_left_behind():
+        result = await session_of(learners, rounds=3, over_grpc=over_grpc).run()
+    step = (1 * 1 + 2 * 2 + 3 * 3) / (1 + 2 + 3)
+    assert result.final_model is not None
+    np.testing.assert_allclose(result.final_model[0], [3 * step], rtol=1e-6)
+    assert result.model_version == 3
+    assert result.reason == "federation_rounds=3 reached"
+    assert [record.number for record in result.rounds] == [1, 2, 3]
+    last = result.rounds[-1]
+    assert last.participants == ["learner-0", "learner-1", "learner-2"]
+    assert last.evaluation_metrics["accuracy"] == pytest.approx(3 * step)
+    assert last.train_metrics["loss"] == pytest.approx((1 * 1 + 2 / 2 + 3 / 3) / 6)
+    assert {name: part.weight for name, part in last.learners.items()} == {
+        "learner-0": 1.0,
+        "learner-1": 2.0,
+        "learner-2": 3.0,
+    }
+
+
+@overs
+async def test_learners_take_over_the_first_and_the_final_weights(over_grpc: bool) -> None:
+    learners = [Adds(1), Adds(1)]
+    result = await session_of(learners, rounds=2, over_grpc=over_grpc).run()
+    assert result.final_model is not None
+    for learner in learners:
+        first, final = learner.taken_over
+        assert first[0].tolist() == [0.0]
+        np.testing.assert_array_equal(final[0], result.final_model[0])
+
+
+@overs
+async def test_a_model_moves_down_once_for_evaluating_and_training(over_grpc: bool) -> None:
+    result = await session_of([Adds(1, size=100_000)], rounds=3, over_grpc=over_grpc).run()
+    size = 400_000 + 64  # the int64 tensor lies at the next multiple of 64
+    assert [record.bytes_received for record in result.rounds] == [pytest.approx(size, abs=64)] * 3
+    # The first round fetches versions 0 and 1; then each evaluated version is there already.
+    assert [record.bytes_sent for record in result.rounds] == [
+        pytest.approx(2 * size, abs=128),
+        pytest.approx(size, abs=64),
+        pytest.approx(size, abs=64),
+    ]
+
+
+@overs
+async def test_coroutine_learners_work_as_well(over_grpc: bool) -> None:
+    async with nothing_left_behind():
+        result = await session_of([AddsOnLoop(2), AddsOnLoop(2)], over_grpc=over_grpc).run()
+    assert result.final_model is not None
+    assert result.final_model[0].tolist() == [6.0]
+
+
+async def test_learners_may_run_in_processes_and_keep_their_state_there() -> None:
+    async with nothing_left_behind():
+        result = await session_of([Counts()], rounds=3, worker="process").run()
+    assert [record.train_metrics["calls"] for record in result.rounds] == [1.0, 2.0, 3.0]
+
+
+class Counts(Adds):
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.calls = 0
+
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        self.calls += 1
+        return parameters, {"calls": self.calls}
+
+
+async def test_params_reach_the_learner() -> None:
+    learner = Adds(1)
+    config = ControllerConfig(train_params={"batch_size": 64, "nested": {"a": [1, 2.5, "x", None, True]}})
+    await session_of([learner], rounds=1, config=config).run()
+    assert learner.configs == [{"batch_size": 64, "nested": {"a": [1, 2.5, "x", None, True]}}]
+
+
+async def test_events_come_in_order_and_end() -> None:
+    session = session_of([Adds(1), Adds(2)], rounds=2)
+    running = asyncio.create_task(session.run())
+    events = [event async for event in session.events()]
+    await running
+    kinds = [type(event) for event in events]
+    assert kinds[:3] == [LearnerJoined, LearnerJoined, RoundStarted]
+    for kind, count in (
+        (RoundStarted, 2),
+        (UpdateCounted, 4),
+        (ModelPublished, 2),
+        (LearnerEvaluated, 4),
+        (RoundFinished, 2),
+    ):
+        assert kinds.count(kind) == count
+    assert isinstance(events[-1], FederationFinished)
+    assert [event async for event in session.events()] == events  # a watcher who comes late sees all of it
+
+
+async def test_a_session_runs_again_and_again_in_one_process() -> None:
+    async with nothing_left_behind():
+        for _ in range(20):
+            result = await session_of([Adds(1), Adds(2)], rounds=1).run()
+            assert result.model_version == 1
+        session = session_of([Adds(1)], rounds=1)
+        assert (await session.run()).final_model == (await session.run()).final_model
+
+
+async def test_two_sessions_share_a_loop() -> None:
+    results = await asyncio.gather(
+        *(session_of([Adds(n), Adds(n)], rounds=2, over_grpc=n == 3).run() for n in (1, 2, 3))
+    )
+    assert [result.final_model[0].tolist() for result in results if result.final_model] == [[2.0], [4.0], [6.0]]
+
+
+async def test_running_twice_at_one_time_is_refused() -> None:
+    learner = AddsOnLoop(1)
+    learner.may_train.clear()
+    session = session_of([learner])
+    running = asyncio.create_task(session.run())
+    await learner.is_training.wait()
+    with pytest.raises(ProtocolError, match="running already"):
+        await session.run()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@overs
+def test_every_event_loop_will_do(new_loop: Callable[[], asyncio.AbstractEventLoop], over_grpc: bool) -> None:
+    for _ in range(2):  # one loop after another
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            result = runner.run(session_of([Adds(1), Adds(2)], over_grpc=over_grpc).run())
+        assert result.model_version == 3
+
+
+def test_asyncio_run_will_do() -> None:
+    assert asyncio.run(session_of([Adds(1)], rounds=1).run()).model_version == 1
+
+
+def test_run_sync_works_without_a_loop() -> None:
+    assert session_of([Adds(1)], rounds=1).run_sync().model_version == 1
+
+
+async def test_run_sync_works_under_a_running_loop() -> None:
+    async with nothing_left_behind():
+        assert session_of([Adds(1)], rounds=1, over_grpc=True).run_sync().model_version == 1
+
+
+async def test_run_sync_raises_what_run_raises() -> None:
+    with pytest.raises(QuorumLost, match="ValueError: no data"):
+        session_of([Fails()]).run_sync()
+
+
+async def test_run_sync_refuses_a_controller_of_another_loop() -> None:
+    async with Controller() as controller:
+        session = DriverSession(controller, [Adds(1)], TerminationSignals(federation_rounds=1))
+        with pytest.raises(ConfigError, match="belongs to the loop"):
+            session.run_sync()
+
+
+class Fails(Adds):
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        raise ValueError("no data")
+
+
+@overs
+async def test_a_failing_learner_does_not_hurt_the_round(over_grpc: bool, caplog: pytest.LogCaptureFixture) -> None:
+    result = await session_of([Adds(1), Fails()], rounds=2, over_grpc=over_grpc).run()
+    assert result.final_model is not None
+    assert result.final_model[0].tolist() == [2.0]
+    for record in result.rounds:
+        assert record.participants == ["learner-0"]
+        (failure,) = record.learners["learner-1"].failures
+        assert (failure.task, failure.type, failure.message) == ("train", "ValueError", "no data")
+    assert "Traceback" in caplog.text  # the learner's own log has where it came from
+
+
+async def test_when_everybody_fails_the_error_names_them_and_the_result_is_kept() -> None:
+    session = session_of([Fails(), Fails()])
+    async with nothing_left_behind():
+        with pytest.raises(
+            QuorumLost, match=r"3 times in a row.*learner-0: ValueError: no data; learner-1: ValueError: no data"
+        ) as caught:
+            await session.run()
+    assert session.result is not None
+    assert session.result.reason == str(caught.value)
+    assert [record.is_published for record in session.result.rounds] == [False] * 3
+    assert session.result.final_model is not None  # the first weights
+
+
+class Gives(Adds):
+    """Returns from `train` whatever it was made with."""
+
+    def __init__(self, result: object) -> None:
+        super().__init__(1)
+        self.result = result
+
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        return self.result  # type: ignore[return-value]
+
+
+GOOD: list[Array] = [np.ones(1, np.float32), np.array(1, np.int64)]
+
+
+@pytest.mark.parametrize(
+    ("result", "kind", "message"),
+    [
+        (GOOD, "ConfigError", r"train\(\) is 'a list of 2'; allowed: \(parameters, metrics\)"),
+        ((GOOD, {"loss": "low"}), "ConfigError", r"the metrics of train\(\)\['loss'\] is 'low'; allowed: one number"),
+        (([], {}), "ConfigError", "non-empty list of NumPy arrays"),
+        (([1.0, 2.0], {}), "ConfigError", r"\[0\] is 'a float'; allowed: a NumPy array"),
+        ((GOOD[:1], {}), "ConfigError", "1 tensors instead of 2"),
+        (([np.ones(2, np.float32), GOOD[1]], {}), "ConfigError", r"float32\[2\] instead of '0', float32\[1\]"),
+        (([np.ones(1), GOOD[1]], {}), "ConfigError", r"float64\[1\] instead of '0', float32\[1\]"),
+        (([np.array([np.nan], np.float32), GOOD[1]], {}), "NotFinite", "tensor '0' holds a value that is not finite"),
+        ((GOOD, {}, {"num_training_examples": 0}), "ConfigError", "num_training_examples is 0; allowed: a number > 0"),
+        ((GOOD, {}, {"num_training_examples": -1}), "ConfigError", "num_training_examples is -1"),
+        ((GOOD, {}, {"x": object()}), "ConfigError", r"the metadata of train\(\)\['x'\]"),
+    ],
+)
+@overs
+async def test_a_bad_update_is_refused_with_the_reason(
+    result: object, kind: str, message: str, over_grpc: bool
+) -> None:
+    session = session_of([Adds(1), Gives(result)], rounds=1, over_grpc=over_grpc)
+    running = asyncio.create_task(session.run())
+    failed = [event async for event in session.events() if isinstance(event, TaskFailed)]
+    done = await running
+    assert done.final_model is not None
+    assert done.final_model[0].tolist() == [1.0]
+    (failure,) = done.rounds[0].learners["learner-1"].failures
+    assert failure.type == kind
+    assert re.search(message, failure.message)
+    assert [(event.learner, event.type, event.message) for event in failed] == [("learner-1", kind, failure.message)]
+
+
+async def test_who_never_says_how_many_examples_is_told_all_three_places() -> None:
+    class Silent(Adds):
+        def __init__(self) -> None:  # a user's class that does not call Learner.__init__
+            self.number, self.size = 1, 1
+            self.taken_over, self.configs = [], []
+
+    session = session_of([Silent()])
+    with pytest.raises(QuorumLost, match=r"metadata or the metrics .*Learner\(num_training_examples=\.\.\.\)"):
+        await session.run()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "metadata", "weight"),
+    [
+        ({}, {}, 5.0),
+        ({"num_training_examples": 6}, {}, 6.0),
+        ({"num_training_examples": 6}, {"num_training_examples": 7}, 7.0),
+        ({"num_training_examples": np.int64(6)}, {"num_training_examples": np.float32(7)}, 7.0),
+    ],
+)
+async def test_examples_are_read_from_metadata_then_metrics_then_the_learner(
+    metrics: dict[str, float], metadata: dict[str, float], weight: float
+) -> None:
+    learner = Gives((GOOD, metrics, metadata))
+    learner.num_training_examples = 5
+    result = await session_of([learner], rounds=1).run()
+    assert result.rounds[0].learners["learner-0"].weight == weight
+
+
+@pytest.mark.parametrize("factor", ["NumCompletedBatches", "NumParticipants"])
+async def test_the_other_scaling_factors(factor: str) -> None:
+    learners = [Gives(([np.full(1, n, np.float32), GOOD[1]], {}, {"num_completed_batches": n})) for n in (1, 3)]
+    config = ControllerConfig(scaling_factor=factor)  # type: ignore[arg-type]
+    result = await session_of(learners, rounds=1, config=config).run()
+    assert result.final_model is not None
+    assert result.final_model[0].tolist() == [2.5 if factor == "NumCompletedBatches" else 2.0]
+
+
+async def test_first_weights_may_come_from_the_driver() -> None:
+    session = DriverSession(Controller(), [Adds(1)], TerminationSignals(federation_rounds=1), initial_weights=GOOD)
+    result = await session.run()
+    assert result.final_model is not None
+    assert result.final_model[0].tolist() == [2.0]
+
+
+async def test_first_weights_come_from_the_learner_that_the_seed_draws() -> None:
+    class Starts(Adds):
+        def get_weights(self) -> list[Array]:
+            return [np.full(1, self.number, np.float32)]
+
+        def train(self, parameters: list[Array], config: Config) -> TrainResult:
+            return parameters, {}
+
+    def start_of(seed: int) -> float:
+        session = DriverSession(
+            Controller(), [Starts(n) for n in range(1, 9)], TerminationSignals(federation_rounds=1), seed=seed
+        )
+        result = session.run_sync()
+        assert result.final_model is not None
+        return float(result.final_model[0][0])
+
+    starts = [start_of(seed) for seed in (1, 1, 2, 3, 4)]
+    assert starts[0] == starts[1]
+    assert len(set(starts)) > 1
+
+
+async def test_stop_ends_it_in_order() -> None:
+    learner = AddsOnLoop(1)
+    session = session_of([learner], rounds=1_000_000)
+    async with nothing_left_behind():
+        running = asyncio.create_task(session.run())
+        async for event in session.events():
+            if isinstance(event, RoundFinished) and event.record.number == 2:
+                await session.stop("enough")
+        result = await running
+    assert result.reason == "enough"
+    assert result.model_version is not None
+    assert result.model_version >= 2
+    with pytest.raises(ProtocolError, match="not running"):
+        await session.stop()
+
+
+async def test_it_ends_by_time_even_in_the_middle_of_a_round() -> None:
+    learner = AddsOnLoop(1)
+    learner.may_train.clear()
+    session = DriverSession(Controller(), [learner], TerminationSignals(execution_cutoff_time_mins=0.001))
+    result = await session.run()
+    assert result.reason == "execution_cutoff_time_mins=0.001 reached"
+    assert result.rounds[0].learners["learner-0"].failures[0].type == "cancelled"
+
+
+async def test_it_ends_by_score() -> None:
+    signals = TerminationSignals(evaluation_metric="accuracy", evaluation_metric_cutoff_score=4.0)
+    result = await DriverSession(Controller(), [Adds(2)], signals).run()
+    assert [record.evaluation_metrics["accuracy"] for record in result.rounds] == [2.0, 4.0]
+
+
+async def test_an_open_controller_is_used_and_left_open() -> None:
+    async with Controller(ServerParams()) as controller:
+        result = await DriverSession(controller, [Adds(1)], TerminationSignals(federation_rounds=1)).run()
+        assert controller.is_open
+        (model,) = await controller.lineage()
+        np.testing.assert_array_equal(model.arrays()[0], result.final_model[0] if result.final_model else None)
+        await controller.serve()  # returns: it was shut down
+    assert not controller.is_open
+
+
+async def test_progress_logs_a_line_a_round_where_there_is_no_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "metisfl_async.driver")
+    await session_of([Adds(1)], rounds=2).run(progress=True)
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith("metisfl_async.driver")]
+    assert len(lines) == 2
+    assert lines[0].startswith("round 1: 1 of 1 updates in")
+    assert "evaluation accuracy 1" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (("localhost:50051", [Adds(1)], TerminationSignals(federation_rounds=1)), "controller"),
+        ((Controller(), [], TerminationSignals(federation_rounds=1)), "learners"),
+        ((Controller(), 0, TerminationSignals(federation_rounds=1)), "learners"),
+        ((Controller(), [object()], TerminationSignals(federation_rounds=1)), "learners"),
+        ((Controller(), [Adds(1)], 5), "termination_signals"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: tuple[object, ...], field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        DriverSession(*arguments)  # type: ignore[arg-type]
+    assert caught.value.field == field
+
+
+async def test_an_impossible_worker_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"train.* is async"):
+        await session_of([AddsOnLoop(1)], worker="process").run()
+    with pytest.raises(ConfigError, match="'thread', 'process', or a concurrent"):
+        await session_of([Adds(1)], worker="fork").run()
+
+
+# --- cancelling ------------------------------------------------------------------------------------------------------
+
+
+async def test_cancelled_at_any_await_in_memory_nothing_is_left() -> None:
+    """Cancel after every possible number of loop steps, until one run gets through."""
+    async with nothing_left_behind():
+        for steps in range(10_000):
+            session = session_of([AddsOnLoop(1), AddsOnLoop(2)], rounds=1)
+            running = asyncio.create_task(session.run())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            if running.done():
+                break
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+        assert steps > 20
+
+
+async def test_cancelled_at_many_points_over_grpc_nothing_is_left() -> None:
+    async with nothing_left_behind():
+        for events in range(0, 30, 2):
+            session = session_of([Adds(1), AddsOnLoop(2)], rounds=3, over_grpc=True)
+            running = asyncio.create_task(session.run())
+            seen = 0
+            async for _ in session.events():
+                if (seen := seen + 1) >= events:
+                    break
+            if running.done():
+                break
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+
+
+async def test_cancelled_while_a_thread_trains_it_tells_the_learner_and_waits() -> None:
+    class Polls(Adds):
+        was_cancelled = started = False
+
+        def train(self, parameters: list[Array], config: Config) -> TrainResult:
+            self.started = True
+            while not self.is_cancelled:
+                pass
+            self.was_cancelled = True
+            return parameters, {}
+
+    learner = Polls(1)
+    async with nothing_left_behind():
+        running = asyncio.create_task(session_of([learner]).run())
+        await until(lambda: learner.started)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert learner.was_cancelled
+
+
+async def test_cancelled_while_a_process_trains_it_ends_the_process() -> None:
+    async with nothing_left_behind():
+        session = session_of([Sleeps(1)], worker="process")
+        running = asyncio.create_task(session.run())
+        async for event in session.events():
+            if isinstance(event, RoundStarted):
+                break
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+
+class Sleeps(Adds):
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        import time
+
+        time.sleep(3600)
+        return parameters, {}

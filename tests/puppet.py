@@ -1,0 +1,94 @@
+"""A learner moved by hand: speaks the protocol step by step over a real connection, so that tests can misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+
+import grpc.aio
+import numpy as np
+
+from metisfl_async import Controller
+from metisfl_async.codec.frame import Frame, Header, encode, frames_of
+from metisfl_async.core.ids import LearnerId, TaskId, Token
+from metisfl_async.core.messages import (
+    Accept,
+    ControllerMessage,
+    Hello,
+    JoinRequest,
+    LearnerMessage,
+    TaskOffer,
+    UpdateReply,
+    Welcome,
+)
+from metisfl_async.core.model import Array, Model
+from metisfl_async.core.tasks import HeldTask
+from metisfl_async.transport.base import Stream
+from metisfl_async.transport.convert import GO_AHEAD, from_update_reply
+from metisfl_async.transport.grpc_errors import ours
+from metisfl_async.transport.grpc_link import GrpcLink
+
+
+class Puppet:
+    """One incarnation of a learner, joined and connected."""
+
+    def __init__(self, link: GrpcLink, token: Token, stream: Stream[ControllerMessage, LearnerMessage]) -> None:
+        self.link, self.token, self.stream = link, token, stream
+        self.welcome: Welcome | None = None
+
+    async def next(self) -> ControllerMessage | None:
+        async with asyncio.timeout(30):
+            return await self.stream.receive()
+
+    async def task(self) -> TaskOffer:
+        """Wait for a task and accept it."""
+        while not isinstance(offer := await self.next(), TaskOffer):
+            assert offer is not None
+        await self.stream.send(Accept(offer.task_id))
+        return offer
+
+    def frames(self, offer: TaskOffer, arrays: Sequence[Array], **metadata: float) -> list[Frame]:
+        """Make the frames of a good update."""
+        model = Model.from_arrays(arrays)
+        facts = {"num_training_examples": 1.0} | metadata
+        header = Header("update", model.manifest, offer.model_version, offer.task_id, self.token, {}, dict(facts))
+        return list(frames_of(header, model))
+
+    async def push(self, frames: Iterable[Frame | bytes]) -> UpdateReply:
+        """Send frames, or any bytes, as an update."""
+        call = self.upload()
+        with ours(self.link.address):
+            for index, frame in enumerate(frames):
+                await call.write(frame if isinstance(frame, bytes) else encode(frame))
+                if index == 0 and (reply := await call.read()) != GO_AHEAD:
+                    return from_update_reply(reply)
+            await call.done_writing()
+            return from_update_reply(await call.read())
+
+    def upload(self) -> grpc.aio.StreamStreamCall:
+        """Begin an update, to be sent frame by frame."""
+        return self.link._channel.stream_stream("/metisfl_async.v1.Controller/TrainDone")()
+
+
+@asynccontextmanager
+async def puppet(
+    controller: Controller, learner_id: str, token: str = "", held: Sequence[tuple[str, bool]] = ()
+) -> AsyncIterator[Puppet]:
+    link = GrpcLink(controller.client_params)
+    try:
+        reply = await link.join(JoinRequest(LearnerId(learner_id), Token(token)))
+        async with link.tasks() as stream:
+            await stream.send(Hello(reply.token, [HeldTask(TaskId(task_id), done) for task_id, done in held]))
+            of_learner = Puppet(link, reply.token, stream)
+            welcome = await of_learner.next()
+            assert isinstance(welcome, Welcome)
+            of_learner.welcome = welcome
+            yield of_learner
+    finally:
+        await link.close()
+
+
+def weights(value: float, size: int = 1) -> list[Array]:
+    """What `federations.Adds` has."""
+    return [np.full(size, value, np.float32), np.array(1, np.int64)]
