@@ -29,6 +29,7 @@ from metisfl_async.core.events import (
     RoundStarted,
     TaskFailed,
     UpdateCounted,
+    event_to_dict,
 )
 from metisfl_async.core.model import Model
 from metisfl_async.core.partition import iid_partition
@@ -71,6 +72,7 @@ __all__ = [
     "TransportError",
     "UpdateCounted",
     "app",
+    "event_to_dict",
     "iid_partition",
     "run_learner",
 ]

@@ -11,7 +11,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from itertools import count
+from typing import Any, TypeAlias
 
 import msgpack
 import xxhash
@@ -39,6 +40,8 @@ __all__ = [
 
 CHUNK_BYTES = 2**20  #: payload of one data frame
 MAX_FRAME_BYTES = 4 * 2**20  #: a header with many tensors; nothing larger is sent or taken
+
+MAX_CONTAINERS = 2 * MAX_TENSORS + 1024  #: lists and maps in a header: two for each tensor, some for metadata
 
 _DATA_HEAD = struct.Struct(">BBQBI")  # array of 2, uint 64, bin 32: one size, whatever the offset
 _UINTS = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
@@ -95,10 +98,10 @@ def encode(frame: Frame) -> bytes:
         case Data(offset, payload):
             head = _DATA_HEAD.pack(0x92, 0xCF, offset, 0xC6, len(payload))
             return b"".join((chunk_header(len(head) + len(payload)), head, payload))
-        case Header():
-            packed = _pack_header(frame)
         case End(digest):
-            packed = msgpack.packb({"digest": digest})
+            packed: bytes = msgpack.packb({"digest": digest})
+        case _:
+            packed = _pack_header(frame)
     return chunk_header(len(packed)) + packed
 
 
@@ -169,7 +172,7 @@ class Assembly:
                 if self._buffer[self.header.manifest.padding].any():
                     raise Damaged("data frame", "the padding between tensors is not zero")
                 self.is_complete = True
-            case Header():
+            case _:
                 raise Damaged("stream", "a second header")
         return self.is_complete
 
@@ -228,6 +231,8 @@ def _decode_data(frame: memoryview) -> Data:
     width = _BINS.get(frame[position]) if position < len(frame) else None
     if width is None:
         raise Damaged("data frame", "not [offset, bin]")
+    if position + 1 + width > len(frame):
+        raise Truncated("data frame", "the length of the payload is cut off")
     payload = frame[position + 1 + width :]
     size = int.from_bytes(frame[position + 1 : position + 1 + width], "big")
     if len(payload) < size:
@@ -249,6 +254,19 @@ def _read_uint(frame: memoryview, position: int) -> tuple[int, int]:
 
 
 def _unpack(frame: memoryview) -> dict[str, object]:
+    containers = count(1)
+
+    def counted(items: list[Any]) -> list[Any]:
+        if next(containers) > MAX_CONTAINERS:  # a frame of empty lists would keep the event loop for seconds
+            raise TooLarge("frame", f"more than {MAX_CONTAINERS} lists and maps")
+        return items
+
+    def counted_map(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        fields = dict(counted(pairs))
+        if len(fields) != len(pairs):
+            raise Damaged("frame", "a key stands twice in a map")
+        return fields
+
     try:
         fields = msgpack.unpackb(
             frame,
@@ -256,7 +274,8 @@ def _unpack(frame: memoryview) -> dict[str, object]:
             max_bin_len=1024,
             max_array_len=min(MAX_TENSORS, len(frame)),  # msgpack makes room for a claim before it reads on
             max_map_len=4096,
-            object_pairs_hook=_without_duplicates,
+            list_hook=counted,
+            object_pairs_hook=counted_map,
             ext_hook=_no_ext,
         )
     except CodecError:
@@ -265,13 +284,6 @@ def _unpack(frame: memoryview) -> dict[str, object]:
         raise Damaged("frame", f"not one msgpack object: {str(error) or type(error).__name__}") from error
     if not isinstance(fields, dict):
         raise Damaged("frame", f"a {type(fields).__name__} instead of a map")
-    return fields
-
-
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise Damaged("frame", "a key stands twice in a map")
     return fields
 
 

@@ -9,8 +9,8 @@ from metisfl_async.core.model import DTYPES, Manifest, TensorSpec, align
 
 __all__ = ["MAX_DIMENSIONS", "MAX_MODEL_BYTES", "MAX_TENSORS", "manifest_from_wire", "manifest_to_wire"]
 
-MAX_TENSORS = 65_536
-MAX_DIMENSIONS = 64  #: NumPy's own limit
+MAX_TENSORS = 16_384  #: read in about 35 ms
+MAX_DIMENSIONS = 32  #: what every NumPy takes
 MAX_MODEL_BYTES = 2**48  #: above any memory; keeps every offset a small integer
 
 

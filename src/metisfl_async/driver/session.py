@@ -60,7 +60,7 @@ class DriverSession:
         port.
     termination_signals : TerminationSignals
         When it ends.
-    initial_weights : list of ndarray, optional
+    initial_weights : sequence of ndarray, optional
         Where training starts. Without them, one learner is asked for its weights.
     seed : int
         Draws the learner that gives the first weights.
@@ -76,7 +76,7 @@ class DriverSession:
         learners: Sequence[Learner] | int,
         termination_signals: TerminationSignals,
         *,
-        initial_weights: list[Array] | None = None,
+        initial_weights: Sequence[Array] | None = None,
         seed: int = 1990,
         join_timeout_secs: float | None = None,
         worker: WorkerKind = "thread",

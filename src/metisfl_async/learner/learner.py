@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TypeAlias
 
 from metisfl_async.core.metrics import Json
@@ -13,7 +13,7 @@ __all__ = ["Config", "Learner", "TrainResult"]
 
 Config: TypeAlias = dict[str, Json]
 TrainResult: TypeAlias = (
-    "tuple[list[Array], Mapping[str, float]] | tuple[list[Array], Mapping[str, float], Mapping[str, Json]]"
+    "tuple[Sequence[Array], Mapping[str, float]] | tuple[Sequence[Array], Mapping[str, float], Mapping[str, Json]]"
 )
 
 
@@ -38,7 +38,7 @@ class Learner(ABC):
         self.num_training_examples = num_training_examples
 
     @abstractmethod
-    def get_weights(self) -> list[Array] | Awaitable[list[Array]]:
+    def get_weights(self) -> Sequence[Array] | Awaitable[Sequence[Array]]:
         """Give the model's weights. One learner is asked, once, for the weights that the federation starts from."""
 
     @abstractmethod

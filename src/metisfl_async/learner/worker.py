@@ -92,10 +92,16 @@ class Worker:
         if self._executor is not None:
             return await self._outcome(loop.run_in_executor(self._executor, function, self._learner, *args))
         if self._process is None:
-            context = multiprocessing.get_context("spawn")  # forking after gRPC or TensorFlow ran hangs
-            pool = ProcessPoolExecutor(1, context, _keep_learner, (self._learner,))
-            self._process = pool, await self._outcome(loop.run_in_executor(pool, os.getpid))
+            with ThreadPoolExecutor(1, "metisfl-spawn") as starter:
+                await self._outcome(loop.run_in_executor(starter, self._start_process))
+        assert self._process is not None
         return await self._outcome(loop.run_in_executor(self._process[0], _in_process, function, *args))
+
+    def _start_process(self) -> None:
+        """Start the process; in a thread, since the learner is written into a pipe that is read seconds later."""
+        context = multiprocessing.get_context("spawn")  # forking after gRPC or TensorFlow ran hangs
+        pool = ProcessPoolExecutor(1, context, _keep_learner, (self._learner,))
+        self._process = pool, pool.submit(os.getpid).result()
 
     async def _outcome(self, future: asyncio.Future[T]) -> T:
         try:

@@ -1,0 +1,297 @@
+"""A learner's side: it keeps its tasks through whatever happens to the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+import pytest
+from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, session_of, until
+
+from metisfl_async import (
+    ClientParams,
+    ConfigError,
+    Controller,
+    ControllerConfig,
+    DriverSession,
+    Learner,
+    LearnerJoined,
+    LearnerLeft,
+    ServerParams,
+    TerminationSignals,
+    app,
+    run_learner,
+)
+from metisfl_async.core.metrics import Metrics
+from metisfl_async.core.model import Array
+from metisfl_async.learner.learner import Config, TrainResult
+
+ROUND = TerminationSignals(federation_rounds=1)
+
+
+class Proxy:
+    """A TCP proxy before a controller whose connections can be cut."""
+
+    def __init__(self, port: int, target: int) -> None:
+        self.params = ClientParams("127.0.0.1", port)
+        self.target = target
+        self.writers: set[asyncio.StreamWriter] = set()
+        self.bytes_up = 0
+        self.cut_after: int | None = None  #: bytes towards the controller
+
+    def cut(self) -> None:
+        for writer in self.writers:
+            writer.transport.abort()
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        self.writers |= {writer, up_writer}
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_up: bool) -> None:
+            while data := await source.read(2**16):
+                self.bytes_up += len(data) * is_up
+                if self.cut_after is not None and self.bytes_up > self.cut_after:
+                    self.cut_after = None
+                    self.cut()
+                    return
+                sink.write(data)
+                await sink.drain()
+
+        try:
+            await asyncio.gather(pump(reader, up_writer, True), pump(up_reader, writer, False))
+        except OSError:
+            pass
+        finally:
+            writer.transport.abort()
+            up_writer.transport.abort()
+
+
+@asynccontextmanager
+async def proxy_to(controller: Controller) -> AsyncIterator[Proxy]:
+    proxy = Proxy(1, controller.client_params.port)
+    server = await asyncio.start_server(proxy.handle, "127.0.0.1", 0)
+    proxy.params = ClientParams("127.0.0.1", server.sockets[0].getsockname()[1])
+    async with server:
+        yield proxy
+        proxy.cut()
+
+
+async def test_it_goes_on_training_through_a_broken_connection() -> None:
+    learner = AddsOnLoop(2)
+    learner.may_train.clear()
+    async with Controller(ServerParams()) as controller, proxy_to(controller) as proxy:
+        taking_part = asyncio.create_task(run_learner(learner, proxy.params, learner_id="a"))
+        session = DriverSession(controller, 1, ROUND)
+        running = asyncio.create_task(session.run())
+        await learner.is_training.wait()
+        proxy.cut()
+        kinds: list[type] = []
+        async for event in session.events():
+            kinds.append(type(event))
+            if kinds.count(LearnerJoined) == 2:
+                learner.may_train.set()
+        result = await running
+        await taking_part
+    assert LearnerLeft in kinds
+    assert len(learner.configs) == 1  # it did not train again
+    assert result.rounds[0].participants == ["a"]
+
+
+@pytest.mark.parametrize("cut_after", [200_000, 1_500_000, 3_900_000, 4_194_304])
+async def test_an_update_cut_off_anywhere_is_sent_again_and_counts_once(cut_after: int) -> None:
+    learner = Adds(2, size=2**20)
+    async with Controller(ServerParams()) as controller, proxy_to(controller) as proxy:
+        session = DriverSession(controller, 1, ROUND, initial_weights=learner.get_weights())
+        proxy.cut_after = cut_after
+        taking_part = asyncio.create_task(run_learner(learner, proxy.params))
+        async with asyncio.timeout(PATIENCE_S):
+            result = await session.run()
+            await taking_part
+    assert result.final_model is not None
+    assert result.final_model[0][0] == 2.0
+    assert len(learner.configs) == 1
+    assert proxy.bytes_up > 2**22 + cut_after
+
+
+async def test_an_evaluation_result_is_kept_through_a_broken_connection() -> None:
+    class Evaluates(AddsOnLoop):
+        evaluations = 0
+
+        async def evaluate(self, parameters: list[Array], config: Config) -> Metrics:  # type: ignore[override]
+            self.evaluations += 1
+            proxy.cut()
+            return {"accuracy": 0.5}
+
+    learner = Evaluates(1)
+    async with Controller(ServerParams()) as controller, proxy_to(controller) as proxy:
+        taking_part = asyncio.create_task(run_learner(learner, proxy.params))
+        async with asyncio.timeout(PATIENCE_S):
+            result = await DriverSession(controller, 1, ROUND).run()
+            await taking_part
+    assert result.rounds[0].evaluation_metrics == {"accuracy": 0.5}
+    assert learner.evaluations == 1
+
+
+async def test_work_that_is_not_wanted_any_more_is_cancelled() -> None:
+    class Slow(AddsOnLoop):
+        cancelled = 0
+
+        async def train(self, parameters: list[Array], config: Config) -> TrainResult:  # type: ignore[override]
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+            raise AssertionError
+
+    slow = Slow(1)
+    config = ControllerConfig(round_timeout_secs=0.1)
+    result = await session_of([Adds(1), slow], rounds=2, config=config).run()
+    assert slow.cancelled == 2
+    assert [record.participants for record in result.rounds] == [["learner-0"]] * 2
+    assert len(slow.taken_over) == 2  # it lives on, and has the final weights
+
+
+async def test_a_failing_evaluation_or_take_over_hurts_nobody() -> None:
+    class Fragile(Adds):
+        def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
+            raise RuntimeError("no test data")
+
+        def set_weights(self, parameters: list[Array]) -> None:
+            if parameters[0][0]:
+                raise RuntimeError("cannot take over")
+
+    async with nothing_left_behind():
+        result = await session_of([Adds(1), Fragile(1)], rounds=1).run()
+    (failure,) = result.rounds[0].learners["learner-1"].failures
+    assert (failure.task, failure.type, failure.message) == ("evaluate", "RuntimeError", "no test data")
+    assert result.rounds[0].evaluation_metrics == {"accuracy": 1.0}
+
+
+async def test_methods_run_one_at_a_time_and_never_on_the_loop() -> None:
+    class Watches(Adds):
+        def __init__(self) -> None:
+            super().__init__(1)
+            self.running = 0
+            self.threads: set[str] = set()
+
+        def _watch(self) -> None:
+            self.running += 1
+            self.threads.add(threading.current_thread().name)
+            assert self.running == 1
+            self.running -= 1
+
+        def get_weights(self) -> list[Array]:
+            self._watch()
+            return super().get_weights()
+
+        def set_weights(self, parameters: list[Array]) -> None:
+            self._watch()
+
+        def train(self, parameters: list[Array], config: Config) -> TrainResult:
+            self._watch()
+            return super().train(parameters, config)
+
+        def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
+            self._watch()
+            return super().evaluate(parameters, config)
+
+    learner = Watches()
+    await session_of([learner], rounds=3).run()
+    assert learner.threads
+    assert threading.main_thread().name not in learner.threads
+
+
+async def test_an_executor_of_the_users_is_used_and_not_closed() -> None:
+    with ThreadPoolExecutor(2, "mine") as executor:
+        names: set[str] = set()
+
+        class Named(Adds):
+            def train(self, parameters: list[Array], config: Config) -> TrainResult:
+                names.add(threading.current_thread().name.split("_")[0])
+                return super().train(parameters, config)
+
+        session = DriverSession(Controller(), [Named(1), Named(1)], ROUND, worker=executor)
+        await session.run()
+        assert names == {"mine"}
+        assert executor.submit(int).result() == 0
+
+
+async def test_heartbeats_go_on_while_a_thread_trains() -> None:
+    may_end = threading.Event()
+
+    class Blocks(Adds):
+        def train(self, parameters: list[Array], config: Config) -> TrainResult:
+            assert may_end.wait(PATIENCE_S)
+            return super().train(parameters, config)
+
+    config = ControllerConfig(heartbeat_secs=0.05, lease_secs=0.5)
+    async with Controller(ServerParams(), config) as controller:
+        running = asyncio.create_task(DriverSession(controller, [Blocks(1)], ROUND).run())
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        await until(lambda: loop.time() - start > 3 * config.lease_secs)
+        silences = controller.longest_silences_ms()
+        may_end.set()
+        result = await running
+    assert list(silences) == ["learner-0"]
+    assert result.rounds[0].participants == ["learner-0"]  # no lease expired
+
+
+def test_app_is_run_learner_as_a_plain_call() -> None:
+    with pytest.raises(ConfigError, match="subclass of Learner"):
+        app(object(), ClientParams())  # type: ignore[arg-type]
+
+    async def serve() -> int:
+        async with Controller(ServerParams()) as controller:
+            params = controller.client_params
+            thread = threading.Thread(target=lambda: app(Adds(1), params))
+            thread.start()
+            result = await DriverSession(controller, 1, ROUND).run()
+            thread.join()
+            return result.model_version or 0
+
+    assert asyncio.run(serve()) == 1
+
+
+async def test_two_learners_under_one_name_take_turns() -> None:
+    async with Controller(ServerParams()) as controller:
+        first = asyncio.create_task(run_learner(Adds(1), controller.client_params, learner_id="a"))
+        session = DriverSession(controller, 1, TerminationSignals(federation_rounds=1_000_000))
+        running = asyncio.create_task(session.run())
+        events = session.events()
+        assert isinstance(await anext(events), LearnerJoined)
+        second = asyncio.create_task(run_learner(Adds(2), controller.client_params, learner_id="a"))
+        first.cancel()
+        async for event in events:
+            if isinstance(event, LearnerJoined):
+                break
+        await session.stop()
+        await running
+        await second
+
+
+@pytest.mark.parametrize("learner_id", ["x" * 129, "a\nb"])
+async def test_an_impossible_name_is_refused(learner_id: str) -> None:
+    async with Controller(ServerParams()) as controller:
+        with pytest.raises(ConfigError, match="learner_id"):
+            await run_learner(Adds(1), controller.client_params, learner_id=learner_id)
+
+
+async def test_without_a_name_the_controller_numbers_the_learners() -> None:
+    async with Controller(ServerParams()) as controller:
+        learners = [asyncio.create_task(run_learner(Adds(1), controller.client_params)) for _ in range(3)]
+        result = await DriverSession(controller, 3, ROUND).run()
+        await asyncio.gather(*learners)
+    assert result.rounds[0].participants == ["learner-1", "learner-2", "learner-3"]
+
+
+def test_an_incomplete_learner_cannot_be_made() -> None:
+    class Incomplete(Learner):
+        pass
+
+    with pytest.raises(TypeError, match="abstract"):
+        Incomplete()  # type: ignore[abstract]

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import asyncio
+
+from metisfl_async.core.events import Event, EventsMissed, LearnerJoined
+from metisfl_async.store.event_log import KEPT, EventLog
+
+
+async def read(log: EventLog) -> list[Event]:
+    return [event async for event in log.follow()]
+
+
+async def test_every_watcher_sees_everything_at_its_own_pace() -> None:
+    log = EventLog()
+    first = asyncio.create_task(read(log))
+    log.append(LearnerJoined("a", 1))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(read(log))
+    log.append(LearnerJoined("b", 2))
+    log.close()
+    assert await first == await second == await read(log) == [LearnerJoined("a", 1), LearnerJoined("b", 2)]
+
+
+async def test_who_falls_too_far_behind_is_told_how_many_it_missed() -> None:
+    log = EventLog()
+    for number in range(KEPT + 5):
+        log.append(LearnerJoined(str(number), number))
+    log.close()
+    events = await read(log)
+    assert events[:2] == [EventsMissed(5), LearnerJoined("5", 5)]
+    assert len(events) == KEPT + 1

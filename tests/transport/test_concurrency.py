@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from metisfl_async.transport.concurrency import beside, first_of
+
+
+async def forever(ended: list[str]) -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0)
+        ended.append("forever")
+
+
+async def returns(value: int) -> int:
+    await asyncio.sleep(0)
+    return value
+
+
+async def fails() -> None:
+    await asyncio.sleep(0)
+    raise OSError("broken")
+
+
+async def test_the_first_to_end_ends_the_others() -> None:
+    ended: list[str] = []
+    await first_of(returns(1), forever(ended))
+    assert ended == ["forever"]
+    with pytest.raises(OSError, match="broken"):
+        await first_of(fails(), forever(ended))
+
+
+async def test_beside_waits_for_the_others_and_gives_the_main_result() -> None:
+    assert await beside(returns(1), returns(2)) == 1
+    ended: list[str] = []
+    with pytest.raises(OSError, match="broken"):
+        await beside(forever(ended), fails())
+    with pytest.raises(OSError, match="broken"):
+        await beside(fails(), forever(ended))
+    assert ended == ["forever"] * 2
+
+
+async def test_cancelled_it_ends_all_and_is_cancelled() -> None:
+    ended: list[str] = []
+    running = asyncio.create_task(first_of(forever(ended), forever(ended)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ended == ["forever"] * 2
+
+
+async def test_cancelled_while_it_ends_the_others_it_still_ends_them() -> None:
+    may_end, ended = asyncio.Event(), []
+
+    async def slow_to_end() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await may_end.wait()
+            ended.append("slow")
+
+    running = asyncio.create_task(first_of(returns(1), slow_to_end()))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.sleep(0)
+    assert not running.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ended == ["slow"]

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metisfl_async import TerminationSignals
+from metisfl_async.core import messages as m
+from metisfl_async.core.errors import Damaged
+from metisfl_async.core.ids import LearnerId, TaskId, Token
+from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
+from metisfl_async.transport import convert
+
+TASK = TaskId("0123456789abcdef" * 2)
+
+LEARNER_MESSAGES = [
+    m.Hello(Token("t"), [HeldTask(TASK, True), HeldTask(TaskId("x"), False)]),
+    m.Hello(Token("t")),
+    m.Accept(TASK),
+    m.Heartbeat(),
+    m.Evaluated(TASK, {"accuracy": 0.5, "loss": float("inf")}),
+    m.Evaluated(TASK, {}),
+    m.Failed(TASK, "ValueError", "no\ndata ü"),
+]
+CONTROLLER_MESSAGES = [
+    m.Welcome({}),
+    m.Welcome({TASK: (Verdict.UPLOAD, "awaited"), TaskId("x"): (Verdict.DISCARD, "late")}),
+    m.TaskOffer(TASK, TaskKind.TRAIN, 3, 2, {"epochs": 3, "rate": 0.1, "nested": {"list": [None, True, "a"]}}),
+    m.TaskOffer(TASK, TaskKind.GET_WEIGHTS, 0, 0, {}),
+    m.Settled(TASK),
+    m.Withdrawn(TASK, "late"),
+    m.Heartbeat(),
+    m.Farewell("over", 0),
+    m.Farewell("over", None),
+]
+
+
+@pytest.mark.parametrize("message", LEARNER_MESSAGES, ids=repr)
+def test_what_learners_say_arrives_unchanged(message: m.LearnerMessage) -> None:
+    assert convert.from_learner_message(convert.learner_message(message)) == message
+
+
+@pytest.mark.parametrize("message", CONTROLLER_MESSAGES, ids=repr)
+def test_what_the_controller_says_arrives_unchanged(message: m.ControllerMessage) -> None:
+    assert convert.from_controller_message(convert.controller_message(message)) == message
+
+
+@pytest.mark.parametrize(
+    ("write", "read", "message"),
+    [
+        (convert.join_request, convert.from_join_request, m.JoinRequest(LearnerId("a"), Token(""))),
+        (convert.join_reply, convert.from_join_reply, m.JoinReply(LearnerId("a"), Token("t"), 2, 10.0, 60.0, 2**40)),
+        (convert.leave, convert.from_leave, Token("t")),
+        (convert.fetch_model, convert.from_fetch_model, (Token("t"), 7)),
+        (convert.update_reply, convert.from_update_reply, m.UpdateReply(True)),
+        (convert.update_reply, convert.from_update_reply, m.UpdateReply(False, "late")),
+        (convert.stop, convert.from_stop, "enough"),
+        (
+            convert.start_request,
+            convert.from_start_request,
+            m.StartRequest(TerminationSignals(federation_rounds=5), 3, -1, None),
+        ),
+        (
+            convert.start_request,
+            convert.from_start_request,
+            m.StartRequest(
+                TerminationSignals(
+                    execution_cutoff_time_mins=0.5,
+                    evaluation_metric="loss",
+                    evaluation_metric_cutoff_score=0.0,
+                    mode="min",
+                ),
+                1,
+                1990,
+                30.0,
+            ),
+        ),
+    ],
+)
+def test_requests_and_replies_arrive_unchanged(
+    write: Callable[[Any], bytes], read: Callable[[bytes], Any], message: object
+) -> None:
+    assert read(write(message)) == message
+
+
+READERS = [getattr(convert, name) for name in convert.__all__ if name.startswith("from_")]
+
+
+@given(st.binary(max_size=200), st.sampled_from(READERS))
+def test_any_bytes_are_understood_or_damaged(data: bytes, read: Callable[[bytes], object]) -> None:
+    with contextlib.suppress(Damaged):
+        read(data)
+
+
+@pytest.mark.parametrize(
+    ("read", "data"),
+    [
+        (convert.from_learner_message, b""),
+        (convert.from_controller_message, b""),
+        (convert.from_update_reply, convert.GO_AHEAD),  # no outcome
+        (convert.from_start_request, b""),  # no signal
+        (convert.from_event, b'\n\x10{"event": "Nix"}'),
+    ],
+)
+def test_what_says_nothing_is_damaged(read: Callable[[bytes], object], data: bytes) -> None:
+    with pytest.raises(Damaged):
+        read(data)

@@ -1,0 +1,295 @@
+"""What the gRPC border promises, over real connections on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import numpy as np
+import psutil
+import pytest
+import trustme
+from federations import Adds, nothing_left_behind, session_of
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from puppet import puppet, weights
+
+from metisfl_async import (
+    ClientParams,
+    ConfigError,
+    Controller,
+    ControllerConfig,
+    DriverSession,
+    ServerParams,
+    TerminationSignals,
+    TransportError,
+    run_learner,
+)
+from metisfl_async.codec.frame import MAX_FRAME_BYTES, encode
+from metisfl_async.core.errors import (
+    CodecError,
+    ConnectionLost,
+    MetisError,
+    Superseded,
+    TooLarge,
+    UnexpectedMessage,
+    UnknownLearner,
+)
+from metisfl_async.core.ids import LearnerId, Token
+from metisfl_async.core.messages import JoinRequest, StartRequest
+from metisfl_async.core.model import Array, Model
+from metisfl_async.transport.convert import GO_AHEAD
+from metisfl_async.transport.grpc_errors import ours, theirs
+from metisfl_async.transport.grpc_link import GrpcLink
+from metisfl_async.transport.grpc_options import SERVICE
+
+ROUND = TerminationSignals(federation_rounds=1)
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> dict[str, Path]:
+    authority, other = trustme.CA(), trustme.CA()
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    files = {name: tmp_path / f"{name}.pem" for name in ("root", "server", "key", "other")}
+    authority.cert_pem.write_to_path(files["root"])
+    other.cert_pem.write_to_path(files["other"])
+    issued.cert_chain_pems[0].write_to_path(files["server"])
+    issued.private_key_pem.write_to_path(files["key"])
+    return files
+
+
+async def test_tls_from_end_to_end(certificates: dict[str, Path]) -> None:
+    params = ServerParams("localhost", 0, certificates["root"], certificates["server"], certificates["key"])
+    async with nothing_left_behind():
+        result = await DriverSession(Controller(params), [Adds(1)], ROUND).run()
+    assert result.model_version == 1
+
+
+@pytest.mark.parametrize("root", ["other", None])
+async def test_a_client_that_does_not_trust_the_server_never_connects(
+    certificates: dict[str, Path], root: str | None
+) -> None:
+    params = ServerParams("localhost", 0, certificates["root"], certificates["server"], certificates["key"])
+    async with Controller(params) as controller:
+        wrong = ClientParams("localhost", controller.client_params.port, certificates[root] if root else None)
+        with pytest.raises(TransportError, match=f"localhost:{wrong.port}"):
+            await run_learner(Adds(1), wrong, connect_timeout_secs=0.3)
+
+
+async def test_nobody_there_is_a_transport_error_after_the_time_given() -> None:
+    async with Controller(ServerParams()) as controller:
+        params = controller.client_params
+    async with nothing_left_behind():
+        with pytest.raises(ConnectionLost, match=params.address):
+            await run_learner(Adds(1), params, connect_timeout_secs=0.2)
+        session = DriverSession(params, 1, ROUND, join_timeout_secs=0.2)
+        with pytest.raises(ConnectionLost, match=params.address):
+            await session.run()
+
+
+async def test_a_second_controller_on_the_same_port_fails() -> None:
+    async with Controller(ServerParams()) as controller:
+        second = Controller(ServerParams(port=controller.client_params.port))
+        with pytest.raises(TransportError, match="is the port taken"):
+            await second.__aenter__()
+        assert not second.is_open
+
+
+async def test_the_standard_health_service_answers() -> None:
+    async with Controller(ServerParams()) as controller, grpc.aio.insecure_channel(controller.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for service in ("", SERVICE):
+            reply = await health.Check(health_pb2.HealthCheckRequest(service=service))
+            assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def _services(controller: Controller) -> set[str]:
+    async with grpc.aio.insecure_channel(controller.address) as channel:
+        call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+        await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        reply = await call.read()
+        await call.done_writing()
+        return {service.name for service in reply.list_services_response.service}
+
+
+async def test_reflection_is_off_unless_asked_for() -> None:
+    async with Controller(ServerParams(), reflection=True) as controller:
+        assert SERVICE in await _services(controller)
+    async with Controller(ServerParams()) as controller:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await _services(controller)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    with pytest.raises(ConfigError, match="reflection"):
+        Controller(reflection=True)
+
+
+async def test_a_server_of_another_kind_is_named() -> None:
+    server = grpc.aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    link = GrpcLink(ClientParams("127.0.0.1", port))
+    with pytest.raises(UnexpectedMessage, match="is no metisfl_async controller"):
+        await link.join(JoinRequest(LearnerId("a"), Token("")))
+    await link.close()
+    await server.stop(0)
+
+
+@pytest.mark.parametrize(
+    "method", ["JoinFederation", "LeaveFederation", "StartTraining", "StopTraining", "FetchModel", "Tasks", "TrainDone"]
+)
+async def test_garbage_is_answered_and_hurts_nobody(method: str) -> None:
+    async with Controller(ServerParams()) as controller, grpc.aio.insecure_channel(controller.address) as channel:
+        call = channel.stream_unary(f"/{SERVICE}/{method}")()
+        await call.write(b"\xff\xff\xff")
+        with pytest.raises(CodecError), ours("here"):
+            await call
+        result = await DriverSession(controller, [Adds(1)], ROUND).run()
+        assert result.model_version == 1
+
+
+async def test_a_message_beyond_the_limit_is_refused_by_the_transport() -> None:
+    async with Controller(ServerParams()) as controller, grpc.aio.insecure_channel(controller.address) as channel:
+        join = channel.unary_unary(f"/{SERVICE}/JoinFederation")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await join(bytes(MAX_FRAME_BYTES + 4096))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("port", 0, "an integer"),
+        TooLarge("header", "huge"),
+        UnknownLearner("abc"),
+        Superseded("a"),
+        UnexpectedMessage("no"),
+    ],
+)
+async def test_our_errors_travel_with_their_facts(error: MetisError) -> None:
+    async def raises(_: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        async with theirs(context, "test"):
+            raise error
+        return b""
+
+    with pytest.raises(type(error)) as caught:
+        await _call(raises)
+    assert caught.value.args == error.args
+
+
+async def test_a_bug_is_logged_where_it_is_and_only_named_to_the_caller(caplog: pytest.LogCaptureFixture) -> None:
+    async def raises(_: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        async with theirs(context, "test"):
+            raise ZeroDivisionError("secret")
+        return b""
+
+    with pytest.raises(ConnectionLost, match="the controller failed in test") as caught:
+        await _call(raises)
+    assert "secret" not in str(caught.value)
+    assert "ZeroDivisionError: secret" in caplog.text
+
+
+async def _call(handler: object) -> bytes:
+    server = grpc.aio.server()
+    methods = {"M": grpc.unary_unary_rpc_method_handler(handler)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("S", methods),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            with ours("here"):
+                return bytes(await channel.unary_unary("/S/M")(b""))
+    finally:
+        await server.stop(0)
+
+
+async def test_an_initial_model_that_cannot_be_used_is_refused() -> None:
+    config = ControllerConfig(max_model_bytes=1000)
+    async with Controller(ServerParams(), config) as controller:
+        link = controller.connect()
+        with pytest.raises(TooLarge, match="max_model_bytes=1000"):
+            await link.set_initial_model(Model.from_arrays(weights(0, 1000)))
+        with pytest.raises(UnexpectedMessage, match="not finite"):
+            await link.set_initial_model(Model.from_arrays(weights(np.nan)))
+        with pytest.raises(UnexpectedMessage, match="no tensors"):
+            await link.set_initial_model(Model.from_arrays([]))
+        with pytest.raises(UnexpectedMessage, match="no global model yet"):
+            await link.get_model()
+        await link.set_initial_model(Model.from_arrays(weights(5)))
+        with pytest.raises(UnexpectedMessage, match="there already"):
+            await link.set_initial_model(Model.from_arrays(weights(6)))
+        assert (await link.get_model()).arrays()[0][0] == 5.0
+        await link.start_training(StartRequest(ROUND, 1, 0))
+        with pytest.raises(UnexpectedMessage, match="started before"):
+            await link.start_training(StartRequest(ROUND, 1, 0))
+        await link.close()
+
+
+async def test_what_nobody_reads_is_bounded_by_the_flow_control() -> None:
+    """A stream without room is not read: its sender is held back before the body, not buffered."""
+    size = 2**20
+    config = ControllerConfig(max_inflight_bytes=4 * size)
+    async with Controller(ServerParams(), config) as controller:
+        session = DriverSession(controller, 2, ROUND, initial_weights=weights(0, size))
+        running = asyncio.create_task(session.run())
+        async with puppet(controller, "a") as a, puppet(controller, "b") as b:
+            offer_a, offer_b = await a.task(), await b.task()
+            first, second = a.upload(), b.upload()
+            await first.write(encode(a.frames(offer_a, weights(1, size))[0]))
+            assert await first.read() == GO_AHEAD
+            await second.write(encode(b.frames(offer_b, weights(1, size))[0]))
+            waiting = asyncio.create_task(second.read())
+            assert not (await asyncio.wait([waiting], timeout=0.1))[0]
+            first.cancel()  # its room is given back, and the next one may come
+            assert await waiting == GO_AHEAD
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_a_cancelled_remote_driver_ends_the_federation() -> None:
+    async with Controller(ServerParams()) as controller:
+        learner = asyncio.create_task(run_learner(Adds(1), controller.client_params, learner_id="a"))
+        session = DriverSession(controller.client_params, 1, TerminationSignals(execution_cutoff_time_mins=10))
+        running = asyncio.create_task(session.run())
+        async for _ in session.events():
+            break
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await controller.serve()
+        await learner
+
+
+async def test_learners_of_one_process_have_a_connection_each() -> None:
+    async with Controller(ServerParams()) as controller, puppet(controller, "a") as a, puppet(controller, "b") as b:
+        assert a.link._channel is not b.link._channel
+        port = controller.client_params.port
+        made = [c for c in psutil.Process().net_connections("tcp") if c.raddr and c.raddr.port == port]
+        assert len(made) == 2
+
+
+async def test_in_memory_and_over_grpc_give_the_same_bits() -> None:
+    rng = np.random.default_rng(5)
+
+    class Random(Adds):
+        def train(self, parameters, config):  # type: ignore[no-untyped-def]
+            noise = np.random.default_rng(self.number).standard_normal(self.size, np.float32)
+            return [parameters[0] + noise, parameters[1]], {}
+
+    start: list[Array] = [rng.standard_normal(1000, np.float32), np.array(1, np.int64)]
+    finals = []
+    for over_grpc in (False, True):
+        controller = Controller(ServerParams() if over_grpc else None)
+        session = DriverSession(controller, [Random(3, 1000)], ROUND, initial_weights=start)
+        finals.append((await session.run()).final_model)
+    assert finals[0] is not None
+    assert finals[1] is not None
+    np.testing.assert_array_equal(finals[0][0], finals[1][0])
+
+
+async def test_metrics_and_metadata_arrive_as_sent() -> None:
+    result = await session_of([Adds(2)], rounds=1, over_grpc=True).run()
+    part = result.rounds[0].learners["learner-0"]
+    assert part.train_metrics == {"loss": 0.5}
+    assert part.train_metadata == {"num_training_examples": 2}
