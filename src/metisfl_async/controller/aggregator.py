@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ from metisfl_async.core.tasks import Task, TaskKind, TaskState
 from metisfl_async.store.memory import InMemoryStore
 
 __all__ = ["Aggregator", "Update"]
-
-logger = logging.getLogger(__name__)
 
 INLINE_BYTES = 256 * 1024  #: a smaller model is worked on faster than a thread is woken
 T = TypeVar("T")
@@ -100,7 +97,6 @@ class Aggregator:
                 return
             size = update.model.manifest.size_bytes
             if (problem := await self.work(size, unfit, update.model)) is not None:
-                logger.warning("the update of %s is refused: %s", task.learner, problem)
                 self._post(self._federation.rejected, task, "NotFinite", problem)
                 update.reply.set_result(UpdateReply(False, problem))
                 return

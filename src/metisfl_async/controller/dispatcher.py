@@ -125,7 +125,7 @@ def _log(event: Event) -> None:
         case RoundFinished(record):
             logger.info("round %d: %s", record.number, record.summary())
         case TaskFailed(number, learner, task, kind, message):
-            logger.warning("round %d: %s of %s failed: %s: %s", number, task, learner, kind, message)
+            logger.info("round %d: %s of %s failed: %s: %s", number, task, learner, kind, message)
         case FederationFinished(reason, is_failure):
             logger.log(logging.ERROR if is_failure else logging.INFO, "finished: %s", reason)
         case _:

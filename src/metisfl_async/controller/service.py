@@ -174,7 +174,6 @@ class Service:
             self._post(self._federation.interrupted, task)
             raise
         except (CodecError, ConfigError, UnexpectedMessage) as error:
-            logger.warning("the update of %s is refused: %s", member.id, error)
             self._post(self._federation.rejected, task, type(error).__name__, str(error))
             return UpdateReply(False, str(error))
         if (refusal := self._federation.arrived(task)) is not None:

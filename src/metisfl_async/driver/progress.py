@@ -77,22 +77,22 @@ class ProgressDisplay:
             case LearnerEvaluated(metrics=metrics):
                 self._bars.update(self._phase, advance=1, note=_numbers(metrics))
             case TaskFailed(number, learner, task, kind, message):
-                self._say(f"[red]round {number}: {task} of {learner} failed: {kind}: {message}", "warning")
+                if self._is_live:  # elsewhere the controller's log has it
+                    text = f"round {number}: {task} of {learner} failed: {kind}: {message}"
+                    self._console.print(text, style="red", markup=False, highlight=False)
             case RoundFinished(record):
                 self._bars.update(self._rounds, advance=int(record.is_published))
-                self._say(f"round {record.number}: {record.summary()}", "info")
+                line = f"round {record.number}: {record.summary()}"
+                if self._is_live:
+                    self._console.print(line, markup=False, highlight=False)
+                else:
+                    logger.info("%s", line)
         if self._is_live:
             self._live.refresh()
 
     def _begin(self, description: str, total: int) -> None:
         self._bars.remove_task(self._phase)
         self._phase = self._bars.add_task(description, total=total, note="")
-
-    def _say(self, text: str, level: str) -> None:
-        if self._is_live:
-            self._console.print(text, highlight=False)
-        elif level == "info":
-            logger.info("%s", text)
 
 
 def _numbers(metrics: dict[str, float]) -> str:

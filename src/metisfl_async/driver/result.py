@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from safetensors.numpy import save_file
 
 from metisfl_async.core.errors import ConfigError
@@ -54,7 +55,9 @@ class FederationResult:
             raise ConfigError("final_model", None, "a federation that had a model")
         temporary = _beside(Path(path))
         try:
-            save_file({str(index): array for index, array in enumerate(self.final_model)}, temporary)
+            # safetensors writes memory as it lies, so it must lie in order.
+            arrays = [np.asarray(array, order="C") for array in self.final_model]
+            save_file({str(index): array for index, array in enumerate(arrays)}, temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

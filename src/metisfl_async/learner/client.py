@@ -40,7 +40,7 @@ from metisfl_async.core.messages import (
 from metisfl_async.core.model import Model
 from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.learner.outcome import Outcome
-from metisfl_async.learner.worker import Worker
+from metisfl_async.learner.worker import Worker, users_part
 from metisfl_async.transport.base import ControllerLink, Stream
 from metisfl_async.transport.concurrency import end_all, first_of
 from metisfl_async.transport.retry import insisting
@@ -213,7 +213,8 @@ class LearnerClient:
                     metrics = await self._worker.evaluate(model, offer.config)
                     self._report(offer.task_id, Evaluated(offer.task_id, metrics))
         except Exception as error:
-            logger.exception("%s failed to %s in round %d", self._id, offer.kind, offer.round_number)
+            trace = (type(error), error, users_part(error.__traceback__))
+            logger.error("%s failed to %s in round %d", self._id, offer.kind, offer.round_number, exc_info=trace)
             self._report(offer.task_id, Failed(offer.task_id, type(error).__name__, str(error)))
 
     def _report(self, task_id: TaskId, outcome: Evaluated | Failed) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from inspect import iscoroutinefunction
+from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from metisfl_async.core.errors import ConfigError
@@ -18,7 +19,7 @@ from metisfl_async.core.model import Manifest, Model
 from metisfl_async.learner.learner import Config, Learner
 from metisfl_async.learner.outcome import Outcome, copies, packed_result, packed_weights
 
-__all__ = ["Worker", "WorkerKind"]
+__all__ = ["Worker", "WorkerKind", "users_part"]
 
 WorkerKind: TypeAlias = Literal["thread", "process"] | Executor
 METHODS = ("get_weights", "set_weights", "train", "evaluate")
@@ -124,6 +125,16 @@ class Worker:
             with suppress(ProcessLookupError):
                 os.kill(process_id, signal.SIGTERM)
             pool.shutdown()
+
+
+def users_part(trace: TracebackType | None) -> TracebackType | None:
+    """Cut a traceback to what lies below this module: the user's code, as a rule."""
+    users = trace
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") == __name__ and trace.tb_next is not None:
+            users = trace.tb_next
+        trace = trace.tb_next
+    return users
 
 
 _kept: list[Learner] = []  # in a spawned process: its learner

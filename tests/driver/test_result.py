@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from federations import Adds, session_of
+from matplotlib.figure import Figure
+from safetensors.numpy import load_file
+
+from metisfl_async import ConfigError, FederationResult, RoundRecord
+
+
+@pytest.fixture
+async def result() -> FederationResult:
+    return await session_of([Adds(1), Adds(2)], rounds=3).run()
+
+
+def test_it_is_short_to_look_at(result: FederationResult) -> None:
+    assert repr(result) == "<FederationResult: 3 rounds, accuracy=5, 'federation_rounds=3 reached'>"
+
+
+def test_everything_but_the_model_is_json(result: FederationResult, tmp_path: Path) -> None:
+    result.save(tmp_path / "results.json")
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+    data = json.loads((tmp_path / "results.json").read_text())
+    assert data == result.to_dict()
+    assert [RoundRecord.from_dict(record) for record in data["rounds"]] == result.rounds
+    part = data["rounds"][0]["learners"]["learner-1"]
+    assert part["weight"] == 2.0
+    assert part["train_ms"] > 0.0
+    assert data["rounds"][0]["bytes_received"] == 2 * 72
+
+
+def test_numbers_that_json_does_not_have_become_null(result: FederationResult, tmp_path: Path) -> None:
+    record = replace(result.rounds[0], train_metrics={"loss": float("nan"), "best": float("-inf")})
+    replace(result, rounds=[record]).save(tmp_path / "results.json")
+    assert json.loads((tmp_path / "results.json").read_text())["rounds"][0]["train_metrics"] == {
+        "loss": None,
+        "best": None,
+    }
+
+
+def test_the_model_is_saved_as_safetensors(result: FederationResult, tmp_path: Path) -> None:
+    arrays = [*(result.final_model or []), np.array([1.5, 2.5], ml_dtypes.bfloat16), np.arange(6.0).reshape(2, 3).T]
+    replace(result, final_model=arrays).save_model(tmp_path / "model.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+    loaded = load_file(tmp_path / "model.safetensors")
+    for index, array in enumerate(arrays):
+        np.testing.assert_array_equal(loaded[str(index)], array)
+        assert (loaded[str(index)].dtype, loaded[str(index)].shape) == (array.dtype, array.shape)
+
+
+def test_without_a_model_there_is_nothing_to_save(result: FederationResult, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="final_model is None"):
+        replace(result, final_model=None).save_model(tmp_path / "model.safetensors")
+
+
+def test_the_plot_has_a_panel_for_each_metric_loss_first(result: FederationResult, tmp_path: Path) -> None:
+    figure = result.plot(tmp_path / "plot.png")
+    assert isinstance(figure, Figure)
+    assert [axes.get_title() for axes in figure.axes] == ["loss", "accuracy"]
+    accuracy = figure.axes[1].lines[-1]
+    np.testing.assert_allclose(np.asarray(accuracy.get_xydata(), np.float64), [[1, 5 / 3], [2, 10 / 3], [3.0, 5.0]])
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+
+
+def test_nothing_measured_is_plotted_as_such(result: FederationResult) -> None:
+    figure = replace(result, rounds=[]).plot()
+    assert [axes.get_title() for axes in figure.axes] == ["no metric was reported"]
