@@ -40,10 +40,15 @@ def iid_partition(
     -------
     list
         ``num_partitions`` pairs ``(x, y)``, or arrays ``x`` where there are no labels. Every example is in exactly one.
+
+    Raises
+    ------
+    ConfigError
+        If there are more or fewer labels than examples, or too few examples for so many parts.
     """
     if y is not None and len(y) != len(x):
         raise ConfigError("y", f"{len(y)} labels", f"{len(x)}, one for each example")
-    if not 1 <= num_partitions <= len(x):
+    if type(num_partitions) is not int or not 1 <= num_partitions <= len(x):
         raise ConfigError("num_partitions", num_partitions, f"an integer from 1 to {len(x)}, the number of examples")
     order = np.random.default_rng(seed).permutation(len(x))
     parts = np.array_split(order, num_partitions)

@@ -29,9 +29,9 @@ class Round:
 
     # --- tasks -----------------------------------------------------------------------------------------------------
 
-    def assign(self, kind: TaskKind, learner: LearnerId, config: dict[str, Json]) -> Task:
+    def assign(self, kind: TaskKind, learner: LearnerId, model_version: int, config: dict[str, Json]) -> Task:
         """Make a task, from now on awaited."""
-        task = Task(new_task_id(), kind, learner, self.record.number, self.record.model_version, config)
+        task = Task(new_task_id(), kind, learner, self.record.number, model_version, config)
         task.offered_at = task.accepted_at = self._clock()
         self._tasks[task.id] = self.awaited[learner] = task
         self.record.learners.setdefault(learner, LearnerRecord())
@@ -75,10 +75,11 @@ class Round:
 
     def count(self, task: Task, weight: float, metrics: Metrics, metadata: dict[str, Json]) -> None:
         """End a training task, or a request for first weights, as done."""
-        part, waited_from = self._part(task), max(task.stored_at, self._folded_at)
+        part = self._part(task)
+        begun_at = max(task.stored_at, self._folded_at)  # the aggregator does one after another
         self._end(task, TaskState.COUNTED)
         part.weight, part.train_metrics, part.train_metadata = weight, metrics, metadata
-        part.aggregation_ms = _ms(task.ended_at - waited_from)
+        part.aggregation_ms = _ms(task.ended_at - begun_at)
 
     def evaluated(self, task: Task, metrics: Metrics) -> None:
         """End an evaluation as done."""

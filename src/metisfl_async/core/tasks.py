@@ -37,13 +37,14 @@ class TaskState(StrEnum):
         return self not in _NEXT
 
 
-#: What may follow each state that does not end a task. UPLOADING goes back when a connection breaks.
+#: What may follow each state that does not end a task. UPLOADING goes back when a connection breaks; evaluations are
+#: counted without an upload.
 _ENDINGS = {TaskState.FAILED, TaskState.LOST, TaskState.EXPIRED, TaskState.CANCELLED, TaskState.REJECTED}
 _NEXT: dict[TaskState, set[TaskState]] = {
     TaskState.PENDING: {TaskState.OFFERED, *_ENDINGS},
-    TaskState.OFFERED: {TaskState.PENDING, TaskState.ACCEPTED, TaskState.UPLOADING, TaskState.COUNTED, *_ENDINGS},
+    TaskState.OFFERED: {TaskState.ACCEPTED, TaskState.COUNTED, *_ENDINGS},
     TaskState.ACCEPTED: {TaskState.UPLOADING, TaskState.COUNTED, *_ENDINGS},
-    TaskState.UPLOADING: {TaskState.ACCEPTED, TaskState.UPLOADING, TaskState.STORED, TaskState.LATE, *_ENDINGS},
+    TaskState.UPLOADING: {TaskState.ACCEPTED, TaskState.STORED, TaskState.LATE, *_ENDINGS},
     TaskState.STORED: {TaskState.COUNTED, TaskState.REJECTED, TaskState.CANCELLED},
 }
 
@@ -60,10 +61,13 @@ class Task:
     config: dict[str, Json] = field(default_factory=dict)
     state: TaskState = TaskState.PENDING
     reason: str = ""  #: why it ended as it did, for its learner
-    offered_at: float = 0.0  #: seconds on the controller's monotonic clock, like the next three
+    error_type: str = ""  #: if it did not count: the exception's class, or the state it ended in
+    streams: int = 0  #: how many streams bring its update; more than one when its learner tries again
+    offered_at: float = 0.0  #: seconds on the controller's monotonic clock, like the next four
     accepted_at: float = 0.0
     upload_at: float = 0.0  #: when the header of its update came
     stored_at: float = 0.0  #: when the last frame of its update came
+    ended_at: float = 0.0
 
     def move_to(self, state: TaskState, reason: str = "") -> None:
         """Change the state; a move that the table above does not have is a bug, not an input."""

@@ -14,7 +14,7 @@ from metisfl_async.core.model import DTYPES, Array, Manifest, Model, Run, alloca
 __all__ = ["FedAvg", "unfit"]
 
 BLOCK = 64 * 1024  #: elements worked on at a time, so that the float64 scratch stays in the cache
-LARGEST = 1e290  #: times a weight of 2**53, ten thousand learners: still a float64
+LARGEST = 1e288  #: times a weight of 2**53, times ten thousand learners, is still a float64
 
 
 def unfit(update: Model) -> str | None:
@@ -35,7 +35,8 @@ class FedAvg:
     """Folds each update into a sum and forgets it: the memory is one float64 accumulator, however many learners.
 
     The sum is float64 for every dtype, so the mean of float32 weights does not depend on the order of arrival beyond
-    the last bit. Integer tensors get the mean rounded to the nearest (ties to even), boolean ones a majority.
+    the last bit of the largest of them. Integer tensors get the mean rounded to the nearest (ties to even), exact up
+    to 2**53; boolean ones a majority, True when the halves are equal.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -66,12 +67,16 @@ class FedAvg:
         self.total_weight += weight
 
     def aggregate(self, version: int) -> Model:
-        """Make the mean, ``sums / total_weight``, as a model of the given version, and forget the updates."""
+        """Make the mean, ``sums / total_weight``, as a model of the given version, and forget the updates.
+
+        There must be at least one.
+        """
         model = Model(self.manifest, allocate(self.manifest.size_bytes), version)
-        model.buffer[self.manifest.padding] = 0
         for run, sums in self._sums:
-            np.divide(sums, self.total_weight, out=sums)
-            _round_into(run.of(model.buffer), sums)
+            out = run.of(model.buffer)
+            for start in range(0, len(sums), BLOCK):
+                _round_into(out[start : start + BLOCK], sums[start : start + BLOCK] / self.total_weight)
+        model.buffer[self.manifest.padding] = 0
         self.discard()
         return model
 

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from metisfl_async.core.config import (
+    ClientParams,
+    ControllerConfig,
+    ModelStoreConfig,
+    ServerParams,
+    TerminationSignals,
+)
+from metisfl_async.core.errors import ConfigError
+
+SCALING_FACTORS = "NumTrainingExamples, NumCompletedBatches, NumParticipants"
+POSITIVE = "a finite number > 0"
+
+#: What makes it, with which options, and then the field, value and allowed values that the error names.
+WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
+    *(
+        (ControllerConfig, {field: value}, field, value, allowed)
+        for field, value, allowed in [
+            ("aggregation_rule", "FedProx", "FedAvg"),
+            ("aggregation_rule", None, "FedAvg"),
+            ("scheduler", "synchronous", "Synchronous"),
+            ("scaling_factor", "NumExamples", SCALING_FACTORS),
+            ("scaling_factor", 1, SCALING_FACTORS),
+            ("train_params", [1], "a dict"),
+            ("eval_params", None, "a dict"),
+            ("evaluate_every", -1, "an integer >= 0"),
+            ("evaluate_every", 1.0, "an integer >= 0"),
+            ("evaluate_every", True, "an integer >= 0"),
+            ("min_learners", 0, "an integer >= 1"),
+            ("min_learners", "2", "an integer >= 1"),
+            ("min_learners", np.int64(2), "an integer >= 1"),
+            ("max_failed_rounds", 0, "an integer >= 1"),
+            ("max_model_bytes", 0, "an integer >= 1"),
+            ("max_model_bytes", 1e9, "an integer >= 1"),
+            ("max_inflight_bytes", 0, "an integer >= 1"),
+        ]
+    ),
+    *(
+        (ControllerConfig, {field: value}, field, value, POSITIVE)
+        for field in ("round_timeout_secs", "quorum_timeout_secs", "heartbeat_secs", "lease_secs", "upload_idle_secs")
+        for value in (0, -1.5, math.inf, "60", True, 10**400)
+    ),
+    (ControllerConfig, {"heartbeat_secs": None}, "heartbeat_secs", None, POSITIVE),
+    (ControllerConfig, {"lease_secs": 19.9}, "lease_secs", 19.9, "at least 2 * heartbeat_secs = 20.0"),
+    (ControllerConfig, {"heartbeat_secs": 31}, "lease_secs", 60.0, "at least 2 * heartbeat_secs = 62"),
+    (
+        ControllerConfig,
+        {"train_params": {"optimizer": {"lr": 1j}}},
+        "train_params['optimizer']['lr']",
+        1j,
+        "None, a bool, a number, a string, or a list or dict of those",
+    ),
+    (ControllerConfig, {"eval_params": {1: 2}}, "a key of eval_params", 1, "a string"),
+    (ModelStoreConfig, {"model_store": "Cloud"}, "model_store", "Cloud", "InMemory"),
+    (ModelStoreConfig, {"lineage_length": -1}, "lineage_length", -1, "an integer >= 0"),
+    (ModelStoreConfig, {"lineage_length": None}, "lineage_length", None, "an integer >= 0"),
+    *(
+        (TerminationSignals, {"federation_rounds": value}, "federation_rounds", value, "an integer >= 1")
+        for value in (0, 2.5, "3", True)
+    ),
+    *(
+        (TerminationSignals, {"execution_cutoff_time_mins": value}, "execution_cutoff_time_mins", value, POSITIVE)
+        for value in (0, -1.0, math.inf, "5", False)
+    ),
+    (TerminationSignals, {"federation_rounds": 1, "mode": "higher"}, "mode", "higher", "max, min"),
+    (
+        TerminationSignals,
+        {"evaluation_metric": "accuracy"},
+        "evaluation_metric_cutoff_score",
+        None,
+        "evaluation_metric and evaluation_metric_cutoff_score together",
+    ),
+    (
+        TerminationSignals,
+        {"evaluation_metric_cutoff_score": 0.0, "federation_rounds": 1},
+        "evaluation_metric",
+        None,
+        "evaluation_metric and evaluation_metric_cutoff_score together",
+    ),
+    (
+        TerminationSignals,
+        {"evaluation_metric": 5, "evaluation_metric_cutoff_score": 0.9},
+        "evaluation_metric",
+        5,
+        "the name of a metric, such as 'accuracy'",
+    ),
+    *(
+        (
+            TerminationSignals,
+            {"evaluation_metric": "accuracy", "evaluation_metric_cutoff_score": value},
+            "evaluation_metric_cutoff_score",
+            value,
+            "a finite number",
+        )
+        for value in ("0.9", True, math.inf, -math.inf, 10**400)
+    ),
+    (
+        TerminationSignals,
+        {},
+        "TerminationSignals",
+        None,
+        "at least one of federation_rounds, execution_cutoff_time_mins, "
+        "evaluation_metric with evaluation_metric_cutoff_score",
+    ),
+    *((kind, {"hostname": ""}, "hostname", "", "a non-empty string") for kind in (ServerParams, ClientParams)),
+    (ServerParams, {"hostname": None}, "hostname", None, "a non-empty string"),
+    *(
+        (ServerParams, {"port": port}, "port", port, "an integer >= 0 and <= 65535")
+        for port in (-1, 65_536, "80", None)
+    ),
+    *((ClientParams, {"port": port}, "port", port, "an integer >= 1 and <= 65535") for port in (0, 65_536, 80.0)),
+    (
+        ClientParams,
+        {"root_certificate": "/no/such.pem"},
+        "root_certificate",
+        "/no/such.pem",
+        "the path of a PEM file that exists",
+    ),
+    (ClientParams, {"root_certificate": b"x"}, "root_certificate", b"x", "the path of a PEM file that exists"),
+]
+
+
+@pytest.mark.parametrize(("make", "options", "field", "value", "allowed"), WRONG)
+def test_a_wrong_configuration_is_refused_with_field_value_and_what_is_allowed(
+    make: Callable[..., object], options: dict[str, Any], field: str, value: object, allowed: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        make(**options)
+    assert (error.value.field, error.value.value, error.value.allowed) == (field, value, allowed)
+    assert str(error.value).startswith(f"{field} is ")
+
+
+@pytest.mark.parametrize("field", ["round_timeout_secs", "quorum_timeout_secs", "heartbeat_secs", "lease_secs"])
+def test_nan_is_no_time(field: str) -> None:
+    with pytest.raises(ConfigError, match=f"{field} is nan; allowed: {POSITIVE}"):
+        ControllerConfig(**{field: math.nan})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="execution_cutoff_time_mins is nan"):
+        TerminationSignals(execution_cutoff_time_mins=math.nan)
+
+
+def test_nan_is_no_score() -> None:
+    with pytest.raises(ConfigError, match="evaluation_metric_cutoff_score is nan; allowed: a finite number"):
+        TerminationSignals(evaluation_metric="accuracy", evaluation_metric_cutoff_score=math.nan)
+
+
+def test_what_is_right_is_taken_up_to_its_limits() -> None:
+    ControllerConfig()
+    ControllerConfig(
+        scaling_factor="NumParticipants",
+        evaluate_every=0,
+        min_learners=1,
+        round_timeout_secs=None,
+        quorum_timeout_secs=None,
+        max_failed_rounds=1,
+        max_model_bytes=1,
+        max_inflight_bytes=1,
+        heartbeat_secs=0.5,
+        lease_secs=1,
+        upload_idle_secs=1e-3,
+    )
+    ModelStoreConfig()
+    ModelStoreConfig(lineage_length=0)
+    TerminationSignals(federation_rounds=1)
+    TerminationSignals(execution_cutoff_time_mins=0.001)
+    TerminationSignals(evaluation_metric="loss", evaluation_metric_cutoff_score=0.0, mode="min")
+    TerminationSignals(evaluation_metric="r2", evaluation_metric_cutoff_score=-1)
+    assert ServerParams() == ServerParams("127.0.0.1", 0, None, None, None)
+    ServerParams("0.0.0.0", 65_535)
+    assert ClientParams("site.example", 1).address == "site.example:1"
+
+
+@pytest.mark.parametrize(
+    ("made", "field"),
+    [
+        (ControllerConfig(), "min_learners"),
+        (ModelStoreConfig(), "lineage_length"),
+        (TerminationSignals(federation_rounds=1), "mode"),
+        (ServerParams(), "port"),
+        (ClientParams(), "port"),
+    ],
+)
+def test_a_configuration_does_not_change(made: object, field: str) -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(made, field, 1)
+
+
+@pytest.mark.parametrize("kind", [ControllerConfig, ModelStoreConfig, TerminationSignals])
+def test_options_are_given_by_name(kind: Callable[..., object]) -> None:
+    with pytest.raises(TypeError, match="positional argument"):
+        kind(1)
+
+
+def test_parameters_for_learners_become_plain_data_of_the_configurations_own() -> None:
+    given: dict[str, Any] = {
+        "epochs": np.int64(2),
+        "rates": np.array([0.5, 0.25]),
+        "layers": (1, 2),
+        "more": {"a": None},
+    }
+    config = ControllerConfig(train_params=given, eval_params=given)
+    given["more"]["a"] = 1
+    expected = {"epochs": 2, "rates": [0.5, 0.25], "layers": [1, 2], "more": {"a": None}}
+    assert config.train_params == config.eval_params == expected
+    assert type(config.train_params["epochs"]) is int
+
+
+# --- TLS files -----------------------------------------------------------------------------------------------------
+
+FILES = ["root_certificate", "server_certificate", "private_key"]
+
+
+@pytest.fixture
+def pem(tmp_path: Path) -> Path:
+    path = tmp_path / "some.pem"
+    path.write_text("a comment\n-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n")
+    return path
+
+
+@pytest.mark.parametrize("given", [[0], [1], [2], [0, 1], [0, 2], [1, 2]])
+def test_a_server_has_all_tls_files_or_none(pem: Path, given: list[int]) -> None:
+    with pytest.raises(ConfigError) as error:
+        ServerParams(**{FILES[index]: pem for index in given})  # type: ignore[arg-type]
+    missing = next(name for index, name in enumerate(FILES) if index not in given)
+    assert (error.value.field, error.value.value) == (missing, None)
+    assert error.value.allowed == "all of root_certificate, server_certificate, private_key, or none of them"
+
+
+def test_tls_files_are_given_as_paths_or_strings(pem: Path) -> None:
+    params = ServerParams("0.0.0.0", 50051, pem, str(pem), pem)
+    assert params.client_params() == ClientParams("127.0.0.1", 50051, pem)
+    ClientParams(root_certificate=str(pem))
+
+
+@pytest.mark.parametrize("wrong", FILES)
+def test_a_tls_file_that_is_not_there_or_not_in_pem_form_is_named(pem: Path, tmp_path: Path, wrong: str) -> None:
+    der = tmp_path / "some.der"
+    der.write_bytes(b"\x30\x82")
+    for path, allowed in [
+        (tmp_path / "nowhere.pem", "the path of a PEM file that exists"),
+        (tmp_path, "the path of a PEM file that exists"),
+        (der, "a file in PEM form (it has a line '-----BEGIN ...-----')"),
+    ]:
+        with pytest.raises(ConfigError) as error:
+            ServerParams(**(dict.fromkeys(FILES, pem) | {wrong: path}))  # type: ignore[arg-type]
+        assert (error.value.field, str(error.value.value), error.value.allowed) == (wrong, str(path), allowed)
+
+
+@pytest.mark.parametrize(
+    ("hostname", "dialled"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "127.0.0.1"), ("[::]", "127.0.0.1"), ("10.0.0.7", "10.0.0.7"), ("fl", "fl")],
+)
+def test_a_server_that_listens_everywhere_is_dialled_on_this_machine(hostname: str, dialled: str) -> None:
+    params = ServerParams(hostname, 50051)
+    assert params.client_params().address == f"{dialled}:50051"
+    assert ServerParams(hostname).client_params(port=4711).address == f"{dialled}:4711"
+
+
+def test_a_server_on_any_port_cannot_be_dialled_before_the_port_is_known() -> None:
+    with pytest.raises(ConfigError, match="port is 0"):
+        ServerParams().client_params()

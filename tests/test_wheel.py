@@ -1,0 +1,58 @@
+"""The wheel, built from this tree, works where nothing else of it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+FEDERATION = """
+import asyncio, numpy, metisfl_async as fl
+
+class One(fl.Learner):
+    def get_weights(self): return [numpy.zeros(1)]
+    def set_weights(self, parameters): pass
+    def train(self, parameters, config): return [parameters[0] + 1], {}
+    def evaluate(self, parameters, config): return {"accuracy": 1.0}
+
+signals = fl.TerminationSignals(federation_rounds=2)
+session = fl.DriverSession(fl.Controller(fl.ServerParams()), [One(num_training_examples=1)], signals)
+print(fl.__file__, asyncio.run(session.run()).final_model)
+"""
+
+
+def run(*command: str, cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), cwd=ROOT)
+    (made,) = out.iterdir()
+    return made
+
+
+def test_the_wheel_holds_the_package_its_types_and_the_licence(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "metisfl_async/py.typed" in names
+    assert "metisfl_async/transport/_proto/metisfl_pb2.py" in names
+    assert any(name.endswith("LICENSE") for name in names)
+    assert not [name for name in names if not name.startswith("metisfl_async")]
+
+
+def test_the_wheel_is_installed_and_runs_a_federation_elsewhere(wheel: Path, tmp_path: Path) -> None:
+    run(sys.executable, "-m", "uv", "venv", "--quiet", "there", cwd=tmp_path)
+    python = str(tmp_path / "there" / "bin" / "python")
+    constraints = str(ROOT / "constraints.txt")
+    run(sys.executable, "-m", "uv", "pip", "install", "--python", python, "-c", constraints, str(wheel), cwd=tmp_path)
+    printed = run(python, "-c", FEDERATION, cwd=tmp_path)
+    assert str(tmp_path) in printed
+    assert "[array([2.])]" in printed
