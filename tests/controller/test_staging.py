@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from metisfl_async.controller import staging as staging_module
 from metisfl_async.controller.staging import Room, Staging
 
 
@@ -62,4 +63,28 @@ async def test_who_stops_waiting_blocks_nobody(is_its_turn: bool) -> None:
         room.release()
     got: Room = await stays
     got.release()
+    assert staging.used_bytes == 0
+
+
+async def test_who_stop_waiting_together_stop_as_cancelled() -> None:
+    staging = Staging(100)
+    room = await staging.reserve(100)
+    waiting = [asyncio.create_task(staging.reserve(100)) for _ in range(3)]
+    await settle()
+    for task in waiting:
+        task.cancel()
+    room.release()
+    await asyncio.wait(waiting)
+    assert all(task.cancelled() for task in waiting)
+    assert staging.used_bytes == 0
+
+
+async def test_room_for_which_there_is_no_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(size_bytes: int) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(staging_module, "allocate", no_memory)
+    staging = Staging(100)
+    with pytest.raises(MemoryError):
+        await staging.reserve(50)
     assert staging.used_bytes == 0

@@ -263,6 +263,24 @@ async def test_a_newer_stream_of_the_same_update_wins(alone: Federation) -> None
     assert result.final_model[0][0] == 3.0
 
 
+async def test_garbage_on_an_older_stream_does_not_reject_the_newer_one(alone: Federation) -> None:
+    async with puppet(alone.controller, "a") as learner:
+        offer = await learner.task()
+        frames = learner.frames(offer, weights(3, SIZE))
+        older, newer = learner.upload(), learner.upload()
+        for call in (older, newer):
+            await call.write(encode(frames[0]))
+            assert await call.read() == GO_AHEAD
+        await older.write(b"\xff\xff\xff")
+        with pytest.raises(MetisError), ours("controller"):
+            await older.read()
+        for frame in frames[1:]:
+            await newer.write(encode(frame))
+        assert from_update_reply(await newer.read()).is_counted
+        result = await finish(alone, learner)
+    assert result.rounds[0].learners["a"].failures == []
+
+
 async def test_a_learner_that_comes_back_without_its_task_does_not_hang_the_round(pair: Federation) -> None:
     async with puppet(pair.controller, "a") as a:
         async with puppet(pair.controller, "b") as b:
@@ -326,6 +344,44 @@ async def test_an_upload_under_way_at_the_deadline_is_late() -> None:
             result = await finish(made, a)
         assert result.final_model is not None
         assert result.final_model[0][0] == 3.0
+
+
+async def test_an_upload_that_came_too_late_is_not_read_to_its_end() -> None:
+    config = ControllerConfig(round_timeout_secs=0.5, evaluate_every=0)
+    async for made in federation(config, 2):
+        async with puppet(made.controller, "a") as a, puppet(made.controller, "b") as b:
+            offer_a, offer_b = await a.task(), await b.task()
+            frames = b.frames(offer_b, weights(100, SIZE))
+            call = b.upload()
+            await call.write(encode(frames[0]))
+            assert await call.read() == GO_AHEAD
+            assert (await a.push(a.frames(offer_a, weights(3, SIZE)))).is_counted
+            assert isinstance(await b.next(), Withdrawn)
+            await call.write(encode(frames[1]))
+            assert from_update_reply(await call.read()).reason.startswith("the task is late")
+            assert made.controller._open.service._staging.used_bytes == 0
+            await farewell(b)
+            await finish(made, a)
+
+
+async def test_an_update_that_is_folded_while_the_federation_ends_is_not_said_to_count(
+    alone: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with puppet(alone.controller, "a") as learner:
+        offer = await learner.task()
+        service = alone.controller._open.service
+        work = service._aggregator.work
+
+        async def work_and_stop(*args: object) -> object:
+            done: object = await work(*args)  # type: ignore[arg-type]
+            await service.stop_training("enough")
+            return done
+
+        monkeypatch.setattr(service._aggregator, "work", work_and_stop)
+        reply = await learner.push(learner.frames(offer, weights(3, SIZE)))
+        assert reply == UpdateReply(False, "the task is cancelled: the federation ended")
+        result = await finish(alone, learner)
+    assert result.rounds[0].participants == []
 
 
 async def test_silence_ends_the_lease_and_the_round_goes_on() -> None:

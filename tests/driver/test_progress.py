@@ -27,7 +27,7 @@ async def test_a_terminal_shows_rounds_failures_and_where_it_stands() -> None:
         for event in await _events():
             display.show(event)
         display.show(TaskFailed(2, "learner-1", "train", "OSError", "disk [full]"))
-        assert threading.active_count() == threads  # drawn when something happens, not by a thread
+        assert threading.active_count() <= threads  # drawn when something happens, not by a thread
     assert isinstance(console.file, StringIO)
     text = console.file.getvalue()
     assert "waiting for learners" in text

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -184,6 +185,20 @@ async def test_run_sync_works_under_a_running_loop() -> None:
 async def test_run_sync_raises_what_run_raises() -> None:
     with pytest.raises(QuorumLost, match="ValueError: no data"):
         session_of([Fails()]).run_sync()
+
+
+async def test_run_sync_interrupted_at_once_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    join = threading.Thread.join
+
+    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
+        monkeypatch.setattr(threading.Thread, "join", join)
+        raise KeyboardInterrupt
+
+    async with nothing_left_behind():
+        session = session_of([Adds(1)], rounds=1_000_000)
+        monkeypatch.setattr(threading.Thread, "join", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.run_sync()
 
 
 async def test_run_sync_refuses_a_controller_of_another_loop() -> None:

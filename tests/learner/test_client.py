@@ -25,9 +25,11 @@ from metisfl_async import (
     app,
     run_learner,
 )
+from metisfl_async.core.ids import Token
 from metisfl_async.core.metrics import Metrics
-from metisfl_async.core.model import Array
+from metisfl_async.core.model import Array, Model
 from metisfl_async.learner.learner import Config, TrainResult
+from metisfl_async.transport.grpc_link import GrpcLink
 
 ROUND = TerminationSignals(federation_rounds=1)
 
@@ -133,6 +135,28 @@ async def test_an_evaluation_result_is_kept_through_a_broken_connection() -> Non
             await taking_part
     assert result.rounds[0].evaluation_metrics == {"accuracy": 0.5}
     assert learner.evaluations == 1
+
+
+async def test_the_final_model_is_fetched_through_a_broken_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch, cuts = GrpcLink.fetch_model, 0
+
+    async def cut_and_fetch(link: GrpcLink, token: Token, version: int, max_model_bytes: int) -> Model:
+        nonlocal cuts
+        if version == 1 and not cuts:
+            cuts += 1
+            proxy.cut()
+        return await fetch(link, token, version, max_model_bytes)
+
+    monkeypatch.setattr(GrpcLink, "fetch_model", cut_and_fetch)
+    learner = Adds(2)
+    config = ControllerConfig(evaluate_every=0)
+    async with Controller(ServerParams(), config) as controller, proxy_to(controller) as proxy:
+        taking_part = asyncio.create_task(run_learner(learner, proxy.params))
+        async with asyncio.timeout(PATIENCE_S):
+            await DriverSession(controller, 1, ROUND).run()
+            await taking_part
+    assert cuts == 1
+    assert learner.taken_over[-1][0] == 2.0
 
 
 async def test_work_that_is_not_wanted_any_more_is_cancelled() -> None:

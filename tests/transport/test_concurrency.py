@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from metisfl_async.transport.concurrency import beside, first_of
+from metisfl_async.transport.concurrency import beside, first_of, to_the_end
 
 
 async def forever(ended: list[str]) -> None:
@@ -70,6 +70,27 @@ async def test_cancelled_while_it_ends_the_others_it_still_ends_them() -> None:
     running.cancel()
     await asyncio.sleep(0)
     assert not running.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ended == ["slow"]
+
+
+async def test_what_must_not_stop_halfway_runs_to_its_end() -> None:
+    assert await to_the_end(returns(1)) == 1
+    with pytest.raises(OSError, match="broken"):
+        await to_the_end(fails())
+    may_end, ended = asyncio.Event(), []
+
+    async def slow() -> None:
+        await may_end.wait()
+        ended.append("slow")
+
+    running = asyncio.create_task(to_the_end(slow()))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        running.cancel()
+    assert not ended
     may_end.set()
     with pytest.raises(asyncio.CancelledError):
         await running

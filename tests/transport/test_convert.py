@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from metisfl_async import TerminationSignals
 from metisfl_async.core import messages as m
-from metisfl_async.core.errors import Damaged
+from metisfl_async.core.errors import Damaged, TooLarge
 from metisfl_async.core.ids import LearnerId, TaskId, Token
 from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.transport import convert
@@ -109,3 +109,21 @@ def test_any_bytes_are_understood_or_damaged(data: bytes, read: Callable[[bytes]
 def test_what_says_nothing_is_damaged(read: Callable[[bytes], object], data: bytes) -> None:
     with pytest.raises(Damaged):
         read(data)
+
+
+def test_a_learner_cannot_hold_up_the_controller_with_one_huge_message() -> None:
+    with pytest.raises(TooLarge, match="at most 131072"):
+        convert.from_learner_message(convert.learner_message(m.Failed(TASK, "ValueError", "x" * 200_000)))
+    hello = m.Hello(Token("t"), [HeldTask(TaskId(""), False)] * 2000)
+    with pytest.raises(Damaged, match="2000 held tasks; at most 1024"):
+        convert.from_learner_message(convert.learner_message(hello))
+
+
+@pytest.mark.parametrize("secs", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_controller_cannot_make_a_learner_beat_without_pause(secs: float) -> None:
+    for reply in (
+        m.JoinReply(LearnerId("a"), Token("t"), 1, secs, 60.0, 1),
+        m.JoinReply(LearnerId("a"), Token("t"), 1, 10.0, secs, 1),
+    ):
+        with pytest.raises(Damaged, match="finite numbers > 0"):
+            convert.from_join_reply(convert.join_reply(reply))

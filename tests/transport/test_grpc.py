@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
+import weakref
 from pathlib import Path
 
 import grpc
@@ -11,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import trustme
-from federations import Adds, nothing_left_behind, session_of
+from federations import PATIENCE_S, Adds, nothing_left_behind, session_of, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from puppet import puppet, weights
@@ -40,6 +43,8 @@ from metisfl_async.core.errors import (
 from metisfl_async.core.ids import LearnerId, Token
 from metisfl_async.core.messages import JoinRequest, StartRequest
 from metisfl_async.core.model import Array, Model
+from metisfl_async.learner.learner import Config, TrainResult
+from metisfl_async.transport import convert, grpc_server
 from metisfl_async.transport.convert import GO_AHEAD
 from metisfl_async.transport.grpc_errors import ours, theirs
 from metisfl_async.transport.grpc_link import GrpcLink
@@ -293,3 +298,76 @@ async def test_metrics_and_metadata_arrive_as_sent() -> None:
     part = result.rounds[0].learners["learner-0"]
     assert part.train_metrics == {"loss": 0.5}
     assert part.train_metadata == {"num_training_examples": 2}
+
+
+async def test_a_refusal_arrives_however_long_what_was_refused() -> None:
+    async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller:
+        with pytest.raises(ConfigError, match="learner_id is 'xxx"):
+            await run_learner(Adds(1), controller.client_params, learner_id="x" * 100_000)
+
+
+async def test_a_driver_is_told_of_more_learners_than_a_frame_holds() -> None:
+    """RoundFinished and the log of a round have the metrics of all learners in one message."""
+
+    class Measures(Adds):
+        def train(self, parameters: list[Array], config: Config) -> TrainResult:
+            return parameters, {f"{name:0200d}": 0.5 for name in range(4000)}
+
+    async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller:
+        learners = [asyncio.create_task(run_learner(Measures(1), controller.client_params)) for _ in range(6)]
+        result = await DriverSession(controller, 6, ROUND).run()
+        await asyncio.gather(*learners)
+    assert sum(len(part.train_metrics) for part in result.rounds[0].learners.values()) == 24_000
+
+
+@pytest.mark.parametrize(("method", "is_taken"), [("WatchEvents", True), ("GetLogs", True), ("JoinFederation", False)])
+async def test_only_news_for_a_driver_may_be_larger_than_a_frame(method: str, is_taken: bool) -> None:
+    async def answer(_: bytes, __: grpc.aio.ServicerContext) -> bytes:
+        return bytes(2 * MAX_FRAME_BYTES)
+
+    server = grpc.aio.server(options=[("grpc.max_send_message_length", -1)])
+    methods = {method: grpc.unary_unary_rpc_method_handler(answer)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+    link = GrpcLink(ClientParams("127.0.0.1", server.add_insecure_port("127.0.0.1:0")))
+    await server.start()
+    if is_taken:
+        assert len(await link._ask(method, b"")) == 2 * MAX_FRAME_BYTES
+    else:
+        with pytest.raises(ConnectionLost, match="larger than max"):
+            await link._ask(method, b"")
+    await link.close()
+    await server.stop(0)
+
+
+async def test_a_reader_that_stalls_does_not_keep_an_old_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_server, "STALL_S", 0.1)
+    size = 2**21
+    async with Controller(ServerParams(), ControllerConfig(evaluate_every=0)) as controller:
+        signals = TerminationSignals(federation_rounds=2)
+        session = DriverSession(controller, 1, signals, initial_weights=weights(0, size))
+        running = asyncio.create_task(session.run())
+        async with puppet(controller, "a") as learner:
+            offer = await learner.task()
+            old = weakref.ref(controller._open.service._published())
+            request = convert.fetch_model((learner.token, offer.model_version))
+            stalled = learner.link._channel.unary_stream(f"/{SERVICE}/FetchModel")(request)
+            await stalled.read()
+            assert (await learner.push(learner.frames(offer, weights(1, size)))).is_counted
+            await learner.task()
+            await until(lambda: gc.collect() >= 0 and old() is None)
+            stalled.cancel()
+            await learner.link.leave(learner.token)
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_a_caller_that_goes_away_in_the_middle_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
+    async with Controller(ServerParams()) as controller:
+        link = controller.connect()
+        await link.set_initial_model(Model.from_arrays(weights(0, 2**22)))
+        for _ in range(5):
+            async with grpc.aio.insecure_channel(controller.address) as channel:
+                await channel.unary_stream(f"/{SERVICE}/GetModel")(b"").read()
+        await link.get_model()
+        await link.close()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

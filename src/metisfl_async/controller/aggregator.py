@@ -17,6 +17,7 @@ from metisfl_async.core.messages import UpdateReply
 from metisfl_async.core.model import Model, allocate
 from metisfl_async.core.tasks import Task, TaskKind, TaskState
 from metisfl_async.store.memory import InMemoryStore
+from metisfl_async.transport.concurrency import to_the_end
 
 __all__ = ["Aggregator", "Update"]
 
@@ -73,7 +74,7 @@ class Aggregator:
         finally:
             for reply in self._replies.values():
                 reply.cancel()
-            self._worker.shutdown()  # at most one fold long
+            self._worker.shutdown()
 
     def submit(self, job: Job) -> None:
         if isinstance(job, Update):
@@ -93,7 +94,7 @@ class Aggregator:
         task = update.task
         try:
             if task.state is not TaskState.STORED:
-                update.reply.set_result(UpdateReply(False, f"the task is {task.state}: {task.reason}"))
+                update.reply.set_result(_answer(task))
                 return
             size = update.model.manifest.size_bytes
             if (problem := await self.work(size, unfit, update.model)) is not None:
@@ -101,15 +102,13 @@ class Aggregator:
                 update.reply.set_result(UpdateReply(False, problem))
                 return
             if task.kind is TaskKind.GET_WEIGHTS:
-                model = Model(update.model.manifest, allocate(size), version=0)
-                model.buffer[:] = update.model.buffer
-                await self.set_first_model(model)
+                await self.set_first_model(await self.work(size, _copy, update.model))
             else:
                 assert self._rule is not None
                 await self.work(size, self._rule.fold, update.model, update.weight)
             header = update.header
             self._post(self._federation.counted, task, update.weight, header.metrics, header.metadata)
-            update.reply.set_result(UpdateReply(True))
+            update.reply.set_result(_answer(task))  # the federation may have ended while we folded
         finally:
             update.room.release()
             del self._replies[task.id]
@@ -131,4 +130,21 @@ class Aggregator:
         """Do arithmetic over a model of this size without blocking the loop."""
         if size_bytes < INLINE_BYTES:
             return function(*args)
-        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
+
+        async def in_worker() -> T:
+            return await asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
+
+        return await to_the_end(in_worker())  # the thread uses what we would give back
+
+
+def _answer(task: Task) -> UpdateReply:
+    if task.state is TaskState.COUNTED:
+        return UpdateReply(True)
+    return UpdateReply(False, f"the task is {task.state}: {task.reason}")
+
+
+def _copy(update: Model) -> Model:
+    """Take first weights out of their staging room."""
+    model = Model(update.manifest, allocate(len(update.buffer)), version=0)
+    model.buffer[:] = update.buffer
+    return model

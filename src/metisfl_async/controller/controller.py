@@ -16,7 +16,7 @@ from metisfl_async.core.federation import Federation
 from metisfl_async.core.model import Model
 from metisfl_async.store.memory import InMemoryStore
 from metisfl_async.transport.base import ControllerLink
-from metisfl_async.transport.concurrency import first_of
+from metisfl_async.transport.concurrency import end_all, first_of, to_the_end
 from metisfl_async.transport.grpc_link import GrpcLink
 from metisfl_async.transport.grpc_server import GrpcServer
 from metisfl_async.transport.memory import MemoryLink
@@ -70,10 +70,19 @@ class Controller:
         self.model_store_config = model_store_config or ModelStoreConfig()
         self._reflection = reflection
         self._parts: _Parts | None = None
+        self._is_opening = False
 
     async def __aenter__(self) -> Self:
-        if self._parts is not None:
+        if self._parts is not None or self._is_opening:
             raise UnexpectedMessage("the controller is open already")
+        self._is_opening = True
+        try:
+            self._parts = await self._make_parts()
+        finally:
+            self._is_opening = False
+        return self
+
+    async def _make_parts(self) -> _Parts:
         config, clock = self.controller_config, time.monotonic
         federation, registry = Federation(config, clock), Registry(clock)
         store = InMemoryStore(self.model_store_config)
@@ -82,10 +91,13 @@ class Controller:
         server: GrpcServer | None = None
         if self.server_params is not None:
             server = GrpcServer(service, self.server_params, reflection=self._reflection)
-            await server.start()
+            try:
+                await to_the_end(server.start())
+            except asyncio.CancelledError:
+                await to_the_end(server.stop(0))
+                raise
         main = asyncio.create_task(_run(service, dispatcher, registry, config), name="controller")
-        self._parts = _Parts(service, registry, store, server, main)
-        return self
+        return _Parts(service, registry, store, server, main)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -129,23 +141,25 @@ class Controller:
     async def close(self) -> None:
         """Stop listening and end everything; may be called twice."""
         parts, self._parts = self._parts, None
-        if parts is None:
-            return
-        parts.service.closing.set()
-        try:
-            if parts.server is not None:
-                await parts.server.stop(GRACE_S)
-        finally:
-            parts.main.cancel()
-            await asyncio.wait([parts.main])
-        if not parts.main.cancelled():
-            parts.main.result()
+        if parts is not None:
+            await to_the_end(_close(parts))
 
     @property
     def _open(self) -> _Parts:
         if self._parts is None:
             raise UnexpectedMessage("the controller is not open; use `async with Controller(...) as controller:`")
         return self._parts
+
+
+async def _close(parts: _Parts) -> None:
+    parts.service.closing.set()
+    try:
+        if parts.server is not None:
+            await parts.server.stop(GRACE_S)
+    finally:
+        await end_all([parts.main])
+    if not parts.main.cancelled():
+        parts.main.result()
 
 
 async def _run(service: Service, dispatcher: Dispatcher, registry: Registry, config: ControllerConfig) -> None:

@@ -81,7 +81,8 @@ class Dispatcher:
                     self._send(task.learner, Withdrawn(task.id, task.reason))
                 case StartTimer(name, seconds):
                     self._stop_timer(name)
-                    self._timers[name] = asyncio.get_running_loop().call_later(seconds, self._timer_fired, name)
+                    if not self.events.is_closed:  # a call under way while we close; nobody would stop the timer
+                        self._timers[name] = asyncio.get_running_loop().call_later(seconds, self._timer_fired, name)
                 case StopTimer(name):
                     self._stop_timer(name)
                 case Aggregate() | Discard():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 from metisfl_async.codec.frame import Assembly, Frame, Header, Publication, check_size
@@ -58,6 +59,7 @@ logger = logging.getLogger(__name__)
 
 GoAhead: TypeAlias = Callable[[], Awaitable[None]]
 
+AWAY_S = 2.0  #: how long a learner whose connection is broken may take to come back and hear that it is over
 FAREWELL_S = 30.0  #: how long learners may take to fetch the final model and leave
 
 
@@ -84,7 +86,7 @@ class Service:
     # --- learners --------------------------------------------------------------------------------------------------
 
     async def join(self, request: JoinRequest) -> JoinReply:
-        if self.closing.is_set():
+        if self.closing.is_set() and not self._is_farewell:
             raise ConnectionLost("controller", "it is closing")
         member = self._registry.join(request.learner_id, request.token)
         config = self._config
@@ -160,7 +162,7 @@ class Service:
         return Download(publication, moved)
 
     async def train_done(self, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> UpdateReply:
-        header = await _header(frames, "update")
+        header = await self._header(frames, "update")
         member = self._registry.heard(Token(header.token))
         task = self._federation.admit(member.id, TaskId(header.task_id))
         if isinstance(task, UpdateReply):
@@ -170,12 +172,15 @@ class Service:
         try:
             weight = self._check(task, header)
             room = await self._receive_update(task, header, member, frames, go_ahead)
-        except (Truncated, PeerTimeout, Superseded, asyncio.CancelledError):
+        except Truncated:
             self._post(self._federation.interrupted, task)
             raise
         except (CodecError, ConfigError, UnexpectedMessage) as error:
             self._post(self._federation.rejected, task, type(error).__name__, str(error))
             return UpdateReply(False, str(error))
+        except BaseException:
+            self._post(self._federation.interrupted, task)
+            raise
         if (refusal := self._federation.arrived(task)) is not None:
             room.release()
             return UpdateReply(False, refusal)
@@ -198,39 +203,49 @@ class Service:
     async def _receive_update(
         self, task: Task, header: Header, member: Member, frames: AsyncIterator[Frame], go_ahead: GoAhead
     ) -> Room:
-        """Read an update into staging; nothing of it counts before its end frame is good."""
+        """Read an update into staging, for as long as it is wanted; nothing counts before its end frame is good."""
         stream = self._uploads[task.id] = object()
         room: Room | None = None
         try:
             room = await self._staging.reserve(header.manifest.size_bytes)
             assembly = Assembly(header, room.buffer)
             await go_ahead()
-            while not assembly.is_complete:
-                frame = await self._next_frame(frames, member)
-                if self._uploads.get(task.id) is not stream:
-                    raise Superseded(member.id)
+            while task.state is TaskState.UPLOADING and not assembly.is_complete:
+                frame = await self._next_frame(frames, member.id)
                 if frame is None:
                     raise assembly.truncated()
+                if self._uploads.get(task.id) is not stream:
+                    raise Superseded(member.id)
                 before = assembly.received_bytes
                 assembly.add(frame)
                 self._federation.moved(member.id, received=assembly.received_bytes - before)
                 member.heard(self._clock())
-        except BaseException:
+        except BaseException as error:
             if room is not None:
                 room.release()
+            if isinstance(error, CodecError) and self._uploads.get(task.id) is not stream:
+                raise Superseded(member.id) from error  # what an older stream brings says nothing about the update
             raise
         finally:
             if self._uploads.get(task.id) is stream:
                 del self._uploads[task.id]
         return room
 
-    async def _next_frame(self, frames: AsyncIterator[Frame], member: Member) -> Frame | None:
+    async def _header(self, frames: AsyncIterator[Frame], kind: str) -> Header:
+        header = await self._next_frame(frames, "a caller")
+        if header is None:
+            raise Truncated("stream", "ended before the header")
+        if not isinstance(header, Header) or header.kind != kind:
+            raise Damaged("stream", f"the first frame is not the header of a model of kind {kind!r}")
+        return header
+
+    async def _next_frame(self, frames: AsyncIterator[Frame], sender: str) -> Frame | None:
         try:
             async with asyncio.timeout(self._config.upload_idle_secs):
                 return await anext(frames, None)
         except TimeoutError:
             secs = self._config.upload_idle_secs
-            raise PeerTimeout(member.id, f"nothing of the update came for upload_idle_secs={secs:g}") from None
+            raise PeerTimeout(sender, f"nothing of the model came for upload_idle_secs={secs:g}") from None
 
     async def leave(self, token: Token) -> None:
         self.forget(self._registry.heard(token), "it left")
@@ -244,13 +259,13 @@ class Service:
     # --- the driver ------------------------------------------------------------------------------------------------
 
     async def set_initial_model(self, frames: AsyncIterator[Frame]) -> None:
-        header = await _header(frames, "global")
+        header = await self._header(frames, "global")
         check_size(header, self._config.max_model_bytes)
         if not header.manifest.tensors:
             raise UnexpectedMessage("the model has no tensors")
         assembly = Assembly(header, allocate(header.manifest.size_bytes))
         while not assembly.is_complete:
-            if (frame := await anext(frames, None)) is None:
+            if (frame := await self._next_frame(frames, "the driver")) is None:
                 raise assembly.truncated()
             assembly.add(frame)
         model = assembly.model
@@ -290,14 +305,20 @@ class Service:
         for member in connected:
             assert member.connection is not None
             member.connection.send(self._farewell())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(AWAY_S):
+                await self._until_none(lambda member: True)
         try:
             async with asyncio.timeout(FAREWELL_S):
-                while any(member.connection is not None for member in self._registry):
-                    self._someone_left.clear()
-                    await self._someone_left.wait()
+                await self._until_none(lambda member: member.connection is not None)
         except TimeoutError:
             logger.warning("some learners did not leave within %g s", FAREWELL_S)
         self.closing.set()
+
+    async def _until_none(self, is_awaited: Callable[[Member], bool]) -> None:
+        while any(is_awaited(member) for member in self._registry):
+            self._someone_left.clear()
+            await self._someone_left.wait()
 
     def _farewell(self) -> Farewell:
         publication = self._aggregator.publication
@@ -307,12 +328,3 @@ class Service:
         if self._aggregator.publication is None:
             raise UnexpectedMessage("there is no global model yet")
         return self._aggregator.publication
-
-
-async def _header(frames: AsyncIterator[Frame], kind: str) -> Header:
-    header = await anext(frames, None)
-    if header is None:
-        raise Truncated("stream", "ended before the header")
-    if not isinstance(header, Header) or header.kind != kind:
-        raise Damaged("stream", f"the first frame is not the header of a model of kind {kind!r}")
-    return header

@@ -48,13 +48,18 @@ class Staging:
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
                     self._used -= size_bytes  # the turn came, but nobody is there to use it
-                else:
+                elif (size_bytes, turn) in self._waiting:  # else `_admit` has passed us over already
                     self._waiting.remove((size_bytes, turn))
                 self._admit()
                 raise
         else:
             self._used += size_bytes
-        return Room(self, self._buffer(size_bytes))
+        try:
+            return Room(self, self._buffer(size_bytes))
+        except MemoryError:
+            self._used -= size_bytes
+            self._admit()
+            raise
 
     def take_back(self, buffer: Bytes) -> None:
         self._used -= len(buffer)

@@ -129,7 +129,8 @@ _KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__args__
 
 def event_to_dict(event: Event) -> dict[str, Any]:
     """Give JSON-like data, the class under ``"event"``."""
-    return {"event": type(event).__name__} | asdict(event)
+    facts = {"record": event.record.to_dict()} if isinstance(event, RoundFinished) else asdict(event)
+    return {"event": type(event).__name__} | facts
 
 
 def event_from_dict(data: dict[str, Any]) -> Event:

@@ -45,6 +45,7 @@ def plot_rounds(records: Sequence[RoundRecord]) -> Figure:
 
 def _panel(axes: Axes, name: str, records: Sequence[RoundRecord]) -> None:
     learners = sorted({learner for record in records for learner in record.learners})
+    label = "each learner"
     for learner in learners if len(learners) <= 20 else ():
         points = [
             (record.number, record.learners[learner].evaluation_metrics[name])
@@ -52,7 +53,8 @@ def _panel(axes: Axes, name: str, records: Sequence[RoundRecord]) -> None:
             if learner in record.learners and name in record.learners[learner].evaluation_metrics
         ]
         if points:
-            axes.plot(*zip(*points, strict=True), color="tab:blue", alpha=0.25, linewidth=1)
+            axes.plot(*zip(*points, strict=True), color="tab:blue", alpha=0.25, linewidth=1, label=label)
+            label = "_"  # one entry in the legend stands for all
     for label, color, style, means in (
         ("training", "tab:orange", "--", [(record.number, record.train_metrics.get(name)) for record in records]),
         ("evaluation", "tab:blue", "-", [(record.number, record.evaluation_metrics.get(name)) for record in records]),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.model import Array
@@ -53,14 +53,9 @@ class FederationResult:
         """Write the final model as a safetensors file; its tensors are named "0", "1", and so on."""
         if self.final_model is None:
             raise ConfigError("final_model", None, "a federation that had a model")
-        temporary = _beside(Path(path))
-        try:
-            # safetensors writes memory as it lies, so it must lie in order.
-            arrays = [np.asarray(array, order="C") for array in self.final_model]
-            save_file({str(index): array for index, array in enumerate(arrays)}, temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        # safetensors writes memory as it lies, so it must lie in order.
+        arrays = [np.asarray(array, order="C") for array in self.final_model]
+        write_whole(Path(path), save({str(index): array for index, array in enumerate(arrays)}))
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Draw loss and accuracy, or whatever was measured, per round; with a path, also save it there.
@@ -77,16 +72,12 @@ class FederationResult:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
-    temporary = _beside(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _plain(value: Any) -> Any:

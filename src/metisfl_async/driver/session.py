@@ -37,6 +37,7 @@ from metisfl_async.transport.retry import insisting
 __all__ = ["DriverSession"]
 
 MAX_THREADS = 32  #: for the live learners of one session; more learners take turns
+PAUSE_S = 0.1  #: before a broken connection is made again
 LOST_S = 60.0  #: how long a remote controller may be out of reach before the driver gives up
 ENDING_S = 5.0  #: for telling a remote controller that a cancelled driver wants the end
 
@@ -101,12 +102,13 @@ class DriverSession:
         self._worker: WorkerKind = worker
         self._log = EventLog()
         self._link: ControllerLink | None = None  # while running
+        self._owns_controller = False
         self.result: FederationResult | None = None  #: of the last run, also when it failed
 
     async def run(self, *, progress: bool = False) -> FederationResult:
         """Run the federation until a termination signal is reached, or `stop` is called.
 
-        Cancelling it ends everything that it started; a remote controller is told to end too.
+        Cancelling it ends everything that it started; a controller that was there before is told to end too.
 
         Parameters
         ----------
@@ -167,7 +169,8 @@ class DriverSession:
 
     async def _reach(self, stack: AsyncExitStack) -> None:
         """Open a live controller that is not open, and make the link."""
-        if isinstance(self._controller, Controller) and not self._controller.is_open:
+        self._owns_controller = isinstance(self._controller, Controller) and not self._controller.is_open
+        if isinstance(self._controller, Controller) and self._owns_controller:
             await stack.enter_async_context(self._controller)
         self._link = self._new_link()
         stack.push_async_callback(self._link.close)
@@ -204,12 +207,12 @@ class DriverSession:
         timeout_s = self._request.join_timeout_secs
         if self._initial_model is not None:
             await insisting("the driver", link.address, timeout_s, link.set_initial_model, self._initial_model)
-        await insisting("the driver", link.address, timeout_s, link.start_training, self._request)
         try:
+            await insisting("the driver", link.address, timeout_s, link.start_training, self._request)
             finished = await self._watch(link, display)
-            self.result = await _collect(link, finished)
+            self.result = await insisting("the driver", link.address, LOST_S, _collect, link, finished)
         except asyncio.CancelledError:
-            if not isinstance(self._controller, Controller):
+            if not self._owns_controller:
                 with suppress(MetisError, TimeoutError):
                     async with asyncio.timeout(ENDING_S):
                         await link.shut_down()
@@ -246,6 +249,7 @@ class DriverSession:
             except TransportError:
                 if seen == 0:
                     raise
+                await asyncio.sleep(PAUSE_S)
 
 
 async def _collect(link: ControllerLink, finished: FederationFinished) -> FederationResult:
@@ -274,10 +278,12 @@ def _run_in_thread(main: Coroutine[Any, Any, FederationResult]) -> FederationRes
     """Run in a fresh thread; an interrupt of this one cancels it there, and is raised when it has ended."""
     task: asyncio.Task[FederationResult] | None = None
     outcome: list[FederationResult | BaseException] = []
+    has_begun = threading.Event()
 
     async def remember_task() -> FederationResult:
         nonlocal task
         task = asyncio.create_task(main)
+        has_begun.set()
         return await task
 
     def target() -> None:
@@ -285,14 +291,18 @@ def _run_in_thread(main: Coroutine[Any, Any, FederationResult]) -> FederationRes
             outcome.append(_run(remember_task()))
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread instead
             outcome.append(error)
+        finally:
+            has_begun.set()
 
     thread = threading.Thread(target=target, name="metisfl-session")
     thread.start()
     try:
         thread.join()
     except BaseException:
+        has_begun.wait()
         if task is not None:
-            task.get_loop().call_soon_threadsafe(task.cancel)
+            with suppress(RuntimeError):  # it has just ended, and closed its loop
+                task.get_loop().call_soon_threadsafe(task.cancel)
         thread.join()
         raise
     if isinstance(outcome[0], BaseException):

@@ -8,6 +8,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from metisfl_async.codec.frame import Header
@@ -50,7 +51,8 @@ __all__ = ["LearnerClient"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-GOODBYE_S = 5.0  #: for telling a controller that we leave
+GOODBYE_S = 5.0  #: for reaching a controller once more, and for telling it that we leave
+MAX_TEXT = 10_000  #: characters of an error that a controller is told
 
 
 @dataclass(slots=True)
@@ -198,6 +200,8 @@ class LearnerClient:
                 finally:
                     self._running = None
                     await end_all([task])
+                if not task.cancelled():
+                    task.result()
 
     async def _do(self, offer: TaskOffer) -> None:
         """Do one task; whatever goes wrong becomes its outcome."""
@@ -215,7 +219,7 @@ class LearnerClient:
         except Exception as error:
             trace = (type(error), error, users_part(error.__traceback__))
             logger.error("%s failed to %s in round %d", self._id, offer.kind, offer.round_number, exc_info=trace)
-            self._report(offer.task_id, Failed(offer.task_id, type(error).__name__, str(error)))
+            self._report(offer.task_id, Failed(offer.task_id, type(error).__name__, _text(error)))
 
     def _report(self, task_id: TaskId, outcome: Evaluated | Failed) -> None:
         """Send an outcome on the Tasks stream, again after every break, until it is settled."""
@@ -255,26 +259,25 @@ class LearnerClient:
             return self._model
         is_first = self._model is None
 
-        async def pull(token: Token) -> Model:
-            assert self._joined is not None
-            return await self._link.fetch_model(token, version, self._joined.max_model_bytes)
-
         self._model = None  # not two at a time
-        self._model = model = await self._insist(pull)
+        self._model = model = await self._insist(partial(self._pull, version))
         if is_first:
             await self._worker.set_weights(model)
         return model
 
-    async def _leave(self, farewell: Farewell) -> None:
-        """Take over the final model and say goodbye; a controller that is gone by now is not waited for."""
+    async def _pull(self, version: int, token: Token) -> Model:
         assert self._joined is not None
-        token = self._joined.token
+        return await self._link.fetch_model(token, version, self._joined.max_model_bytes)
+
+    async def _leave(self, farewell: Farewell) -> None:
+        """Take over the final model and say goodbye; a controller that is gone by now is not waited for long."""
+        assert self._joined is not None
         try:
             version = farewell.model_version
             if version is not None:
                 model = self._model
                 if model is None or model.version != version:
-                    model = await self._link.fetch_model(token, version, self._joined.max_model_bytes)
+                    model = await self._insist(partial(self._pull, version), GOODBYE_S)
                 await self._worker.set_weights(model)
         except MetisError as error:
             logger.warning("%s could not get the final model: %s", self._id, error)
@@ -282,21 +285,34 @@ class LearnerClient:
             logger.exception("%s failed to take over the final model", self._id)
         with suppress(MetisError, TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
-                await self._link.leave(token)
+                await self._link.leave(self._joined.token)
         logger.info("%s left %s: %s", self._id, self._link.address, farewell.reason)
 
     # --- insisting -------------------------------------------------------------------------------------------------
 
-    async def _insist(self, call: Callable[[Token], Awaitable[T]]) -> T:
-        """Call the controller until it answers; broken connections are waited out."""
+    async def _insist(self, call: Callable[[Token], Awaitable[T]], timeout_s: float | None = None) -> T:
+        """Call the controller until it answers; broken connections are waited out, for so long if it is said."""
 
         async def attempt() -> T:
-            await self._is_connected.wait()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._is_connected.wait()
+            except TimeoutError:
+                raise ConnectionLost(self._link.address, f"no connection was made in {timeout_s:g} s") from None
             assert self._joined is not None
             return await call(self._joined.token)
 
-        return await insisting(self._who, self._link.address, None, attempt)
+        return await insisting(self._who, self._link.address, timeout_s, attempt)
 
     @property
     def _who(self) -> str:
         return self._id or "a learner"
+
+
+def _text(error: Exception) -> str:
+    """Say what a user's error says, as text that a message can carry."""
+    try:
+        text = str(error)
+    except Exception as of_its_own:  # noqa: BLE001 - it is the user's code
+        text = f"its text cannot be had: str() raises {type(of_its_own).__name__}"
+    return text[:MAX_TEXT].encode(errors="backslashreplace").decode()

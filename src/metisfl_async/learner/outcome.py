@@ -10,8 +10,9 @@ import numpy as np
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metrics
 from metisfl_async.core.model import Array, Manifest, Model
+from metisfl_async.transport.convert import MAX_MESSAGE_BYTES
 
-__all__ = ["Outcome", "copies", "packed_result", "packed_weights"]
+__all__ = ["Outcome", "checked_evaluation", "copies", "packed_result", "packed_weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,15 @@ def packed_result(result: object, trained_from: Manifest, num_training_examples:
     if num_training_examples is not None and key not in metadata and key not in metrics:
         metadata[key] = num_training_examples
     return Outcome(model, metrics, metadata)
+
+
+def checked_evaluation(metrics: object) -> Metrics:
+    """Check what `evaluate` returned; it travels in one message."""
+    checked = checked_metrics(metrics, "evaluate()")
+    size = sum(len(name.encode()) + 32 for name in checked)
+    if size > MAX_MESSAGE_BYTES:
+        raise ConfigError("evaluate()", f"{len(checked)} metrics, {size} bytes", f"at most {MAX_MESSAGE_BYTES} bytes")
+    return checked
 
 
 def _kind(value: object) -> str:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-import signal
-from collections.abc import Callable
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from metisfl_async.core.errors import ConfigError
-from metisfl_async.core.metrics import Metrics, checked_metrics
+from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Manifest, Model
 from metisfl_async.learner.learner import Config, Learner
-from metisfl_async.learner.outcome import Outcome, copies, packed_result, packed_weights
+from metisfl_async.learner.outcome import Outcome, checked_evaluation, copies, packed_result, packed_weights
 
 __all__ = ["Worker", "WorkerKind", "users_part"]
 
@@ -34,8 +33,8 @@ class Worker:
     learner : Learner
     kind : {"thread", "process"} or concurrent.futures.Executor
         "process" spawns a process that gets a pickled copy of the learner and keeps it: its state lives there from
-        then on, until a task is cancelled in the middle, which ends the process. An executor of the user's is used,
-        not closed.
+        then on, until a task is cancelled in the middle, which ends the process, or the process dies; the next task
+        gets a new one. An executor of the user's is used, not closed.
     """
 
     def __init__(self, learner: Learner, kind: WorkerKind) -> None:
@@ -56,25 +55,25 @@ class Worker:
 
     async def get_weights(self) -> Model:
         if iscoroutinefunction(self._learner.get_weights):
-            return await self._run(_pack_weights, await self._learner.get_weights())
+            return await self._run(_pack_weights, await _finished(self._learner.get_weights()))
         return await self._run(_get_weights)
 
     async def set_weights(self, model: Model) -> None:
         if iscoroutinefunction(self._learner.set_weights):
-            await self._learner.set_weights(await self._run(_copy, model))
+            await _finished(self._learner.set_weights(await self._run(_copy, model)))
         else:
             await self._run(_set_weights, model)
 
     async def train(self, model: Model, config: Config) -> Outcome:
         if iscoroutinefunction(self._learner.train):
-            result = await self._learner.train(await self._run(_copy, model), dict(config))
+            result = await _finished(self._learner.train(await self._run(_copy, model), dict(config)))
             return await self._run(_pack_result, result, model.manifest)
         return await self._run(_train, model, dict(config))
 
     async def evaluate(self, model: Model, config: Config) -> Metrics:
         if iscoroutinefunction(self._learner.evaluate):
-            metrics = await self._learner.evaluate(await self._run(_copy, model), dict(config))
-            return checked_metrics(metrics, "evaluate()")
+            metrics = await _finished(self._learner.evaluate(await self._run(_copy, model), dict(config)))
+            return checked_evaluation(metrics)
         return await self._run(_evaluate, model, dict(config))
 
     def close(self) -> None:
@@ -87,28 +86,39 @@ class Worker:
         """Call ``function(learner, *args)`` in the worker.
 
         A thread cannot be stopped from outside: when cancelled, `Learner.is_cancelled` is set and the thread waited
-        for. A process is ended.
+        for. A process is ended. What has not begun never begins.
         """
-        loop = asyncio.get_running_loop()
         if self._executor is not None:
-            return await self._outcome(loop.run_in_executor(self._executor, function, self._learner, *args))
+            return await self._outcome(self._executor.submit(_call, function, self._learner, *args))
         if self._process is None:
             with ThreadPoolExecutor(1, "metisfl-spawn") as starter:
-                await self._outcome(loop.run_in_executor(starter, self._start_process))
+                await self._outcome(starter.submit(self._start_process))
         assert self._process is not None
-        return await self._outcome(loop.run_in_executor(self._process[0], _in_process, function, *args))
+        try:
+            return await self._outcome(self._process[0].submit(_call_in_process, function, *args))
+        except BrokenExecutor:
+            self._end_process()
+            raise
 
     def _start_process(self) -> None:
         """Start the process; in a thread, since the learner is written into a pipe that is read seconds later."""
         context = multiprocessing.get_context("spawn")  # forking after gRPC or TensorFlow ran hangs
         pool = ProcessPoolExecutor(1, context, _keep_learner, (self._learner,))
-        self._process = pool, pool.submit(os.getpid).result()
+        try:
+            self._process = pool, pool.submit(os.getpid).result()
+        except BaseException:
+            pool.shutdown()
+            raise
 
-    async def _outcome(self, future: asyncio.Future[T]) -> T:
+    async def _outcome(self, work: Future[T]) -> T:
+        future = asyncio.wrap_future(work)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
+            if not _is_being_cancelled():
+                raise RuntimeError("the executor was shut down before it came to this") from None
             self._learner.is_cancelled = True
+            work.cancel()
             self._end_process()
             while not future.done():
                 with suppress(asyncio.CancelledError):  # asked again; it still must end first
@@ -122,8 +132,9 @@ class Worker:
     def _end_process(self) -> None:
         if self._process is not None:
             (pool, process_id), self._process = self._process, None
-            with suppress(ProcessLookupError):
-                os.kill(process_id, signal.SIGTERM)
+            for child in multiprocessing.active_children():  # by now the id may be another process's
+                if child.pid == process_id:
+                    child.kill()
             pool.shutdown()
 
 
@@ -137,6 +148,31 @@ def users_part(trace: TracebackType | None) -> TracebackType | None:
     return users
 
 
+async def _finished(users: Awaitable[T]) -> T:
+    """Await a user's coroutine; an exit or a cancellation that is its own is an error like any other."""
+    try:
+        return await users
+    except (SystemExit, asyncio.CancelledError) as error:
+        if _is_being_cancelled():
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _call(function: Callable[..., T], *args: object) -> T:
+    """Call in the worker; what must not cross to an event loop, where it would end or hang it, becomes an error."""
+    try:
+        return function(*args)
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
 _kept: list[Learner] = []  # in a spawned process: its learner
 
 
@@ -144,8 +180,8 @@ def _keep_learner(learner: Learner) -> None:
     _kept[:] = [learner]
 
 
-def _in_process(function: Callable[..., T], *args: object) -> T:
-    return function(_kept[0], *args)
+def _call_in_process(function: Callable[..., T], *args: object) -> T:
+    return _call(function, _kept[0], *args)
 
 
 def _get_weights(learner: Learner) -> Model:
@@ -161,7 +197,7 @@ def _train(learner: Learner, model: Model, config: Config) -> Outcome:
 
 
 def _evaluate(learner: Learner, model: Model, config: Config) -> Metrics:
-    return checked_metrics(learner.evaluate(copies(model), config), "evaluate()")
+    return checked_evaluation(learner.evaluate(copies(model), config))
 
 
 def _copy(_: Learner, model: Model) -> list[Any]:

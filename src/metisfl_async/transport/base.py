@@ -48,7 +48,7 @@ class Download:
     """A global model for one reader; `moved` is told how many bytes of it went out."""
 
     publication: Publication
-    moved: Callable[[int], None]
+    moved: Callable[[int], object]
 
 
 class ControllerService(Protocol):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
-__all__ = ["beside", "end_all", "first_of"]
+__all__ = ["beside", "end_all", "first_of", "to_the_end"]
 
 T = TypeVar("T")
 
@@ -39,9 +39,20 @@ async def beside(main: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, Any]
 async def end_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel what still runs and wait for it, however often we are cancelled meanwhile."""
     tasks = list(tasks)
-    cancelled: asyncio.CancelledError | None = None
     for task in tasks:
         task.cancel()
+    await _until_done(tasks)
+
+
+async def to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run what must not stop halfway: to its end, however often we are cancelled meanwhile."""
+    task = asyncio.create_task(coroutine, name=_name(coroutine))
+    await _until_done([task])
+    return task.result()
+
+
+async def _until_done(tasks: list[asyncio.Task[Any]]) -> None:
+    cancelled: asyncio.CancelledError | None = None
     while pending := [task for task in tasks if not task.done()]:
         try:
             await asyncio.wait(pending)

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError, Message
 
 from metisfl_async.core import messages as m
 from metisfl_async.core.config import TerminationSignals
-from metisfl_async.core.errors import Damaged
+from metisfl_async.core.errors import Damaged, TooLarge
 from metisfl_async.core.events import Event, event_from_dict, event_to_dict
 from metisfl_async.core.ids import LearnerId, TaskId, Token
 from metisfl_async.core.metrics import checked_json
@@ -21,6 +21,7 @@ from metisfl_async.transport._proto import metisfl_pb2 as pb
 
 __all__ = [
     "GO_AHEAD",
+    "MAX_MESSAGE_BYTES",
     "controller_message",
     "event",
     "fetch_model",
@@ -44,6 +45,9 @@ __all__ = [
     "stop",
     "update_reply",
 ]
+
+MAX_MESSAGE_BYTES = 128 * 1024  #: of a learner on its Tasks stream: an evaluation of some thousand metrics
+MAX_HELD = 1024  #: tasks of one learner; an honest one holds a few
 
 P = TypeVar("P", bound=Message)
 R = TypeVar("R")
@@ -82,12 +86,15 @@ def join_reply(reply: m.JoinReply) -> bytes:
     ).SerializeToString()
 
 
-from_join_reply = _reader(
-    pb.JoinReply,
-    lambda p: m.JoinReply(
+def _join_reply(p: pb.JoinReply) -> m.JoinReply:
+    if not (0 < p.heartbeat_secs < math.inf and 0 < p.lease_secs < math.inf):
+        raise ValueError(f"heartbeat_secs {p.heartbeat_secs}, lease_secs {p.lease_secs}; allowed: finite numbers > 0")
+    return m.JoinReply(
         LearnerId(p.learner_id), Token(p.token), p.incarnation, p.heartbeat_secs, p.lease_secs, p.max_model_bytes
-    ),
-)
+    )
+
+
+from_join_reply = _reader(pb.JoinReply, _join_reply)
 
 
 def leave(token: Token) -> bytes:
@@ -120,6 +127,8 @@ def learner_message(message: m.LearnerMessage) -> bytes:
 def _learner_message(p: pb.LearnerMessage) -> m.LearnerMessage:
     match p.WhichOneof("message"):
         case "hello":
+            if len(p.hello.held) > MAX_HELD:
+                raise ValueError(f"{len(p.hello.held)} held tasks; at most {MAX_HELD}")
             return m.Hello(Token(p.hello.token), [HeldTask(TaskId(t.task_id), t.is_done) for t in p.hello.held])
         case "accept":
             return m.Accept(TaskId(p.accept.task_id))
@@ -133,7 +142,13 @@ def _learner_message(p: pb.LearnerMessage) -> m.LearnerMessage:
             raise ValueError("no message that is known here")
 
 
-from_learner_message = _reader(pb.LearnerMessage, _learner_message)
+_read_learner_message = _reader(pb.LearnerMessage, _learner_message)
+
+
+def from_learner_message(data: bytes) -> m.LearnerMessage:
+    if len(data) > MAX_MESSAGE_BYTES:  # before it is parsed: that would keep the event loop for seconds
+        raise TooLarge("LearnerMessage", f"{len(data)} bytes; at most {MAX_MESSAGE_BYTES}")
+    return _read_learner_message(data)
 
 
 def controller_message(message: m.ControllerMessage) -> bytes:

@@ -23,6 +23,8 @@ __all__ = ["ours", "theirs"]
 
 logger = logging.getLogger(__name__)
 
+MAX_FACT = 400  #: characters; gRPC drops a status of more than 8 KiB, and the caller would not know why
+
 _BY_NAME = {
     name: getattr(errors, name)
     for name in errors.__all__
@@ -36,19 +38,28 @@ async def theirs(context: grpc.aio.ServicerContext, method: str) -> AsyncIterato
     try:
         yield
     except TransportError as error:  # towards us, or in the controller's patience with the caller: may be tried again
-        await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        await _abort(context, grpc.StatusCode.UNAVAILABLE, str(error)[:MAX_FACT])
     except MetisError as error:
         logger.debug("%s refused: %s", method, error)
         code = (
             grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, ValueError) else grpc.StatusCode.FAILED_PRECONDITION
         )
-        facts = [fact if isinstance(fact, str | int | float | bool | None) else repr(fact) for fact in error.args]
-        await context.abort(code, json.dumps({"error": type(error).__name__, "facts": facts}))
+        facts = [fact if isinstance(fact, int | float | bool | None) else str(fact)[:MAX_FACT] for fact in error.args]
+        await _abort(context, code, json.dumps({"error": type(error).__name__, "facts": facts}))
     except grpc.aio.AbortError:
         raise
+    except grpc.aio.BaseError as error:  # what a call that has ended says to whoever goes on writing
+        logger.debug("%s: the caller is gone: %s", method, error)
     except Exception:
         logger.exception("a bug in %s", method)
-        await context.abort(grpc.StatusCode.INTERNAL, f"the controller failed in {method}; its log says how")
+        await _abort(context, grpc.StatusCode.INTERNAL, f"the controller failed in {method}; its log says how")
+
+
+async def _abort(context: grpc.aio.ServicerContext, code: grpc.StatusCode, details: str) -> None:
+    try:
+        await context.abort(code, details)
+    except grpc.aio.InternalError as error:
+        logger.debug("nobody hears %s: %s", details, error)
 
 
 @contextmanager

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
+
 from metisfl_async.codec.frame import MAX_FRAME_BYTES
 
 __all__ = ["CHANNEL_OPTIONS", "SERVER_OPTIONS", "SERVICE"]
 
 SERVICE = "metisfl_async.v1.Controller"
 
+# A frame is bounded, the number of frames is not. Only what a driver is told has every learner in one message.
+_FRAME_BYTES = MAX_FRAME_BYTES + 1024
+_NEWS_BYTES = 2**30
+_LIMITS = {
+    "methodConfig": [
+        {"name": [{"service": SERVICE}], "maxResponseMessageBytes": _FRAME_BYTES},
+        {
+            "name": [{"service": SERVICE, "method": method} for method in ("WatchEvents", "GetLogs")],
+            "maxResponseMessageBytes": _NEWS_BYTES,
+        },
+    ]
+}
+
 _BOTH = [
-    # A frame is bounded, the number of frames is not.
-    ("grpc.max_send_message_length", MAX_FRAME_BYTES + 1024),
-    ("grpc.max_receive_message_length", MAX_FRAME_BYTES + 1024),
     # What nobody reads is buffered below us, per stream: 1 MiB costs no speed, probing would take 6 MiB.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 2**20),
@@ -24,6 +36,9 @@ _BOTH = [
 
 CHANNEL_OPTIONS = [
     *_BOTH,
+    ("grpc.max_send_message_length", _FRAME_BYTES),
+    ("grpc.max_receive_message_length", _NEWS_BYTES),
+    ("grpc.service_config", json.dumps(_LIMITS)),
     ("grpc.enable_retries", 0),  # the one layer that tries again is the caller
     ("grpc.use_local_subchannel_pool", 1),  # a channel is a connection: learners of one process do not share one
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -33,6 +48,8 @@ CHANNEL_OPTIONS = [
 
 SERVER_OPTIONS = [
     *_BOTH,
+    ("grpc.max_send_message_length", _NEWS_BYTES),
+    ("grpc.max_receive_message_length", _FRAME_BYTES),
     ("grpc.so_reuseport", 0),  # a second controller on the same port must fail
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # below the clients' keepalive time
     ("grpc.http2.max_ping_strikes", 0),

@@ -13,13 +13,13 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from metisfl_async.codec.frame import Frame, Publication, decode
+from metisfl_async.codec.frame import Frame, decode
 from metisfl_async.core.config import ServerParams
-from metisfl_async.core.errors import ConfigError, ConnectionLost
+from metisfl_async.core.errors import ConfigError, ConnectionLost, PeerTimeout
 from metisfl_async.core.messages import ControllerMessage, LearnerMessage
 from metisfl_async.transport import convert
 from metisfl_async.transport._proto import metisfl_pb2
-from metisfl_async.transport.base import ControllerService
+from metisfl_async.transport.base import ControllerService, Download
 from metisfl_async.transport.grpc_errors import theirs
 from metisfl_async.transport.grpc_options import SERVER_OPTIONS, SERVICE
 
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 EMPTY = b""
 DRAIN_S = 5.0  #: for the rest of an update that is refused in the middle
+STALL_S = 60.0  #: for reading a chunk; who does not would keep an old model in memory
 Context: TypeAlias = grpc.aio.ServicerContext
 
 
@@ -126,12 +127,11 @@ class _Handlers:
 
     async def fetch_model(self, request: bytes, context: Context) -> None:
         async with theirs(context, "fetch_model"):
-            download = await self._service.fetch_model(*convert.from_fetch_model(request))
-            await _write_model(download.publication, context, download.moved)
+            await _write_model(await self._service.fetch_model(*convert.from_fetch_model(request)), context)
 
     async def get_model(self, _: bytes, context: Context) -> None:
         async with theirs(context, "get_model"):
-            await _write_model(await self._service.get_model(), context, _ignore)
+            await _write_model(Download(await self._service.get_model(), _ignore), context)
 
     async def train_done(self, _: AsyncIterator[bytes], context: Context) -> None:
         async def go_ahead() -> None:
@@ -158,7 +158,8 @@ def _unary(
     async def handle(request: bytes, context: Context) -> bytes:
         async with theirs(context, name):
             reply = await method(read(request))
-        return write(reply) if write else EMPTY
+            return write(reply) if write else EMPTY
+        return EMPTY  # to nobody
 
     return grpc.unary_unary_rpc_method_handler(handle)
 
@@ -174,10 +175,15 @@ def _unary_stream(
     return grpc.unary_stream_rpc_method_handler(handle)
 
 
-async def _write_model(publication: Publication, context: Context, moved: Callable[[int], object]) -> None:
-    for chunk, size_bytes in publication.chunks():
-        await context.write(chunk)
-        moved(size_bytes)
+async def _write_model(download: Download, context: Context) -> None:
+    for chunk, size_bytes in download.publication.chunks():
+        try:
+            async with asyncio.timeout(STALL_S):
+                await context.write(chunk)
+        except TimeoutError:
+            del download  # gRPC keeps the call until its reader is gone; nobody may keep the model for so long
+            raise PeerTimeout(context.peer(), f"it read nothing of the model for {STALL_S:g} s") from None
+        download.moved(size_bytes)
 
 
 async def _frames(context: Context) -> AsyncIterator[Frame]:

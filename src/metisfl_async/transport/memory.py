@@ -26,6 +26,7 @@ from metisfl_async.core.messages import (
 from metisfl_async.core.model import Model
 from metisfl_async.core.records import RoundRecord
 from metisfl_async.transport.base import ControllerService, Stream
+from metisfl_async.transport.concurrency import end_all
 
 __all__ = ["MemoryLink"]
 
@@ -109,8 +110,7 @@ class MemoryLink:
         try:
             yield _MemoryStream[ControllerMessage, LearnerMessage](down, up)
         finally:
-            server.cancel()
-            await asyncio.wait([server])
+            await end_all([server])
 
     async def fetch_model(self, token: Token, version: int, max_model_bytes: int) -> Model:
         download = await self._service.fetch_model(token, version)

@@ -1,0 +1,154 @@
+"""Whatever a user's method does, its task has an outcome and the learner lives on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, session_of, until
+
+from metisfl_async.core.metrics import Metrics
+from metisfl_async.core.model import Array
+from metisfl_async.core.records import Failure
+from metisfl_async.learner.learner import Config, TrainResult
+from metisfl_async.learner.worker import Worker
+
+
+class Raises(Adds):
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(1)
+        self.error = error
+
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        raise self.error
+
+
+class RaisesOnLoop(Raises):
+    async def train(self, parameters: list[Array], config: Config) -> TrainResult:  # type: ignore[override]
+        raise self.error
+
+
+async def failure_of(learner: Adds, *, over_grpc: bool = False) -> Failure:
+    """Run a round in which another learner does well."""
+    async with asyncio.timeout(PATIENCE_S):
+        result = await session_of([Adds(1), learner], rounds=1, over_grpc=over_grpc).run()
+    assert result.rounds[0].participants[0] == "learner-0"
+    (failure,) = result.rounds[0].learners["learner-1"].failures
+    return failure
+
+
+@pytest.mark.parametrize("kind", [Raises, RaisesOnLoop])
+@pytest.mark.parametrize("error", [StopIteration(), SystemExit(3), asyncio.CancelledError()], ids=repr)
+async def test_what_would_end_or_hang_an_event_loop_is_a_failure_like_any_other(
+    kind: type[Raises], error: BaseException
+) -> None:
+    failure = await failure_of(kind(error))
+    assert failure.type == "RuntimeError"
+    assert type(error).__name__ in failure.message
+
+
+async def test_an_interrupt_raised_in_a_thread_does_not_end_the_event_loop() -> None:
+    assert (await failure_of(Raises(KeyboardInterrupt()))).message == "KeyboardInterrupt: "
+
+
+class NoText(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (NoText(), "its text cannot be had: str() raises ValueError"),
+        (ValueError("\ud800.jpg"), "\\ud800.jpg"),
+        (ValueError("x" * 5_000_000), "x" * 10_000),
+    ],
+    ids=["no text", "a lone surrogate", "5 MB"],
+)
+async def test_an_error_of_any_text_reaches_the_controller(error: Exception, text: str) -> None:
+    assert (await failure_of(Raises(error), over_grpc=True)).message == text
+
+
+@pytest.mark.parametrize(
+    ("metrics", "kind"),
+    [({f"of class {n}": 1.0 for n in range(20_000)}, "ConfigError"), ({"\ud800": 1.0}, "UnicodeEncodeError")],
+    ids=["too many", "a lone surrogate"],
+)
+async def test_an_evaluation_that_fits_no_message_is_a_failure(metrics: Metrics, kind: str) -> None:
+    class Measures(Adds):
+        def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
+            return metrics
+
+    failure = await failure_of(Measures(1), over_grpc=True)
+    assert (failure.task, failure.type) == ("evaluate", kind)
+
+
+class DiesOnce(Adds):
+    def __init__(self, mark: Path) -> None:
+        super().__init__(1)
+        self.mark = mark
+
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        if not self.mark.exists():
+            self.mark.touch()
+            os._exit(3)
+        return super().train(parameters, config)
+
+
+async def test_a_process_that_died_is_replaced_for_the_next_task(tmp_path: Path) -> None:
+    async with nothing_left_behind():
+        session = session_of([DiesOnce(tmp_path / "died")], rounds=1, worker="process")
+        result = await session.run()
+    assert [record.is_published for record in result.rounds] == [False, True]
+    assert result.rounds[0].learners["learner-0"].failures[0].type == "BrokenProcessPool"
+
+
+async def test_work_that_waits_for_a_thread_never_begins_once_it_is_cancelled() -> None:
+    class Counts(Adds):
+        begun = 0
+
+        def get_weights(self) -> list[Array]:
+            self.begun += 1
+            return super().get_weights()
+
+    learner, may_end = Counts(1), threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(may_end.wait)
+        waiting = asyncio.create_task(Worker(learner, executor).get_weights())
+        await until(lambda: executor._work_queue.qsize() == 1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting  # at once
+        may_end.set()
+    assert learner.begun == 0
+
+
+async def test_an_executor_that_is_shut_down_fails_its_tasks_and_hangs_nobody() -> None:
+    executor = ThreadPoolExecutor(1)
+
+    class ShutsDown(Adds):
+        def train(self, parameters: list[Array], config: Config) -> TrainResult:
+            executor.shutdown(wait=False, cancel_futures=True)
+            return super().train(parameters, config)
+
+    async with asyncio.timeout(PATIENCE_S):
+        session = session_of([ShutsDown(1), ShutsDown(2)], rounds=1, worker=executor)  # type: ignore[arg-type]
+        result = await session.run()
+    assert len(result.rounds[0].participants) == 1
+    kinds = {failure.type for part in result.rounds[0].learners.values() for failure in part.failures}
+    assert kinds == {"RuntimeError"}
+
+
+async def test_a_coroutine_that_is_cancelled_by_us_is_still_cancelled() -> None:
+    learner = AddsOnLoop(1)
+    learner.may_train.clear()
+    async with nothing_left_behind():
+        running = asyncio.create_task(session_of([learner]).run())
+        await learner.is_training.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
