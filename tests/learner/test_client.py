@@ -195,6 +195,22 @@ async def test_a_failing_evaluation_or_take_over_hurts_nobody() -> None:
     assert result.rounds[0].evaluation_metrics == {"accuracy": 1.0}
 
 
+async def test_a_learner_that_failed_to_take_over_first_weights_tries_again() -> None:
+    class Stumbles(Adds):
+        def set_weights(self, parameters: list[Array]) -> None:
+            super().set_weights(parameters)
+            if len(self.taken_over) == 1:
+                raise RuntimeError("not yet")
+
+        def train(self, parameters: list[Array], config: Config) -> TrainResult:
+            assert len(self.taken_over) == 2
+            return super().train(parameters, config)
+
+    result = await session_of([Stumbles(1)], rounds=1).run()
+    assert [record.is_published for record in result.rounds] == [False, True]
+    assert result.rounds[0].learners["learner-0"].failures[0].message == "not yet"
+
+
 async def test_methods_run_one_at_a_time_and_never_on_the_loop() -> None:
     class Watches(Adds):
         def __init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import ParamSpec, assert_never
 
 from metisfl_async.controller.aggregator import Aggregator
 from metisfl_async.controller.registry import Registry
@@ -48,7 +48,6 @@ class Dispatcher:
 
     def __init__(self, federation: Federation, registry: Registry, store: InMemoryStore) -> None:
         self.events = EventLog()
-        self.finished = asyncio.Event()
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()  #: fails with the first bug
         self.aggregator = Aggregator(federation, store, self.post)
         self._federation, self._registry = federation, registry
@@ -91,8 +90,9 @@ class Dispatcher:
                     _log(event)
                     self.events.append(event)
                 case Finish():
-                    self.finished.set()
                     self.events.close()
+                case _:
+                    assert_never(command)
 
     def close(self) -> None:
         """Stop the timers and let the watchers end."""

@@ -77,9 +77,11 @@ class ProgressDisplay:
             case LearnerEvaluated(metrics=metrics):
                 self._bars.update(self._phase, advance=1, note=_numbers(metrics))
             case TaskFailed(number, learner, task, kind, message):
-                if self._is_live:  # elsewhere the controller's log has it
-                    text = f"round {number}: {task} of {learner} failed: {kind}: {message}"
+                text = f"round {number}: {task} of {learner} failed: {kind}: {message}"
+                if self._is_live:
                     self._console.print(text, style="red", markup=False, highlight=False)
+                else:
+                    logger.warning("%s", text)
             case RoundFinished(record):
                 self._bars.update(self._rounds, advance=int(record.is_published))
                 line = f"round {record.number}: {record.summary()}"

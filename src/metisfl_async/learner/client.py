@@ -85,6 +85,7 @@ class LearnerClient:
         self._outbox: asyncio.Queue[LearnerMessage] = asyncio.Queue()
         self._running: tuple[TaskId, asyncio.Task[None]] | None = None
         self._model: Model | None = None  # the latest that was fetched
+        self._has_weights = False  # whether the learner has taken over first weights
 
     async def run(self) -> None:
         """Take part until the federation is over."""
@@ -255,15 +256,13 @@ class LearnerClient:
 
     async def _fetch(self, version: int) -> Model:
         """Get a global model, from the controller unless it is the one that was fetched last."""
-        if self._model is not None and self._model.version == version:
-            return self._model
-        is_first = self._model is None
-
-        self._model = None  # not two at a time
-        self._model = model = await self._insist(partial(self._pull, version))
-        if is_first:
-            await self._worker.set_weights(model)
-        return model
+        if self._model is None or self._model.version != version:
+            self._model = None  # not two at a time
+            self._model = await self._insist(partial(self._pull, version))
+        if not self._has_weights:
+            await self._worker.set_weights(self._model)
+            self._has_weights = True
+        return self._model
 
     async def _pull(self, version: int, token: Token) -> Model:
         assert self._joined is not None

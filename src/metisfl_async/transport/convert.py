@@ -135,7 +135,9 @@ def _learner_message(p: pb.LearnerMessage) -> m.LearnerMessage:
         case "heartbeat":
             return m.Heartbeat()
         case "evaluated":
-            return m.Evaluated(TaskId(p.evaluated.task_id), dict(p.evaluated.metrics))
+            return m.Evaluated(
+                TaskId(p.evaluated.task_id), dict(sorted(p.evaluated.metrics.items()))
+            )  # maps have no order
         case "failed":
             return m.Failed(TaskId(p.failed.task_id), p.failed.error_type, p.failed.message)
         case _:

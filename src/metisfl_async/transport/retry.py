@@ -33,7 +33,9 @@ async def insisting(
     def log(state: RetryCallState) -> None:
         attempts = state.attempt_number
         if attempts & (attempts - 1) == 0 and state.outcome is not None:
-            logger.warning("%s: no success with %s (%s); trying again", who, address, state.outcome.exception())
+            error = state.outcome.exception()
+            reason = error.reason if isinstance(error, TransportError) else error
+            logger.warning("%s waits for %s: %s", who, address, reason)
 
     retrying = AsyncRetrying(
         retry=retry_if_exception_type((TransportError, UnknownLearner, Superseded)),
