@@ -758,3 +758,15 @@ def test_a_frame_of_very_many_containers_is_refused_early(container: object) -> 
     packed = msgpack.packb({str(key): inner for key in range(100)})
     with pytest.raises(TooLarge, match="more than 33792 lists and maps"):
         decode(chunk_header(len(packed)) + packed)
+
+
+def test_too_much_metadata_is_refused_on_either_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model.from_arrays([np.zeros(1)])
+    header = Header("update", model.manifest, 1, metadata={"notes": "x" * 70_000})
+    with pytest.raises(TooLarge, match="bytes of metrics and metadata; at most 65536"):
+        encode(header)
+    with monkeypatch.context() as sender:
+        sender.setattr("metisfl_async.codec.frame.MAX_FACTS_BYTES", 2**20)
+        chunk = encode(header)
+    with pytest.raises(TooLarge, match="bytes of metrics and metadata; at most 65536"):
+        decode(chunk)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import uvloop
 from federations import Adds, AddsOnLoop, nothing_left_behind, session_of, until
+from proxy import proxy_to
 
 from metisfl_async import (
     ConfigError,
@@ -28,6 +29,7 @@ from metisfl_async import (
     TaskFailed,
     TerminationSignals,
     UpdateCounted,
+    run_learner,
 )
 from metisfl_async.core.model import Array
 from metisfl_async.learner.learner import Config, TrainResult
@@ -225,7 +227,8 @@ async def test_a_failing_learner_does_not_hurt_the_round(over_grpc: bool, caplog
         assert record.participants == ["learner-0"]
         (failure,) = record.learners["learner-1"].failures
         assert (failure.task, failure.type, failure.message) == ("train", "ValueError", "no data")
-    assert "Traceback" in caplog.text  # the learner's own log has where it came from
+    assert "Traceback" in caplog.text  # the learner's own log has where it came from ...
+    assert "worker.py\"" not in caplog.text  # ... and nothing of ours
 
 
 async def test_when_everybody_fails_the_error_names_them_and_the_result_is_kept() -> None:
@@ -500,3 +503,37 @@ class Sleeps(Adds):
 
         time.sleep(3600)
         return parameters, {}
+
+
+# --- remote controllers ----------------------------------------------------------------------------------------------
+
+
+async def test_a_driver_follows_its_federation_through_a_broken_connection() -> None:
+    async with Controller(ServerParams()) as controller, proxy_to(controller) as proxy:
+        session = DriverSession(proxy.params, [Adds(1)], TerminationSignals(federation_rounds=3))
+        running = asyncio.create_task(session.run())
+        kinds = []
+        async for event in session.events():
+            kinds.append(type(event))
+            if kinds.count(RoundFinished) == 1 and isinstance(event, RoundFinished):
+                proxy.cut()
+        result = await running
+    assert kinds.count(RoundFinished) == 3  # each event once
+    assert result.model_version == 3
+
+
+async def test_a_driver_does_not_wait_for_a_controller_that_was_started_again() -> None:
+    learner = AddsOnLoop(1)
+    learner.may_train.clear()
+    async with Controller(ServerParams()) as controller, proxy_to(controller) as proxy:
+        session = DriverSession(proxy.params, 1, TerminationSignals(federation_rounds=1))
+        running = asyncio.create_task(session.run())
+        learning = asyncio.create_task(run_learner(learner, controller.client_params))
+        await learner.is_training.wait()
+        async with Controller(ServerParams()) as again:  # what a driver finds on the port after a kill and a restart
+            proxy.target = again.client_params.port
+            proxy.cut()
+            with pytest.raises(ProtocolError, match="it was started again meanwhile"):
+                await running
+        learning.cancel()
+        await asyncio.wait([learning])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from metisfl_async import TerminationSignals
 from metisfl_async.core import messages as m
 from metisfl_async.core.errors import Damaged, TooLarge
-from metisfl_async.core.ids import LearnerId, TaskId, Token
+from metisfl_async.core.ids import FederationId, LearnerId, TaskId, Token
 from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.transport import convert
 
@@ -62,7 +62,7 @@ def test_what_the_controller_says_arrives_unchanged(message: m.ControllerMessage
         (
             convert.start_request,
             convert.from_start_request,
-            m.StartRequest(TerminationSignals(federation_rounds=5), 3, -1, None),
+            m.StartRequest(TerminationSignals(federation_rounds=5), 3, -1, None, FederationId("f")),
         ),
         (
             convert.start_request,
@@ -77,6 +77,7 @@ def test_what_the_controller_says_arrives_unchanged(message: m.ControllerMessage
                 1,
                 1990,
                 30.0,
+                FederationId(""),
             ),
         ),
     ],

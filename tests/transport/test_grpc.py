@@ -40,7 +40,7 @@ from metisfl_async.core.errors import (
     UnexpectedMessage,
     UnknownLearner,
 )
-from metisfl_async.core.ids import LearnerId, Token
+from metisfl_async.core.ids import FederationId, LearnerId, Token
 from metisfl_async.core.messages import JoinRequest, StartRequest
 from metisfl_async.core.model import Array, Model
 from metisfl_async.learner.learner import Config, TrainResult
@@ -225,9 +225,10 @@ async def test_an_initial_model_that_cannot_be_used_is_refused() -> None:
         with pytest.raises(UnexpectedMessage, match="there already"):
             await link.set_initial_model(Model.from_arrays(weights(6)))
         assert (await link.get_model()).arrays()[0][0] == 5.0
-        await link.start_training(StartRequest(ROUND, 1, 0))
+        await link.start_training(StartRequest(ROUND, 1, 0, None, FederationId("a")))
+        await link.start_training(StartRequest(ROUND, 1, 0, None, FederationId("a")))  # changes nothing
         with pytest.raises(UnexpectedMessage, match="started before"):
-            await link.start_training(StartRequest(ROUND, 1, 0))
+            await link.start_training(StartRequest(ROUND, 1, 0, None, FederationId("b")))
         await link.close()
 
 

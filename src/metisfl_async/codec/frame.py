@@ -41,6 +41,7 @@ __all__ = [
 CHUNK_BYTES = 2**20  #: payload of one data frame
 MAX_FRAME_BYTES = 4 * 2**20  #: a header with many tensors; nothing larger is sent or taken
 
+MAX_FACTS_BYTES = 64 * 1024  #: of metrics and metadata in a header
 MAX_CONTAINERS = 2 * MAX_TENSORS + 1024  #: lists and maps in a header: two for each tensor, some for metadata
 
 _DATA_HEAD = struct.Struct(">BBQBI")  # array of 2, uint 64, bin 32: one size, whatever the offset
@@ -207,7 +208,15 @@ class Publication:
             index += 1
 
 
+def _check_facts(metrics: Metrics, metadata: dict[str, Json]) -> None:
+    """Keep what the controller remembers of an update small."""
+    size = len(msgpack.packb([metrics, metadata]))
+    if size > MAX_FACTS_BYTES:
+        raise TooLarge("header", f"{size} bytes of metrics and metadata; at most {MAX_FACTS_BYTES}")
+
+
 def _pack_header(header: Header) -> bytes:
+    _check_facts(header.metrics, header.metadata)
     packed: bytes = msgpack.packb(
         {
             "kind": header.kind,
@@ -320,4 +329,5 @@ def _decode_header(fields: dict[str, object], packed: bytes) -> Header:
         raise Damaged("header", str(error)) from error
     if not isinstance(metadata, dict):
         raise Damaged("header", "metadata is not a map")
+    _check_facts(metrics, metadata)
     return Header(str(kind), manifest, version, task_id, token, metrics, metadata, packed)

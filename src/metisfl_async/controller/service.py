@@ -30,7 +30,7 @@ from metisfl_async.core.errors import (
 )
 from metisfl_async.core.events import Event
 from metisfl_async.core.federation import Federation
-from metisfl_async.core.ids import TaskId, Token
+from metisfl_async.core.ids import FederationId, TaskId, Token
 from metisfl_async.core.messages import (
     Accept,
     ControllerMessage,
@@ -80,6 +80,7 @@ class Service:
         self._aggregator, self._post, self._clock = dispatcher.aggregator, dispatcher.post, clock
         self._staging = Staging(config.max_inflight_bytes)
         self._uploads: dict[TaskId, object] = {}  # whose stream of a task's update is the latest
+        self._federation_id = FederationId("")  # the driver's name for it, once started
         self._is_farewell = False
         self._someone_left = asyncio.Event()
 
@@ -275,6 +276,8 @@ class Service:
         await self._aggregator.set_first_model(model)
 
     async def start_training(self, request: StartRequest) -> None:
+        if request.federation_id and request.federation_id == self._federation_id:
+            return  # asked again because the answer was lost
         self._post(
             self._federation.start,
             request.signals,
@@ -282,8 +285,11 @@ class Service:
             seed=request.seed,
             join_timeout_s=request.join_timeout_secs,
         )
+        self._federation_id = request.federation_id
 
-    async def watch_events(self) -> AsyncIterator[Event]:
+    async def watch_events(self, federation_id: FederationId) -> AsyncIterator[Event]:
+        if federation_id and federation_id != self._federation_id:
+            raise UnexpectedMessage("this controller runs another federation, or none: it was started again meanwhile")
         async for event in self._dispatcher.events.follow():
             yield event
 

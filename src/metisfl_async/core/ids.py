@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 from typing import NewType
 
-__all__ = ["LearnerId", "TaskId", "Token", "new_task_id", "new_token"]
+__all__ = ["FederationId", "LearnerId", "TaskId", "Token", "new_federation_id", "new_task_id", "new_token"]
 
+FederationId = NewType("FederationId", str)
 LearnerId = NewType("LearnerId", str)
 TaskId = NewType("TaskId", str)
 Token = NewType("Token", str)
@@ -20,3 +21,8 @@ def new_task_id() -> TaskId:
 def new_token() -> Token:
     """Make the secret by which a learner shows that it is the one that joined: 128 random bits."""
     return Token(secrets.token_hex(16))
+
+
+def new_federation_id() -> FederationId:
+    """Make the name by which a driver knows its federation again: 128 random bits."""
+    return FederationId(secrets.token_hex(16))

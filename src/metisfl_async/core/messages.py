@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from metisfl_async.core.config import TerminationSignals
-from metisfl_async.core.ids import LearnerId, TaskId, Token
+from metisfl_async.core.ids import FederationId, LearnerId, TaskId, Token
 from metisfl_async.core.metrics import Json, Metrics
 from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
 
@@ -129,7 +129,8 @@ class StartRequest:
     signals: TerminationSignals
     num_learners: int
     seed: int
-    join_timeout_secs: float | None = None
+    join_timeout_secs: float | None
+    federation_id: FederationId  #: made by the driver; a second request with the same one changes nothing
 
 
 LearnerMessage: TypeAlias = Hello | Accept | Heartbeat | Evaluated | Failed

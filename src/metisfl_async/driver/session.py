@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import Any
 
 from metisfl_async.controller.controller import Controller
@@ -21,8 +22,9 @@ from metisfl_async.core.errors import (
     UnexpectedMessage,
 )
 from metisfl_async.core.events import Event, EventsMissed, FederationFinished
+from metisfl_async.core.ids import FederationId, new_federation_id
 from metisfl_async.core.messages import StartRequest
-from metisfl_async.core.model import Array, Model
+from metisfl_async.core.model import Array, Model, allocate
 from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.learner.client import LearnerClient
@@ -37,6 +39,7 @@ from metisfl_async.transport.retry import insisting
 __all__ = ["DriverSession"]
 
 MAX_THREADS = 32  #: for the live learners of one session; more learners take turns
+COPY_BYTES = 4 * 2**20  #: about a millisecond
 PAUSE_S = 0.1  #: before a broken connection is made again
 LOST_S = 60.0  #: how long a remote controller may be out of reach before the driver gives up
 ENDING_S = 5.0  #: for telling a remote controller that a cancelled driver wants the end
@@ -96,7 +99,11 @@ class DriverSession:
         self._controller = controller
         self._learners: list[Learner] = [] if isinstance(learners, int) else list(learners)
         self._request = StartRequest(
-            termination_signals, learners if isinstance(learners, int) else len(learners), seed, join_timeout_secs
+            termination_signals,
+            learners if isinstance(learners, int) else len(learners),
+            seed,
+            join_timeout_secs,
+            FederationId(""),
         )
         self._initial_model = Model.from_arrays(initial_weights) if initial_weights is not None else None
         self._worker: WorkerKind = worker
@@ -204,6 +211,7 @@ class DriverSession:
     async def _drive(self, display: ProgressDisplay | None) -> FederationResult:
         link = self._link
         assert link is not None
+        self._request = replace(self._request, federation_id=new_federation_id())
         timeout_s = self._request.join_timeout_secs
         if self._initial_model is not None:
             await insisting("the driver", link.address, timeout_s, link.set_initial_model, self._initial_model)
@@ -227,7 +235,7 @@ class DriverSession:
         seen = 0
 
         async def follow() -> tuple[AsyncIterator[Event], Event]:
-            events = link.watch_events()
+            events = link.watch_events(self._request.federation_id)
             return events, await anext(events)
 
         while True:
@@ -258,7 +266,16 @@ async def _collect(link: ControllerLink, finished: FederationFinished) -> Federa
         model = await link.get_model()
     except UnexpectedMessage:  # nobody ever gave the first weights
         return FederationResult(None, None, records, finished.reason)
-    return FederationResult(model.copies(), model.version, records, finished.reason)
+    return FederationResult(await _copies(model), model.version, records, finished.reason)
+
+
+async def _copies(model: Model) -> list[Array]:
+    """Copy the arrays out, a few megabytes at a time: a large model would hold up the loop."""
+    buffer = allocate(len(model.buffer))
+    for start in range(0, len(buffer), COPY_BYTES):
+        buffer[start : start + COPY_BYTES] = model.buffer[start : start + COPY_BYTES]
+        await asyncio.sleep(0)
+    return Model(model.manifest, buffer).arrays()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

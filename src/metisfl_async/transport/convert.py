@@ -13,7 +13,7 @@ from metisfl_async.core import messages as m
 from metisfl_async.core.config import TerminationSignals
 from metisfl_async.core.errors import Damaged, TooLarge
 from metisfl_async.core.events import Event, event_from_dict, event_to_dict
-from metisfl_async.core.ids import LearnerId, TaskId, Token
+from metisfl_async.core.ids import FederationId, LearnerId, TaskId, Token
 from metisfl_async.core.metrics import checked_json
 from metisfl_async.core.records import RoundRecord
 from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
@@ -36,6 +36,7 @@ __all__ = [
     "from_start_request",
     "from_stop",
     "from_update_reply",
+    "from_watch",
     "join_reply",
     "join_request",
     "learner_message",
@@ -44,6 +45,7 @@ __all__ = [
     "start_request",
     "stop",
     "update_reply",
+    "watch",
 ]
 
 MAX_MESSAGE_BYTES = 128 * 1024  #: of a learner on its Tasks stream: an evaluation of some thousand metrics
@@ -246,6 +248,7 @@ def start_request(request: m.StartRequest) -> bytes:
         num_learners=request.num_learners,
         seed=request.seed,
         join_timeout_secs=request.join_timeout_secs,
+        federation_id=request.federation_id,
     ).SerializeToString()
 
 
@@ -257,10 +260,19 @@ def _start_request(p: pb.StartRequest) -> m.StartRequest:
     timeout = _given(p).get("join_timeout_secs")
     if timeout is not None and not 0 < timeout < math.inf:
         raise ValueError(f"join_timeout_secs is {timeout}; allowed: a finite number > 0")
-    return m.StartRequest(TerminationSignals(**_given(p.signals)), p.num_learners, p.seed, timeout)
+    return m.StartRequest(
+        TerminationSignals(**_given(p.signals)), p.num_learners, p.seed, timeout, FederationId(p.federation_id)
+    )
 
 
 from_start_request = _reader(pb.StartRequest, _start_request)
+
+
+def watch(federation_id: FederationId) -> bytes:
+    return pb.WatchRequest(federation_id=federation_id).SerializeToString()
+
+
+from_watch = _reader(pb.WatchRequest, lambda p: FederationId(p.federation_id))
 
 
 def stop(reason: str) -> bytes:

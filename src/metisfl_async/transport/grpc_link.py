@@ -14,7 +14,7 @@ from metisfl_async.codec.frame import Assembly, Header, check_size, decode, enco
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost, Damaged
 from metisfl_async.core.events import Event
-from metisfl_async.core.ids import Token
+from metisfl_async.core.ids import FederationId, Token
 from metisfl_async.core.messages import (
     ControllerMessage,
     JoinReply,
@@ -122,12 +122,12 @@ class GrpcLink:
     async def start_training(self, request: StartRequest) -> None:
         await self._ask("StartTraining", convert.start_request(request))
 
-    async def watch_events(self) -> AsyncIterator[Event]:
-        async for data in self._stream("WatchEvents"):
+    async def watch_events(self, federation_id: FederationId) -> AsyncIterator[Event]:
+        async for data in self._stream("WatchEvents", convert.watch(federation_id)):
             yield convert.from_event(data)
 
     async def get_logs(self) -> AsyncIterator[RoundRecord]:
-        async for data in self._stream("GetLogs"):
+        async for data in self._stream("GetLogs", b""):
             yield convert.from_record(data)
 
     async def get_model(self) -> Model:
@@ -146,8 +146,8 @@ class GrpcLink:
         with ours(self.address):
             return bytes(await self._channel.unary_unary(_path(method))(request, timeout=timeout_s))
 
-    async def _stream(self, method: str) -> AsyncIterator[bytes]:
-        call = self._channel.unary_stream(_path(method))(b"")
+    async def _stream(self, method: str, request: bytes) -> AsyncIterator[bytes]:
+        call = self._channel.unary_stream(_path(method))(request)
         try:
             with ours(self.address):
                 while (data := await call.read()) is not grpc.aio.EOF:

@@ -117,8 +117,10 @@ class _Handlers:
             "GetModel": grpc.unary_stream_rpc_method_handler(self.get_model),
             "TrainDone": grpc.stream_stream_rpc_method_handler(self.train_done),
             "SetInitialModel": grpc.stream_unary_rpc_method_handler(self.set_initial_model),
-            "WatchEvents": _unary_stream("watch_events", service.watch_events, convert.event),
-            "GetLogs": _unary_stream("get_logs", service.get_logs, convert.record),
+            "WatchEvents": _unary_stream(
+                "watch_events", lambda request: service.watch_events(convert.from_watch(request)), convert.event
+            ),
+            "GetLogs": _unary_stream("get_logs", lambda _: service.get_logs(), convert.record),
         }
 
     async def tasks(self, _: AsyncIterator[bytes], context: Context) -> None:
@@ -165,11 +167,11 @@ def _unary(
 
 
 def _unary_stream(
-    name: str, method: Callable[[], AsyncIterator[Any]], write: Callable[[Any], bytes]
+    name: str, method: Callable[[bytes], AsyncIterator[Any]], write: Callable[[Any], bytes]
 ) -> grpc.RpcMethodHandler:
-    async def handle(_: bytes, context: Context) -> None:
+    async def handle(request: bytes, context: Context) -> None:
         async with theirs(context, name):
-            async for item in method():
+            async for item in method(request):
                 await context.write(write(item))
 
     return grpc.unary_stream_rpc_method_handler(handle)

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from metisfl_async.codec.frame import Frame, Header, frames_of
 from metisfl_async.core.errors import ConnectionLost, MetisError
 from metisfl_async.core.events import Event
-from metisfl_async.core.ids import Token
+from metisfl_async.core.ids import FederationId, Token
 from metisfl_async.core.messages import (
     ControllerMessage,
     JoinReply,
@@ -129,8 +129,8 @@ class MemoryLink:
     async def start_training(self, request: StartRequest) -> None:
         await self._service.start_training(request)
 
-    def watch_events(self) -> AsyncIterator[Event]:
-        return self._service.watch_events()
+    def watch_events(self, federation_id: FederationId) -> AsyncIterator[Event]:
+        return self._service.watch_events(federation_id)
 
     def get_logs(self) -> AsyncIterator[RoundRecord]:
         return self._service.get_logs()

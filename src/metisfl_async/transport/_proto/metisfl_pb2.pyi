@@ -202,16 +202,24 @@ class UpdateReply(_message.Message):
     def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class StartRequest(_message.Message):
-    __slots__ = ("signals", "num_learners", "seed", "join_timeout_secs")
+    __slots__ = ("signals", "num_learners", "seed", "join_timeout_secs", "federation_id")
     SIGNALS_FIELD_NUMBER: _ClassVar[int]
     NUM_LEARNERS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     JOIN_TIMEOUT_SECS_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
     signals: TerminationSignals
     num_learners: int
     seed: int
     join_timeout_secs: float
-    def __init__(self, signals: _Optional[_Union[TerminationSignals, _Mapping]] = ..., num_learners: _Optional[int] = ..., seed: _Optional[int] = ..., join_timeout_secs: _Optional[float] = ...) -> None: ...
+    federation_id: str
+    def __init__(self, signals: _Optional[_Union[TerminationSignals, _Mapping]] = ..., num_learners: _Optional[int] = ..., seed: _Optional[int] = ..., join_timeout_secs: _Optional[float] = ..., federation_id: _Optional[str] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("federation_id",)
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    federation_id: str
+    def __init__(self, federation_id: _Optional[str] = ...) -> None: ...
 
 class TerminationSignals(_message.Message):
     __slots__ = ("federation_rounds", "execution_cutoff_time_mins", "evaluation_metric", "evaluation_metric_cutoff_score", "mode")
