@@ -32,8 +32,9 @@ from metisfl_async.core.events import (
     event_to_dict,
 )
 from metisfl_async.core.model import Model
-from metisfl_async.core.partition import iid_partition
+from metisfl_async.core.partition import dirichlet_partition, iid_partition, label_partition, quantity_partition
 from metisfl_async.core.records import Failure, LearnerRecord, RoundRecord
+from metisfl_async.driver.plot import plot_partitions
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.session import DriverSession
 from metisfl_async.learner.learner import Learner
@@ -72,7 +73,11 @@ __all__ = [
     "TransportError",
     "UpdateCounted",
     "app",
+    "dirichlet_partition",
     "event_to_dict",
     "iid_partition",
+    "label_partition",
+    "plot_partitions",
+    "quantity_partition",
     "run_learner",
 ]

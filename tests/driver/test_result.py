@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from federations import Adds, session_of
 from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
-from metisfl_async import ConfigError, FederationResult, RoundRecord
+from metisfl_async import ConfigError, FederationResult, RoundRecord, plot_partitions
 
 
 @pytest.fixture
@@ -72,3 +74,15 @@ def test_the_plot_has_a_panel_for_each_metric_loss_first(result: FederationResul
 def test_nothing_measured_is_plotted_as_such(result: FederationResult) -> None:
     figure = replace(result, rounds=[]).plot()
     assert [axes.get_title() for axes in figure.axes] == ["no metric was reported"]
+
+
+def test_partitions_are_plotted_as_bars_of_classes(tmp_path: Path) -> None:
+    parts = [(np.arange(3), np.array([0, 0, 1])), (np.arange(2), np.array([2, 1]))]
+    axes = plot_partitions(parts, tmp_path / "parts.png").axes[0]
+    assert [[bar.get_width() for bar in bars] for bars in axes.containers] == [[2, 0], [1, 1], [0, 1]]
+    assert (tmp_path / "parts.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_matplotlib_is_imported_only_when_something_is_plotted() -> None:
+    code = "import sys, metisfl_async; assert not [name for name in sys.modules if name.startswith('matplotlib')]"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -228,7 +228,7 @@ async def test_a_failing_learner_does_not_hurt_the_round(over_grpc: bool, caplog
         (failure,) = record.learners["learner-1"].failures
         assert (failure.task, failure.type, failure.message) == ("train", "ValueError", "no data")
     assert "Traceback" in caplog.text  # the learner's own log has where it came from ...
-    assert "worker.py\"" not in caplog.text  # ... and nothing of ours
+    assert 'worker.py"' not in caplog.text  # ... and nothing of ours
 
 
 async def test_when_everybody_fails_the_error_names_them_and_the_result_is_kept() -> None:

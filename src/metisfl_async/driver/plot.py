@@ -1,70 +1,45 @@
-"""One figure of a federation: each metric per round."""
+"""Plots, for those who have matplotlib: ``pip install "metisfl-async[plot]"``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from metisfl_async.core.model import Array
 from metisfl_async.core.records import RoundRecord
 
-try:
-    from matplotlib.axes import Axes
+if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-except ImportError as error:  # pragma: no cover - only where matplotlib is missing
-    raise ImportError('plots need matplotlib: pip install "metisfl-async[plot]"') from error
 
-__all__ = ["plot_rounds"]
+__all__ = ["plot_partitions", "plot_rounds"]
 
 
-class RoundsFigure(Figure):
-    """A figure that notebooks show, without matplotlib's global state."""
+def plot_rounds(records: Sequence[RoundRecord], path: str | Path | None = None) -> Figure:
+    """Draw loss and accuracy, or whatever was measured, per round; with a path, also save it there."""
+    from metisfl_async.driver.figures import draw_rounds
 
-    def _repr_png_(self) -> bytes:
-        png = BytesIO()
-        self.savefig(png, format="png")
-        return png.getvalue()
+    return _saved(draw_rounds(records), path)
 
 
-def plot_rounds(records: Sequence[RoundRecord]) -> Figure:
-    """Draw the weighted means of training and evaluation, one panel a metric; loss and accuracy come first.
+def plot_partitions(parts: Sequence[tuple[Array, Array]], path: str | Path | None = None) -> Figure:
+    """Draw who got what: a bar for each part, as long as it has examples, cut into its classes.
 
-    Thin lines are the single learners' evaluations.
+    Needs matplotlib: ``pip install "metisfl-async[plot]"``.
+
+    Parameters
+    ----------
+    parts : sequence of (x, y)
+        What `iid_partition` and its like give; ``y`` are class labels, shape (n,).
+    path : str or Path, optional
+        Where to save it.
     """
-    published = [record for record in records if record.is_published]
-    names = sorted(
-        {name for record in published for name in (*record.train_metrics, *record.evaluation_metrics)},
-        key=lambda name: (name != "loss", name != "accuracy", name),
-    )
-    names = [name for name in names if not name.startswith("num_")] or ["no metric was reported"]
-    figure = RoundsFigure(figsize=(4.6 * len(names), 3.6), dpi=144, layout="constrained")
-    for column, name in enumerate(names, start=1):
-        _panel(figure.add_subplot(1, len(names), column), name, published)
+    from metisfl_async.driver.figures import draw_partitions
+
+    return _saved(draw_partitions(parts), path)
+
+
+def _saved(figure: Figure, path: str | Path | None) -> Figure:
+    if path is not None:
+        figure.savefig(path)
     return figure
-
-
-def _panel(axes: Axes, name: str, records: Sequence[RoundRecord]) -> None:
-    learners = sorted({learner for record in records for learner in record.learners})
-    label = "each learner"
-    for learner in learners if len(learners) <= 20 else ():
-        points = [
-            (record.number, record.learners[learner].evaluation_metrics[name])
-            for record in records
-            if learner in record.learners and name in record.learners[learner].evaluation_metrics
-        ]
-        if points:
-            axes.plot(*zip(*points, strict=True), color="tab:blue", alpha=0.25, linewidth=1, label=label)
-            label = "_"  # one entry in the legend stands for all
-    for label, color, style, means in (
-        ("training", "tab:orange", "--", [(record.number, record.train_metrics.get(name)) for record in records]),
-        ("evaluation", "tab:blue", "-", [(record.number, record.evaluation_metrics.get(name)) for record in records]),
-    ):
-        points = [(number, value) for number, value in means if value is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, color=color, marker="o", markersize=4, label=label)
-    axes.set_xlabel("round")
-    axes.set_title(name)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()

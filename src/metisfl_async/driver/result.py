@@ -15,6 +15,7 @@ from safetensors.numpy import save
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.model import Array
 from metisfl_async.core.records import RoundRecord
+from metisfl_async.driver.plot import plot_rounds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,12 +63,7 @@ class FederationResult:
 
         Needs matplotlib: ``pip install "metisfl-async[plot]"``.
         """
-        from metisfl_async.driver.plot import plot_rounds
-
-        figure = plot_rounds(self.rounds)
-        if path is not None:
-            figure.savefig(path)
-        return figure
+        return plot_rounds(self.rounds, path)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -1,0 +1,89 @@
+"""What is plotted; the only module that imports matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+
+from metisfl_async.core.model import Array
+from metisfl_async.core.records import RoundRecord
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+except ImportError as error:  # pragma: no cover - only where matplotlib is missing
+    raise ImportError('plots need matplotlib: pip install "metisfl-async[plot]"') from error
+
+__all__ = ["draw_partitions", "draw_rounds"]
+
+
+class ShownFigure(Figure):
+    """A figure that notebooks show, without matplotlib's global state."""
+
+    def _repr_png_(self) -> bytes:
+        png = BytesIO()
+        self.savefig(png, format="png")
+        return png.getvalue()
+
+
+def draw_rounds(records: Sequence[RoundRecord]) -> Figure:
+    """Draw the weighted means of training and evaluation, one panel a metric; loss and accuracy come first.
+
+    Thin lines are the single learners' evaluations.
+    """
+    published = [record for record in records if record.is_published]
+    names = sorted(
+        {name for record in published for name in (*record.train_metrics, *record.evaluation_metrics)},
+        key=lambda name: (name != "loss", name != "accuracy", name),
+    )
+    names = [name for name in names if not name.startswith("num_")] or ["no metric was reported"]
+    figure = ShownFigure(figsize=(4.6 * len(names), 3.6), dpi=144, layout="constrained")
+    for column, name in enumerate(names, start=1):
+        _panel(figure.add_subplot(1, len(names), column), name, published)
+    return figure
+
+
+def draw_partitions(parts: Sequence[tuple[Array, Array]]) -> Figure:
+    """Draw a bar for each part, as long as it has examples, cut into its classes."""
+    classes = np.unique(np.concatenate([y for _, y in parts]))
+    figure = ShownFigure(figsize=(7, 1.2 + 0.4 * len(parts)), dpi=144, layout="constrained")
+    axes, rows, left = figure.subplots(), np.arange(len(parts)), np.zeros(len(parts))
+    for label in classes:
+        widths = [np.count_nonzero(y == label) for _, y in parts]
+        axes.barh(rows, widths, left=left, label=str(label), edgecolor="white", linewidth=0.5)
+        left += widths
+    axes.set_yticks(rows, [f"part {number}" for number in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("examples")
+    figure.legend(title="class", loc="outside right center")
+    return figure
+
+
+def _panel(axes: Axes, name: str, records: Sequence[RoundRecord]) -> None:
+    learners = sorted({learner for record in records for learner in record.learners})
+    label = "each learner"
+    for learner in learners if len(learners) <= 20 else ():
+        points = [
+            (record.number, record.learners[learner].evaluation_metrics[name])
+            for record in records
+            if learner in record.learners and name in record.learners[learner].evaluation_metrics
+        ]
+        if points:
+            axes.plot(*zip(*points, strict=True), color="tab:blue", alpha=0.25, linewidth=1, label=label)
+            label = "_"  # one entry in the legend stands for all
+    for label, color, style, means in (
+        ("training", "tab:orange", "--", [(record.number, record.train_metrics.get(name)) for record in records]),
+        ("evaluation", "tab:blue", "-", [(record.number, record.evaluation_metrics.get(name)) for record in records]),
+    ):
+        points = [(number, value) for number, value in means if value is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, color=color, marker="o", markersize=4, label=label)
+    axes.set_xlabel("round")
+    axes.set_title(name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
