@@ -114,6 +114,15 @@ async def test_params_reach_the_learner() -> None:
     assert learner.configs == [{"batch_size": 64, "nested": {"a": [1, 2.5, "x", None, True]}}]
 
 
+async def test_a_share_of_the_learners_takes_part_in_each_round() -> None:
+    config = ControllerConfig(participation_ratio=0.5)
+    result = await session_of([Adds(1) for _ in range(6)], rounds=8, config=config).run()
+    cohorts = [record.participants for record in result.rounds]
+    assert {len(cohort) for cohort in cohorts} == {3}
+    assert len({learner for cohort in cohorts for learner in cohort}) == 6
+    assert all(sorted(record.learners) == record.participants for record in result.rounds)  # evaluated on it as well
+
+
 async def test_events_come_in_order_and_end() -> None:
     session = session_of([Adds(1), Adds(2)], rounds=2)
     running = asyncio.create_task(session.run())

@@ -39,6 +39,7 @@ class ControllerConfig:
     train_params: dict[str, Any] = field(default_factory=dict)  #: given to every `Learner.train` as its `config`
     eval_params: dict[str, Any] = field(default_factory=dict)  #: given to every `Learner.evaluate`
     evaluate_every: int = 1  #: evaluate the global model of every k-th round on its cohort; 0 = never
+    participation_ratio: float = 1.0  #: share of the connected learners in a round, drawn with the session's seed
     min_learners: int = 1  #: how many must report for a round to count
     round_timeout_secs: float | None = None  #: for training, and again for evaluation; None = as long as learners live
     quorum_timeout_secs: float | None = 600.0  #: how long to wait for `min_learners` to be there again; None = for ever
@@ -59,6 +60,7 @@ class ControllerConfig:
                 raise ConfigError(name, params, "a dict")
             object.__setattr__(self, name, params)
         _integer("evaluate_every", self.evaluate_every, 0)
+        _positive("participation_ratio", self.participation_ratio, most=1)
         _integer("min_learners", self.min_learners, 1)
         _integer("max_failed_rounds", self.max_failed_rounds, 1)
         _integer("max_model_bytes", self.max_model_bytes, 1)
@@ -178,9 +180,10 @@ def _number(field: str, value: object) -> None:
         raise ConfigError(field, value, "a finite number")
 
 
-def _positive(field: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
-        raise ConfigError(field, value, "a finite number > 0")
+def _positive(field: str, value: object, most: int | None = None) -> None:
+    limit = sys.float_info.max if most is None else most
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= limit:
+        raise ConfigError(field, value, "a finite number > 0" + (f" and <= {most}" if most is not None else ""))
 
 
 def _text(field: str, value: object) -> None:

@@ -40,6 +40,7 @@ from metisfl_async.core.messages import UpdateReply
 from metisfl_async.core.metrics import Json, Metrics
 from metisfl_async.core.records import RoundRecord
 from metisfl_async.core.round import Round
+from metisfl_async.core.selection import select_cohort
 from metisfl_async.core.tasks import HeldTask, Task, TaskKind, TaskState, Verdict
 from metisfl_async.core.termination import cutoff_s, reason_to_stop
 
@@ -323,7 +324,8 @@ class Federation:
         assert self._started_at is not None
         assert self.model_version is not None
         number = 1 + sum(record.is_published for record in self.records)
-        version, cohort = self.model_version, self.connected
+        version = self.model_version
+        cohort = select_cohort(self.connected, self.config.participation_ratio, self.config.min_learners, self._random)
         self._earlier, self._round = self._round, Round(number, version, self._clock, started_at=self._started_at)
         self._enter(Phase.TRAINING)
         self._announce(RoundStarted(number, version, list(cohort)))
