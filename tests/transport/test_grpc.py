@@ -312,13 +312,13 @@ async def test_a_driver_is_told_of_more_learners_than_a_frame_holds() -> None:
 
     class Measures(Adds):
         def train(self, parameters: list[Array], config: Config) -> TrainResult:
-            return parameters, {f"{name:0200d}": 0.5 for name in range(4000)}
+            return parameters, {f"{name:0200d}": 0.5 for name in range(240)}
 
     async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller:
-        learners = [asyncio.create_task(run_learner(Measures(1), controller.client_params)) for _ in range(6)]
-        result = await DriverSession(controller, 6, ROUND).run()
+        learners = [asyncio.create_task(run_learner(Measures(1), controller.client_params)) for _ in range(90)]
+        result = await DriverSession(controller, 90, ROUND).run()
         await asyncio.gather(*learners)
-    assert sum(len(part.train_metrics) for part in result.rounds[0].learners.values()) == 24_000
+    assert sum(len(part.train_metrics) for part in result.rounds[0].learners.values()) == 90 * 240
 
 
 @pytest.mark.parametrize(("method", "is_taken"), [("WatchEvents", True), ("GetLogs", True), ("JoinFederation", False)])
