@@ -85,6 +85,7 @@ class LearnerClient:
         self._outbox: asyncio.Queue[LearnerMessage] = asyncio.Queue()
         self._running: tuple[TaskId, asyncio.Task[None]] | None = None
         self._model: Model | None = None  # the latest that was fetched
+        self._is_leaving = False  # whether goodbye is being said
         self._has_weights = False  # whether the learner has taken over first weights
 
     async def run(self) -> None:
@@ -106,6 +107,8 @@ class LearnerClient:
                 try:
                     await self._converse(stream)
                 except (TransportError, UnknownLearner, Superseded) as error:
+                    if self._is_leaving:
+                        await asyncio.Event().wait()  # until `_work` has ended, and ends us
                     logger.warning("%s lost %s (%s); connecting again", self._id, self._link.address, error)
                 finally:
                     self._is_connected.clear()
@@ -282,6 +285,7 @@ class LearnerClient:
             logger.warning("%s could not get the final model: %s", self._id, error)
         except Exception:  # the user's set_weights may raise anything
             logger.exception("%s failed to take over the final model", self._id)
+        self._is_leaving = True
         with suppress(MetisError, TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
                 await self._link.leave(self._joined.token)
