@@ -43,6 +43,7 @@ unit: $(READY)
 bench: $(READY)
 	$(PYTHON) bench/rounds.py
 	$(PYTHON) bench/loop_lag.py
+	$(PYTHON) bench/stress.py
 
 proto: $(READY)
 	$(PYTHON) -m grpc_tools.protoc -Iprotos --python_out=src --pyi_out=src \

@@ -45,7 +45,7 @@ class ControllerConfig:
     quorum_timeout_secs: float | None = 600.0  #: how long to wait for `min_learners` to be there again; None = for ever
     max_failed_rounds: int = 3  #: rounds in a row without `min_learners` updates before giving up
     max_model_bytes: int = 4 * 2**30  #: a larger update is refused on its header
-    max_inflight_bytes: int = 256 * 2**20  #: updates being received at one time; at least one always is
+    max_inflight_bytes: int = 128 * 2**20  #: updates being received at one time; at least one always is
     heartbeat_secs: float = 10.0  #: how often a learner shows that it lives
     lease_secs: float = 60.0  #: a learner that was silent for so long is taken out
     upload_idle_secs: float = 60.0  #: an update is dropped when no byte came for so long; its learner sends it again
