@@ -14,7 +14,7 @@ from pathlib import Path
 from data import Dataset, load, options, scaled
 from model import build_model, set_weights
 
-from metisfl_async import DriverSession, FederationResult, MetisError, ServerParams, TerminationSignals
+from metisfl_async import ClientParams, DriverSession, FederationResult, MetisError, TerminationSignals
 
 
 def report(result: FederationResult, dataset: Dataset, folder: Path) -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     dataset = load(arguments.dataset, arguments.limit)
     session = DriverSession(
-        ServerParams(port=arguments.port),
+        ClientParams(port=arguments.port),
         learners=3,
         termination_signals=TerminationSignals(federation_rounds=arguments.rounds),
     )

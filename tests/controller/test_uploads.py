@@ -149,7 +149,7 @@ def _damage(frames: list[Header | Data | End], how: str) -> list[Header | Data |
         ("beyond", "data frame: offset 3145792 after 3145736 bytes"),
         ("garbage", "Chunk: starts with byte 0xff instead of field 1, 0x0a"),
         ("second header", "stream: a second header"),
-        ("manifest", "does not fit the global model: tensor '0' is float32[786433] instead of '0', float32[786432]"),
+        ("manifest", "does not fit the global model: tensor '0' is float32[786433] instead of float32[786432]"),
         ("no weight", "num_training_examples is None; allowed: a number, which scaling_factor"),
         ("lying weight", "num_training_examples is 1e+300; allowed: a number > 0 and <= 2**53"),
     ],

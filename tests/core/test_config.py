@@ -116,8 +116,23 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
         "at least one of federation_rounds, execution_cutoff_time_mins, "
         "evaluation_metric with evaluation_metric_cutoff_score",
     ),
-    *((kind, {"hostname": ""}, "hostname", "", "a non-empty string") for kind in (ServerParams, ClientParams)),
-    (ServerParams, {"hostname": None}, "hostname", None, "a non-empty string"),
+    *(
+        (
+            kind,
+            {"hostname": ""},
+            "hostname",
+            "",
+            "a host name or an IP address, nothing else",
+        )
+        for kind in (ServerParams, ClientParams)
+    ),
+    (
+        ServerParams,
+        {"hostname": None},
+        "hostname",
+        None,
+        "a host name or an IP address, nothing else",
+    ),
     *(
         (ServerParams, {"port": port}, "port", port, "an integer >= 0 and <= 65535")
         for port in (-1, 65_536, "80", None)
@@ -272,3 +287,18 @@ def test_a_server_that_listens_everywhere_is_dialled_on_this_machine(hostname: s
 def test_a_server_on_any_port_cannot_be_dialled_before_the_port_is_known() -> None:
     with pytest.raises(ConfigError, match="port is 0"):
         ServerParams().client_params()
+
+
+@pytest.mark.parametrize("hostname", ["localhost", "controller.example", "127.0.0.1", "::1", "[::1]", "fe80::1%eth0"])
+def test_hosts_are_names_or_addresses(hostname: str) -> None:
+    assert ClientParams(hostname, 50051).hostname == hostname
+
+
+@pytest.mark.parametrize("hostname", ["localhost:50051", "http://localhost", "0.0.0.0:50051", "a b", "[::1", "", 3])
+def test_hosts_with_anything_else_are_refused(hostname: str) -> None:
+    with pytest.raises(ConfigError, match=r"hostname is .*; allowed: a host name or an IP address, nothing else"):
+        ClientParams(hostname, 50051)
+
+
+def test_an_ipv6_address_gets_its_brackets() -> None:
+    assert ClientParams("::1", 50051).address == ClientParams("[::1]", 50051).address == "[::1]:50051"

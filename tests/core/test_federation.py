@@ -177,6 +177,15 @@ def test_failures_to_give_first_weights_do_not_count_against_the_rounds() -> Non
     assert sandbox.finish is None
 
 
+def test_learners_with_the_same_error_are_named_together() -> None:
+    sites = [LearnerId(f"site-{index}") for index in range(5)]
+    sandbox = training(*sites, config=ControllerConfig(max_failed_rounds=1))
+    for site in sites:
+        sandbox.fail(site, "no data", "ValueError")
+    assert sandbox.finish is not None
+    assert sandbox.finish.reason.endswith("last: site-0, site-1, site-2 and 2 more: ValueError: no data")
+
+
 def test_the_errors_of_three_learners_are_named_and_the_rest_counted() -> None:
     sites = [LearnerId(f"site-{index}") for index in range(5)]
     sandbox = training(*sites, config=ControllerConfig(max_failed_rounds=1))
@@ -185,7 +194,7 @@ def test_the_errors_of_three_learners_are_named_and_the_rest_counted() -> None:
     assert sandbox.finish is not None
     assert sandbox.finish.reason.endswith(
         "last: site-0: OSError: disk 0 is full; site-1: OSError: disk 1 is full; site-2: OSError: disk 2 is full; "
-        "and 2 more"
+        "and 2 more reasons"
     )
 
 

@@ -219,7 +219,7 @@ def test_a_federation_without_first_weights_ends_as_a_failure_that_names_each_er
         sandbox.fail(A, "no data")
     assert sandbox.finish == Finish(
         "no learner gave the first weights, 5 times in a row; "
-        "last: a: ValueError: no data; a: KeyError; a: lost: it left; and 2 more",
+        "last: a: ValueError: no data; a: KeyError; a: lost: it left",
         True,
     )
     assert sandbox.federation.records == []

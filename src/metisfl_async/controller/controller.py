@@ -63,6 +63,13 @@ class Controller:
         *,
         reflection: bool = False,
     ) -> None:
+        for name, value, kind in (
+            ("server_params", server_params, ServerParams),
+            ("controller_config", controller_config, ControllerConfig),
+            ("model_store_config", model_store_config, ModelStoreConfig),
+        ):
+            if value is not None and not isinstance(value, kind):
+                raise ConfigError(name, value, f"a {kind.__name__}, or None")
         if reflection and server_params is None:
             raise ConfigError("reflection", reflection, "False, or give server_params: there is no port")
         self.server_params = server_params

@@ -5,8 +5,10 @@ Names are MetisFL's where MetisFL has the option.
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,6 +24,7 @@ __all__ = [
     "Scheduler",
     "ServerParams",
     "TerminationSignals",
+    "address_of",
 ]
 
 AggregationRule = Literal["FedAvg"]
@@ -130,7 +133,7 @@ class ServerParams:
     private_key: str | Path | None = None  #: PEM
 
     def __post_init__(self) -> None:
-        _text("hostname", self.hostname)
+        _hostname("hostname", self.hostname)
         _integer("port", self.port, 0, 65_535)
         files = {name: getattr(self, name) for name in ("root_certificate", "server_certificate", "private_key")}
         missing = [name for name, file in files.items() if file is None]
@@ -155,14 +158,19 @@ class ClientParams:
     root_certificate: str | Path | None = None  #: PEM
 
     def __post_init__(self) -> None:
-        _text("hostname", self.hostname)
+        _hostname("hostname", self.hostname)
         _integer("port", self.port, 1, 65_535)
         if self.root_certificate is not None:
             _pem_file("root_certificate", self.root_certificate)
 
     @property
     def address(self) -> str:
-        return f"{self.hostname}:{self.port}"
+        return address_of(self.hostname, self.port)
+
+
+def address_of(hostname: str, port: int) -> str:
+    """Put a host and a port together; an IPv6 address gets its brackets."""
+    return f"[{hostname}]:{port}" if ":" in hostname and not hostname.startswith("[") else f"{hostname}:{port}"
 
 
 def _one_of(field: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -186,9 +194,17 @@ def _positive(field: str, value: object, most: int | None = None) -> None:
         raise ConfigError(field, value, "a finite number > 0" + (f" and <= {most}" if most is not None else ""))
 
 
-def _text(field: str, value: object) -> None:
-    if not isinstance(value, str) or not value:
-        raise ConfigError(field, value, "a non-empty string")
+def _hostname(field: str, value: object) -> None:
+    if not isinstance(value, str) or not (re.fullmatch(r"[^\s/:\[\]]+", value) or _is_ipv6(value)):
+        raise ConfigError(field, value, "a host name or an IP address, nothing else")
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text[1:-1] if text.startswith("[") and text.endswith("]") else text)
+    except ValueError:
+        return False
+    return True
 
 
 def _pem_file(field: str, file: object) -> None:

@@ -76,7 +76,7 @@ def weighted_means(reports: Iterable[tuple[float, Metrics]]) -> Metrics:
             terms.setdefault(name, []).append((weight, value))
     return {
         name: _sum([weight * value for weight, value in pairs]) / _sum([weight for weight, _ in pairs])
-        for name, pairs in terms.items()
+        for name, pairs in sorted(terms.items())
     }
 
 

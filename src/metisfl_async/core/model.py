@@ -118,9 +118,10 @@ class Manifest:
             return f"{len(other.tensors)} tensors instead of {len(self.tensors)}"
         for mine, theirs in zip(self.tensors, other.tensors, strict=True):
             if mine != theirs:
+                name = f"{mine.name!r}, " if mine.name != theirs.name else ""
                 return (
                     f"tensor {theirs.name!r} is {theirs.dtype}{list(theirs.shape)} "
-                    f"instead of {mine.name!r}, {mine.dtype}{list(mine.shape)}"
+                    f"instead of {name}{mine.dtype}{list(mine.shape)}"
                 )
         return None
 

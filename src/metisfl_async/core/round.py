@@ -111,12 +111,15 @@ class Round:
         return sum(part.train_state == TaskState.COUNTED for part in self.record.learners.values())
 
     def failures(self) -> str:
-        """Name the learners whose tasks did not count, and why; three of them at most."""
-        failed = [task for task in self._tasks.values() if task.state.is_final and task.state is not TaskState.COUNTED]
-        texts = [": ".join(filter(None, (task.learner, task.error_type, task.reason))) for task in failed[:3]]
-        if len(failed) > len(texts):
-            texts.append(f"and {len(failed) - len(texts)} more")
-        return "; ".join(texts)
+        """Say why tasks did not count, and whose; learners with the same reason together, three reasons at most."""
+        learners: dict[str, list[str]] = {}
+        for task in self._tasks.values():
+            if task.state.is_final and task.state is not TaskState.COUNTED:
+                names = learners.setdefault(": ".join(filter(None, (task.error_type, task.reason))), [])
+                if task.learner not in names:
+                    names.append(task.learner)
+        texts = [f"{_listed(names)}: {text}" for text, names in learners.items()]
+        return "; ".join([*texts[:3], f"and {len(texts) - 3} more reasons"] if len(texts) > 3 else texts)
 
     def moved(self, learner: LearnerId, sent: int, received: int) -> None:
         """Count bytes that went to or came from a learner of the cohort."""
@@ -152,3 +155,7 @@ class Round:
 
 def _ms(seconds: float) -> float:
     return seconds * 1e3
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -81,6 +81,7 @@ def _panel(axes: Axes, name: str, records: Sequence[RoundRecord]) -> None:
         points = [(number, value) for number, value in means if value is not None]
         if points:
             axes.plot(*zip(*points, strict=True), style, color=color, marker="o", markersize=4, label=label)
+    axes.set_xlim(left=0.5)  # there is no round 0
     axes.set_xlabel("round")
     axes.set_title(name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

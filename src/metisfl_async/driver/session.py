@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -21,14 +22,16 @@ from metisfl_async.core.errors import (
     TransportError,
     UnexpectedMessage,
 )
-from metisfl_async.core.events import Event, EventsMissed, FederationFinished
+from metisfl_async.core.events import Event, EventsMissed, FederationFinished, RoundFinished
 from metisfl_async.core.ids import FederationId, new_federation_id
 from metisfl_async.core.messages import StartRequest
 from metisfl_async.core.model import Array, Model, allocate
+from metisfl_async.core.records import RoundRecord
 from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.learner import Learner
+from metisfl_async.learner.outcome import packed_weights
 from metisfl_async.learner.worker import Worker, WorkerKind
 from metisfl_async.store.event_log import EventLog
 from metisfl_async.transport.base import ControllerLink
@@ -37,6 +40,8 @@ from metisfl_async.transport.grpc_link import GrpcLink
 from metisfl_async.transport.retry import insisting
 
 __all__ = ["DriverSession"]
+
+logger = logging.getLogger(__name__)
 
 MAX_THREADS = 32  #: for the live learners of one session; more learners take turns
 COPY_BYTES = 4 * 2**20  #: about a millisecond
@@ -90,10 +95,21 @@ class DriverSession:
         if isinstance(learners, int):
             if isinstance(learners, bool) or learners < 1:
                 raise ConfigError("learners", learners, "at least 1")
-        elif not learners or not all(isinstance(learner, Learner) for learner in learners):
-            raise ConfigError("learners", learners, "live Learner objects, or the number of remote ones to wait for")
+        elif not isinstance(learners, Sequence) or not learners or not all(isinstance(x, Learner) for x in learners):
+            allowed = "a list of live Learner objects, or the number of remote ones to wait for"
+            raise ConfigError("learners", learners, allowed)
+        elif len(set(map(id, learners))) < len(learners):
+            raise ConfigError("learners", learners, "a list in which no Learner object stands twice")
         if not isinstance(termination_signals, TerminationSignals):
             raise ConfigError("termination_signals", termination_signals, "a TerminationSignals")
+        if isinstance(controller, Controller) and controller.server_params is None:
+            if isinstance(learners, int):
+                allowed = "live Learner objects; to wait for others, give the controller server_params"
+                raise ConfigError("learners", learners, allowed)
+            least = controller.controller_config.min_learners
+            if least > len(learners):
+                allowed = f"at most the {len(learners)} learners of this session: the controller has no port for others"
+                raise ConfigError("min_learners", least, allowed)
         if join_timeout_secs is not None and not join_timeout_secs > 0:
             raise ConfigError("join_timeout_secs", join_timeout_secs, "a number > 0, or None")
         self._controller = controller
@@ -105,7 +121,9 @@ class DriverSession:
             join_timeout_secs,
             FederationId(""),
         )
-        self._initial_model = Model.from_arrays(initial_weights) if initial_weights is not None else None
+        self._initial_model = (
+            packed_weights(initial_weights, "initial_weights") if initial_weights is not None else None
+        )
         self._worker: WorkerKind = worker
         self._log = EventLog()
         self._link: ControllerLink | None = None  # while running
@@ -213,6 +231,8 @@ class DriverSession:
         assert link is not None
         self._request = replace(self._request, federation_id=new_federation_id())
         timeout_s = self._request.join_timeout_secs
+        if not self._learners:
+            logger.info("waiting for %d learners to join %s", self._request.num_learners, link.address)
         if self._initial_model is not None:
             await insisting("the driver", link.address, timeout_s, link.set_initial_model, self._initial_model)
         try:
@@ -249,6 +269,8 @@ class DriverSession:
                         self._log.append(event)
                         if display is not None:
                             display.show(event)
+                        if isinstance(event, RoundFinished):
+                            self._look_for_metric(event.record)
                         if isinstance(event, FederationFinished):
                             return event
                     event = await anext(events)
@@ -258,6 +280,12 @@ class DriverSession:
                 if seen == 0:
                     raise
                 await asyncio.sleep(PAUSE_S)
+
+    def _look_for_metric(self, record: RoundRecord) -> None:
+        """Warn if the metric that should end it is not measured: it would never end."""
+        metric, measured = self._request.signals.evaluation_metric, record.evaluation_metrics
+        if metric is not None and measured and metric not in measured:
+            logger.warning("no learner reports the evaluation_metric %r; they report %s", metric, ", ".join(measured))
 
 
 async def _collect(link: ControllerLink, finished: FederationFinished) -> FederationResult:

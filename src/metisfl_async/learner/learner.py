@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TypeAlias
 
+import numpy as np
+
+from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Array
 
@@ -35,6 +38,10 @@ class Learner(ABC):
     is_cancelled: bool = False  #: set while the running task is not wanted any more; a long loop may look and return
 
     def __init__(self, *, num_training_examples: int | None = None) -> None:
+        if num_training_examples is not None:
+            if not isinstance(num_training_examples, int | np.integer) or num_training_examples < 1:
+                raise ConfigError("num_training_examples", num_training_examples, "an integer >= 1, or None")
+            num_training_examples = int(num_training_examples)
         self.num_training_examples = num_training_examples
 
     @abstractmethod

@@ -52,7 +52,7 @@ def packed_result(result: object, trained_from: Manifest, num_training_examples:
         raise ConfigError("the metadata of train()", metadata, "a dict")
     key = "num_training_examples"
     if num_training_examples is not None and key not in metadata and key not in metrics:
-        metadata[key] = num_training_examples
+        metadata[key] = checked_json(num_training_examples, "Learner.num_training_examples")
     return Outcome(model, metrics, metadata)
 
 

@@ -47,6 +47,10 @@ async def run_learner(
     """
     if not isinstance(learner, Learner):
         raise ConfigError("learner", learner, "an instance of a subclass of Learner")
+    if not isinstance(client_params, ClientParams):
+        raise ConfigError("client_params", client_params, "the ClientParams of the controller")
+    if not isinstance(learner_id, str):
+        raise ConfigError("learner_id", learner_id, "a string")
     link = GrpcLink(client_params)
     try:
         await LearnerClient(link, Worker(learner, worker), learner_id, connect_timeout_secs).run()

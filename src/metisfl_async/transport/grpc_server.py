@@ -14,8 +14,8 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from metisfl_async.codec.frame import Frame, decode
-from metisfl_async.core.config import ServerParams
-from metisfl_async.core.errors import ConfigError, ConnectionLost, PeerTimeout
+from metisfl_async.core.config import ServerParams, address_of
+from metisfl_async.core.errors import ConfigError, ConnectionLost, PeerTimeout, TransportError
 from metisfl_async.core.messages import ControllerMessage, LearnerMessage
 from metisfl_async.transport import convert
 from metisfl_async.transport._proto import metisfl_pb2
@@ -70,20 +70,20 @@ class GrpcServer:
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
-        """Bind and serve; `ConnectionLost` if the port cannot be had."""
+        """Bind and serve; `TransportError` if the port cannot be had."""
         server = grpc.aio.server(options=SERVER_OPTIONS)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers.table()),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._reflection:
             _add_reflection(server)
-        address = f"{self._params.hostname}:{self._params.port}"
+        address = address_of(self._params.hostname, self._params.port)
         try:
             if self._params.server_certificate is None:
                 self.port = server.add_insecure_port(address)
             else:
                 self.port = server.add_secure_port(address, _server_credentials(self._params))
         except RuntimeError as error:
-            raise ConnectionLost(
+            raise TransportError(
                 address, "cannot listen there; is the port taken, or the host another machine's?"
             ) from error
         await server.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
@@ -37,9 +38,15 @@ async def insisting(
             reason = error.reason if isinstance(error, TransportError) else error
             logger.warning("%s waits for %s: %s", who, address, reason)
 
+    backoff = jittered_backoff(multiplier=0.1, max=MAX_BACKOFF_S)
+
+    def pause(state: RetryCallState) -> float:
+        left_s = math.inf if timeout_s is None else max(timeout_s - (state.seconds_since_start or 0.0), 0.0)
+        return min(backoff(state), left_s)
+
     retrying = AsyncRetrying(
         retry=retry_if_exception_type((TransportError, UnknownLearner, Superseded)),
-        wait=jittered_backoff(multiplier=0.1, max=MAX_BACKOFF_S),
+        wait=pause,
         stop=stop_never if timeout_s is None else stop_after_delay(timeout_s),
         before_sleep=log,
         reraise=True,
