@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: help quickstart test check unit bench proto clean
 
 help:
-	@echo 'make quickstart   set up, then train a real model on real images in five processes (about 2 minutes)'
+	@echo 'make quickstart   set up, then train a real model on real images in five processes (a minute or two; downloads TensorFlow, 2 GB on disk)'
 	@echo 'make test         set up, then run every check and test'
 	@echo 'make bench        set up, then measure rounds, loop lag and memory on this machine'
 	@echo 'make proto        generate the protobuf code anew'

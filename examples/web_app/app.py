@@ -1,10 +1,12 @@
 """A web app that trains: POST /federations starts one, GET /federations/{id}/events streams what happens in it.
 
-    pip install metisfl-async starlette uvicorn
-    uvicorn app:app
+    pip install . starlette uvicorn        (in the folder of this project)
+    uvicorn app:app --timeout-graceful-shutdown 5
     curl -X POST 'localhost:8000/federations?rounds=5'
     curl -N localhost:8000/federations/1/events
     curl localhost:8000/federations/1
+
+Without that option uvicorn would wait, before it shuts down, for whoever still follows the events.
 
 The learners live in the app here, to keep the example whole. With `Controller(ServerParams("0.0.0.0", 50051))` and
 `learners=3`, the app waits for three that dial in.
@@ -66,7 +68,10 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 async def start(request: Request) -> Response:
-    signals = TerminationSignals(federation_rounds=int(request.query_params.get("rounds", 5)))
+    try:
+        signals = TerminationSignals(federation_rounds=int(request.query_params.get("rounds", 5)))
+    except ValueError as error:  # a ConfigError is one
+        return Response(str(error), status_code=400)
     session = DriverSession(Controller(), [LinearLearner(seed) for seed in range(3)], signals)
     number = str(len(request.app.state.sessions) + 1)
     request.app.state.sessions[number] = session

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import httpx
 import uvicorn
-from federations import nothing_left_behind, until
+from federations import PATIENCE_S, nothing_left_behind, until
 
 PATH = Path(__file__).parents[2] / "examples" / "web_app" / "app.py"
 
@@ -28,7 +28,8 @@ def load() -> ModuleType:
 
 @asynccontextmanager
 async def served() -> AsyncIterator[httpx.AsyncClient]:
-    server = uvicorn.Server(uvicorn.Config(load().app, port=0, log_level="warning", loop="asyncio"))
+    config = uvicorn.Config(load().app, port=0, log_level="critical", loop="asyncio", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
@@ -55,6 +56,8 @@ async def test_a_federation_is_started_followed_and_read() -> None:
         assert losses == sorted(losses, reverse=True)
         assert losses[-1] < 0.2
         assert (await client.get("/federations/99/events")).status_code == 404
+        for rounds in ("many", "0"):
+            assert (await client.post("/federations", params={"rounds": rounds})).status_code == 400
 
 
 async def test_shutting_down_in_the_middle_leaves_nothing() -> None:
@@ -65,3 +68,13 @@ async def test_shutting_down_in_the_middle_leaves_nothing() -> None:
             async for line in stream.aiter_lines():
                 if json.loads(line)["event"] == "RoundFinished":
                     break
+
+
+async def test_a_watcher_does_not_keep_the_server_up() -> None:
+    async with nothing_left_behind(), asyncio.timeout(PATIENCE_S):
+        async with served() as client:
+            await client.post("/federations", params={"rounds": 1_000_000})
+            watching = asyncio.create_task(client.get("/federations/1/events"))
+            waiting = asyncio.create_task(client.get("/federations/1"))
+            await client.get("/federations/99")
+        await asyncio.gather(watching, waiting, return_exceptions=True)  # broken off, one way or the other

@@ -1,0 +1,31 @@
+"""The three small scripts, as five processes, learners first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parents[2] / "examples" / "three_machines"
+
+
+def test_three_sites_agree_on_their_mean() -> None:
+    with ExitStack() as stack:
+
+        def start(name: str, *arguments: str) -> subprocess.Popen[str]:
+            command = [sys.executable, str(SCRIPTS / name), *arguments]
+            started = stack.enter_context(
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            )
+            stack.callback(started.kill)
+            return started
+
+        learners = [start("learner.py", "127.0.0.1", site) for site in ("oslo", "lima", "pune")]
+        driver, controller = start("driver.py", "127.0.0.1"), start("controller.py")
+        printed, _ = driver.communicate(timeout=60)
+        assert "<FederationResult: 10 rounds" in printed, printed
+        for learner in learners:
+            told, _ = learner.communicate(timeout=60)
+            assert "the mean of all sites is about" in told
+        assert controller.wait(timeout=60) == 0
