@@ -152,3 +152,20 @@ async def test_a_coroutine_that_is_cancelled_by_us_is_still_cancelled() -> None:
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
+
+
+def _not_here() -> Adds:
+    raise ModuleNotFoundError("no module named 'notebook_cell'")
+
+
+class CannotBeImported(Adds):
+    def __reduce__(self) -> tuple[object, ...]:
+        return _not_here, ()
+
+
+async def test_a_process_that_cannot_get_the_learner_says_what_it_needs() -> None:
+    worker = Worker(CannotBeImported(1), "process")
+    async with nothing_left_behind():
+        with pytest.raises(RuntimeError, match=r"did not start .* its class must be in a module that can be imported"):
+            await worker.get_weights()
+        worker.close()

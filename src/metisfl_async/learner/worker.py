@@ -106,9 +106,14 @@ class Worker:
         pool = ProcessPoolExecutor(1, context, _keep_learner, (self._learner,))
         try:
             self._process = pool, pool.submit(os.getpid).result()
-        except BaseException:
-            pool.shutdown()
-            raise
+        except BrokenExecutor as error:
+            raise RuntimeError(
+                "the learner's process did not start (stderr says why); its class must be in a module that can be "
+                'imported, not in a notebook cell, and a script must start under `if __name__ == "__main__":`'
+            ) from error
+        finally:
+            if self._process is None:
+                pool.shutdown()
 
     async def _outcome(self, work: Future[T]) -> T:
         future = asyncio.wrap_future(work)
