@@ -1,32 +1,16 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from metisfl_async.codec.chunk import chunk_header, frame_of_chunk
 from metisfl_async.core.errors import CodecError, Damaged, Truncated
+from metisfl_async.transport._proto.metisfl_pb2 import Chunk
 
 #: On both sides of every length at which the varint grows.
 SIZES = [0, 1, 2, 127, 128, 129, 300, 16383, 16384, 2**20 - 1, 2**20, 2**20 + 1, 2**21 - 1, 2**21, 2**21 + 1]
-
-
-def protobuf_chunk() -> Any:
-    """Generate the class of ``message Chunk { bytes frame = 1; }``."""
-    file = descriptor_pb2.FileDescriptorProto(name="chunk.proto", package="test", syntax="proto3")
-    field = file.message_type.add(name="Chunk").field.add(name="frame", number=1)
-    field.type = descriptor_pb2.FieldDescriptorProto.TYPE_BYTES
-    field.label = descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("test.Chunk"))
-
-
-Chunk = protobuf_chunk()
 
 
 def frame_of_size(size: int) -> bytes:

@@ -34,7 +34,6 @@ class ProgressDisplay:
     def __init__(self, signals: TerminationSignals, num_learners: int, console: Console | None = None) -> None:
         self._console = console or Console()
         self._is_live = self._console.is_terminal or self._console.is_jupyter
-        self._num_learners = num_learners
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
