@@ -16,7 +16,7 @@ from metisfl_async.core.federation import Federation
 from metisfl_async.core.messages import UpdateReply
 from metisfl_async.core.model import Model, allocate
 from metisfl_async.core.tasks import Task, TaskKind, TaskState
-from metisfl_async.store.memory import InMemoryStore
+from metisfl_async.store.base import GLOBAL, ModelStore
 from metisfl_async.transport.concurrency import to_the_end
 
 __all__ = ["Aggregator", "Update"]
@@ -50,7 +50,7 @@ class Post(Protocol):
 class Aggregator:
     """Owns the accumulator and the current global model."""
 
-    def __init__(self, federation: Federation, store: InMemoryStore, post: Post) -> None:
+    def __init__(self, federation: Federation, store: ModelStore, post: Post) -> None:
         self.publication: Publication | None = None
         self._federation, self._store, self._post = federation, store, post
         self._rule: FedAvg | None = None
@@ -124,7 +124,7 @@ class Aggregator:
 
     async def _publish(self, model: Model) -> None:
         self.publication = Publication(model)
-        await self._store.insert(model)
+        await self._store.insert(GLOBAL, model)
 
     async def work(self, size_bytes: int, function: Callable[..., T], *args: object) -> T:
         """Do arithmetic over a model of this size without blocking the loop."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -14,6 +15,7 @@ from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStore
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.federation import Federation
 from metisfl_async.core.model import Model
+from metisfl_async.store.base import GLOBAL, ModelStore
 from metisfl_async.store.memory import InMemoryStore
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import end_all, first_of, to_the_end
@@ -31,7 +33,7 @@ class _Parts(NamedTuple):
 
     service: Service
     registry: Registry
-    store: InMemoryStore
+    store: ModelStore
     server: GrpcServer | None
     main: asyncio.Task[None]
 
@@ -95,15 +97,19 @@ class Controller:
         store = InMemoryStore(self.model_store_config)
         dispatcher = Dispatcher(federation, registry, store)
         service = Service(config, federation, registry, dispatcher, clock)
-        server: GrpcServer | None = None
-        if self.server_params is not None:
-            server = GrpcServer(service, self.server_params, reflection=self._reflection)
-            try:
-                await to_the_end(server.start())
-            except asyncio.CancelledError:
-                await to_the_end(server.stop(0))
-                raise
-        main = asyncio.create_task(_run(service, dispatcher, registry, config), name="controller")
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(lambda: to_the_end(store.close()))
+            await store.open()
+            server: GrpcServer | None = None
+            if self.server_params is not None:
+                server = GrpcServer(service, self.server_params, reflection=self._reflection)
+                try:
+                    await to_the_end(server.start())
+                except asyncio.CancelledError:
+                    await to_the_end(server.stop(0))
+                    raise
+            main = asyncio.create_task(_run(service, dispatcher, registry, config), name="controller")
+            undo.pop_all()
         return _Parts(service, registry, store, server, main)
 
     async def __aexit__(
@@ -134,7 +140,7 @@ class Controller:
 
     async def lineage(self) -> list[Model]:
         """Give the kept global models, oldest first; `ModelStoreConfig.lineage_length` says how many."""
-        return await self._open.store.lineage()
+        return [kept.model for kept in await self._open.store.lineage(GLOBAL)]
 
     def longest_silences_ms(self) -> dict[str, float]:
         """Say for each present learner the longest time between two signs of life, in milliseconds."""
@@ -164,7 +170,10 @@ async def _close(parts: _Parts) -> None:
         if parts.server is not None:
             await parts.server.stop(GRACE_S)
     finally:
-        await end_all([parts.main])
+        try:
+            await end_all([parts.main])
+        finally:
+            await parts.store.close()
     if not parts.main.cancelled():
         parts.main.result()
 

@@ -33,8 +33,8 @@ from metisfl_async.core.events import (
 from metisfl_async.core.federation import Federation
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.messages import ControllerMessage, TaskOffer, Withdrawn
+from metisfl_async.store.base import ModelStore
 from metisfl_async.store.event_log import EventLog
-from metisfl_async.store.memory import InMemoryStore
 
 __all__ = ["Dispatcher"]
 
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 class Dispatcher:
     """The hands of a `Federation`. Nothing here waits, so decisions and their consequences keep one order."""
 
-    def __init__(self, federation: Federation, registry: Registry, store: InMemoryStore) -> None:
+    def __init__(self, federation: Federation, registry: Registry, store: ModelStore) -> None:
         self.events = EventLog()
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()  #: fails with the first bug
         self.aggregator = Aggregator(federation, store, self.post)

@@ -1,0 +1,187 @@
+"""What every model store keeps to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeAlias
+
+import ml_dtypes
+import numpy as np
+import pytest
+from federations import nothing_left_behind
+
+from metisfl_async import Model, ModelStoreConfig
+from metisfl_async.core.model import DTYPES
+from metisfl_async.store.base import GLOBAL, ModelStore, Stored
+from metisfl_async.store.memory import InMemoryStore
+
+Opened: TypeAlias = AbstractAsyncContextManager[ModelStore]
+Open: TypeAlias = Callable[[int], Opened]
+
+OWNERS = [GLOBAL, "global", "a/b", "..", ".", "ü", "Ü", "u\u0308", "*", ":", "a:b", "%2F", "a b", "[a]", "?", "x" * 128]
+LARGE = 300_000  #: elements; more than is handled on the loop
+
+
+def model_of(version: int, size: int = 3) -> Model:
+    return Model.from_arrays([np.full(size, version, np.float32)], version=version)
+
+
+async def versions(store: ModelStore, owner: str = GLOBAL) -> list[int]:
+    return [kept.model.version for kept in await store.lineage(owner)]
+
+
+def same(kept: Stored | None, model: Model, weight: float = 1.0) -> bool:
+    return (
+        kept is not None
+        and kept.weight == weight
+        and kept.model.manifest == model.manifest
+        and kept.model.version == model.version
+        and kept.model.buffer.tobytes() == model.buffer.tobytes()
+    )
+
+
+@pytest.fixture(params=["InMemory"])
+def opened(request: pytest.FixtureRequest) -> Open:
+    """Opens a store that keeps so many models of each owner."""
+
+    @asynccontextmanager
+    async def in_memory(length: int) -> AsyncIterator[ModelStore]:
+        store = InMemoryStore(ModelStoreConfig(lineage_length=length))
+        await store.open()
+        yield store
+        await store.close()
+        await store.close()
+
+    return {"InMemory": in_memory}[request.param]
+
+
+@pytest.mark.parametrize(
+    ("length", "kept"),
+    [(0, [0, 1, 2, 3, 4]), (1, [4]), (2, [3, 4]), (3, [2, 3, 4]), (5, [0, 1, 2, 3, 4]), (6, [0, 1, 2, 3, 4])],
+)
+async def test_exactly_so_many_are_kept_of_each_owner_oldest_first(opened: Open, length: int, kept: list[int]) -> None:
+    async with opened(length) as store:
+        for version in range(5):
+            await store.insert(GLOBAL, model_of(version))
+            await store.insert("a", model_of(10 + version))
+            newest = await store.latest(GLOBAL)
+            assert newest is not None
+            assert newest.model.version == version
+        assert await versions(store) == kept
+        assert await versions(store, "a") == [10 + version for version in kept]
+
+
+async def test_nobody_has_nothing(opened: Open) -> None:
+    async with opened(1) as store:
+        for owner in OWNERS:
+            assert await store.latest(owner) is None
+            assert await store.lineage(owner) == []
+            await store.erase(owner)
+
+
+async def test_a_model_comes_back_exactly(opened: Open) -> None:
+    arrays = [np.array([0, 1, 1]).astype(dtype) for dtype in DTYPES.values()]
+    arrays += [np.array(1.5).astype(dtype) for dtype in DTYPES.values()]  # 0-d
+    arrays += [np.empty((3, 0, 2), dtype) for dtype in DTYPES.values()]
+    arrays += [
+        np.array([np.nan, -0.0, np.inf, 1e-45], np.float32),
+        np.arange(24, dtype=ml_dtypes.bfloat16).reshape(2, 3, 4),
+    ]
+    names = ["__metadata__", "", "ü/..\n", 'a"b', *(f"layer/{index}" for index in range(len(arrays) - 4))]
+    model = Model.from_arrays(arrays, names, version=2**40)
+    async with opened(1) as store:
+        await store.insert("a", model, 0.1 + 0.2)
+        assert same(await store.latest("a"), model, 0.1 + 0.2)
+        (kept,) = await store.lineage("a")
+        assert same(kept, model, 0.1 + 0.2)
+        assert not kept.model.buffer.flags.writeable
+
+
+@pytest.mark.parametrize("arrays", [[], [np.empty(0, np.float32)]], ids=["no tensor", "no element"])
+async def test_a_model_without_bytes_comes_back(opened: Open, arrays: list[np.ndarray]) -> None:
+    async with opened(2) as store:
+        await store.insert("a", Model.from_arrays(arrays))
+        assert same(await store.latest("a"), Model.from_arrays(arrays))
+
+
+@pytest.mark.parametrize("weight", [1.0, 5e-324, 2.0**53, 1 / 3, -0.0])
+async def test_weights_come_back_exactly(opened: Open, weight: float) -> None:
+    async with opened(1) as store:
+        await store.insert("a", model_of(1), weight)
+        kept = await store.latest("a")
+        assert kept is not None
+        assert kept.weight.hex() == weight.hex()
+
+
+async def test_a_large_model_comes_back(opened: Open) -> None:
+    model = Model.from_arrays([np.random.default_rng(1).integers(0, 256, 3_500_001, np.uint8), np.ones(5)])
+    async with opened(1) as store:
+        await store.insert("a", model)
+        assert same(await store.latest("a"), model)
+
+
+async def test_owners_are_kept_apart_whatever_they_are_called(opened: Open) -> None:
+    async with opened(1) as store:
+        for number, owner in enumerate(OWNERS):
+            await store.insert(owner, model_of(number), number)
+        for number, owner in enumerate(OWNERS):
+            assert same(await store.latest(owner), model_of(number), number)
+        await store.erase("*")
+        await store.erase("..")
+        left = [owner for owner in OWNERS if await store.latest(owner) is not None]
+        assert left == [owner for owner in OWNERS if owner not in ("*", "..")]
+
+
+async def test_what_is_erased_is_gone_and_may_come_again(opened: Open) -> None:
+    async with opened(0) as store:
+        for version in range(3):
+            await store.insert("a", model_of(version))
+        await store.erase("a")
+        assert await store.latest("a") is None
+        assert await store.lineage("a") == []
+        await store.insert("a", model_of(7))
+        assert await versions(store, "a") == [7]
+
+
+@pytest.mark.parametrize("size", [3, LARGE])
+async def test_the_buffer_is_the_callers_again_after_the_insertion(opened: Open, size: int) -> None:
+    async with opened(1) as store:
+        model = model_of(1, size)
+        await store.insert("a", model)
+        model.buffer[:] = 0
+        assert same(await store.latest("a"), model_of(1, size))
+
+
+async def test_many_insert_at_the_same_time_in_the_order_of_the_calls(opened: Open) -> None:
+    async with opened(2) as store:
+        async with asyncio.TaskGroup() as group:
+            for version in range(4):
+                for owner in ("a", "b", "c"):
+                    size = LARGE if version % 2 == 0 else 3
+                    group.create_task(store.insert(owner, model_of(version, size), version))
+        for owner in ("a", "b", "c"):
+            assert await versions(store, owner) == [2, 3]
+            assert same(await store.latest(owner), model_of(3), 3)
+
+
+async def test_a_cancelled_insertion_has_happened_whole_or_not_at_all(opened: Open) -> None:
+    async with nothing_left_behind(), opened(2) as store:
+        await store.insert("a", model_of(0, LARGE))
+        before = [0]
+        outcomes = set()
+        for steps in range(1000):
+            inserting = asyncio.create_task(store.insert("a", model_of(steps + 1, LARGE)))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            inserting.cancel()
+            await asyncio.wait([inserting])
+            after = await versions(store, "a")
+            outcomes.add("before" if after == before else "after")
+            assert after in (before, [*before, steps + 1][-2:])
+            assert same(await store.latest("a"), model_of(after[-1], LARGE))
+            before = after
+            if not inserting.cancelled():
+                break
+        assert outcomes == {"before", "after"}
