@@ -29,21 +29,22 @@ def copies(model: Model) -> list[Array]:
     return model.copies()
 
 
-def packed_weights(weights: object, source: str = "get_weights()") -> Model:
-    """Copy a learner's arrays into one buffer."""
+def packed_weights(weights: object, source: str = "get_weights()", like: Manifest | None = None) -> Model:
+    """Copy a learner's arrays into one buffer, under the names that they have in `like` if they are as many."""
     if not isinstance(weights, list | tuple) or not weights:
         raise ConfigError(source, _kind(weights), "a non-empty list of NumPy arrays")
     for index, array in enumerate(weights):
         if not isinstance(array, np.ndarray | np.generic):
             raise ConfigError(f"{source}[{index}]", _kind(array), "a NumPy array")
-    return Model.from_arrays(weights)
+    names = [spec.name for spec in like.tensors] if like is not None and len(like.tensors) == len(weights) else None
+    return Model.from_arrays(weights, names)
 
 
 def packed_result(result: object, trained_from: Manifest, num_training_examples: int | None) -> Outcome:
     """Check what `train` returned, and copy its arrays into one buffer."""
     if not isinstance(result, tuple) or len(result) not in (2, 3):
         raise ConfigError("train()", _kind(result), "(parameters, metrics) or (parameters, metrics, metadata)")
-    model = packed_weights(result[0], "the parameters of train()")
+    model = packed_weights(result[0], "the parameters of train()", trained_from)
     if (difference := trained_from.difference(model.manifest)) is not None:
         raise ConfigError("the parameters of train()", difference, "the shapes and dtypes that were passed in")
     metrics = checked_metrics(result[1], "the metrics of train()")
