@@ -3,12 +3,14 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
+INTEROP := tests/interop
+NODE_READY := $(INTEROP)/node_modules/.ready
 
 .PHONY: help quickstart test check unit bench proto clean
 
 help:
 	@echo 'make quickstart   set up, then train a real model on real images in five processes (a minute or two; downloads TensorFlow, 2 GB on disk)'
-	@echo 'make test         set up, then run every check and test'
+	@echo 'make test         set up, then run every check and test (needs Node.js 20 and npm as well)'
 	@echo 'make bench        set up, then measure rounds, loop lag and memory on this machine'
 	@echo 'make proto        generate the protobuf code anew'
 	@echo 'make clean        remove the virtual environment and everything that was made'
@@ -19,6 +21,13 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(PYTHON) || python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(PYTHON) -c constraints.txt -e '.[dev,tensorflow]'
+	@touch $@
+
+$(NODE_READY): $(INTEROP)/package.json $(INTEROP)/package-lock.json
+	@command -v node >/dev/null || { echo 'The tests have a learner in JavaScript: Node.js 20 or newer is needed, as node'; exit 1; }
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' || { echo 'Node.js 20 or newer is needed'; exit 1; }
+	@command -v npm >/dev/null || { echo 'The tests have a learner in JavaScript: npm is needed'; exit 1; }
+	@cd $(INTEROP) && npm ci --loglevel=error >/dev/null
 	@touch $@
 
 quickstart: $(READY)
@@ -36,7 +45,7 @@ check: $(READY)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-unit: $(READY)
+unit: $(READY) $(NODE_READY)
 	$(PYTHON) -m pytest --cov --cov-report=term:skip-covered
 	$(PYTHON) -m coverage report --include='*/core/*,*/codec/*' --fail-under=100 --skip-covered
 
@@ -50,4 +59,4 @@ proto: $(READY)
 	    protos/metisfl_async/transport/_proto/metisfl.proto
 
 clean:
-	rm -rf $(VENV) dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(INTEROP)/node_modules dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

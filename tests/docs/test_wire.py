@@ -1,0 +1,105 @@
+"""docs/wire.md says what the code does: its bytes are made anew, and everything in protos/ is named there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xxhash
+
+from metisfl_async.codec import frame, manifest
+from metisfl_async.codec.frame import Header, encode, frames_of
+from metisfl_async.controller import registry
+from metisfl_async.core import errors, metrics
+from metisfl_async.core.ids import TaskId, Token
+from metisfl_async.core.model import ALIGNMENT, DTYPES, Manifest, Model
+from metisfl_async.transport import convert
+from metisfl_async.transport._proto import metisfl_pb2 as pb
+
+PAGE = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
+
+
+def example() -> list[bytes]:
+    """The Chunk messages of the page's worked example."""
+    blocks = re.findall(r"^```hex\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    return [bytes.fromhex(re.sub(r"^#.*$", "", block, flags=re.MULTILINE)) for block in blocks]
+
+
+def test_the_worked_example_is_what_our_codec_writes() -> None:
+    model = Model.from_arrays([np.array([1.5, -2.0], np.float32)], ["w"])
+    task_id, token = TaskId(bytes(range(16)).hex()), Token(bytes(range(0xF0, 0x100)).hex())
+    header = Header("update", model.manifest, 3, task_id, token, {"loss": 0.5}, {"num_training_examples": 40})
+    assert [chunk.hex(" ") for chunk in example()] == [encode(each).hex(" ") for each in frames_of(header, model)]
+
+
+def test_the_worked_example_can_be_followed_without_our_code() -> None:
+    first, second, third = (pb.Chunk.FromString(chunk).frame for chunk in example())
+    payload = second[-8:]
+    assert np.frombuffer(payload, "<f4").tolist() == [1.5, -2.0]
+    digest = xxhash.xxh3_128(first + payload)
+    assert third.endswith(digest.digest())
+    assert f"`{digest.hexdigest()}`" in PAGE
+    assert f"`{xxhash.xxh3_128().hexdigest()}`" in PAGE
+    shorter = frame.decode(b"\x0a\x0c" + bytes.fromhex("92 00 c4 08") + payload)
+    assert isinstance(shorter, frame.Data)
+    assert (shorter.offset, bytes(shorter.payload)) == (0, payload)
+
+
+def test_the_manifest_of_two_tensors_is_laid_out_as_the_page_says() -> None:
+    both = Manifest.lay_out([("w", "float32", (2,)), ("b", "float32", ())])
+    text = str(manifest.manifest_to_wire(both)).replace("'", '"')
+    assert f"`{text}`, `size_bytes` {both.size_bytes}" in PAGE.replace("\n", " ")
+
+
+def names_in_protos() -> list[str]:
+    methods = [method.name for service in pb.DESCRIPTOR.services_by_name.values() for method in service.methods]
+    messages = list(pb.DESCRIPTOR.message_types_by_name.values())
+    fields = {field.name for message in messages for field in message.fields}
+    return sorted({*methods, *(message.name for message in messages), *fields})
+
+
+@pytest.mark.parametrize("name", names_in_protos())
+def test_everything_in_protos_is_on_the_page(name: str) -> None:
+    assert re.search(rf"\b{name}\b", PAGE), f"docs/wire.md says nothing of {name}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_is_on_the_page(dtype: str) -> None:
+    assert f"`{dtype}`" in PAGE
+
+
+def test_every_error_that_crosses_the_wire_is_on_the_page() -> None:
+    branches = (errors.ConfigError, errors.CodecError, errors.ProtocolError, errors.RoundError)
+    leaves = {
+        name
+        for name in errors.__all__
+        if isinstance(kind := getattr(errors, name), type) and issubclass(kind, branches) and not kind.__subclasses__()
+    }
+    told = set(re.findall(r"`([A-Z][A-Za-z]+)`", PAGE.split("\n## Errors", 1)[1]))
+    assert leaves <= told
+
+
+@pytest.mark.parametrize(
+    ("what", "limit"),
+    [
+        ("a frame", frame.MAX_FRAME_BYTES),
+        ("`metrics` and `metadata` of a header, packed together", frame.MAX_FACTS_BYTES),
+        ("levels of nesting in `metadata`", metrics.MAX_DEPTH),
+        ("tensors in a model", manifest.MAX_TENSORS),
+        ("dimensions of a tensor", manifest.MAX_DIMENSIONS),
+        ("arrays and maps in a header", frame.MAX_CONTAINERS),
+        ("a message of a learner on Tasks", convert.MAX_MESSAGE_BYTES),
+        ("tasks in one Hello", convert.MAX_HELD),
+        ("characters of a learner_id", registry.MAX_ID_LENGTH),
+    ],
+)
+def test_limits_are_those_of_the_code(what: str, limit: int) -> None:
+    assert re.search(rf"^\| {re.escape(what)} \| {limit:,}( bytes)? \|$", PAGE, re.MULTILINE)
+
+
+def test_other_numbers_are_those_of_the_code() -> None:
+    assert f"multiple of {ALIGNMENT};" in PAGE.replace("\n  ", " ")
+    assert manifest.MAX_MODEL_BYTES == 2**48
+    assert "2^48 bytes" in PAGE
