@@ -11,15 +11,18 @@ from metisfl_async.core.commands import (
     Command,
     Discard,
     Finish,
+    Forget,
     Offer,
     StartTimer,
     StopTimer,
     Withdraw,
 )
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
+from metisfl_async.core.continuous import ContinuousFederation
 from metisfl_async.core.events import Event
 from metisfl_async.core.federation import Federation, Phase
 from metisfl_async.core.ids import LearnerId, TaskId
+from metisfl_async.core.in_rounds import FederationInRounds
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.tasks import HeldTask, Task, Verdict
 
@@ -34,13 +37,18 @@ class Sandbox:
 
     def __init__(self, config: ControllerConfig | None = None) -> None:
         self.now = 1000.0  #: seconds
-        self.federation = Federation(config or ControllerConfig(), lambda: self.now)
+        config = config or ControllerConfig()
+        scheduler = config.new_scheduler()
+        kind = FederationInRounds if scheduler.in_rounds else ContinuousFederation
+        self.federation: Federation = kind(config, scheduler, lambda: self.now)
         self.offers: list[Task] = []
         self.withdrawn: list[Task] = []
         self.timers: dict[str, float] = {}  #: when each is due
         self.events: list[Event] = []
         self.mean_of: list[Task] = []  #: updates in the accumulator
         self.aggregating: int | None = None  #: the version that the aggregator makes
+        self.others: tuple[LearnerId, ...] = ()  #: whose latest updates are in it too
+        self.forgotten: list[LearnerId] = []
         self.finish: Finish | None = None
 
     def act(self, commands: list[Command]) -> None:
@@ -55,8 +63,10 @@ class Sandbox:
                     self.timers[name] = self.now + seconds
                 case StopTimer(name):
                     self.timers.pop(name, None)
-                case Aggregate(version):
-                    self.aggregating = version
+                case Aggregate(version, others):
+                    self.aggregating, self.others = version, others
+                case Forget(learner):
+                    self.forgotten.append(learner)
                 case Discard():
                     self.mean_of.clear()
                 case Announce(event):

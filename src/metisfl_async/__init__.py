@@ -1,12 +1,20 @@
 """Federated learning as coroutines: a controller, learners and a driver on one event loop, or on many machines."""
 
 from metisfl_async.controller.controller import Controller
+from metisfl_async.core.aggregation.fedasync import FedAsync
+from metisfl_async.core.aggregation.fedavg import FedAvg, FedStride
+from metisfl_async.core.aggregation.fedbuff import FedBuff
+from metisfl_async.core.aggregation.fedrec import FedRec
+from metisfl_async.core.aggregation.rule import AggregationRule, Update
+from metisfl_async.core.aggregation.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from metisfl_async.core.config import (
     ClientParams,
     ControllerConfig,
+    EncryptionConfig,
     ModelStoreConfig,
     ServerParams,
     TerminationSignals,
+    TerminationSingals,
 )
 from metisfl_async.core.errors import (
     CodecError,
@@ -34,6 +42,8 @@ from metisfl_async.core.events import (
 from metisfl_async.core.model import Model
 from metisfl_async.core.partition import dirichlet_partition, iid_partition, label_partition, quantity_partition
 from metisfl_async.core.records import Failure, LearnerRecord, RoundRecord
+from metisfl_async.core.scheduling import Asynchronous, Scheduler, SemiSynchronous, Synchronous, Timing
+from metisfl_async.core.selection import Scheduled, ScheduledCardinality, Selector
 from metisfl_async.driver.plot import plot_partitions
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.session import DriverSession
@@ -41,15 +51,27 @@ from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.run import app, run_learner
 
 __all__ = [
+    "AggregationRule",
+    "Asynchronous",
     "ClientParams",
     "CodecError",
     "ConfigError",
     "Controller",
     "ControllerConfig",
     "DriverSession",
+    "EncryptionConfig",
     "Event",
     "EventsMissed",
     "Failure",
+    "FedAdagrad",
+    "FedAdam",
+    "FedAsync",
+    "FedAvg",
+    "FedAvgM",
+    "FedBuff",
+    "FedRec",
+    "FedStride",
+    "FedYogi",
     "FederationFinished",
     "FederationResult",
     "Learner",
@@ -67,10 +89,19 @@ __all__ = [
     "RoundFinished",
     "RoundRecord",
     "RoundStarted",
+    "Scheduled",
+    "ScheduledCardinality",
+    "Scheduler",
+    "Selector",
+    "SemiSynchronous",
     "ServerParams",
+    "Synchronous",
     "TaskFailed",
     "TerminationSignals",
+    "TerminationSingals",
+    "Timing",
     "TransportError",
+    "Update",
     "UpdateCounted",
     "app",
     "dirichlet_partition",

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from metisfl_async.core.aggregation.by_name import RULES as RULES_BY_NAME
+from metisfl_async.core.aggregation.fedavg import FedAvg
 from metisfl_async.core.config import (
+    NO_ENCRYPTION,
     ClientParams,
     ControllerConfig,
     ModelStoreConfig,
@@ -18,6 +21,7 @@ from metisfl_async.core.config import (
 )
 from metisfl_async.core.errors import ConfigError
 
+RULES = ", ".join(RULES_BY_NAME)
 SCALING_FACTORS = "NumTrainingExamples, NumCompletedBatches, NumParticipants"
 POSITIVE = "a finite number > 0"
 
@@ -26,9 +30,20 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
     *(
         (ControllerConfig, {field: value}, field, value, allowed)
         for field, value, allowed in [
-            ("aggregation_rule", "FedProx", "FedAvg"),
-            ("aggregation_rule", None, "FedAvg"),
-            ("scheduler", "synchronous", "Synchronous"),
+            ("aggregation_rule", "FedProx", f"{RULES}, or an AggregationRule object"),
+            ("aggregation_rule", None, f"{RULES}, or an AggregationRule object"),
+            ("aggregation_rule", FedAvg, f"{RULES}, or an AggregationRule object"),
+            ("aggregation_rule", "SecAgg", f"{RULES}; SecAgg is not implemented yet"),
+            ("scheduler", "synchronous", "Synchronous, SemiSynchronous, Asynchronous, or a Scheduler object"),
+            ("selector", "random", "Scheduled, ScheduledCardinality, a Selector object, or None"),
+            ("selector", 3, "Scheduled, ScheduledCardinality, a Selector object, or None"),
+            ("stride_length", 3, "None, except with aggregation_rule 'FedStride'"),
+            ("semi_sync_lambda", 2.0, "None, except with scheduler 'SemiSynchronous'"),
+            ("semi_sync_recompute_num_updates", False, "None, except with scheduler 'SemiSynchronous'"),
+            ("crypto_context", "ctx.bin", NO_ENCRYPTION),
+            ("scaling_factor_bits", 52, NO_ENCRYPTION),
+            ("batch_size", 4096, f"{NO_ENCRYPTION}; for training, train_params={{'batch_size': ...}}"),
+            ("params_hook", {"epochs": 1}, "a function (kind, round_number, learner, params) -> params, or None"),
             ("scaling_factor", "NumExamples", SCALING_FACTORS),
             ("scaling_factor", 1, SCALING_FACTORS),
             ("train_params", [1], "a dict"),
@@ -113,7 +128,7 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
         {},
         "TerminationSignals",
         None,
-        "at least one of federation_rounds, execution_cutoff_time_mins, "
+        "at least one of federation_rounds, global_updates, execution_cutoff_time_mins, "
         "evaluation_metric with evaluation_metric_cutoff_score",
     ),
     *(

@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 
 from metisfl_async.core.ids import LearnerId, TaskId
+from metisfl_async.core.records import LearnerRecord
 from metisfl_async.core.tasks import Task, TaskKind, TaskState
 
 S = TaskState
@@ -21,7 +22,9 @@ ALLOWED = {
 
 
 def task_in(state: TaskState) -> Task:
-    return Task(TaskId("1"), TaskKind.TRAIN, LearnerId("a"), round_number=1, model_version=0, state=state)
+    return Task(
+        TaskId("1"), TaskKind.TRAIN, LearnerId("a"), round_number=1, model_version=0, part=LearnerRecord(), state=state
+    )
 
 
 def test_states_are_either_open_or_final() -> None:
@@ -42,6 +45,6 @@ def test_a_task_moves_as_the_table_says_and_never_out_of_a_final_state(before: T
 
 
 def test_a_new_task_is_pending_with_a_configuration_of_its_own() -> None:
-    first, second = (Task(TaskId(name), TaskKind.EVALUATE, LearnerId("a"), 1, 0) for name in "12")
+    first, second = (Task(TaskId(name), TaskKind.EVALUATE, LearnerId("a"), 1, 0, LearnerRecord()) for name in "12")
     assert first.state is TaskState.PENDING
     assert first.config is not second.config

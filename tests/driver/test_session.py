@@ -329,7 +329,7 @@ async def test_examples_are_read_from_metadata_then_metrics_then_the_learner(
 @pytest.mark.parametrize("factor", ["NumCompletedBatches", "NumParticipants"])
 async def test_the_other_scaling_factors(factor: str) -> None:
     learners = [Gives(([np.full(1, n, np.float32), GOOD[1]], {}, {"num_completed_batches": n})) for n in (1, 3)]
-    config = ControllerConfig(scaling_factor=factor)  # type: ignore[arg-type]
+    config = ControllerConfig(scaling_factor=factor)
     result = await session_of(learners, rounds=1, config=config).run()
     assert result.final_model is not None
     assert result.final_model[0].tolist() == [2.5 if factor == "NumCompletedBatches" else 2.0]

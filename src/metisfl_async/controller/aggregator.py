@@ -1,8 +1,9 @@
-"""Checks updates, folds them, and publishes the means: one job after another, long arithmetic in a worker thread."""
+"""Checks and folds updates, publishes global models: one job after another, long arithmetic in a worker thread."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,16 +11,19 @@ from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
 from metisfl_async.codec.frame import Header, Publication
 from metisfl_async.controller.staging import Room
-from metisfl_async.core.aggregation.fedavg import FedAvg, unfit
-from metisfl_async.core.commands import Aggregate, Command, Discard
+from metisfl_async.core.aggregation.arithmetic import unfit
+from metisfl_async.core.aggregation.rule import AggregationRule, Update
+from metisfl_async.core.commands import Aggregate, Command, Discard, Forget
+from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.federation import Federation
+from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.messages import UpdateReply
 from metisfl_async.core.model import Model, allocate
 from metisfl_async.core.tasks import Task, TaskKind, TaskState
 from metisfl_async.store.base import GLOBAL, ModelStore
 from metisfl_async.transport.concurrency import to_the_end
 
-__all__ = ["Aggregator", "Update"]
+__all__ = ["Aggregator", "Upload"]
 
 INLINE_BYTES = 256 * 1024  #: a smaller model is worked on faster than a thread is woken
 T = TypeVar("T")
@@ -27,7 +31,7 @@ P = ParamSpec("P")
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
+class Upload:
     """A whole, undamaged update in its staging room; the aggregator gives the room back."""
 
     task: Task
@@ -38,7 +42,7 @@ class Update:
     reply: asyncio.Future[UpdateReply]
 
 
-Job: TypeAlias = Update | Aggregate | Discard
+Job: TypeAlias = Upload | Aggregate | Forget | Discard
 
 
 class Post(Protocol):
@@ -48,14 +52,21 @@ class Post(Protocol):
 
 
 class Aggregator:
-    """Owns the accumulator and the current global model."""
+    """Owns the aggregation rule and the current global model.
 
-    def __init__(self, federation: Federation, store: ModelStore, post: Post) -> None:
+    `keeps_updates` says whether each learner's updates go into the store as well.
+    """
+
+    def __init__(
+        self, federation: Federation, rule: AggregationRule, store: ModelStore, post: Post, *, keeps_updates: bool
+    ) -> None:
         self.publication: Publication | None = None
-        self._federation, self._store, self._post = federation, store, post
-        self._rule: FedAvg | None = None
-        # Not bounded by itself: each update in it holds staging room, and there is one mean a round.
-        self._jobs: asyncio.Queue[Job] = asyncio.Queue()
+        self._federation, self._rule, self._store, self._post = federation, rule, store, post
+        self._keeps_updates = keeps_updates
+        # Not bounded by itself: each update in it holds staging room, and one model is made at a time. What the
+        # federation asks for goes before the updates that wait: it was decided without them.
+        self._jobs: asyncio.PriorityQueue[tuple[int, int, Job]] = asyncio.PriorityQueue()
+        self._submitted = 0
         self._replies: dict[str, asyncio.Future[UpdateReply]] = {}
         self._worker = ThreadPoolExecutor(1, "metisfl-aggregator")
 
@@ -63,13 +74,16 @@ class Aggregator:
         """Do the jobs in order, until cancelled; a job under way in the thread is waited for."""
         try:
             while True:
-                match await self._jobs.get():
-                    case Update() as update:
-                        await self._take_in(update)
-                    case Aggregate(version):
-                        await self._aggregate(version)
+                _, _, job = await self._jobs.get()
+                match job:
+                    case Upload():
+                        await self._take_in(job)
+                    case Aggregate(version, others):
+                        await self._aggregate(version, others)
+                    case Forget(learner):
+                        await self._forget(learner)
                     case Discard():
-                        if self._rule is not None:
+                        if self.publication is not None:
                             self._rule.discard()
         finally:
             for reply in self._replies.values():
@@ -77,9 +91,11 @@ class Aggregator:
             self._worker.shutdown()
 
     def submit(self, job: Job) -> None:
-        if isinstance(job, Update):
+        is_upload = isinstance(job, Upload)
+        if isinstance(job, Upload):
             self._replies[job.task.id] = job.reply
-        self._jobs.put_nowait(job)
+        self._submitted += 1
+        self._jobs.put_nowait((int(is_upload), self._submitted, job))
 
     async def reply_to(self, task: Task) -> UpdateReply:
         """Wait for what became of an update that was submitted."""
@@ -87,40 +103,76 @@ class Aggregator:
 
     async def set_first_model(self, model: Model) -> None:
         """Publish version 0."""
-        self._rule = FedAvg(model.manifest)
+        await self.work(model.manifest.size_bytes, self._rule.start, model.freeze())
         await self._publish(model)
 
-    async def _take_in(self, update: Update) -> None:
-        task = update.task
+    async def _take_in(self, upload: Upload) -> None:
+        task, header = upload.task, upload.header
         try:
             if task.state is not TaskState.STORED:
-                update.reply.set_result(_answer(task))
+                upload.reply.set_result(_answer(task))
                 return
-            size = update.model.manifest.size_bytes
-            if (problem := await self.work(size, unfit, update.model)) is not None:
+            size = upload.model.manifest.size_bytes
+            if (problem := await self.work(size, unfit, upload.model)) is not None:
                 self._post(self._federation.rejected, task, "NotFinite", problem)
-                update.reply.set_result(UpdateReply(False, problem))
+                upload.reply.set_result(UpdateReply(False, problem))
                 return
             if task.kind is TaskKind.GET_WEIGHTS:
-                await self.set_first_model(await self.work(size, _copy, update.model))
+                await self.set_first_model(await self.work(size, _copy, upload.model))
             else:
-                assert self._rule is not None
-                await self.work(size, self._rule.fold, update.model, update.weight)
-            header = update.header
-            self._post(self._federation.counted, task, update.weight, header.metrics, header.metadata)
-            update.reply.set_result(_answer(task))  # the federation may have ended while we folded
+                try:
+                    await self._fold(upload)
+                except ConfigError as error:  # the rule does not want it
+                    self._post(self._federation.rejected, task, type(error).__name__, str(error))
+                    upload.reply.set_result(UpdateReply(False, str(error)))
+                    return
+            held_bytes = upload.room.staging.used_bytes
+            post, counted = self._post, self._federation.counted
+            post(counted, task, upload.weight, header.metrics, header.metadata, held_bytes=held_bytes)
+            upload.reply.set_result(_answer(task))  # the federation may have ended while we folded
         finally:
-            update.room.release()
+            upload.room.release()
             del self._replies[task.id]
 
-    async def _aggregate(self, version: int) -> None:
-        rule = self._rule
-        assert rule is not None
-        model = await self.work(rule.manifest.size_bytes, rule.aggregate, version)
+    async def _fold(self, upload: Upload) -> None:
+        """Fold an update, and keep it where updates are kept."""
+        assert self.publication is not None
+        task, model, weight = upload.task, upload.model, upload.weight
+        previous = await self._latest(task.learner) if self._rule.needs_previous else None
+        staleness = self.publication.model.version - task.model_version
+        update = Update(task.learner, model, weight, staleness, previous)
+        await self.work(model.manifest.size_bytes, self._rule.fold, update)
+        if self._keeps_updates:
+            await self._store.insert(task.learner, model, weight)
+
+    async def _aggregate(self, version: int, others: tuple[LearnerId, ...]) -> None:
+        assert self.publication is not None
+        manifest, selection_s = self.publication.model.manifest, 0.0
+        for learner in others:
+            begun_at = time.monotonic()
+            update = await self._latest(learner)
+            selection_s += time.monotonic() - begun_at
+            if update is not None:
+                await self.work(manifest.size_bytes, self._rule.fold, update)
+        model = await self.work(manifest.size_bytes, self._rule.aggregate, version)
+        if (difference := manifest.difference(model.manifest)) is not None or model.version != version:
+            wrong = difference or f"version {model.version} instead of {version}"
+            raise RuntimeError(f"{type(self._rule).__name__}.aggregate() made no such model as was asked for: {wrong}")
         if self._federation.is_finished:
             return  # stopped meanwhile; the model before stays the final one
         await self._publish(model)
-        self._post(self._federation.published, version)
+        self._post(self._federation.published, version, selection_s * 1e3)
+
+    async def _forget(self, learner: LearnerId) -> None:
+        if not self._keeps_updates:
+            return
+        if self._rule.needs_previous and (update := await self._latest(learner)) is not None:
+            await self.work(update.model.manifest.size_bytes, self._rule.remove, update)
+        await self._store.erase(learner)
+
+    async def _latest(self, learner: LearnerId) -> Update | None:
+        stored = await self._store.latest(learner)
+        return None if stored is None else Update(learner, stored.model, stored.weight)
 
     async def _publish(self, model: Model) -> None:
         self.publication = Publication(model)

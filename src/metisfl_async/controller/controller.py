@@ -11,9 +11,11 @@ from typing import NamedTuple, Self
 from metisfl_async.controller.dispatcher import Dispatcher
 from metisfl_async.controller.registry import Registry
 from metisfl_async.controller.service import Service
+from metisfl_async.controller.staging import Staging
 from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, ServerParams
+from metisfl_async.core.continuous import ContinuousFederation
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
-from metisfl_async.core.federation import Federation
+from metisfl_async.core.in_rounds import FederationInRounds
 from metisfl_async.core.model import Model
 from metisfl_async.store.base import GLOBAL, ModelStore
 from metisfl_async.store.memory import InMemoryStore
@@ -93,10 +95,13 @@ class Controller:
 
     async def _make_parts(self) -> _Parts:
         config, clock = self.controller_config, time.monotonic
-        federation, registry = Federation(config, clock), Registry(clock)
+        rule, scheduler, registry = config.new_rule(), config.new_scheduler(), Registry(clock)
+        kind = FederationInRounds if scheduler.in_rounds else ContinuousFederation
+        federation = kind(config, scheduler, clock)
         store = InMemoryStore(self.model_store_config)
-        dispatcher = Dispatcher(federation, registry, store)
-        service = Service(config, federation, registry, dispatcher, clock)
+        dispatcher = Dispatcher(federation, registry, rule, store, keeps_updates=federation.keeps_updates)
+        staging = Staging(config.max_inflight_bytes, rule.stride_length)
+        service = Service(config, federation, registry, dispatcher, staging, clock=clock)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(lambda: to_the_end(store.close()))
             await store.open()

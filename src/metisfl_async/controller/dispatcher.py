@@ -9,12 +9,14 @@ from typing import ParamSpec, assert_never
 
 from metisfl_async.controller.aggregator import Aggregator
 from metisfl_async.controller.registry import Registry
+from metisfl_async.core.aggregation.rule import AggregationRule
 from metisfl_async.core.commands import (
     Aggregate,
     Announce,
     Command,
     Discard,
     Finish,
+    Forget,
     Offer,
     StartTimer,
     StopTimer,
@@ -46,10 +48,18 @@ logger = logging.getLogger(__name__)
 class Dispatcher:
     """The hands of a `Federation`. Nothing here waits, so decisions and their consequences keep one order."""
 
-    def __init__(self, federation: Federation, registry: Registry, store: ModelStore) -> None:
+    def __init__(
+        self,
+        federation: Federation,
+        registry: Registry,
+        rule: AggregationRule,
+        store: ModelStore,
+        *,
+        keeps_updates: bool,
+    ) -> None:
         self.events = EventLog()
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()  #: fails with the first bug
-        self.aggregator = Aggregator(federation, store, self.post)
+        self.aggregator = Aggregator(federation, rule, store, self.post, keeps_updates=keeps_updates)
         self._federation, self._registry = federation, registry
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._on_timer: dict[str, Callable[[], list[Command]]] = {
@@ -84,7 +94,7 @@ class Dispatcher:
                         self._timers[name] = asyncio.get_running_loop().call_later(seconds, self._timer_fired, name)
                 case StopTimer(name):
                     self._stop_timer(name)
-                case Aggregate() | Discard():
+                case Aggregate() | Forget() | Discard():
                     self.aggregator.submit(command)
                 case Announce(event):
                     _log(event)

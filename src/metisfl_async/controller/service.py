@@ -9,12 +9,12 @@ from contextlib import suppress
 from typing import TypeAlias
 
 from metisfl_async.codec.frame import Assembly, Frame, Header, Publication, check_size
-from metisfl_async.controller.aggregator import Update
+from metisfl_async.controller.aggregator import Upload
 from metisfl_async.controller.connection import Connection
 from metisfl_async.controller.dispatcher import Dispatcher
 from metisfl_async.controller.registry import Member, Registry
 from metisfl_async.controller.staging import Room, Staging
-from metisfl_async.core.aggregation.fedavg import unfit
+from metisfl_async.core.aggregation.arithmetic import unfit
 from metisfl_async.core.commands import Command
 from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.errors import (
@@ -49,7 +49,7 @@ from metisfl_async.core.messages import (
 )
 from metisfl_async.core.model import allocate
 from metisfl_async.core.records import RoundRecord
-from metisfl_async.core.scaling import scaling_factor
+from metisfl_async.core.scaling import weight_of
 from metisfl_async.core.tasks import Task, TaskKind, TaskState
 from metisfl_async.transport.base import Download, Stream
 
@@ -72,13 +72,15 @@ class Service:
         federation: Federation,
         registry: Registry,
         dispatcher: Dispatcher,
+        staging: Staging,
+        *,
         clock: Callable[[], float],
     ) -> None:
         self.closing = asyncio.Event()
         self._config, self._federation = config, federation
         self._registry, self._dispatcher = registry, dispatcher
         self._aggregator, self._post, self._clock = dispatcher.aggregator, dispatcher.post, clock
-        self._staging = Staging(config.max_inflight_bytes)
+        self._staging = staging
         self._uploads: dict[TaskId, object] = {}  # whose stream of a task's update is the latest
         self._federation_id = FederationId("")  # the driver's name for it, once started
         self._is_farewell = False
@@ -152,9 +154,10 @@ class Service:
 
     async def fetch_model(self, token: Token, version: int) -> Download:
         member = self._registry.heard(token)
-        publication = self._published()
-        if publication.model.version != version:
+        publication = self._published()  # without rounds, it may be newer than the one that was asked for
+        if publication.model.version < version:
             raise UnexpectedMessage(f"model version {version} is not here; the latest is {publication.model.version}")
+        self._federation.served(member.id, publication.model.version)
 
         def moved(size_bytes: int) -> None:
             member.heard(self._clock())
@@ -187,7 +190,7 @@ class Service:
             return UpdateReply(False, refusal)
         model = Assembly(header, room.buffer).model
         reply: asyncio.Future[UpdateReply] = asyncio.get_running_loop().create_future()
-        self._aggregator.submit(Update(task, header, model, weight, room, reply))
+        self._aggregator.submit(Upload(task, header, model, weight, room, reply))
         return await self._aggregator.reply_to(task)
 
     def _check(self, task: Task, header: Header) -> float:
@@ -199,7 +202,7 @@ class Service:
             return 1.0
         if (difference := self._published().model.manifest.difference(header.manifest)) is not None:
             raise UnexpectedMessage(f"the update does not fit the global model: {difference}")
-        return scaling_factor(self._config.scaling_factor, header.metadata, header.metrics)
+        return weight_of(self._config.scaling_factor, task.learner, header.metadata, header.metrics)
 
     async def _receive_update(
         self, task: Task, header: Header, member: Member, frames: AsyncIterator[Frame], go_ahead: GoAhead

@@ -14,23 +14,22 @@ class Room:
     """A buffer for one update; give it back with `release`, once."""
 
     def __init__(self, staging: Staging, buffer: Bytes) -> None:
-        self.buffer = buffer
-        self._staging = staging
+        self.staging, self.buffer = staging, buffer
 
     def release(self) -> None:
-        self._staging.take_back(self.buffer)
+        self.staging.take_back(self.buffer)
 
 
 class Staging:
-    """Bounds the bytes of updates being received and folded at one time.
+    """Bounds the bytes, and the number, of updates being received and folded at one time.
 
     Without room, an update's stream is not read, and HTTP/2 flow control slows its sender down. One update is always
     let in, whatever its size. Buffers are used again: a round's updates are all of one size.
     """
 
-    def __init__(self, max_inflight_bytes: int) -> None:
-        self._max = max_inflight_bytes
-        self._used = 0
+    def __init__(self, max_inflight_bytes: int, max_updates: int | None = None) -> None:
+        self._max, self._max_updates = max_inflight_bytes, max_updates
+        self._used = self._updates = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._free: list[Bytes] = []
 
@@ -47,33 +46,43 @@ class Staging:
                 await turn
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
-                    self._used -= size_bytes  # the turn came, but nobody is there to use it
+                    self._give_back(size_bytes)  # the turn came, but nobody is there to use it
                 elif (size_bytes, turn) in self._waiting:  # else `_admit` has passed us over already
                     self._waiting.remove((size_bytes, turn))
                 self._admit()
                 raise
         else:
-            self._used += size_bytes
+            self._take(size_bytes)
         try:
             return Room(self, self._buffer(size_bytes))
         except MemoryError:
-            self._used -= size_bytes
+            self._give_back(size_bytes)
             self._admit()
             raise
 
     def take_back(self, buffer: Bytes) -> None:
-        self._used -= len(buffer)
+        self._give_back(len(buffer))
         self._free.append(buffer)
         self._admit()
 
+    def _take(self, size_bytes: int) -> None:
+        self._used += size_bytes
+        self._updates += 1
+
+    def _give_back(self, size_bytes: int) -> None:
+        self._used -= size_bytes
+        self._updates -= 1
+
     def _fits(self, size_bytes: int) -> bool:
+        if self._max_updates is not None and self._updates >= self._max_updates:
+            return False
         return self._used == 0 or self._used + size_bytes <= self._max
 
     def _admit(self) -> None:
         while self._waiting and self._fits(self._waiting[0][0]):
             size_bytes, turn = self._waiting.popleft()
             if not turn.cancelled():
-                self._used += size_bytes
+                self._take(size_bytes)
                 turn.set_result(None)
 
     def _buffer(self, size_bytes: int) -> Bytes:

@@ -6,9 +6,21 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from metisfl_async.core.events import Event
+from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.tasks import Task
 
-__all__ = ["Aggregate", "Announce", "Command", "Discard", "Finish", "Offer", "StartTimer", "StopTimer", "Withdraw"]
+__all__ = [
+    "Aggregate",
+    "Announce",
+    "Command",
+    "Discard",
+    "Finish",
+    "Forget",
+    "Offer",
+    "StartTimer",
+    "StopTimer",
+    "Withdraw",
+]
 
 TimerName = Literal["gather", "phase", "cutoff"]
 
@@ -44,9 +56,17 @@ class StopTimer:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """Make the mean of what was folded, publish it as this version, and report back."""
+    """Make a global model of what was folded, publish it as this version, and report back."""
 
     version: int
+    others: tuple[LearnerId, ...] = ()  #: whose latest updates are folded too, before
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Take a learner's share out of the aggregation, and forget its updates: it left."""
+
+    learner: LearnerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +89,4 @@ class Finish:
     is_failure: bool
 
 
-Command: TypeAlias = Offer | Withdraw | StartTimer | StopTimer | Aggregate | Discard | Announce | Finish
+Command: TypeAlias = Offer | Withdraw | StartTimer | StopTimer | Aggregate | Forget | Discard | Announce | Finish

@@ -5,44 +5,64 @@ Names are MetisFL's where MetisFL has the option.
 
 from __future__ import annotations
 
+import copy
 import re
-import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import InitVar, dataclass, field
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, TypeAlias
 
+from metisfl_async.core.aggregation.by_name import RULES
+from metisfl_async.core.aggregation.fedavg import FedStride
+from metisfl_async.core.aggregation.rule import AggregationRule
+from metisfl_async.core.checks import integer, number, one_of, positive
 from metisfl_async.core.errors import ConfigError
-from metisfl_async.core.metrics import checked_json
+from metisfl_async.core.metrics import Json, checked_json
+from metisfl_async.core.scaling import SCALING_FACTORS, ScalingFactor
+from metisfl_async.core.scheduling import Asynchronous, Scheduler, SemiSynchronous, Synchronous
+from metisfl_async.core.selection import Scheduled, ScheduledCardinality, Selector
 
 __all__ = [
-    "AggregationRule",
     "ClientParams",
     "ControllerConfig",
+    "EncryptionConfig",
     "ModelStoreConfig",
-    "ScalingFactor",
-    "Scheduler",
+    "ParamsHook",
     "ServerParams",
     "TerminationSignals",
+    "TerminationSingals",
     "address_of",
 ]
 
-AggregationRule = Literal["FedAvg"]
-Scheduler = Literal["Synchronous"]
-ScalingFactor = Literal["NumTrainingExamples", "NumCompletedBatches", "NumParticipants"]
+ParamsHook: TypeAlias = Callable[[str, int, str, dict[str, Json]], dict[str, Json]]
+"""Called for each task with its kind ("train" or "evaluate"), round, learner and parameters; gives the parameters."""
+
+SCHEDULERS = ("Synchronous", "SemiSynchronous", "Asynchronous")
+SELECTORS = {"Scheduled": Scheduled, "ScheduledCardinality": ScheduledCardinality}
+NO_ENCRYPTION = "None: secure aggregation (SecAgg) is not implemented yet; the controller sees every update"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ControllerConfig:
-    """How the controller trains: what is averaged, when a round ends, and what its peers may use."""
+    """How the controller trains: what is averaged, when a round ends, and what its peers may use.
 
-    aggregation_rule: AggregationRule = "FedAvg"
-    scheduler: Scheduler = "Synchronous"
-    scaling_factor: ScalingFactor = "NumTrainingExamples"  #: the weight of an update in the mean
+    Rule, scheduler, selector and scaling factor are given by name or as your own object. `crypto_context`, `batch_size`
+    and `scaling_factor_bits` are MetisFL's options for SecAgg, which is refused so far.
+    """
+
+    aggregation_rule: str | AggregationRule = "FedAvg"  #: how updates become a global model
+    scheduler: str | Scheduler = "Synchronous"  #: when one is made: "Synchronous", "SemiSynchronous", "Asynchronous"
+    scaling_factor: str | ScalingFactor = "NumTrainingExamples"  #: the weight of an update in the mean
+    selector: str | Selector | None = None  #: None = "Scheduled" with rounds, "ScheduledCardinality" without
+    stride_length: int | None = None  #: for FedStride; None = all learners of a round
+    semi_sync_lambda: float | None = None  #: for SemiSynchronous: a round is so many epochs of its slowest learner
+    semi_sync_recompute_num_updates: bool | None = None  #: for SemiSynchronous: fit the batches anew in every round
     train_params: dict[str, Any] = field(default_factory=dict)  #: given to every `Learner.train` as its `config`
     eval_params: dict[str, Any] = field(default_factory=dict)  #: given to every `Learner.evaluate`
+    params_hook: ParamsHook | None = None  #: changes them for a task: ``hook(kind, round_number, learner, params)``
     evaluate_every: int = 1  #: evaluate the global model of every k-th round on its cohort; 0 = never
-    participation_ratio: float = 1.0  #: share of the connected learners in a round, drawn with the session's seed
+    participation_ratio: float = 1.0  #: share of the connected learners at work, drawn with the session's seed
     min_learners: int = 1  #: how many must report for a round to count
     round_timeout_secs: float | None = None  #: for training, and again for evaluation; None = as long as learners live
     quorum_timeout_secs: float | None = 600.0  #: how long to wait for `min_learners` to be there again; None = for ever
@@ -52,30 +72,129 @@ class ControllerConfig:
     heartbeat_secs: float = 10.0  #: how often a learner shows that it lives
     lease_secs: float = 60.0  #: a learner that was silent for so long is taken out
     upload_idle_secs: float = 60.0  #: an update is dropped when no byte came for so long; its learner sends it again
+    crypto_context: InitVar[None] = None
+    batch_size: InitVar[None] = None
+    scaling_factor_bits: InitVar[None] = None
 
-    def __post_init__(self) -> None:
-        _one_of("aggregation_rule", self.aggregation_rule, get_args(AggregationRule))
-        _one_of("scheduler", self.scheduler, get_args(Scheduler))
-        _one_of("scaling_factor", self.scaling_factor, get_args(ScalingFactor))
+    def __post_init__(self, crypto_context: None, batch_size: None, scaling_factor_bits: None) -> None:
+        if batch_size is not None:
+            raise ConfigError(
+                "batch_size", batch_size, f"{NO_ENCRYPTION}; for training, train_params={{'batch_size': ...}}"
+            )
+        _refuse_encryption({"crypto_context": crypto_context, "scaling_factor_bits": scaling_factor_bits})
         for name in ("train_params", "eval_params"):
             params = checked_json(getattr(self, name), name)
             if not isinstance(params, dict):
                 raise ConfigError(name, params, "a dict")
             object.__setattr__(self, name, params)
-        _integer("evaluate_every", self.evaluate_every, 0)
-        _positive("participation_ratio", self.participation_ratio, most=1)
-        _integer("min_learners", self.min_learners, 1)
-        _integer("max_failed_rounds", self.max_failed_rounds, 1)
-        _integer("max_model_bytes", self.max_model_bytes, 1)
-        _integer("max_inflight_bytes", self.max_inflight_bytes, 1)
+        if self.params_hook is not None and not callable(self.params_hook):
+            raise ConfigError(
+                "params_hook", self.params_hook, "a function (kind, round_number, learner, params) -> params, or None"
+            )
+        integer("evaluate_every", self.evaluate_every, 0)
+        positive("participation_ratio", self.participation_ratio, most=1)
+        integer("min_learners", self.min_learners, 1)
+        integer("max_failed_rounds", self.max_failed_rounds, 1)
+        integer("max_model_bytes", self.max_model_bytes, 1)
+        integer("max_inflight_bytes", self.max_inflight_bytes, 1)
         for name in ("round_timeout_secs", "quorum_timeout_secs"):
             if getattr(self, name) is not None:
-                _positive(name, getattr(self, name))
-        _positive("heartbeat_secs", self.heartbeat_secs)
-        _positive("upload_idle_secs", self.upload_idle_secs)
-        _positive("lease_secs", self.lease_secs)
+                positive(name, getattr(self, name))
+        positive("heartbeat_secs", self.heartbeat_secs)
+        positive("upload_idle_secs", self.upload_idle_secs)
+        positive("lease_secs", self.lease_secs)
         if self.lease_secs < 2 * self.heartbeat_secs:
             raise ConfigError("lease_secs", self.lease_secs, f"at least 2 * heartbeat_secs = {2 * self.heartbeat_secs}")
+        if not callable(self.scaling_factor):
+            one_of("scaling_factor", self.scaling_factor, tuple(SCALING_FACTORS))
+        self._check_strategies()
+
+    def _check_strategies(self) -> None:
+        """Make each once, and see whether they go together."""
+        rule, scheduler, selector = self.new_rule(), self.new_scheduler(), self.new_selector()
+        if rule.in_rounds is not None and rule.in_rounds is not scheduler.in_rounds:
+            allowed = "Synchronous or SemiSynchronous" if rule.in_rounds else "Asynchronous"
+            raise ConfigError("scheduler", self.scheduler, f"{allowed}, which the rule {type(rule).__name__} needs")
+        if not scheduler.in_rounds and rule.starts_afresh and self.selector is not None and not selector.needs_updates:
+            allowed = (
+                f"'ScheduledCardinality' (or None), since {type(rule).__name__} without rounds would be the latest "
+                "update alone; or the rule FedRec, FedAsync or FedBuff"
+            )
+            raise ConfigError("selector", self.selector, allowed)
+        if isinstance(self.selector, Selector) and self.participation_ratio != 1.0:
+            raise ConfigError(
+                "participation_ratio", self.participation_ratio, "1.0: your selector decides who is asked"
+            )
+
+    def new_rule(self) -> AggregationRule:
+        """Make the aggregation rule; an object of the user's is copied."""
+        rule, stride_length = self.aggregation_rule, self.stride_length
+        if stride_length is not None and rule != "FedStride":
+            raise ConfigError("stride_length", stride_length, "None, except with aggregation_rule 'FedStride'")
+        if isinstance(rule, AggregationRule):
+            return copy.deepcopy(rule)
+        if rule == "SecAgg":
+            raise ConfigError("aggregation_rule", rule, f"{', '.join(RULES)}; SecAgg is not implemented yet")
+        if not isinstance(rule, str) or rule not in RULES:
+            raise ConfigError("aggregation_rule", rule, f"{', '.join(RULES)}, or an AggregationRule object")
+        return FedStride(stride_length) if rule == "FedStride" else RULES[rule]()
+
+    def new_scheduler(self) -> Scheduler:
+        """Make the scheduler; an object of the user's is copied."""
+        scheduler, semi_sync_lambda = self.scheduler, self.semi_sync_lambda
+        if scheduler != "SemiSynchronous":
+            for name in ("semi_sync_lambda", "semi_sync_recompute_num_updates"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(name, getattr(self, name), "None, except with scheduler 'SemiSynchronous'")
+        match scheduler:
+            case Scheduler():
+                return copy.deepcopy(scheduler)
+            case "Synchronous":
+                return Synchronous()
+            case "Asynchronous":
+                return Asynchronous()
+            case "SemiSynchronous":
+                if semi_sync_lambda is None:
+                    allowed = "a finite number > 0, which scheduler 'SemiSynchronous' needs"
+                    raise ConfigError("semi_sync_lambda", semi_sync_lambda, allowed)
+                recompute = self.semi_sync_recompute_num_updates
+                return SemiSynchronous(
+                    semi_sync_lambda, recompute_num_updates=False if recompute is None else recompute
+                )
+            case _:
+                raise ConfigError("scheduler", scheduler, f"{', '.join(SCHEDULERS)}, or a Scheduler object")
+
+    def new_selector(self) -> Selector:
+        """Make the selector; an object of the user's is copied."""
+        selector = self.selector
+        if isinstance(selector, Selector):
+            return copy.deepcopy(selector)
+        if selector is None:
+            selector = "Scheduled" if self.new_scheduler().in_rounds else "ScheduledCardinality"
+        if not isinstance(selector, str) or selector not in SELECTORS:
+            raise ConfigError("selector", selector, f"{', '.join(SELECTORS)}, a Selector object, or None")
+        return SELECTORS[selector](self.participation_ratio, self.min_learners)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncryptionConfig:
+    """MetisFL's options for SecAgg; refused so far."""
+
+    he_scheme: InitVar[str] = "CKKS"
+    batch_size: InitVar[int | None] = None
+    scaling_factor_bits: InitVar[int | None] = None
+    crypto_context: InitVar[str | Path | None] = None
+    public_key: InitVar[str | Path | None] = None
+    private_key: InitVar[str | Path | None] = None
+
+    def __post_init__(self, he_scheme: str, *_: object) -> NoReturn:
+        raise ConfigError("EncryptionConfig", he_scheme, NO_ENCRYPTION)
+
+
+def _refuse_encryption(options: dict[str, object]) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(name, value, NO_ENCRYPTION)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,40 +205,54 @@ class ModelStoreConfig:
     lineage_length: int = 1  #: how many global models are kept, the latest first to last; 0 = all of them
 
     def __post_init__(self) -> None:
-        _one_of("model_store", self.model_store, ("InMemory",))
-        _integer("lineage_length", self.lineage_length, 0)
+        one_of("model_store", self.model_store, ("InMemory",))
+        integer("lineage_length", self.lineage_length, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TerminationSignals:
     """When a federation ends: at the first of these. At least one must be given."""
 
-    federation_rounds: int | None = None
+    federation_rounds: int | None = None  #: for schedulers with rounds
+    global_updates: int | None = None  #: for Asynchronous: how many global models are made
     execution_cutoff_time_mins: float | None = None  #: minutes since training started
     evaluation_metric: str | None = None  #: the weighted mean of this metric over the learners' evaluations ...
     evaluation_metric_cutoff_score: float | None = None  #: ... ends it once it reaches this; 0.0 is a score
     mode: Literal["max", "min"] = "max"  #: whether reaching is from below ("max", accuracy) or from above ("min", loss)
 
     def __post_init__(self) -> None:
-        if self.federation_rounds is not None:
-            _integer("federation_rounds", self.federation_rounds, 1)
+        for name in ("federation_rounds", "global_updates"):
+            if getattr(self, name) is not None:
+                integer(name, getattr(self, name), 1)
         if self.execution_cutoff_time_mins is not None:
-            _positive("execution_cutoff_time_mins", self.execution_cutoff_time_mins)
-        _one_of("mode", self.mode, ("max", "min"))
+            positive("execution_cutoff_time_mins", self.execution_cutoff_time_mins)
+        one_of("mode", self.mode, ("max", "min"))
         if (self.evaluation_metric is None) != (self.evaluation_metric_cutoff_score is None):
             missing = "evaluation_metric" if self.evaluation_metric is None else "evaluation_metric_cutoff_score"
             raise ConfigError(missing, None, "evaluation_metric and evaluation_metric_cutoff_score together")
         if self.evaluation_metric is not None and not isinstance(self.evaluation_metric, str):
             raise ConfigError("evaluation_metric", self.evaluation_metric, "the name of a metric, such as 'accuracy'")
         if self.evaluation_metric_cutoff_score is not None:
-            _number("evaluation_metric_cutoff_score", self.evaluation_metric_cutoff_score)
-        if (self.federation_rounds, self.execution_cutoff_time_mins, self.evaluation_metric) == (None, None, None):
+            number("evaluation_metric_cutoff_score", self.evaluation_metric_cutoff_score)
+        signals = (self.federation_rounds, self.global_updates, self.execution_cutoff_time_mins, self.evaluation_metric)
+        if all(signal is None for signal in signals):
             raise ConfigError(
                 "TerminationSignals",
                 None,
-                "at least one of federation_rounds, execution_cutoff_time_mins, "
+                "at least one of federation_rounds, global_updates, execution_cutoff_time_mins, "
                 "evaluation_metric with evaluation_metric_cutoff_score",
             )
+
+    def check(self, *, in_rounds: bool) -> None:
+        """Refuse the signal that the scheduler never reaches."""
+        if in_rounds and self.global_updates is not None:
+            raise ConfigError("global_updates", self.global_updates, "None with rounds: federation_rounds counts them")
+        if not in_rounds and self.federation_rounds is not None:
+            allowed = "None with Asynchronous, which has no rounds: global_updates counts its models"
+            raise ConfigError("federation_rounds", self.federation_rounds, allowed)
+
+
+TerminationSingals = TerminationSignals  #: as MetisFL spells it
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +267,7 @@ class ServerParams:
 
     def __post_init__(self) -> None:
         _hostname("hostname", self.hostname)
-        _integer("port", self.port, 0, 65_535)
+        integer("port", self.port, 0, 65_535)
         files = {name: getattr(self, name) for name in ("root_certificate", "server_certificate", "private_key")}
         missing = [name for name, file in files.items() if file is None]
         if missing and len(missing) < len(files):
@@ -159,7 +292,7 @@ class ClientParams:
 
     def __post_init__(self) -> None:
         _hostname("hostname", self.hostname)
-        _integer("port", self.port, 1, 65_535)
+        integer("port", self.port, 1, 65_535)
         if self.root_certificate is not None:
             _pem_file("root_certificate", self.root_certificate)
 
@@ -171,27 +304,6 @@ class ClientParams:
 def address_of(hostname: str, port: int) -> str:
     """Put a host and a port together; an IPv6 address gets its brackets."""
     return f"[{hostname}]:{port}" if ":" in hostname and not hostname.startswith("[") else f"{hostname}:{port}"
-
-
-def _one_of(field: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(field, value, ", ".join(allowed))
-
-
-def _integer(field: str, value: object, least: int, most: int | None = None) -> None:
-    if type(value) is not int or value < least or (most is not None and value > most):
-        raise ConfigError(field, value, f"an integer >= {least}" + (f" and <= {most}" if most is not None else ""))
-
-
-def _number(field: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise ConfigError(field, value, "a finite number")
-
-
-def _positive(field: str, value: object, most: int | None = None) -> None:
-    limit = sys.float_info.max if most is None else most
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= limit:
-        raise ConfigError(field, value, "a finite number > 0" + (f" and <= {most}" if most is not None else ""))
 
 
 def _hostname(field: str, value: object) -> None:

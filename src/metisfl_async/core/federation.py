@@ -1,14 +1,18 @@
-"""A federation's decisions: who is asked, when a round is over, what happens next.
+"""A federation's decisions, as far as they are the same with rounds and without: learners, tasks, time, the end.
 
-Nothing here waits or does anything. Each method takes in one thing that happened and returns the commands that follow
-from it; the controller carries them out in order. Time is read from the clock that is passed in.
+`in_rounds` and `continuous` have the rest: who is asked, when a global model is due, what comes next. Nothing here
+waits or does anything. Each method takes in one thing that happened and returns the commands that follow from it; the
+controller carries them out in order. Time is read from the clock that is passed in.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection
+from abc import ABC, abstractmethod
+from bisect import insort
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
+from typing import TypeVar
 
 from metisfl_async.core.commands import (
     Aggregate,
@@ -16,13 +20,14 @@ from metisfl_async.core.commands import (
     Command,
     Discard,
     Finish,
+    Forget,
     Offer,
     StartTimer,
     StopTimer,
     Withdraw,
 )
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
-from metisfl_async.core.errors import UnexpectedMessage
+from metisfl_async.core.errors import MetisError, UnexpectedMessage
 from metisfl_async.core.events import (
     Event,
     FederationFinished,
@@ -31,20 +36,22 @@ from metisfl_async.core.events import (
     LearnerLeft,
     ModelPublished,
     RoundFinished,
-    RoundStarted,
     TaskFailed,
     UpdateCounted,
 )
-from metisfl_async.core.ids import LearnerId, TaskId
+from metisfl_async.core.ids import LearnerId, TaskId, new_task_id
+from metisfl_async.core.ledger import Ledger
 from metisfl_async.core.messages import UpdateReply
-from metisfl_async.core.metrics import Json, Metrics
-from metisfl_async.core.records import RoundRecord
+from metisfl_async.core.metrics import Json, Metrics, checked_json
+from metisfl_async.core.records import LearnerRecord, RoundRecord
 from metisfl_async.core.round import Round
-from metisfl_async.core.selection import select_cohort
+from metisfl_async.core.scheduling import Scheduler, Timing, timing_of
 from metisfl_async.core.tasks import HeldTask, Task, TaskKind, TaskState, Verdict
-from metisfl_async.core.termination import cutoff_s, reason_to_stop
+from metisfl_async.core.termination import cutoff_s
 
 __all__ = ["Federation", "Phase"]
+
+T = TypeVar("T")
 
 
 class Phase(StrEnum):
@@ -57,22 +64,29 @@ class Phase(StrEnum):
     FINISHED = "finished"
 
 
-class Federation:
-    """Decides for one federation, from its start to its end, under the Synchronous scheduler."""
+class Federation(ABC):
+    """Decides for one federation, from its start to its end."""
 
-    def __init__(self, config: ControllerConfig, clock: Callable[[], float]) -> None:
+    def __init__(self, config: ControllerConfig, scheduler: Scheduler, clock: Callable[[], float]) -> None:
         self.config = config
         self.phase = Phase.IDLE
         self.model_version: int | None = None
         self.records: list[RoundRecord] = []
-        self._clock = clock
+        self._clock, self._scheduler = clock, scheduler
+        self._rule, self._selector = config.new_rule(), config.new_selector()  # asked what they need; not to fold
+        self.keeps_updates = self._rule.needs_previous or (self._rule.starts_afresh and self._selector.needs_updates)
+        self._ledger = Ledger(clock)
         self._present: set[LearnerId] = set()  # have joined, and are not given up
         self._connected: set[LearnerId] = set()  # those of them that are connected now
+        self._reported: set[LearnerId] = set()  # those present that have reported at least once
         self._weights: dict[str, float] = {}  # last known scaling factors
-        self._round = self._earlier = Round(0, 0, clock, started_at=clock())  # all tasks of the earlier one are over
-        self._signals = TerminationSignals(federation_rounds=1)
+        self._timings: dict[LearnerId, Timing] = {}  # of the latest training tasks
+        self._round = Round(0, 0, clock, started_at=clock())
+        self._signals = TerminationSignals(execution_cutoff_time_mins=1)
         self._needed = config.min_learners
         self._random = random.Random()
+        self._is_aggregating = False
+        self._num_published = 0
         self._failed_rounds = 0
         self._started_at: float | None = None
         self._gather_at = 0.0
@@ -86,6 +100,7 @@ class Federation:
         """Begin once `num_learners` are connected; the learner that gives the first weights is drawn with `seed`."""
         if self.phase is not Phase.IDLE:
             raise UnexpectedMessage(f"training was started before; the federation is {self.phase}")
+        signals.check(in_rounds=self._scheduler.in_rounds)
         self._signals, self._random = signals, random.Random(seed)
         self._gather(max(num_learners, self.config.min_learners), join_timeout_s)
         return self._take()
@@ -132,7 +147,7 @@ class Federation:
         self._connected.add(learner)
         self._announce(LearnerJoined(learner, self.num_connected))
         verdicts = {held_task.task_id: self._judge(learner, held_task) for held_task in held}
-        task = self._round.awaited.get(learner)
+        task = self._ledger.awaited.get(learner)
         if task is not None and task.id not in verdicts:
             if task.state in (TaskState.PENDING, TaskState.OFFERED):
                 self._offer(task)
@@ -154,9 +169,10 @@ class Federation:
         if learner in self._connected:
             self._connected.remove(learner)
             self._announce(LearnerLeft(learner, self.num_connected, reason))
-        task = self._round.awaited.get(learner)
+        task = self._ledger.awaited.get(learner)
         if task is not None and task.state is not TaskState.STORED:
             self._give_up(task, TaskState.LOST, reason)
+        self._forget(learner)
         self._progress()
         return self._take()
 
@@ -164,30 +180,35 @@ class Federation:
 
     def accepted(self, learner: LearnerId, task_id: TaskId) -> list[Command]:
         """Note an acknowledgement."""
-        if (task := self._find(learner, task_id)) is not None:
-            self._round.accept(task)
+        if (task := self._ledger.find(learner, task_id)) is not None:
+            self._ledger.accept(task)
         return self._take()
 
     def failed(self, learner: LearnerId, task_id: TaskId, error_type: str, message: str) -> list[Command]:
         """Note that a learner could not do a task."""
-        task = self._find(learner, task_id)
+        task = self._ledger.find(learner, task_id)
         if task is not None and not task.state.is_final and task.state is not TaskState.STORED:
             self._give_up(task, TaskState.FAILED, message, error_type)
             self._progress()
         return self._take()
+
+    def served(self, learner: LearnerId, version: int) -> None:
+        """Note which global model a learner fetched: without rounds, it may be newer than the one in its task."""
+        if (task := self._ledger.awaited.get(learner)) is not None:
+            task.model_version = version
 
     def admit(self, learner: LearnerId, task_id: TaskId) -> Task | UpdateReply:
         """Decide on the header of an update: the task to receive it for, or the answer if it is not wanted.
 
         Unless the task is STORED already, `interrupted`, `arrived` or `rejected` must follow.
         """
-        task = self._find(learner, task_id)
+        task = self._ledger.find(learner, task_id)
         if task is None or task.kind is TaskKind.EVALUATE:
             return UpdateReply(False, "no such task; its round is over")
         if task.state.is_final:
             return UpdateReply(task.state is TaskState.COUNTED, _why(task))
         if task.state is not TaskState.STORED:  # a second stream of the same update: the first one is given up
-            self._round.begin_upload(task)
+            self._ledger.begin_upload(task)
         return task
 
     def interrupted(self, task: Task) -> list[Command]:
@@ -201,18 +222,30 @@ class Federation:
         """Take in a whole, undamaged update; None if it may be folded, or why not."""
         if task.state is not TaskState.UPLOADING:
             return _why(task)
-        self._round.store(task)
+        self._ledger.store(task)
         return None
 
-    def counted(self, task: Task, weight: float, metrics: Metrics, metadata: dict[str, Json]) -> list[Command]:
-        """Note that an update was folded; for first weights: that they are the global model."""
+    def counted(
+        self, task: Task, weight: float, metrics: Metrics, metadata: dict[str, Json], *, held_bytes: int = 0
+    ) -> list[Command]:
+        """Note that an update was folded; for first weights: that they are the global model.
+
+        `held_bytes` are those of all updates that were in memory then.
+        """
         if task.state is TaskState.STORED:
-            self._round.count(task, weight, metrics, metadata)
+            self._ledger.count(task, weight, metrics, metadata)
             if task.kind is TaskKind.GET_WEIGHTS:
                 self.model_version = self._failed_rounds = 0
             else:
                 self._weights[task.learner] = weight
-                self._announce(UpdateCounted(task.round_number, task.learner, weight, metrics))
+                self._reported.add(task.learner)
+                if (timing := timing_of({**metrics, **metadata})) is not None:
+                    self._timings[task.learner] = timing
+                task.part.staleness = (self.model_version or 0) - task.model_version
+                self._announce(UpdateCounted(self._round.number, task.learner, weight, metrics))
+                self._on_counted(task, held_bytes)
+                if task.learner not in self._present:  # it left while its update was being folded
+                    self._forget(task.learner)
             self._progress()
         return self._take()
 
@@ -225,16 +258,17 @@ class Federation:
 
     def evaluated(self, learner: LearnerId, task_id: TaskId, metrics: Metrics) -> list[Command]:
         """Take in the result of an evaluation."""
-        task = self._find(learner, task_id)
+        task = self._ledger.find(learner, task_id)
         if task is not None and task.kind is TaskKind.EVALUATE and not task.state.is_final:
-            self._round.evaluated(task, metrics)
+            self._ledger.evaluated(task, metrics)
             self._announce(LearnerEvaluated(task.round_number, learner, metrics))
+            self._on_evaluated(task)
             self._progress()
         return self._take()
 
     def moved(self, learner: LearnerId, *, sent: int = 0, received: int = 0) -> None:
         """Count bytes that went to or came from a learner."""
-        self._round.moved(learner, sent, received)
+        self._ledger.moved(learner, sent, received)
 
     # --- time, and the aggregator ----------------------------------------------------------------------------------
 
@@ -249,55 +283,80 @@ class Federation:
             )
         return self._take()
 
+    @abstractmethod
     def phase_timed_out(self) -> list[Command]:
-        """Close the phase with what is there; updates that are whole already still count."""
-        for task in tuple(self._round.awaited.values()):
-            if task.state is not TaskState.STORED:
-                state = TaskState.LATE if task.state is TaskState.UPLOADING else TaskState.EXPIRED
-                timeout = f"round_timeout_secs={self.config.round_timeout_secs:g}"
-                self._give_up(task, state, f"round {task.round_number} did not wait longer than {timeout}")
-        self._progress()
-        return self._take()
+        """Give up what took longer than `round_timeout_secs`; updates that are whole already still count."""
 
     def cutoff_passed(self) -> list[Command]:
         """End it by the time limit."""
         self._finish(f"execution_cutoff_time_mins={self._signals.execution_cutoff_time_mins:g} reached")
         return self._take()
 
-    def published(self, version: int) -> list[Command]:
-        """Go on with a new global model."""
-        if self.phase is Phase.AGGREGATING:
+    def published(self, version: int, selection_ms: float = 0.0) -> list[Command]:
+        """Go on with a new global model; fetching stored updates for it took so long."""
+        if self._is_aggregating and not self.is_finished:
+            self._is_aggregating = False
             self._failed_rounds = 0
+            self._num_published += 1
             self.model_version = version
-            self._round.publish()
-            self._announce(ModelPublished(self._round.record.number, version))
-            self._evaluate(version)
+            self._round.publish(selection_ms)
+            self._announce(ModelPublished(self._round.number, version))
+            self._on_published(version)
+            self._progress()
         return self._take()
 
-    # --- what happens next -----------------------------------------------------------------------------------------
+    # --- what happens next, with rounds and without ----------------------------------------------------------------
+
+    @abstractmethod
+    def _train(self) -> None:
+        """Begin to train, or go on: there is a model, and enough learners are connected."""
+
+    @abstractmethod
+    def _on_counted(self, task: Task, held_bytes: int) -> None:
+        """Take note of an update that was folded."""
+
+    @abstractmethod
+    def _on_evaluated(self, task: Task) -> None:
+        """Take note of an evaluation."""
+
+    @abstractmethod
+    def _on_failed(self, task: Task) -> None:
+        """Take note of a task that did not count."""
+
+    @abstractmethod
+    def _on_published(self, version: int) -> None:
+        """Go on with a new global model."""
+
+    @abstractmethod
+    def _on_finish(self) -> None:
+        """Close what is open; no task is awaited any more."""
+
+    @abstractmethod
+    def _advance(self) -> None:
+        """Leave the phase, one of those of training, if nothing more is awaited in it."""
 
     def _progress(self) -> None:
         """Leave the phase if nothing more is awaited in it."""
-        if self._round.awaited:
-            return
         match self.phase:
-            case Phase.GATHERING if self.num_connected >= self._needed:
-                self._do(StopTimer("gather"))
-                self._begin()
-                if self.model_version is None:
-                    self._initialise()
-                else:
-                    self._open_round()
-            case Phase.INITIALISING if self.model_version is None:
-                self._try_again("no learner gave the first weights")
-            case Phase.INITIALISING:
-                self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
-            case Phase.TRAINING:
-                self._end_training()
-            case Phase.EVALUATING:
-                self._end_round()
-            case _:
+            case Phase.IDLE | Phase.FINISHED:
                 pass
+            case Phase.GATHERING:
+                if self.num_connected >= self._needed:
+                    self._do(StopTimer("gather"))
+                    self._begin()
+                    if self.model_version is None:
+                        self._initialise()
+                    else:
+                        self._train()
+            case Phase.INITIALISING:
+                if self._ledger.awaited:
+                    return
+                if self.model_version is None:
+                    self._try_again("no learner gave the first weights")
+                else:
+                    self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
+            case _:
+                self._advance()
 
     def _gather(self, needed: int, timeout_s: float | None) -> None:
         self._needed, self._gather_at = needed, self._clock()
@@ -316,51 +375,71 @@ class Federation:
     def _initialise(self) -> None:
         """Ask one learner for first weights; those that did not give them come last."""
         self._enter(Phase.INITIALISING)
-        tried = self._round.tried()
+        tried = {task.learner for task in self._round.tasks}
         candidates = [learner for learner in self.connected if learner not in tried] or self.connected
-        self._offer(self._round.assign(TaskKind.GET_WEIGHTS, self._random.choice(candidates), 0, {}))
+        learner = self._random.choice(candidates)
+        task = Task(new_task_id(), TaskKind.GET_WEIGHTS, learner, 0, 0, LearnerRecord())
+        self._ledger.assign(task)
+        self._round.add(task)
+        self._offer(task)
 
-    def _open_round(self) -> None:
+    def _new_round(self) -> Round:
         assert self._started_at is not None
         assert self.model_version is not None
-        number = 1 + sum(record.is_published for record in self.records)
-        version = self.model_version
-        cohort = select_cohort(self.connected, self.config.participation_ratio, self.config.min_learners, self._random)
-        self._earlier, self._round = self._round, Round(number, version, self._clock, started_at=self._started_at)
-        self._enter(Phase.TRAINING)
-        self._announce(RoundStarted(number, version, list(cohort)))
-        for learner in cohort:
-            self._offer(self._round.assign(TaskKind.TRAIN, learner, version, self.config.train_params))
+        return Round(self._num_published + 1, self.model_version, self._clock, started_at=self._started_at)
 
-    def _end_training(self) -> None:
+    def _select(self, candidates: Sequence[LearnerId], num_busy: int) -> Sequence[LearnerId]:
+        """Ask the selector, and look at what it says."""
+        chosen = list(self._ask("selector", self._selector.select, candidates, num_busy, self._random))
+        if len(set(chosen)) < len(chosen) or not set(chosen) <= set(candidates) or not (chosen or num_busy):
+            raise RuntimeError(f"the selector chose {chosen}; allowed: some of {list(candidates)}, each once")
+        return chosen
+
+    def _plan(self, cohort: Sequence[LearnerId]) -> Mapping[LearnerId, Mapping[str, Json]]:
+        """Ask the scheduler for the training parameters of a cohort."""
+        return self._ask("scheduler", self._scheduler.train_params, cohort, self.config.train_params, self._timings)
+
+    def _is_due(self) -> bool:
+        return bool(self._ask("scheduler", self._scheduler.is_due, self._round.reported, self._ledger.awaited.keys()))
+
+    def _assign(
+        self,
+        kind: TaskKind,
+        learner: LearnerId,
+        of: Round,
+        *,
+        version: int,
+        params: Mapping[str, Json],
+        part: LearnerRecord,
+    ) -> Task:
+        """Make a task with parameters that the user's hook may change."""
+        config: Json = dict(params)
+        if (hook := self.config.params_hook) is not None:
+            private = checked_json(config, "params")
+            assert isinstance(private, dict)
+            changed = self._ask("params_hook", hook, kind.value, of.number, learner, private)
+            config = self._ask("params_hook", checked_json, changed, "what params_hook gave")
+        if not isinstance(config, dict):
+            raise RuntimeError(f"params_hook gave {config!r}; allowed: a dict")
+        task = Task(new_task_id(), kind, learner, of.number, version, part, config)
+        self._ledger.assign(task)
+        return task
+
+    def _aggregate(self, scheduled: Collection[LearnerId]) -> None:
+        """Have a global model made."""
         assert self.model_version is not None
-        counted, needed = self._round.num_counted, self.config.min_learners
-        if counted >= needed:
-            self._enter(Phase.AGGREGATING)
-            self._do(Aggregate(self.model_version + 1))
-        else:
-            self._do(Discard())
-            self._close_round()
-            self._try_again(f"round {self._round.record.number} has {counted} of min_learners={needed} updates")
+        others: Collection[LearnerId] = ()
+        if self._rule.starts_afresh:
+            others = self._ask("selector", self._selector.others, scheduled, self._reported)
+        self._is_aggregating = True
+        self._do(Aggregate(self.model_version + 1, tuple(sorted(others))))
 
-    def _evaluate(self, version: int) -> None:
-        """Ask the cohort; who is away gets its task on coming back."""
-        self._enter(Phase.EVALUATING)
-        record, every = self._round.record, self.config.evaluate_every
-        if every and record.number % every == 0:
-            for learner in map(LearnerId, record.learners):
-                if learner in self._present:
-                    task = self._round.assign(TaskKind.EVALUATE, learner, version, self.config.eval_params)
-                    if learner in self._connected:
-                        self._offer(task)
-        self._progress()
-
-    def _end_round(self) -> None:
-        self._close_round()
-        if reason := reason_to_stop(self._signals, self.records):
-            self._finish(reason)
-        else:
-            self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
+    def _forget(self, learner: LearnerId) -> None:
+        """Take out the share of a learner that left."""
+        self._timings.pop(learner, None)
+        if learner in self._reported and not self.is_finished:
+            self._reported.remove(learner)
+            self._do(Forget(learner))
 
     def _try_again(self, what: str) -> None:
         """Go back to gathering after a round, or a request for first weights, that came to nothing."""
@@ -374,11 +453,9 @@ class Federation:
     def _finish(self, reason: str, *, is_failure: bool = False) -> None:
         if self.is_finished:
             return
-        for task in tuple(self._round.awaited.values()):
-            self._give_up(task, TaskState.CANCELLED, "the federation ended")
-        if self._round.is_open:
-            self._close_round()
         self.phase = Phase.FINISHED
+        self._give_up_all(TaskState.CANCELLED, "the federation ended")
+        self._on_finish()
         self._do(StopTimer("gather"), StopTimer("phase"), StopTimer("cutoff"), Discard())
         self._announce(FederationFinished(reason, is_failure))
         self._do(Finish(reason, is_failure))
@@ -386,34 +463,49 @@ class Federation:
     # --- pieces ----------------------------------------------------------------------------------------------------
 
     def _offer(self, task: Task) -> None:
-        self._round.offer(task)
+        self._ledger.offer(task)
         self._do(Offer(task))
 
     def _judge(self, learner: LearnerId, held: HeldTask) -> tuple[Verdict, str]:
         """Say what a learner should do with a task that it holds; it holds only what it was offered."""
-        task = self._find(learner, held.task_id)
+        task = self._ledger.find(learner, held.task_id)
         if task is None:
             return Verdict.DISCARD, "no such task; its round is over"
         if task.state.is_final:
             return Verdict.DISCARD, _why(task)
-        self._round.accept(task)
+        self._ledger.accept(task)
         return (Verdict.UPLOAD, "its outcome is awaited") if held.is_done else (Verdict.CONTINUE, "it is awaited")
 
-    def _find(self, learner: LearnerId, task_id: TaskId) -> Task | None:
-        return self._round.find(learner, task_id) or self._earlier.find(learner, task_id)
+    def _give_up_all(self, state: TaskState, reason: str) -> None:
+        for task in tuple(self._ledger.awaited.values()):
+            self._give_up(task, state, reason)
 
     def _give_up(self, task: Task, state: TaskState, reason: str, error_type: str = "") -> None:
         """End a task that does not count, and say so; its learner is told unless it told us."""
         error_type = error_type or state.value
-        self._round.fail(task, state, reason, error_type)
+        self._ledger.fail(task, state, reason, error_type)
         self._announce(TaskFailed(task.round_number, task.learner, task.kind.value, error_type, reason))
         if state in (TaskState.EXPIRED, TaskState.LATE, TaskState.CANCELLED):
             self._do(Withdraw(task))
+        self._on_failed(task)
 
-    def _close_round(self) -> None:
-        record = self._round.close(self._weights)
-        self.records.append(record)
+    def _expire(self, task: Task, reason: str) -> None:
+        """Stop waiting for a task, unless its update is whole already."""
+        if task.state is not TaskState.STORED:
+            self._give_up(task, TaskState.LATE if task.state is TaskState.UPLOADING else TaskState.EXPIRED, reason)
+
+    def _close(self, closing: Round, evaluations: Mapping[str, Metrics] | None = None) -> RoundRecord:
+        record = closing.close(self._weights, stride_length=self._rule.stride_length, evaluations=evaluations)
+        insort(self.records, record, key=lambda other: other.number)
         self._announce(RoundFinished(record))
+        return record
+
+    def _ask(self, what: str, function: Callable[..., T], *args: object) -> T:
+        """Call the user's code; an error of ours that it raises is still its bug, not a caller's mistake."""
+        try:
+            return function(*args)
+        except MetisError as error:
+            raise RuntimeError(f"{what} failed: {error}") from error
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase

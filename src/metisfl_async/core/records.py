@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ class LearnerRecord:
 
     train_state: str = "pending"  #: "counted" if its update is in the mean
     weight: float | None = None  #: the scaling factor of its update
+    staleness: int = 0  #: global models published between the one that it trained and the one that it is in
     acknowledge_ms: float | None = None  #: from offering the task to its acknowledgement
     train_ms: float | None = None  #: from the acknowledgement to the first frame of the update
     staging_ms: float | None = None  #: from the first frame to the last
@@ -46,10 +48,11 @@ class LearnerRecord:
 class RoundRecord:
     """One round. Times are milliseconds, sizes bytes on the wire."""
 
-    number: int  #: from 1; a round without quorum is tried again under the same number
+    number: int  #: from 1; a round without quorum is tried again under the same number; without rounds: the version
     model_version: int  #: of the model that the cohort trained
     is_published: bool = False  #: whether a new global model came of it
     started_ms: float = 0.0  #: since the federation started
+    selection_ms: float = 0.0  #: choosing the cohort, and fetching stored updates that are in the mean too
     duration_ms: float = 0.0
     dispatch_ms: float = 0.0  #: until the last training task was acknowledged
     train_ms: float = 0.0  #: until the last update was counted or given up
@@ -57,24 +60,29 @@ class RoundRecord:
     evaluation_ms: float = 0.0
     bytes_sent: int = 0
     bytes_received: int = 0
+    aggregation_block_size: list[int] = field(default_factory=list)  #: updates folded; a block is a stride, or all
+    aggregation_block_duration_ms: list[float] = field(default_factory=list)  #: checking and folding them
+    aggregation_block_memory_kb: list[float] = field(default_factory=list)  #: updates in memory at a time, at most
     participants: list[str] = field(default_factory=list)  #: learners whose updates are in the mean
     train_metrics: Metrics = field(default_factory=dict)  #: means weighted by the scaling factors
     evaluation_metrics: Metrics = field(default_factory=dict)  #: the same
     learners: dict[str, LearnerRecord] = field(default_factory=dict)  #: the cohort
 
-    def close(self, weights: dict[str, float]) -> None:
+    def close(self, weights: Mapping[str, float], evaluations: Mapping[str, Metrics] | None = None) -> None:
         """Sum up over the learners; `weights` are the last known scaling factors.
 
-        Evaluations of learners without any known weight count only when nobody has one; then all count alike.
+        The mean evaluation is that of this round's learners, or of `evaluations`. Evaluations of learners without any
+        known weight count only when nobody has one; then all count alike.
         """
         parts = self.learners
         self.bytes_sent = sum(part.bytes_sent for part in parts.values())
         self.bytes_received = sum(part.bytes_received for part in parts.values())
-        self.participants = [name for name, part in parts.items() if part.train_state == "counted"]
         self.train_metrics = weighted_means(
             (part.weight, part.train_metrics) for part in parts.values() if part.weight is not None
         )
-        evaluated = {name: part.evaluation_metrics for name, part in parts.items() if part.evaluation_metrics}
+        if evaluations is None:
+            evaluations = {name: part.evaluation_metrics for name, part in parts.items()}
+        evaluated = {name: metrics for name, metrics in evaluations.items() if metrics}
         known = {name: weights[name] for name in evaluated if name in weights} or dict.fromkeys(evaluated, 1.0)
         self.evaluation_metrics = weighted_means((weight, evaluated[name]) for name, weight in known.items())
 

@@ -1,38 +1,81 @@
-"""Who takes part in a round."""
+"""Selectors: who takes part in a round, and whose earlier updates are in the mean beside theirs."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
 
 from metisfl_async.core.ids import LearnerId
 
-__all__ = ["select_cohort"]
+__all__ = ["Scheduled", "ScheduledCardinality", "Selector"]
 
 
-def select_cohort(
-    connected: Sequence[LearnerId], participation_ratio: float, min_learners: int, rng: random.Random
-) -> list[LearnerId]:
-    """Draw a cohort without replacement, each learner as likely as any other.
+class Selector(ABC):
+    """Chooses learners. The controller works on a copy of the object in its configuration."""
+
+    needs_updates: bool = False  #: whether `others` may name anybody; then each learner's latest update is kept
+
+    @abstractmethod
+    def select(self, candidates: Sequence[LearnerId], num_busy: int, rng: random.Random) -> Sequence[LearnerId]:
+        """Choose who gets a training task.
+
+        Parameters
+        ----------
+        candidates : sequence of LearnerId
+            Connected learners without a task, sorted.
+        num_busy : int
+            How many have a task; 0 where there are rounds.
+        rng : random.Random
+            Seeded with the session's seed; with it, the same federation makes the same choice.
+
+        Returns
+        -------
+        sequence of LearnerId
+            Some of the candidates; none only while others are busy.
+        """
+
+    def others(self, scheduled: Collection[LearnerId], active: Collection[LearnerId]) -> Collection[LearnerId]:
+        """Say whose latest updates join the mean beside those of the `scheduled` learners.
+
+        Asked for rules that make each model of nothing but updates, such as FedAvg. `active` are the learners that are
+        there and have reported at least once.
+        """
+        return ()
+
+
+class Scheduled(Selector):
+    """Draws a share of the connected learners, each as likely as any other; the mean is theirs alone.
 
     Parameters
     ----------
-    connected : sequence of LearnerId
-        Sorted, so that the same `rng` draws the same; at least `min_learners`.
     participation_ratio : float
-        Share of the connected learners, in (0, 1]; rounded up.
+        Share of the connected learners that is at work at a time, in (0, 1]; rounded up.
     min_learners : int
-        The cohort has at least so many.
-
-    Returns
-    -------
-    list of LearnerId
-        Sorted.
+        At least so many are.
 
     References
     ----------
     McMahan, Moore, Ramage, Hampson, Aguera y Arcas, arXiv:1602.05629, algorithm 1, the client fraction C.
     """
-    size = max(math.ceil(participation_ratio * len(connected)), min_learners)
-    return list(connected) if size == len(connected) else sorted(rng.sample(connected, size))
+
+    def __init__(self, participation_ratio: float, min_learners: int) -> None:
+        self.participation_ratio, self.min_learners = participation_ratio, min_learners
+
+    def select(self, candidates: Sequence[LearnerId], num_busy: int, rng: random.Random) -> Sequence[LearnerId]:
+        connected = len(candidates) + num_busy
+        size = max(math.ceil(self.participation_ratio * connected), self.min_learners) - num_busy
+        return candidates if size >= len(candidates) else sorted(rng.sample(candidates, max(size, 0)))
+
+
+class ScheduledCardinality(Scheduled):
+    """MetisFL's selector: where fewer than two learners are scheduled, the mean is that of all active ones.
+
+    So FedAvg without rounds is the mean of everybody's latest update.
+    """
+
+    needs_updates = True
+
+    def others(self, scheduled: Collection[LearnerId], active: Collection[LearnerId]) -> Collection[LearnerId]:
+        return [learner for learner in active if learner not in scheduled] if len(scheduled) < 2 else ()

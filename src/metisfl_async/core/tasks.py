@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from metisfl_async.core.ids import LearnerId, TaskId
 from metisfl_async.core.metrics import Json
+from metisfl_async.core.records import LearnerRecord
 
 __all__ = ["HeldTask", "Task", "TaskKind", "TaskState", "Verdict"]
 
@@ -57,13 +58,15 @@ class Task:
     kind: TaskKind
     learner: LearnerId
     round_number: int
-    model_version: int
+    model_version: int  #: which its learner works on
+    part: LearnerRecord  #: its learner's part of a record, which it fills
     config: dict[str, Json] = field(default_factory=dict)
     state: TaskState = TaskState.PENDING
     reason: str = ""  #: why it ended as it did, for its learner
     error_type: str = ""  #: if it did not count: the exception's class, or the state it ended in
     streams: int = 0  #: how many streams bring its update; more than one when its learner tries again
-    offered_at: float = 0.0  #: seconds on the controller's monotonic clock, like the next four
+    made_at: float = 0.0  #: seconds on the controller's monotonic clock, like the next five
+    offered_at: float = 0.0
     accepted_at: float = 0.0
     upload_at: float = 0.0  #: when the header of its update came
     stored_at: float = 0.0  #: when the last frame of its update came

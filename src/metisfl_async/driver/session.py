@@ -102,6 +102,8 @@ class DriverSession:
             raise ConfigError("learners", learners, "a list in which no Learner object stands twice")
         if not isinstance(termination_signals, TerminationSignals):
             raise ConfigError("termination_signals", termination_signals, "a TerminationSignals")
+        if isinstance(controller, Controller):
+            termination_signals.check(in_rounds=controller.controller_config.new_scheduler().in_rounds)
         if isinstance(controller, Controller) and controller.server_params is None:
             if isinstance(learners, int):
                 allowed = "live Learner objects; to wait for others, give the controller server_params"

@@ -215,7 +215,7 @@ class LearnerClient:
                     await self._deliver(offer, Outcome(await self._worker.get_weights()))
                 case TaskKind.TRAIN:
                     model = await self._fetch(offer.model_version)
-                    await self._deliver(offer, await self._worker.train(model, offer.config))
+                    await self._deliver(offer, await self._worker.train(model, offer.config), model.version)
                 case TaskKind.EVALUATE:
                     model = await self._fetch(offer.model_version)
                     metrics = await self._worker.evaluate(model, offer.config)
@@ -232,7 +232,7 @@ class LearnerClient:
             if self._is_connected.is_set():
                 self._outbox.put_nowait(outcome)
 
-    async def _deliver(self, offer: TaskOffer, outcome: Outcome) -> None:
+    async def _deliver(self, offer: TaskOffer, outcome: Outcome, model_version: int = 0) -> None:
         """Push an update until the controller has answered."""
         if (held := self._held.get(offer.task_id)) is None:
             return
@@ -242,7 +242,7 @@ class LearnerClient:
             header = Header(
                 "update",
                 outcome.model.manifest,
-                offer.model_version,
+                model_version,
                 offer.task_id,
                 token,
                 outcome.metrics,
@@ -258,7 +258,10 @@ class LearnerClient:
         self._held.pop(offer.task_id, None)
 
     async def _fetch(self, version: int) -> Model:
-        """Get a global model, from the controller unless it is the one that was fetched last."""
+        """Get a global model, from the controller unless it is the one that was fetched last.
+
+        Without rounds, what the controller gives may be newer than what the task says.
+        """
         if self._model is None or self._model.version != version:
             self._model = None  # not two at a time
             self._model = await self._insist(partial(self._pull, version))

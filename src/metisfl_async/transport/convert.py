@@ -240,6 +240,7 @@ def start_request(request: m.StartRequest) -> bytes:
     return pb.StartRequest(
         signals=pb.TerminationSignals(
             federation_rounds=signals.federation_rounds,
+            global_updates=signals.global_updates,
             execution_cutoff_time_mins=signals.execution_cutoff_time_mins,
             evaluation_metric=signals.evaluation_metric,
             evaluation_metric_cutoff_score=signals.evaluation_metric_cutoff_score,

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
+from rules import fold, started
 
-from metisfl_async.core.aggregation.fedavg import BLOCK, LARGEST, FedAvg, unfit
+from metisfl_async.core.aggregation.arithmetic import BLOCK, LARGEST, unfit
+from metisfl_async.core.aggregation.fedavg import FedAvg
 from metisfl_async.core.model import ALIGNMENT, DTYPES, Array, Model
 from metisfl_async.core.scaling import MAX_WEIGHT
 
@@ -26,9 +28,9 @@ SHAPES: list[tuple[int, ...]] = [(), (0,), (0, 3), (1,), (2, 3, 5), (BLOCK + 7,)
 def mean(updates: Sequence[Sequence[Array]], weights: Sequence[float] | None = None) -> list[Array]:
     """Fold updates in order; the mean of each tensor."""
     models = [Model.from_arrays(update) for update in updates]
-    rule = FedAvg(models[0].manifest)
+    rule = started(FedAvg(), models[0])
     for model, weight in zip(models, weights or [1.0] * len(models), strict=True):
-        rule.fold(model.freeze(), weight)
+        fold(rule, model.freeze(), weight)
     return rule.aggregate(1).arrays()
 
 
@@ -217,9 +219,9 @@ def test_a_float64_whose_weighted_sum_could_overflow_is_found(value: float) -> N
 
 def test_ten_thousand_updates_of_the_largest_values_and_weights_do_not_overflow() -> None:
     update = Model.from_arrays([np.array([LARGEST, -LARGEST])])
-    rule = FedAvg(update.manifest)
+    rule = started(FedAvg(), update)
     for _ in range(10_000):
-        rule.fold(update, MAX_WEIGHT)
+        fold(rule, update, MAX_WEIGHT)
     np.testing.assert_allclose(rule.aggregate(1).arrays()[0], [LARGEST, -LARGEST], rtol=1e-12)
 
 
@@ -237,10 +239,10 @@ def test_fifty_updates_take_no_more_memory_than_one() -> None:
     update = Model.from_arrays([np.ones(1_000_000, np.float32)])
     peaks = []
     for count in (1, 50):
-        rule = FedAvg(update.manifest)
+        rule = started(FedAvg(), update)
         tracemalloc.start()
         for _ in range(count):
-            rule.fold(update, 3.0)
+            fold(rule, update, 3.0)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     one, fifty = peaks
@@ -251,8 +253,8 @@ def test_fifty_updates_take_no_more_memory_than_one() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "int32", "bool"])
 def test_making_the_mean_takes_no_more_memory_than_the_new_model(dtype: str) -> None:
     update = Model.from_arrays([np.ones(1_000_000, dtype)])
-    rule = FedAvg(update.manifest)
-    rule.fold(update, 3.0)
+    rule = started(FedAvg(), update)
+    fold(rule, update, 3.0)
     tracemalloc.start()
     rule.aggregate(1)
     peak = tracemalloc.get_traced_memory()[1]
@@ -263,8 +265,8 @@ def test_making_the_mean_takes_no_more_memory_than_the_new_model(dtype: str) -> 
 def test_folding_does_not_change_the_update_and_the_mean_is_a_model_of_its_own() -> None:
     update = Model.from_arrays([some(dtype, (5,), 0) for dtype in DTYPES])
     before = update.buffer.tobytes()
-    rule = FedAvg(update.manifest)
-    rule.fold(update.freeze(), 3.0)
+    rule = started(FedAvg(), update)
+    fold(rule, update.freeze(), 3.0)
     averaged = rule.aggregate(7)
     assert update.buffer.tobytes() == before
     assert averaged.version == 7
@@ -279,20 +281,17 @@ def test_the_padding_of_the_mean_is_zero_whatever_was_in_the_updates() -> None:
     assert len(update.manifest.padding) > 1000
     update.buffer[update.manifest.padding] = 0xFF  # NaN, for floats
     assert unfit(update) is None
-    rule = FedAvg(update.manifest)
-    rule.fold(update, 1.0)
+    rule = started(FedAvg(), update)
+    fold(rule, update, 1.0)
     assert not rule.aggregate(1).buffer[update.manifest.padding].any()
 
 
 def test_a_mean_starts_anew_after_the_one_before_and_after_a_discard() -> None:
     first, second = (Model.from_arrays([np.array([value], np.float32)]) for value in (1.0, 5.0))
-    rule = FedAvg(first.manifest)
-    rule.fold(first, 2.0)
-    assert rule.total_weight == 2.0
+    rule = started(FedAvg(), first)
+    fold(rule, first, 2.0)
     assert rule.aggregate(1).arrays()[0] == 1.0
-    assert rule.total_weight == 0.0
-    rule.fold(first, 9.0)
+    fold(rule, first, 9.0)
     rule.discard()
-    assert rule.total_weight == 0.0
-    rule.fold(second, 1.0)
+    fold(rule, second, 1.0)
     assert rule.aggregate(2).arrays()[0] == 5.0

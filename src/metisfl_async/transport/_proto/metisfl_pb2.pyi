@@ -222,18 +222,20 @@ class WatchRequest(_message.Message):
     def __init__(self, federation_id: _Optional[str] = ...) -> None: ...
 
 class TerminationSignals(_message.Message):
-    __slots__ = ("federation_rounds", "execution_cutoff_time_mins", "evaluation_metric", "evaluation_metric_cutoff_score", "mode")
+    __slots__ = ("federation_rounds", "execution_cutoff_time_mins", "evaluation_metric", "evaluation_metric_cutoff_score", "mode", "global_updates")
     FEDERATION_ROUNDS_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_CUTOFF_TIME_MINS_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_METRIC_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_METRIC_CUTOFF_SCORE_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
+    GLOBAL_UPDATES_FIELD_NUMBER: _ClassVar[int]
     federation_rounds: int
     execution_cutoff_time_mins: float
     evaluation_metric: str
     evaluation_metric_cutoff_score: float
     mode: str
-    def __init__(self, federation_rounds: _Optional[int] = ..., execution_cutoff_time_mins: _Optional[float] = ..., evaluation_metric: _Optional[str] = ..., evaluation_metric_cutoff_score: _Optional[float] = ..., mode: _Optional[str] = ...) -> None: ...
+    global_updates: int
+    def __init__(self, federation_rounds: _Optional[int] = ..., execution_cutoff_time_mins: _Optional[float] = ..., evaluation_metric: _Optional[str] = ..., evaluation_metric_cutoff_score: _Optional[float] = ..., mode: _Optional[str] = ..., global_updates: _Optional[int] = ...) -> None: ...
 
 class StopRequest(_message.Message):
     __slots__ = ("reason",)

@@ -1,0 +1,36 @@
+"""Checks of numbers and names, for everything that users configure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from metisfl_async.core.errors import ConfigError
+
+__all__ = ["integer", "number", "one_of", "positive"]
+
+
+def one_of(field: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(field, value, ", ".join(allowed))
+
+
+def integer(field: str, value: object, least: int, most: int | None = None) -> None:
+    if type(value) is not int or value < least or (most is not None and value > most):
+        raise ConfigError(field, value, f"an integer >= {least}" + (f" and <= {most}" if most is not None else ""))
+
+
+def number(field: str, value: object, least: float | None = None, below: float | None = None) -> None:
+    """Check for a finite number, in [least, below) where they are given."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    if is_number and (least is None or value >= least) and (below is None or value < below):  # type: ignore[operator]
+        return
+    limits = [f">= {least:g}" for least in (least,) if least is not None]
+    limits += [f"< {below:g}" for below in (below,) if below is not None]
+    raise ConfigError(field, value, " ".join(["a finite number", " and ".join(limits)]).strip())
+
+
+def positive(field: str, value: object, most: int | None = None) -> None:
+    limit = sys.float_info.max if most is None else most
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= limit:
+        raise ConfigError(field, value, "a finite number > 0" + (f" and <= {most}" if most is not None else ""))
