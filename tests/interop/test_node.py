@@ -150,10 +150,11 @@ async def node(controller: Controller, site: Site, directory: Path, **options: s
 
 
 async def federation(
-    controller: Controller, learners: dict[str, LinearLearner], rounds: int, seed: int = 1990
+    controller: Controller, learners: dict[str, LinearLearner], until: int | TerminationSignals, seed: int = 1990
 ) -> FederationResult:
-    """Run the Python learners and the driver, beside a learner that has joined already."""
-    session = DriverSession(controller, len(learners) + 1, TerminationSignals(federation_rounds=rounds), seed=seed)
+    """Run the Python learners and the driver, beside a learner that has joined already, for so many rounds."""
+    signals = TerminationSignals(federation_rounds=until) if isinstance(until, int) else until
+    session = DriverSession(controller, len(learners) + 1, signals, seed=seed)
     async with asyncio.TaskGroup() as group:
         for name, learner in learners.items():
             group.create_task(run_learner(learner, controller.client_params, learner_id=name))
@@ -229,3 +230,27 @@ async def test_an_update_that_is_sent_twice_counts_once(tmp_path: Path) -> None:
         assert await learner.end() == 0
     assert_same(result, sites, 2)
     assert [said["state"] for said in learner.of("answer")] == ["counted"] * 2 * (1 + 2)
+
+
+async def test_without_rounds_javascript_goes_on_from_the_latest_model(tmp_path: Path) -> None:
+    site, signals = Site.of(3, 40), TerminationSignals(global_updates=6)
+    config = ControllerConfig(scheduler="Asynchronous")
+    async with Controller(ServerParams(), config) as controller, node(controller, site, tmp_path) as learner:
+        result = await federation(controller, {}, signals)
+        assert await learner.end() == 0
+    assert_same(result, {"node": site}, 6)
+
+
+async def test_without_rounds_javascript_and_python_take_turns(tmp_path: Path) -> None:
+    sites = {"a": Site.of(1, 10), "node": Site.of(3, 40)}
+    signals = TerminationSignals(evaluation_metric="loss", evaluation_metric_cutoff_score=0.02, mode="min")
+    config = ControllerConfig(scheduler="Asynchronous")
+    async with (
+        Controller(ServerParams(), config) as controller,
+        node(controller, sites["node"], tmp_path) as learner,
+    ):
+        result = await federation(controller, {"a": LinearLearner(sites["a"])}, signals)
+        assert await learner.end() == 0
+    assert result.final_model is not None
+    assert learner.said[-1] == {"what": "final", "loss": pytest.approx(sites["node"].loss(result.final_model))}
+    assert {name for record in result.rounds for name in record.participants} == {"a", "node"}
