@@ -1,4 +1,4 @@
-"""A TCP proxy before a controller, for tests that cut connections."""
+"""A TCP proxy before a controller or a listening learner, for tests that cut connections."""
 
 from __future__ import annotations
 
@@ -10,21 +10,25 @@ from metisfl_async import ClientParams, Controller
 
 
 class Proxy:
-    """A TCP proxy before a controller whose connections can be cut."""
+    """A TCP proxy whose connections can be cut."""
 
     def __init__(self, port: int, target: int) -> None:
         self.params = ClientParams("127.0.0.1", port)
         self.target = target
         self.writers: set[asyncio.StreamWriter] = set()
         self.bytes_up = 0
-        self.cut_after: int | None = None  #: bytes towards the controller
+        self.cut_after: int | None = None  #: bytes towards the target
 
     def cut(self) -> None:
         for writer in self.writers:
             writer.transport.abort()
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        try:
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        except OSError:
+            writer.transport.abort()
+            return
         self.writers |= {writer, up_writer}
 
         async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_up: bool) -> None:
@@ -48,7 +52,13 @@ class Proxy:
 
 @asynccontextmanager
 async def proxy_to(controller: Controller) -> AsyncIterator[Proxy]:
-    proxy = Proxy(1, controller.client_params.port)
+    async with proxy_to_port(controller.client_params.port) as proxy:
+        yield proxy
+
+
+@asynccontextmanager
+async def proxy_to_port(target: int) -> AsyncIterator[Proxy]:
+    proxy = Proxy(1, target)
     server = await asyncio.start_server(proxy.handle, "127.0.0.1", 0)
     proxy.params = ClientParams("127.0.0.1", server.sockets[0].getsockname()[1])
     async with server:

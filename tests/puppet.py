@@ -68,7 +68,7 @@ class Puppet:
 
     def upload(self) -> grpc.aio.StreamStreamCall:
         """Begin an update, to be sent frame by frame."""
-        return self.link._channel.stream_stream("/metisfl_async.v1.Controller/TrainDone")()
+        return self.link._caller.channel.stream_stream("/metisfl_async.v1.Controller/TrainDone")()
 
 
 @asynccontextmanager

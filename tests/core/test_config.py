@@ -160,7 +160,43 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
         "/no/such.pem",
         "the path of a PEM file that exists",
     ),
-    (ClientParams, {"root_certificate": b"x"}, "root_certificate", b"x", "the path of a PEM file that exists"),
+    (
+        ClientParams,
+        {"root_certificate": b"x"},
+        "root_certificate",
+        b"x",
+        "bytes in PEM form (it has a line '-----BEGIN ...-----')",
+    ),
+    (ClientParams, {"root_certificate": 5}, "root_certificate", 5, "the path of a PEM file that exists"),
+    (
+        ControllerConfig,
+        {"learners": "host:5"},
+        "learners",
+        "host:5",
+        "a list of the ClientParams or ServerParams of learners that listen",
+    ),
+    (
+        ControllerConfig,
+        {"learners": ServerParams()},
+        "learners",
+        ServerParams(),
+        "a list of the ClientParams or ServerParams of learners that listen",
+    ),
+    (
+        ControllerConfig,
+        {"learners": [ClientParams(port=5), ServerParams(port=5)]},
+        "learners",
+        "127.0.0.1:5",
+        "each address once",
+    ),
+    (
+        ControllerConfig,
+        {"learners": ["host:5"]},
+        "learners",
+        "host:5",
+        "a list of the ClientParams or ServerParams of learners that listen",
+    ),
+    (ControllerConfig, {"learners": [ServerParams()]}, "port", 0, "an integer >= 1 and <= 65535"),
 ]
 
 
@@ -317,3 +353,16 @@ def test_hosts_with_anything_else_are_refused(hostname: str) -> None:
 
 def test_an_ipv6_address_gets_its_brackets() -> None:
     assert ClientParams("::1", 50051).address == ClientParams("[::1]", 50051).address == "[::1]:50051"
+
+
+def test_learners_that_listen_are_named_as_metisfl_does_or_as_one_dials_them(pem: Path) -> None:
+    of_server = ServerParams("0.0.0.0", 5, pem, pem, pem)
+    named = ControllerConfig(learners=[of_server, ClientParams("host", 6)]).learners
+    assert named == (ClientParams("127.0.0.1", 5, pem), ClientParams("host", 6))
+
+
+def test_a_root_certificate_is_a_file_or_what_is_in_it(pem: Path) -> None:
+    content = pem.read_bytes()
+    given = [ClientParams(root_certificate=certificate) for certificate in (pem, str(pem), content)]
+    assert [params.root_certificate_bytes for params in given] == [content] * 3
+    assert ClientParams().root_certificate_bytes is None

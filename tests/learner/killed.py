@@ -1,6 +1,6 @@
 """A learner process for tests: it kills itself (-9) in the middle of an upload or of training, if told so.
 
-Usage: killed.py PORT ID NUMBER SIZE {never|upload:K|train}
+Usage: killed.py PORT ID NUMBER SIZE {never|upload:K|train} [OWN_PORT, to listen there]
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from federations import Adds
 
-from metisfl_async import ClientParams, run_learner
+from metisfl_async import ClientParams, ServerParams, run_learner
 from metisfl_async.codec.frame import Frame, Header, frames_of
 from metisfl_async.core.model import Array, Model
 from metisfl_async.learner.learner import Config, TrainResult
@@ -34,7 +34,7 @@ class Dies(Adds):
 
 
 def main() -> None:
-    port, learner_id, number, size, when = sys.argv[1:]
+    port, learner_id, number, size, when, *own_port = sys.argv[1:]
     learner = (Dies if when == "train" else Adds)(int(number), int(size))
     if when.startswith("upload:"):
         sent = int(when.removeprefix("upload:"))
@@ -47,7 +47,8 @@ def main() -> None:
                 yield frame
 
         grpc_link.frames_of = dying_frames  # type: ignore[attr-defined]
-    asyncio.run(run_learner(learner, ClientParams("127.0.0.1", int(port)), learner_id=learner_id))
+    own = ServerParams(port=int(own_port[0])) if own_port else None
+    asyncio.run(run_learner(learner, ClientParams("127.0.0.1", int(port)), own, learner_id=learner_id))
 
 
 main()

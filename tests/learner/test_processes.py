@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,10 +30,10 @@ SIZE = 2**20  #: float32 weights: four data frames and a bit
 
 @asynccontextmanager
 async def process(
-    controller: Controller, learner_id: str, number: int, when: str
+    controller: Controller, learner_id: str, number: int, when: str, *own_port: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     port = str(controller.client_params.port)
-    arguments = (str(PROGRAM), port, learner_id, str(number), str(SIZE), when)
+    arguments = (str(PROGRAM), port, learner_id, str(number), str(SIZE), when, *own_port)
     running = await asyncio.create_subprocess_exec(sys.executable, *arguments)
     try:
         yield running
@@ -92,6 +93,21 @@ async def test_killed_while_training_the_round_closes_without_it_and_started_aga
         await again.__aexit__(None, None, None)
     assert cohorts[1] == ["a", "b", "dies"]
     assert result.rounds[-1].participants == ["a", "b", "dies"] or result.rounds[-2].participants == ["a", "b", "dies"]
+
+
+async def test_a_listening_learner_killed_while_training_and_started_again_on_its_port_is_taken_up_again() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with asyncio.timeout(2 * PATIENCE_S), Controller(ServerParams()) as controller:  # a lease is 60 s
+        session = DriverSession(controller, [ServerParams(port=port)], TerminationSignals(federation_rounds=1))
+        running = asyncio.create_task(session.run())
+        async with process(controller, "a", 2, "train", str(port)) as dies:
+            assert await dies.wait() == -signal.SIGKILL
+        async with process(controller, "a", 2, "never", str(port)) as again:
+            result = await running
+            assert await again.wait() == 0
+    assert [record.participants for record in result.rounds] == [[], ["a"]]
+    assert result.rounds[0].learners["a"].failures[0].type == "lost"
 
 
 async def test_learners_started_before_the_controller_wait_for_it() -> None:

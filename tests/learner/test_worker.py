@@ -168,4 +168,4 @@ async def test_a_process_that_cannot_get_the_learner_says_what_it_needs() -> Non
     async with nothing_left_behind():
         with pytest.raises(RuntimeError, match=r"did not start .* its class must be in a module that can be imported"):
             await worker.get_weights()
-        worker.close()
+        await worker.close()

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metisfl_async import TerminationSignals
+from metisfl_async import ClientParams, TerminationSignals
 from metisfl_async.core import messages as m
 from metisfl_async.core.errors import Damaged, TooLarge
 from metisfl_async.core.ids import FederationId, LearnerId, TaskId, Token
 from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.transport import convert
+from metisfl_async.transport._proto import metisfl_pb2 as pb
 
 TASK = TaskId("0123456789abcdef" * 2)
 
@@ -53,6 +54,9 @@ def test_what_the_controller_says_arrives_unchanged(message: m.ControllerMessage
     ("write", "read", "message"),
     [
         (convert.join_request, convert.from_join_request, m.JoinRequest(LearnerId("a"), Token(""))),
+        (convert.join_request, convert.from_join_request, m.JoinRequest(LearnerId("a"), Token("t"), "host:5", "s")),
+        (convert.confirm_join, convert.from_confirm_join, "secret"),
+        (convert.get_model, convert.from_get_model, Token("t")),
         (convert.join_reply, convert.from_join_reply, m.JoinReply(LearnerId("a"), Token("t"), 2, 10.0, 60.0, 2**40)),
         (convert.leave, convert.from_leave, Token("t")),
         (convert.fetch_model, convert.from_fetch_model, (Token("t"), 7)),
@@ -80,12 +84,52 @@ def test_what_the_controller_says_arrives_unchanged(message: m.ControllerMessage
                 FederationId(""),
             ),
         ),
+        (
+            convert.start_request,
+            convert.from_start_request,
+            m.StartRequest(
+                TerminationSignals(federation_rounds=5),
+                4,
+                -1,
+                None,
+                FederationId("f"),
+                (
+                    ClientParams("a", 5, b"-----BEGIN one"),
+                    ClientParams("b", 5),
+                    ClientParams("c", 5, b"-----BEGIN two"),
+                    ClientParams("d", 5, b"-----BEGIN one"),
+                ),
+            ),
+        ),
     ],
 )
 def test_requests_and_replies_arrive_unchanged(
     write: Callable[[Any], bytes], read: Callable[[bytes], Any], message: object
 ) -> None:
     assert read(write(message)) == message
+
+
+@pytest.mark.parametrize("message", LEARNER_MESSAGES, ids=repr)
+def test_what_learners_report_arrives_unchanged(message: m.LearnerMessage) -> None:
+    assert convert.from_report(convert.report((Token("t"), message))) == (Token("t"), message)
+
+
+@pytest.mark.parametrize("message", CONTROLLER_MESSAGES, ids=repr)
+def test_what_is_delivered_arrives_unchanged(message: m.ControllerMessage) -> None:
+    assert convert.from_delivery(convert.delivery((Token("t"), 2**60, message))) == (Token("t"), 2**60, message)
+
+
+def test_a_certificate_travels_once_however_many_learners_share_it() -> None:
+    learners = tuple(ClientParams("host", port, b"-----BEGIN" + bytes(2000)) for port in range(1, 5001))
+    request = m.StartRequest(TerminationSignals(federation_rounds=1), 1, 1, None, FederationId("f"), learners)
+    assert len(convert.start_request(request)) < 2**20 / 5
+
+
+def test_a_named_learner_whose_certificate_is_missing_is_damaged() -> None:
+    request = pb.StartRequest(signals=pb.TerminationSignals(federation_rounds=1, mode="max"))
+    request.learners.add(hostname="a", port=5, root_certificate=0)
+    with pytest.raises(Damaged):
+        convert.from_start_request(request.SerializeToString())
 
 
 READERS = [getattr(convert, name) for name in convert.__all__ if name.startswith("from_")]
@@ -115,6 +159,8 @@ def test_what_says_nothing_is_damaged(read: Callable[[bytes], object], data: byt
 def test_a_learner_cannot_hold_up_the_controller_with_one_huge_message() -> None:
     with pytest.raises(TooLarge, match="at most 131072"):
         convert.from_learner_message(convert.learner_message(m.Failed(TASK, "ValueError", "x" * 200_000)))
+    with pytest.raises(TooLarge, match="at most 131072"):
+        convert.from_report(convert.report((Token("t"), m.Failed(TASK, "ValueError", "x" * 200_000))))
     hello = m.Hello(Token("t"), [HeldTask(TaskId(""), False)] * 2000)
     with pytest.raises(Damaged, match="2000 held tasks; at most 1024"):
         convert.from_learner_message(convert.learner_message(hello))

@@ -1,24 +1,24 @@
-"""One learner's Tasks stream, as the controller sees it."""
+"""What is open between the controller and one learner; here the usual kind, a Tasks stream."""
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from metisfl_async.core.messages import ControllerMessage, LearnerMessage
 from metisfl_async.transport.base import Stream
 from metisfl_async.transport.concurrency import first_of
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "StreamConnection"]
 
 OUTBOX_SIZE = 64  #: messages; a learner is owed a handful at most, so a full outbox means that it does not read
 
 
-class Connection:
-    """Exchanges messages with one learner. Sending never waits: who does not read loses the connection."""
+class Connection(ABC):
+    """What is open between the controller and one learner. Sending never waits: who does not take it in loses it."""
 
-    def __init__(self, stream: Stream[LearnerMessage, ControllerMessage]) -> None:
-        self._stream = stream
+    def __init__(self) -> None:
         self._outbox: asyncio.Queue[ControllerMessage] = asyncio.Queue(OUTBOX_SIZE)
         self._closed = asyncio.Event()
 
@@ -33,12 +33,23 @@ class Connection:
         """Make `run` end."""
         self._closed.set()
 
+    @abstractmethod
     async def run(self, on_message: Callable[[LearnerMessage], None]) -> None:
-        """Send what is queued and pass on what comes, until the learner ends the stream or `close` is called."""
-        await first_of(self._send(), self._receive(on_message), self._until_closed())
+        """Send what is queued and pass on what comes, until the learner ends it or `close` is called."""
 
     async def _until_closed(self) -> None:
         await self._closed.wait()
+
+
+class StreamConnection(Connection):
+    """A learner's Tasks stream."""
+
+    def __init__(self, stream: Stream[LearnerMessage, ControllerMessage]) -> None:
+        super().__init__()
+        self._stream = stream
+
+    async def run(self, on_message: Callable[[LearnerMessage], None]) -> None:
+        await first_of(self._send(), self._receive(on_message), self._until_closed())
 
     async def _send(self) -> None:
         while True:

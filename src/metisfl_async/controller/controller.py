@@ -78,6 +78,9 @@ class Controller:
             raise ConfigError("reflection", reflection, "False, or give server_params: there is no port")
         self.server_params = server_params
         self.controller_config = controller_config or ControllerConfig()
+        if self.controller_config.learners and server_params is None:
+            allowed = "empty, or give server_params: learners that listen fetch the model from the controller's port"
+            raise ConfigError("learners", self.controller_config.learners, allowed)
         self.model_store_config = model_store_config or ModelStoreConfig()
         self._reflection = reflection
         self._parts: _Parts | None = None
@@ -108,11 +111,7 @@ class Controller:
             server: GrpcServer | None = None
             if self.server_params is not None:
                 server = GrpcServer(service, self.server_params, reflection=self._reflection)
-                try:
-                    await to_the_end(server.start())
-                except asyncio.CancelledError:
-                    await to_the_end(server.stop(0))
-                    raise
+                await server.start()
             main = asyncio.create_task(_run(service, dispatcher, registry, config), name="controller")
             undo.pop_all()
         return _Parts(service, registry, store, server, main)
@@ -176,6 +175,7 @@ async def _close(parts: _Parts) -> None:
             await parts.server.stop(GRACE_S)
     finally:
         try:
+            await parts.service.listeners.close()
             await end_all([parts.main])
         finally:
             await parts.store.close()

@@ -75,9 +75,13 @@ class Dispatcher:
         except MetisError:
             raise  # the caller passed something wrong; nothing was decided
         except Exception as bug:
-            if not self.broken.done():
-                self.broken.set_exception(bug)
+            self.fail(bug)
             raise
+
+    def fail(self, bug: Exception) -> None:
+        """End the controller with a bug."""
+        if not self.broken.done():
+            self.broken.set_exception(bug)
 
     def act(self, commands: list[Command]) -> None:
         """Carry out commands in order."""

@@ -22,6 +22,7 @@ class Member:
     token: Token
     incarnation: int
     heard_at: float  #: seconds on the monotonic clock
+    address: str = ""  #: where it is dialled, if it listens
     longest_silence_s: float = 0.0  #: while connected
     connection: Connection | None = field(default=None, repr=False)
 
@@ -47,13 +48,16 @@ class Registry:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def join(self, learner_id: LearnerId, token: Token) -> Member:
+    def join(self, learner_id: LearnerId, token: Token, address: str = "") -> Member:
         """Take in a new incarnation of a learner; without an id, a new learner.
+
+        `address` is where it listens, if it does. It must be known to listen there: then whoever was there before it is
+        gone, and can be replaced without its token.
 
         Raises
         ------
         Superseded
-            If a learner of that id is connected, and the token does not show that it is the same one.
+            If a learner of that id is connected, and neither token nor address show that it is the same one.
         """
         learner_id = learner_id or self._new_id()
         if len(learner_id) > MAX_ID_LENGTH or not learner_id.isprintable():
@@ -61,13 +65,14 @@ class Registry:
         earlier = self._by_id.get(learner_id)
         incarnation = 1
         if earlier is not None:
-            if earlier.connection is not None and token != earlier.token:
+            is_the_same = token == earlier.token or (address != "" and address == earlier.address)
+            if earlier.connection is not None and not is_the_same:
                 raise Superseded(learner_id)
             del self._by_token[earlier.token]
             incarnation = earlier.incarnation + 1
             if earlier.connection is not None:
                 earlier.connection.close()
-        member = Member(learner_id, new_token(), incarnation, self._clock())
+        member = Member(learner_id, new_token(), incarnation, self._clock(), address)
         self._by_id[learner_id] = member
         self._by_token[member.token] = member
         return member

@@ -10,13 +10,14 @@ from typing import TypeAlias
 
 from metisfl_async.codec.frame import Assembly, Frame, Header, Publication, check_size
 from metisfl_async.controller.aggregator import Upload
-from metisfl_async.controller.connection import Connection
+from metisfl_async.controller.connection import Connection, StreamConnection
 from metisfl_async.controller.dispatcher import Dispatcher
+from metisfl_async.controller.listeners import DialledConnection, Listeners
 from metisfl_async.controller.registry import Member, Registry
 from metisfl_async.controller.staging import Room, Staging
 from metisfl_async.core.aggregation.arithmetic import unfit
 from metisfl_async.core.commands import Command
-from metisfl_async.core.config import ControllerConfig
+from metisfl_async.core.config import ControllerConfig, named_learners
 from metisfl_async.core.errors import (
     CodecError,
     ConfigError,
@@ -27,6 +28,7 @@ from metisfl_async.core.errors import (
     Superseded,
     Truncated,
     UnexpectedMessage,
+    UnknownLearner,
 )
 from metisfl_async.core.events import Event
 from metisfl_async.core.federation import Federation
@@ -77,6 +79,7 @@ class Service:
         clock: Callable[[], float],
     ) -> None:
         self.closing = asyncio.Event()
+        self.listeners = Listeners(named_learners("learners", config.learners), self.closing)
         self._config, self._federation = config, federation
         self._registry, self._dispatcher = registry, dispatcher
         self._aggregator, self._post, self._clock = dispatcher.aggregator, dispatcher.post, clock
@@ -91,7 +94,9 @@ class Service:
     async def join(self, request: JoinRequest) -> JoinReply:
         if self.closing.is_set() and not self._is_farewell:
             raise ConnectionLost("controller", "it is closing")
-        member = self._registry.join(request.learner_id, request.token)
+        if request.address:
+            await self.listeners.check(request.address, request.secret)
+        member = self._registry.join(request.learner_id, request.token, request.address)
         config = self._config
         return JoinReply(
             member.id,
@@ -110,10 +115,40 @@ class Service:
             raise PeerTimeout("a learner", f"no Hello came for lease_secs={self._config.lease_secs:g}") from None
         if not isinstance(hello, Hello):
             raise UnexpectedMessage(f"the first message on Tasks must be Hello, not {type(hello).__name__}")
-        member = self._registry.heard(hello.token)
+        member = self._newcomer(hello.token)
+        member.connection = connection = StreamConnection(stream)
+        await self._converse(member, connection, hello)
+
+    async def report(self, token: Token, message: LearnerMessage) -> None:
+        member = self._registry.heard(token)
+        if not member.address:
+            raise UnexpectedMessage("Report is for a learner that has joined with its address; others open Tasks")
+        if isinstance(message, Hello):
+            member = self._newcomer(token)
+            connection = self.listeners.connection(member.address, token, self._config.lease_secs)
+            member.connection = connection
+            self.listeners.begin(self._converse_or_end(member, connection, message), f"dials-{member.id}")
+        elif isinstance(member.connection, DialledConnection):
+            self._receive(member, message)
+        else:
+            raise UnknownLearner(token[:6] + "...")  # the conversation has ended; it may join again
+
+    def _newcomer(self, token: Token) -> Member:
+        member = self._registry.heard(token)
         if member.connection is not None:
             raise Superseded(member.id)
-        member.connection = connection = Connection(stream)
+        return member
+
+    async def _converse_or_end(self, member: Member, connection: Connection, hello: Hello) -> None:
+        try:
+            await self._converse(member, connection, hello)
+        except MetisError:
+            pass  # why it ended is in the LearnerLeft that followed
+        except Exception as bug:  # noqa: BLE001 - it ends the controller
+            self._dispatcher.fail(bug)
+
+    async def _converse(self, member: Member, connection: Connection, hello: Hello) -> None:
+        """Take in a learner that connects, and exchange messages until the connection ends."""
         reason = "its connection broke"
         try:
             self._post(self._welcome, member, connection, hello)
@@ -289,6 +324,7 @@ class Service:
             join_timeout_s=request.join_timeout_secs,
         )
         self._federation_id = request.federation_id
+        self.listeners.name(request.learners)
 
     async def watch_events(self, federation_id: FederationId) -> AsyncIterator[Event]:
         if federation_id and federation_id != self._federation_id:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, field
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -33,6 +33,7 @@ __all__ = [
     "TerminationSignals",
     "TerminationSingals",
     "address_of",
+    "named_learners",
 ]
 
 ParamsHook: TypeAlias = Callable[[str, int, str, dict[str, Json]], dict[str, Json]]
@@ -72,6 +73,9 @@ class ControllerConfig:
     heartbeat_secs: float = 10.0  #: how often a learner shows that it lives
     lease_secs: float = 60.0  #: a learner that was silent for so long is taken out
     upload_idle_secs: float = 60.0  #: an update is dropped when no byte came for so long; its learner sends it again
+    learners: Sequence[
+        ClientParams | ServerParams
+    ] = ()  #: those that listen and may be dialled; a driver may name more
     crypto_context: InitVar[None] = None
     batch_size: InitVar[None] = None
     scaling_factor_bits: InitVar[None] = None
@@ -105,6 +109,7 @@ class ControllerConfig:
         positive("lease_secs", self.lease_secs)
         if self.lease_secs < 2 * self.heartbeat_secs:
             raise ConfigError("lease_secs", self.lease_secs, f"at least 2 * heartbeat_secs = {2 * self.heartbeat_secs}")
+        object.__setattr__(self, "learners", named_learners("learners", self.learners))
         if not callable(self.scaling_factor):
             one_of("scaling_factor", self.scaling_factor, tuple(SCALING_FACTORS))
         self._check_strategies()
@@ -288,17 +293,41 @@ class ClientParams:
 
     hostname: str = "127.0.0.1"
     port: int = 50051
-    root_certificate: str | Path | None = None  #: PEM
+    root_certificate: str | Path | bytes | None = None  #: PEM: a file, or what is in it
 
     def __post_init__(self) -> None:
         _hostname("hostname", self.hostname)
         integer("port", self.port, 1, 65_535)
-        if self.root_certificate is not None:
+        if isinstance(self.root_certificate, bytes):
+            _pem("root_certificate", self.root_certificate, self.root_certificate, "bytes")
+        elif self.root_certificate is not None:
             _pem_file("root_certificate", self.root_certificate)
 
     @property
     def address(self) -> str:
         return address_of(self.hostname, self.port)
+
+    @property
+    def root_certificate_bytes(self) -> bytes | None:
+        """The root certificate itself."""
+        certificate = self.root_certificate
+        return Path(certificate).read_bytes() if isinstance(certificate, str | Path) else certificate
+
+
+def named_learners(field: str, learners: object) -> tuple[ClientParams, ...]:
+    """Check addresses of learners that listen, and turn those that are given as MetisFL does, as `ServerParams`."""
+    allowed = "a list of the ClientParams or ServerParams of learners that listen"
+    if not isinstance(learners, Sequence) or isinstance(learners, str):
+        raise ConfigError(field, learners, allowed)
+    named: dict[str, ClientParams] = {}
+    for learner in learners:
+        params = learner.client_params() if isinstance(learner, ServerParams) else learner
+        if not isinstance(params, ClientParams):
+            raise ConfigError(field, learner, allowed)
+        if params.address in named:
+            raise ConfigError(field, params.address, "each address once")
+        named[params.address] = params
+    return tuple(named.values())
 
 
 def address_of(hostname: str, port: int) -> str:
@@ -322,5 +351,9 @@ def _is_ipv6(text: str) -> bool:
 def _pem_file(field: str, file: object) -> None:
     if not isinstance(file, str | Path) or not Path(file).is_file():
         raise ConfigError(field, file, "the path of a PEM file that exists")
-    if b"-----BEGIN" not in Path(file).read_bytes():
-        raise ConfigError(field, str(file), "a file in PEM form (it has a line '-----BEGIN ...-----')")
+    _pem(field, str(file), Path(file).read_bytes(), "a file")
+
+
+def _pem(field: str, value: str | bytes, content: bytes, kind: str) -> None:
+    if b"-----BEGIN" not in content:
+        raise ConfigError(field, value, f"{kind} in PEM form (it has a line '-----BEGIN ...-----')")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from metisfl_async.core.config import TerminationSignals
+from metisfl_async.core.config import ClientParams, TerminationSignals
 from metisfl_async.core.ids import FederationId, LearnerId, TaskId, Token
 from metisfl_async.core.metrics import Json, Metrics
 from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
@@ -34,6 +34,8 @@ __all__ = [
 class JoinRequest:
     learner_id: LearnerId  #: empty: the controller makes one
     token: Token  #: of an earlier join, to take over from itself; empty at first
+    address: str = ""  #: where a learner that listens is dialled
+    secret: str = ""  #: by which a learner that listens proves there that it is the one who asks
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class JoinReply:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first message of a learner on its Tasks stream."""
+    """The first message of a learner, on its Tasks stream or as its first report."""
 
     token: Token
     held: list[HeldTask] = field(default_factory=list)
@@ -131,6 +133,7 @@ class StartRequest:
     seed: int
     join_timeout_secs: float | None
     federation_id: FederationId  #: made by the driver; a second request with the same one changes nothing
+    learners: tuple[ClientParams, ...] = ()  #: those that listen, which the controller may dial
 
 
 LearnerMessage: TypeAlias = Hello | Accept | Heartbeat | Evaluated | Failed

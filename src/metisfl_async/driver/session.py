@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from metisfl_async.controller.controller import Controller
-from metisfl_async.core.config import ClientParams, ServerParams, TerminationSignals
+from metisfl_async.core.config import ClientParams, ServerParams, TerminationSignals, named_learners
 from metisfl_async.core.errors import (
     ConfigError,
     ConnectionLost,
@@ -43,6 +43,7 @@ __all__ = ["DriverSession"]
 
 logger = logging.getLogger(__name__)
 
+_LEARNERS = (Learner, ServerParams, ClientParams)
 MAX_THREADS = 32  #: for the live learners of one session; more learners take turns
 COPY_BYTES = 4 * 2**20  #: about a millisecond
 PAUSE_S = 0.1  #: before a broken connection is made again
@@ -63,10 +64,10 @@ class DriverSession:
     controller : Controller, ClientParams or ServerParams
         A live controller, which the session opens unless it is open, and closes if it opened it; or the address of a
         remote one.
-    learners : sequence of Learner, or int
-        Live learners, which then run in this process under the names "learner-0", "learner-1", ...; or how many remote
-        ones to wait for. Live learners reach a live controller in memory if it has no `server_params`, else over its
-        port.
+    learners : sequence of Learner, ServerParams or ClientParams, or int
+        Live learners, which then run in this process under the names "learner-0", "learner-1", ...; the addresses of
+        remote ones that listen, which the controller then dials; or how many remote ones to wait for. Live learners
+        reach a live controller in memory if it has no `server_params`, else over its port.
     termination_signals : TerminationSignals
         When it ends.
     initial_weights : sequence of ndarray, optional
@@ -82,7 +83,7 @@ class DriverSession:
     def __init__(
         self,
         controller: Controller | ClientParams | ServerParams,
-        learners: Sequence[Learner] | int,
+        learners: Sequence[Learner | ServerParams | ClientParams] | int,
         termination_signals: TerminationSignals,
         *,
         initial_weights: Sequence[Array] | None = None,
@@ -95,17 +96,21 @@ class DriverSession:
         if isinstance(learners, int):
             if isinstance(learners, bool) or learners < 1:
                 raise ConfigError("learners", learners, "at least 1")
-        elif not isinstance(learners, Sequence) or not learners or not all(isinstance(x, Learner) for x in learners):
-            allowed = "a list of live Learner objects, or the number of remote ones to wait for"
+        elif not isinstance(learners, Sequence) or not learners or not all(isinstance(x, _LEARNERS) for x in learners):
+            allowed = (
+                "a list of live Learner objects, or of the ServerParams of remote ones, or the number of remote ones"
+            )
             raise ConfigError("learners", learners, allowed)
-        elif len(set(map(id, learners))) < len(learners):
+        live = [] if isinstance(learners, int) else [x for x in learners if isinstance(x, Learner)]
+        named = () if isinstance(learners, int) else [x for x in learners if not isinstance(x, Learner)]
+        if len(set(map(id, live))) < len(live):
             raise ConfigError("learners", learners, "a list in which no Learner object stands twice")
         if not isinstance(termination_signals, TerminationSignals):
             raise ConfigError("termination_signals", termination_signals, "a TerminationSignals")
         if isinstance(controller, Controller):
             termination_signals.check(in_rounds=controller.controller_config.new_scheduler().in_rounds)
         if isinstance(controller, Controller) and controller.server_params is None:
-            if isinstance(learners, int):
+            if isinstance(learners, int) or named:
                 allowed = "live Learner objects; to wait for others, give the controller server_params"
                 raise ConfigError("learners", learners, allowed)
             least = controller.controller_config.min_learners
@@ -115,13 +120,14 @@ class DriverSession:
         if join_timeout_secs is not None and not join_timeout_secs > 0:
             raise ConfigError("join_timeout_secs", join_timeout_secs, "a number > 0, or None")
         self._controller = controller
-        self._learners: list[Learner] = [] if isinstance(learners, int) else list(learners)
+        self._learners = live
         self._request = StartRequest(
             termination_signals,
             learners if isinstance(learners, int) else len(learners),
             seed,
             join_timeout_secs,
             FederationId(""),
+            named_learners("learners", named),
         )
         self._initial_model = (
             packed_weights(initial_weights, "initial_weights") if initial_weights is not None else None

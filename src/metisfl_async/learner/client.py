@@ -42,7 +42,7 @@ from metisfl_async.core.model import Model
 from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.learner.outcome import Outcome
 from metisfl_async.learner.worker import Worker, users_part
-from metisfl_async.transport.base import ControllerLink, Stream
+from metisfl_async.transport.base import LearnerLink, Stream
 from metisfl_async.transport.concurrency import end_all, first_of
 from metisfl_async.transport.retry import insisting
 
@@ -72,7 +72,7 @@ class LearnerClient:
     """
 
     def __init__(
-        self, link: ControllerLink, worker: Worker, learner_id: str = "", connect_timeout_s: float | None = None
+        self, link: LearnerLink, worker: Worker, learner_id: str = "", connect_timeout_s: float | None = None
     ) -> None:
         self._link, self._worker = link, worker
         self._id = LearnerId(learner_id)
@@ -93,7 +93,7 @@ class LearnerClient:
         try:
             await first_of(self._work(), self._stay_connected())
         finally:
-            self._worker.close()
+            await self._worker.close()
 
     # --- staying connected -----------------------------------------------------------------------------------------
 

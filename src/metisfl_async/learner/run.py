@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from metisfl_async.core.config import ClientParams
+from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.learner import Learner
+from metisfl_async.learner.server import ListeningLearner, checked_address
 from metisfl_async.learner.worker import Worker, WorkerKind
 from metisfl_async.transport.grpc_link import GrpcLink
 
@@ -17,8 +18,10 @@ __all__ = ["app", "run_learner"]
 async def run_learner(
     learner: Learner,
     client_params: ClientParams,
+    server_params: ServerParams | None = None,
     *,
     learner_id: str = "",
+    public_address: str = "",
     worker: WorkerKind = "thread",
     connect_timeout_secs: float | None = None,
 ) -> None:
@@ -32,9 +35,16 @@ async def run_learner(
     learner : Learner
     client_params : ClientParams
         The controller's address; with a root certificate, over TLS.
+    server_params : ServerParams, optional
+        Where the learner listens, so that it holds no connection: the controller dials it for each task. It must have
+        been told to, in `ControllerConfig.learners` or in the learners of a `DriverSession`. Without them, the learner
+        dials, and holds its connection.
     learner_id : str, optional
         The name under which it is known. A learner that is started again under its name takes its place again. Without
-        one, the controller gives a number.
+        one, the controller gives a number; a learner that listens has its address for a name.
+    public_address : str, optional
+        For a learner that listens: "host:port" as the controller was told it, where that is not that of
+        `server_params`: behind a forwarded port, or when it listens on all addresses ("0.0.0.0").
     worker : {"thread", "process"} or concurrent.futures.Executor
         Where ``def`` methods run. "process" spawns a process that gets a pickled copy of the learner and keeps it.
     connect_timeout_secs : float, optional
@@ -42,8 +52,10 @@ async def run_learner(
 
     Raises
     ------
+    ConfigError
+        If the learner listens where the controller was not told to dial.
     TransportError
-        If no connection was made within `connect_timeout_secs`.
+        If no connection was made within `connect_timeout_secs`, or the learner's port cannot be had.
     """
     if not isinstance(learner, Learner):
         raise ConfigError("learner", learner, "an instance of a subclass of Learner")
@@ -51,6 +63,22 @@ async def run_learner(
         raise ConfigError("client_params", client_params, "the ClientParams of the controller")
     if not isinstance(learner_id, str):
         raise ConfigError("learner_id", learner_id, "a string")
+    if server_params is not None:
+        if not isinstance(server_params, ServerParams):
+            raise ConfigError("server_params", server_params, "a ServerParams, or None")
+        listening = ListeningLearner(
+            Worker(learner, worker),
+            client_params,
+            server_params,
+            learner_id=learner_id,
+            public_address=checked_address(server_params, public_address),
+            connect_timeout_s=connect_timeout_secs,
+        )
+        async with listening:
+            await listening.run()
+        return
+    if public_address:
+        raise ConfigError("public_address", public_address, "nothing, or give server_params: this learner has no port")
     link = GrpcLink(client_params)
     try:
         await LearnerClient(link, Worker(learner, worker), learner_id, connect_timeout_secs).run()
@@ -61,8 +89,10 @@ async def run_learner(
 def app(
     learner: Learner,
     client_params: ClientParams,
+    server_params: ServerParams | None = None,
     *,
     learner_id: str = "",
+    public_address: str = "",
     worker: WorkerKind = "thread",
     connect_timeout_secs: float | None = None,
 ) -> None:
@@ -71,7 +101,9 @@ def app(
         run_learner(
             learner,
             client_params,
+            server_params,
             learner_id=learner_id,
+            public_address=public_address,
             worker=worker,
             connect_timeout_secs=connect_timeout_secs,
         )

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Manifest, Model
 from metisfl_async.learner.learner import Config, Learner
 from metisfl_async.learner.outcome import Outcome, checked_evaluation, copies, packed_result, packed_weights
+from metisfl_async.transport.concurrency import to_the_end
 
 __all__ = ["Worker", "WorkerKind", "users_part"]
 
@@ -39,6 +40,8 @@ class Worker:
 
     def __init__(self, learner: Learner, kind: WorkerKind) -> None:
         self._learner = learner
+        self._turn = asyncio.Lock()
+        self._is_closed = False
         self._process: tuple[ProcessPoolExecutor, int] | None = None  # with its process id
         self._threads: ThreadPoolExecutor | None = None
         self._executor: Executor | None = None
@@ -54,33 +57,49 @@ class Worker:
             raise ConfigError("worker", kind, "'thread', 'process', or a concurrent.futures.Executor")
 
     async def get_weights(self) -> Model:
-        if iscoroutinefunction(self._learner.get_weights):
-            return await self._run(_pack_weights, await _finished(self._learner.get_weights()))
-        return await self._run(_get_weights)
+        async with self._alone():
+            if iscoroutinefunction(self._learner.get_weights):
+                return await self._run(_pack_weights, await _finished(self._learner.get_weights()))
+            return await self._run(_get_weights)
 
     async def set_weights(self, model: Model) -> None:
-        if iscoroutinefunction(self._learner.set_weights):
-            await _finished(self._learner.set_weights(await self._run(_copy, model)))
-        else:
-            await self._run(_set_weights, model)
+        async with self._alone():
+            if iscoroutinefunction(self._learner.set_weights):
+                await _finished(self._learner.set_weights(await self._run(_copy, model)))
+            else:
+                await self._run(_set_weights, model)
 
     async def train(self, model: Model, config: Config) -> Outcome:
-        if iscoroutinefunction(self._learner.train):
-            result = await _finished(self._learner.train(await self._run(_copy, model), dict(config)))
-            return await self._run(_pack_result, result, model.manifest)
-        return await self._run(_train, model, dict(config))
+        async with self._alone():
+            if iscoroutinefunction(self._learner.train):
+                result = await _finished(self._learner.train(await self._run(_copy, model), dict(config)))
+                return await self._run(_pack_result, result, model.manifest)
+            return await self._run(_train, model, dict(config))
 
     async def evaluate(self, model: Model, config: Config) -> Metrics:
-        if iscoroutinefunction(self._learner.evaluate):
-            metrics = await _finished(self._learner.evaluate(await self._run(_copy, model), dict(config)))
-            return checked_evaluation(metrics)
-        return await self._run(_evaluate, model, dict(config))
+        async with self._alone():
+            if iscoroutinefunction(self._learner.evaluate):
+                metrics = await _finished(self._learner.evaluate(await self._run(_copy, model), dict(config)))
+                return checked_evaluation(metrics)
+            return await self._run(_evaluate, model, dict(config))
 
-    def close(self) -> None:
-        """End the thread or process; nothing runs in it any more."""
-        self._end_process()
-        if self._threads is not None:
-            self._threads.shutdown()
+    async def close(self) -> None:
+        """End the thread or process, when what runs in it has ended; nothing more begins."""
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
+        self._is_closed = True
+        async with self._turn:
+            self._end_process()
+            if self._threads is not None:
+                self._threads.shutdown()
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        async with self._turn:
+            if self._is_closed:
+                raise UnexpectedMessage("the learner has left")
+            yield
 
     async def _run(self, function: Callable[..., T], *args: object) -> T:
         """Call ``function(learner, *args)`` in the worker.

@@ -1,7 +1,7 @@
 """The border between the parties: what a controller serves, and how a learner or a driver reaches it.
 
 `ControllerService` is what the controller implements. `ControllerLink` is the same seen from the other side, over gRPC
-or in memory; whoever holds a link need not know which.
+or in memory; whoever holds a link need not know which. `LearnerService` is what a learner implements that listens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from metisfl_async.core.messages import (
 from metisfl_async.core.model import Model
 from metisfl_async.core.records import RoundRecord
 
-__all__ = ["ControllerLink", "ControllerService", "Download", "Stream"]
+__all__ = ["ControllerLink", "ControllerService", "Download", "LearnerLink", "LearnerService", "Stream"]
 
 In_co = TypeVar("In_co", covariant=True)
 Out_contra = TypeVar("Out_contra", contravariant=True)
@@ -56,6 +56,7 @@ class ControllerService(Protocol):
 
     async def join(self, request: JoinRequest) -> JoinReply: ...
     async def tasks(self, stream: Stream[LearnerMessage, ControllerMessage]) -> None: ...
+    async def report(self, token: Token, message: LearnerMessage) -> None: ...
     async def fetch_model(self, token: Token, version: int) -> Download: ...
     async def train_done(self, frames: AsyncIterator[Frame], go_ahead: Callable[[], Awaitable[None]]) -> UpdateReply:
         """Take in an update; `go_ahead` is awaited after its header, once there is room for the rest."""
@@ -71,8 +72,8 @@ class ControllerService(Protocol):
     async def shut_down(self) -> None: ...
 
 
-class ControllerLink(Protocol):
-    """How a controller is reached. Every method raises `TransportError` when it cannot be."""
+class LearnerLink(Protocol):
+    """How a learner reaches its controller. Every method raises `TransportError` when it cannot be reached."""
 
     address: str
 
@@ -81,6 +82,11 @@ class ControllerLink(Protocol):
     async def fetch_model(self, token: Token, version: int, max_model_bytes: int) -> Model: ...
     async def train_done(self, header: Header, update: Model) -> UpdateReply: ...
     async def leave(self, token: Token) -> None: ...
+
+
+class ControllerLink(LearnerLink, Protocol):
+    """How anybody reaches a controller: a learner that dials, or a driver."""
+
     async def set_initial_model(self, model: Model) -> None: ...
     async def start_training(self, request: StartRequest) -> None: ...
     def watch_events(self, federation_id: FederationId) -> AsyncIterator[Event]: ...
@@ -89,3 +95,15 @@ class ControllerLink(Protocol):
     async def stop_training(self, reason: str) -> None: ...
     async def shut_down(self) -> None: ...
     async def close(self) -> None: ...
+
+
+class LearnerService(Protocol):
+    """What a learner that listens serves, to the controller that it has joined and nobody else."""
+
+    async def confirm_join(self, secret: str) -> None: ...
+    async def deliver(self, token: Token, number: int, message: ControllerMessage) -> None:
+        """Take in what the controller says, once for each number; return when it has been dealt with."""
+        ...
+
+    async def get_model(self, token: Token) -> Model: ...
+    async def set_initial_model(self, frames: AsyncIterator[Frame]) -> None: ...

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from metisfl_async.core import messages as m
-from metisfl_async.core.config import TerminationSignals
+from metisfl_async.core.config import ClientParams, TerminationSignals, named_learners
 from metisfl_async.core.errors import Damaged, TooLarge
 from metisfl_async.core.events import Event, event_from_dict, event_to_dict
 from metisfl_async.core.ids import FederationId, LearnerId, TaskId, Token
@@ -22,26 +22,35 @@ from metisfl_async.transport._proto import metisfl_pb2 as pb
 __all__ = [
     "GO_AHEAD",
     "MAX_MESSAGE_BYTES",
+    "confirm_join",
     "controller_message",
+    "delivery",
+    "delivery_method",
     "event",
     "fetch_model",
+    "from_confirm_join",
     "from_controller_message",
+    "from_delivery",
     "from_event",
     "from_fetch_model",
+    "from_get_model",
     "from_join_reply",
     "from_join_request",
     "from_learner_message",
     "from_leave",
     "from_record",
+    "from_report",
     "from_start_request",
     "from_stop",
     "from_update_reply",
     "from_watch",
+    "get_model",
     "join_reply",
     "join_request",
     "learner_message",
     "leave",
     "record",
+    "report",
     "start_request",
     "stop",
     "update_reply",
@@ -61,7 +70,7 @@ def _reader(kind: type[P], read: Callable[[P], R]) -> Callable[[bytes], R]:
     def from_bytes(data: bytes) -> R:
         try:
             return read(kind.FromString(data))
-        except (DecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (DecodeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise Damaged(kind.DESCRIPTOR.name, str(error) or type(error).__name__) from error
 
     return from_bytes
@@ -71,10 +80,14 @@ def _reader(kind: type[P], read: Callable[[P], R]) -> Callable[[bytes], R]:
 
 
 def join_request(request: m.JoinRequest) -> bytes:
-    return pb.JoinRequest(learner_id=request.learner_id, token=request.token).SerializeToString()
+    return pb.JoinRequest(
+        learner_id=request.learner_id, token=request.token, address=request.address, secret=request.secret
+    ).SerializeToString()
 
 
-from_join_request = _reader(pb.JoinRequest, lambda p: m.JoinRequest(LearnerId(p.learner_id), Token(p.token)))
+from_join_request = _reader(
+    pb.JoinRequest, lambda p: m.JoinRequest(LearnerId(p.learner_id), Token(p.token), p.address, p.secret)
+)
 
 
 def join_reply(reply: m.JoinReply) -> bytes:
@@ -110,6 +123,10 @@ from_leave = _reader(pb.LeaveRequest, lambda p: Token(p.token))
 
 
 def learner_message(message: m.LearnerMessage) -> bytes:
+    return _packed_learner_message(message).SerializeToString()
+
+
+def _packed_learner_message(message: m.LearnerMessage) -> pb.LearnerMessage:
     packed = pb.LearnerMessage()
     match message:
         case m.Hello(token, held):
@@ -123,7 +140,7 @@ def learner_message(message: m.LearnerMessage) -> bytes:
             packed.evaluated.CopyFrom(pb.Evaluated(task_id=task_id, metrics=metrics))
         case m.Failed(task_id, error_type, text):
             packed.failed.CopyFrom(pb.Failed(task_id=task_id, error_type=error_type, message=text))
-    return packed.SerializeToString()
+    return packed
 
 
 def _learner_message(p: pb.LearnerMessage) -> m.LearnerMessage:
@@ -150,12 +167,20 @@ _read_learner_message = _reader(pb.LearnerMessage, _learner_message)
 
 
 def from_learner_message(data: bytes) -> m.LearnerMessage:
+    return _read_learner_message(_bounded("LearnerMessage", data))
+
+
+def _bounded(where: str, data: bytes) -> bytes:
     if len(data) > MAX_MESSAGE_BYTES:  # before it is parsed: that would keep the event loop for seconds
-        raise TooLarge("LearnerMessage", f"{len(data)} bytes; at most {MAX_MESSAGE_BYTES}")
-    return _read_learner_message(data)
+        raise TooLarge(where, f"{len(data)} bytes; at most {MAX_MESSAGE_BYTES}")
+    return data
 
 
 def controller_message(message: m.ControllerMessage) -> bytes:
+    return _packed_controller_message(message).SerializeToString()
+
+
+def _packed_controller_message(message: m.ControllerMessage) -> pb.ControllerMessage:
     packed = pb.ControllerMessage()
     match message:
         case m.Welcome(verdicts):
@@ -180,7 +205,7 @@ def controller_message(message: m.ControllerMessage) -> bytes:
             packed.heartbeat.SetInParent()
         case m.Farewell(reason, version):
             packed.farewell.CopyFrom(pb.Farewell(reason=reason, model_version=version))
-    return packed.SerializeToString()
+    return packed
 
 
 def _controller_message(p: pb.ControllerMessage) -> m.ControllerMessage:
@@ -210,6 +235,55 @@ def _controller_message(p: pb.ControllerMessage) -> m.ControllerMessage:
 from_controller_message = _reader(pb.ControllerMessage, _controller_message)
 
 
+# --- learners that listen --------------------------------------------------------------------------------------------
+
+
+def report(said: tuple[Token, m.LearnerMessage]) -> bytes:
+    return pb.ReportRequest(token=said[0], message=_packed_learner_message(said[1])).SerializeToString()
+
+
+_read_report = _reader(pb.ReportRequest, lambda p: (Token(p.token), _learner_message(p.message)))
+
+
+def from_report(data: bytes) -> tuple[Token, m.LearnerMessage]:
+    return _read_report(_bounded("ReportRequest", data))
+
+
+def confirm_join(secret: str) -> bytes:
+    return pb.ConfirmRequest(secret=secret).SerializeToString()
+
+
+from_confirm_join = _reader(pb.ConfirmRequest, lambda p: str(p.secret))
+
+
+def delivery(told: tuple[Token, int, m.ControllerMessage]) -> bytes:
+    token, number, message = told
+    return pb.Delivery(token=token, number=number, message=_packed_controller_message(message)).SerializeToString()
+
+
+from_delivery = _reader(pb.Delivery, lambda p: (Token(p.token), int(p.number), _controller_message(p.message)))
+
+
+def delivery_method(message: m.ControllerMessage) -> str:
+    """Name the method of the service Learner that carries a message."""
+    match message:
+        case m.TaskOffer(kind=TaskKind.TRAIN):
+            return "Train"
+        case m.TaskOffer(kind=TaskKind.EVALUATE):
+            return "Evaluate"
+        case m.Farewell():
+            return "ShutDown"
+        case _:
+            return "Tell"
+
+
+def get_model(token: Token) -> bytes:
+    return pb.GetModelRequest(token=token).SerializeToString()
+
+
+from_get_model = _reader(pb.GetModelRequest, lambda p: Token(p.token))
+
+
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +311,8 @@ from_update_reply = _reader(pb.UpdateReply, lambda p: m.UpdateReply(_IS_COUNTED[
 
 def start_request(request: m.StartRequest) -> bytes:
     signals = request.signals
+    certificates = [learner.root_certificate_bytes for learner in request.learners]
+    places = {pem: place for place, pem in enumerate(dict.fromkeys(pem for pem in certificates if pem is not None))}
     return pb.StartRequest(
         signals=pb.TerminationSignals(
             federation_rounds=signals.federation_rounds,
@@ -250,6 +326,15 @@ def start_request(request: m.StartRequest) -> bytes:
         seed=request.seed,
         join_timeout_secs=request.join_timeout_secs,
         federation_id=request.federation_id,
+        learners=[
+            pb.NamedLearner(
+                hostname=learner.hostname,
+                port=learner.port,
+                root_certificate=places[pem] if pem is not None else None,
+            )
+            for learner, pem in zip(request.learners, certificates, strict=True)
+        ],
+        root_certificates=places,
     ).SerializeToString()
 
 
@@ -262,7 +347,18 @@ def _start_request(p: pb.StartRequest) -> m.StartRequest:
     if timeout is not None and not 0 < timeout < math.inf:
         raise ValueError(f"join_timeout_secs is {timeout}; allowed: a finite number > 0")
     return m.StartRequest(
-        TerminationSignals(**_given(p.signals)), p.num_learners, p.seed, timeout, FederationId(p.federation_id)
+        TerminationSignals(**_given(p.signals)),
+        p.num_learners,
+        p.seed,
+        timeout,
+        FederationId(p.federation_id),
+        named_learners("learners", [_named_learner(learner, p.root_certificates) for learner in p.learners]),
+    )
+
+
+def _named_learner(p: pb.NamedLearner, certificates: Sequence[bytes]) -> ClientParams:
+    return ClientParams(
+        p.hostname, p.port, certificates[p.root_certificate] if p.HasField("root_certificate") else None
     )
 
 

@@ -52,7 +52,7 @@ async def theirs(context: grpc.aio.ServicerContext, method: str) -> AsyncIterato
         logger.debug("%s: the caller is gone: %s", method, error)
     except Exception:
         logger.exception("a bug in %s", method)
-        await _abort(context, grpc.StatusCode.INTERNAL, f"the controller failed in {method}; its log says how")
+        await _abort(context, grpc.StatusCode.INTERNAL, f"it failed in {method}; its log says how")
 
 
 async def _abort(context: grpc.aio.ServicerContext, code: grpc.StatusCode, details: str) -> None:
@@ -83,7 +83,7 @@ def _translate(address: str, error: grpc.aio.AioRpcError) -> MetisError:
             except (ValueError, KeyError, TypeError):
                 return UnexpectedMessage(f"{address} refused: {details}")
         case grpc.StatusCode.UNIMPLEMENTED:
-            return UnexpectedMessage(f"{address} is no metisfl_async controller of this version: {details}")
+            return UnexpectedMessage(f"{address} does not serve metisfl_async of this version: {details}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return PeerTimeout(address, details)
         case code:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import grpc
 import grpc.aio
 
-from metisfl_async.codec.frame import Assembly, Header, check_size, decode, encode, frames_of
+from metisfl_async.codec.frame import Header, encode, frames_of
 from metisfl_async.core.config import ClientParams
-from metisfl_async.core.errors import ConnectionLost, Damaged
+from metisfl_async.core.errors import ConnectionLost
 from metisfl_async.core.events import Event
 from metisfl_async.core.ids import FederationId, Token
 from metisfl_async.core.messages import (
@@ -23,16 +22,15 @@ from metisfl_async.core.messages import (
     StartRequest,
     UpdateReply,
 )
-from metisfl_async.core.model import Model, allocate
+from metisfl_async.core.model import Model
 from metisfl_async.core.records import RoundRecord
 from metisfl_async.transport import convert
 from metisfl_async.transport.base import Stream
+from metisfl_async.transport.grpc_caller import GrpcCaller
 from metisfl_async.transport.grpc_errors import ours
-from metisfl_async.transport.grpc_options import CHANNEL_OPTIONS, SERVICE
+from metisfl_async.transport.grpc_options import SERVICE
 
 __all__ = ["GrpcLink"]
-
-UNARY_TIMEOUT_S = 30.0  #: for calls that the controller answers at once
 
 
 class _ClientStream:
@@ -59,18 +57,14 @@ class GrpcLink:
 
     def __init__(self, params: ClientParams) -> None:
         self.address = params.address
-        if params.root_certificate is None:
-            self._channel = grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
-        else:
-            credentials = grpc.ssl_channel_credentials(Path(params.root_certificate).read_bytes())
-            self._channel = grpc.aio.secure_channel(self.address, credentials, options=CHANNEL_OPTIONS)
+        self._caller = GrpcCaller(params, SERVICE)
 
     async def join(self, request: JoinRequest) -> JoinReply:
-        return convert.from_join_reply(await self._ask("JoinFederation", convert.join_request(request)))
+        return convert.from_join_reply(await self._caller.ask("JoinFederation", convert.join_request(request)))
 
     @asynccontextmanager
     async def tasks(self) -> AsyncIterator[Stream[ControllerMessage, LearnerMessage]]:
-        call = self._channel.stream_stream(_path("Tasks"))()
+        call = self._caller.channel.stream_stream(self._caller.path("Tasks"))()
         try:
             yield _ClientStream(self.address, call)
         finally:
@@ -78,11 +72,11 @@ class GrpcLink:
 
     async def fetch_model(self, token: Token, version: int, max_model_bytes: int) -> Model:
         request = convert.fetch_model((token, version))
-        return await self._read_model("FetchModel", request, max_model_bytes)
+        return await self._caller.read_model("FetchModel", request, max_model_bytes)
 
     async def train_done(self, header: Header, update: Model) -> UpdateReply:
         """Send the header, wait for room, send the rest."""
-        call = self._channel.stream_stream(_path("TrainDone"))()
+        call = self._caller.channel.stream_stream(self._caller.path("TrainDone"))()
         try:
             with ours(self.address):
                 for frame in frames_of(header, update):
@@ -102,82 +96,35 @@ class GrpcLink:
             raise ConnectionLost(self.address, "the controller ended the upload without an answer")
         return bytes(reply)
 
+    async def report(self, token: Token, message: LearnerMessage) -> None:
+        """Say one thing without a Tasks stream, as a learner does that listens."""
+        await self._caller.ask("Report", convert.report((token, message)))
+
     async def leave(self, token: Token) -> None:
-        await self._ask("LeaveFederation", convert.leave(token))
+        await self._caller.ask("LeaveFederation", convert.leave(token))
 
     async def set_initial_model(self, model: Model) -> None:
-        call = self._channel.stream_unary(_path("SetInitialModel"))()
-        try:
-            with ours(self.address):
-                try:
-                    for frame in frames_of(Header("global", model.manifest, 0), model):
-                        await call.write(encode(frame))
-                    await call.done_writing()
-                except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                    pass  # the other side has answered early; what it said is read next
-                await call
-        finally:
-            call.cancel()
+        await self._caller.send_model("SetInitialModel", Header("global", model.manifest, 0), model)
 
     async def start_training(self, request: StartRequest) -> None:
-        await self._ask("StartTraining", convert.start_request(request))
+        await self._caller.ask("StartTraining", convert.start_request(request))
 
     async def watch_events(self, federation_id: FederationId) -> AsyncIterator[Event]:
-        async for data in self._stream("WatchEvents", convert.watch(federation_id)):
+        async for data in self._caller.stream("WatchEvents", convert.watch(federation_id)):
             yield convert.from_event(data)
 
     async def get_logs(self) -> AsyncIterator[RoundRecord]:
-        async for data in self._stream("GetLogs", b""):
+        async for data in self._caller.stream("GetLogs", b""):
             yield convert.from_record(data)
 
     async def get_model(self) -> Model:
-        return await self._read_model("GetModel", b"", None)
+        return await self._caller.read_model("GetModel", b"", None)
 
     async def stop_training(self, reason: str) -> None:
-        await self._ask("StopTraining", convert.stop(reason))
+        await self._caller.ask("StopTraining", convert.stop(reason))
 
     async def shut_down(self) -> None:
-        await self._ask("ShutDown", b"", timeout_s=None)
+        await self._caller.ask("ShutDown", b"", timeout_s=None)
 
     async def close(self) -> None:
-        await self._channel.close()
-
-    async def _ask(self, method: str, request: bytes, timeout_s: float | None = UNARY_TIMEOUT_S) -> bytes:
-        with ours(self.address):
-            return bytes(await self._channel.unary_unary(_path(method))(request, timeout=timeout_s))
-
-    async def _stream(self, method: str, request: bytes) -> AsyncIterator[bytes]:
-        call = self._channel.unary_stream(_path(method))(request)
-        try:
-            with ours(self.address):
-                while (data := await call.read()) is not grpc.aio.EOF:
-                    yield data
-        finally:
-            call.cancel()
-
-    async def _read_model(self, method: str, request: bytes, max_model_bytes: int | None) -> Model:
-        call = self._channel.unary_stream(_path(method))(request)
-        assembly: Assembly | None = None
-        try:
-            with ours(self.address):
-                while (chunk := await call.read()) is not grpc.aio.EOF:
-                    frame = decode(chunk)
-                    if assembly is not None:
-                        assembly.add(frame)
-                    elif isinstance(frame, Header):
-                        if max_model_bytes is not None:
-                            check_size(frame, max_model_bytes)
-                        assembly = Assembly(frame, allocate(frame.manifest.size_bytes))
-                    else:
-                        raise Damaged("stream", "the first frame is no header")
-        finally:
-            call.cancel()
-        if assembly is None:
-            raise ConnectionLost(self.address, "the model ended before it began")
-        if not assembly.is_complete:
-            raise ConnectionLost(self.address, str(assembly.truncated()))
-        return assembly.model.freeze()
-
-
-def _path(method: str) -> str:
-    return f"/{SERVICE}/{method}"
+        await self._caller.close()

@@ -6,16 +6,17 @@ import json
 
 from metisfl_async.codec.frame import MAX_FRAME_BYTES
 
-__all__ = ["CHANNEL_OPTIONS", "SERVER_OPTIONS", "SERVICE"]
+__all__ = ["CHANNEL_OPTIONS", "LEARNER_SERVICE", "SERVER_OPTIONS", "SERVICE"]
 
 SERVICE = "metisfl_async.v1.Controller"
+LEARNER_SERVICE = "metisfl_async.v1.Learner"
 
 # A frame is bounded, the number of frames is not. Only what a driver is told has every learner in one message.
 _FRAME_BYTES = MAX_FRAME_BYTES + 1024
 _NEWS_BYTES = 2**30
 _LIMITS = {
     "methodConfig": [
-        {"name": [{"service": SERVICE}], "maxResponseMessageBytes": _FRAME_BYTES},
+        {"name": [{"service": SERVICE}, {"service": LEARNER_SERVICE}], "maxResponseMessageBytes": _FRAME_BYTES},
         {
             "name": [{"service": SERVICE, "method": method} for method in ("WatchEvents", "GetLogs")],
             "maxResponseMessageBytes": _NEWS_BYTES,

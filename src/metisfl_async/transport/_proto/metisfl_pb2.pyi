@@ -23,12 +23,16 @@ class Json(_message.Message):
     def __init__(self, json: _Optional[str] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("learner_id", "token")
+    __slots__ = ("learner_id", "token", "address", "secret")
     LEARNER_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
     learner_id: str
     token: str
-    def __init__(self, learner_id: _Optional[str] = ..., token: _Optional[str] = ...) -> None: ...
+    address: str
+    secret: str
+    def __init__(self, learner_id: _Optional[str] = ..., token: _Optional[str] = ..., address: _Optional[str] = ..., secret: _Optional[str] = ...) -> None: ...
 
 class JoinReply(_message.Message):
     __slots__ = ("learner_id", "token", "incarnation", "heartbeat_secs", "lease_secs", "max_model_bytes")
@@ -47,6 +51,36 @@ class JoinReply(_message.Message):
     def __init__(self, learner_id: _Optional[str] = ..., token: _Optional[str] = ..., incarnation: _Optional[int] = ..., heartbeat_secs: _Optional[float] = ..., lease_secs: _Optional[float] = ..., max_model_bytes: _Optional[int] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
+    __slots__ = ("token",)
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    def __init__(self, token: _Optional[str] = ...) -> None: ...
+
+class ConfirmRequest(_message.Message):
+    __slots__ = ("secret",)
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    secret: str
+    def __init__(self, secret: _Optional[str] = ...) -> None: ...
+
+class ReportRequest(_message.Message):
+    __slots__ = ("token", "message")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    message: LearnerMessage
+    def __init__(self, token: _Optional[str] = ..., message: _Optional[_Union[LearnerMessage, _Mapping]] = ...) -> None: ...
+
+class Delivery(_message.Message):
+    __slots__ = ("token", "number", "message")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    number: int
+    message: ControllerMessage
+    def __init__(self, token: _Optional[str] = ..., number: _Optional[int] = ..., message: _Optional[_Union[ControllerMessage, _Mapping]] = ...) -> None: ...
+
+class GetModelRequest(_message.Message):
     __slots__ = ("token",)
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     token: str
@@ -202,18 +236,32 @@ class UpdateReply(_message.Message):
     def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class StartRequest(_message.Message):
-    __slots__ = ("signals", "num_learners", "seed", "join_timeout_secs", "federation_id")
+    __slots__ = ("signals", "num_learners", "seed", "join_timeout_secs", "federation_id", "learners", "root_certificates")
     SIGNALS_FIELD_NUMBER: _ClassVar[int]
     NUM_LEARNERS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     JOIN_TIMEOUT_SECS_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    LEARNERS_FIELD_NUMBER: _ClassVar[int]
+    ROOT_CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
     signals: TerminationSignals
     num_learners: int
     seed: int
     join_timeout_secs: float
     federation_id: str
-    def __init__(self, signals: _Optional[_Union[TerminationSignals, _Mapping]] = ..., num_learners: _Optional[int] = ..., seed: _Optional[int] = ..., join_timeout_secs: _Optional[float] = ..., federation_id: _Optional[str] = ...) -> None: ...
+    learners: _containers.RepeatedCompositeFieldContainer[NamedLearner]
+    root_certificates: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, signals: _Optional[_Union[TerminationSignals, _Mapping]] = ..., num_learners: _Optional[int] = ..., seed: _Optional[int] = ..., join_timeout_secs: _Optional[float] = ..., federation_id: _Optional[str] = ..., learners: _Optional[_Iterable[_Union[NamedLearner, _Mapping]]] = ..., root_certificates: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class NamedLearner(_message.Message):
+    __slots__ = ("hostname", "port", "root_certificate")
+    HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    ROOT_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    hostname: str
+    port: int
+    root_certificate: int
+    def __init__(self, hostname: _Optional[str] = ..., port: _Optional[int] = ..., root_certificate: _Optional[int] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("federation_id",)

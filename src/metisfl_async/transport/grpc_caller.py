@@ -1,0 +1,89 @@
+"""The client's end of one of our services: calls by name, and models as streams of frames."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import grpc.aio
+
+from metisfl_async.codec.frame import Assembly, Header, check_size, decode, encode, frames_of
+from metisfl_async.core.config import ClientParams
+from metisfl_async.core.errors import ConnectionLost, Damaged
+from metisfl_async.core.model import Model, allocate
+from metisfl_async.transport.grpc_errors import ours
+from metisfl_async.transport.grpc_options import CHANNEL_OPTIONS
+
+__all__ = ["UNARY_TIMEOUT_S", "GrpcCaller"]
+
+UNARY_TIMEOUT_S = 30.0  #: for calls that are answered at once
+
+
+class GrpcCaller:
+    """Calls the methods of one service; one connection, made when it is first needed and made again by itself."""
+
+    def __init__(self, params: ClientParams, service: str) -> None:
+        self.address = params.address
+        self._service = service
+        if (certificate := params.root_certificate_bytes) is None:
+            self.channel = grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+        else:
+            credentials = grpc.ssl_channel_credentials(certificate)
+            self.channel = grpc.aio.secure_channel(self.address, credentials, options=CHANNEL_OPTIONS)
+
+    def path(self, method: str) -> str:
+        return f"/{self._service}/{method}"
+
+    async def ask(self, method: str, request: bytes, timeout_s: float | None = UNARY_TIMEOUT_S) -> bytes:
+        with ours(self.address):
+            return bytes(await self.channel.unary_unary(self.path(method))(request, timeout=timeout_s))
+
+    async def stream(self, method: str, request: bytes) -> AsyncIterator[bytes]:
+        call = self.channel.unary_stream(self.path(method))(request)
+        try:
+            with ours(self.address):
+                while (data := await call.read()) is not grpc.aio.EOF:
+                    yield data
+        finally:
+            call.cancel()
+
+    async def read_model(self, method: str, request: bytes, max_model_bytes: int | None) -> Model:
+        call = self.channel.unary_stream(self.path(method))(request)
+        assembly: Assembly | None = None
+        try:
+            with ours(self.address):
+                while (chunk := await call.read()) is not grpc.aio.EOF:
+                    frame = decode(chunk)
+                    if assembly is not None:
+                        assembly.add(frame)
+                    elif isinstance(frame, Header):
+                        if max_model_bytes is not None:
+                            check_size(frame, max_model_bytes)
+                        assembly = Assembly(frame, allocate(frame.manifest.size_bytes))
+                    else:
+                        raise Damaged("stream", "the first frame is no header")
+        finally:
+            call.cancel()
+        if assembly is None:
+            raise ConnectionLost(self.address, "the model ended before it began")
+        if not assembly.is_complete:
+            raise ConnectionLost(self.address, str(assembly.truncated()))
+        return assembly.model.freeze()
+
+    async def send_model(self, method: str, header: Header, model: Model) -> None:
+        call = self.channel.stream_unary(self.path(method))()
+        try:
+            with ours(self.address):
+                try:
+                    for frame in frames_of(header, model):
+                        await call.write(encode(frame))
+                    await call.done_writing()
+                except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    pass  # the other side has answered early; what it said is read next
+                await call
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        await self.channel.close()

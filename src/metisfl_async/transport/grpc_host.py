@@ -1,0 +1,179 @@
+"""What every gRPC server of ours has: a port, TLS, limits, the health service, and how handlers are made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from metisfl_async.codec.frame import Frame, decode
+from metisfl_async.core.config import ServerParams, address_of
+from metisfl_async.core.errors import ConfigError, PeerTimeout, ProtocolError, TooLarge, TransportError
+from metisfl_async.transport._proto import metisfl_pb2
+from metisfl_async.transport.base import Download
+from metisfl_async.transport.concurrency import to_the_end
+from metisfl_async.transport.grpc_errors import theirs
+from metisfl_async.transport.grpc_options import SERVER_OPTIONS
+
+__all__ = [
+    "EMPTY",
+    "Context",
+    "GrpcHost",
+    "drain",
+    "frames_from",
+    "hearing_out",
+    "unary",
+    "unary_stream",
+    "write_model",
+]
+
+EMPTY = b""
+DRAIN_S = 5.0  #: for the rest of a model that is refused in the middle
+STALL_S = 60.0  #: for reading a chunk; who does not would keep an old model in memory
+Context: TypeAlias = grpc.aio.ServicerContext
+
+
+class GrpcHost:
+    """Serves one service on a port; `port` says which once started.
+
+    Parameters
+    ----------
+    name : str
+        The service's full name.
+    handlers : mapping of str to grpc.RpcMethodHandler
+        By method.
+    params : ServerParams
+    reflection : bool
+        Also serve ``grpc.reflection``, for tools such as grpcurl; needs the package's ``reflection`` extra.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        handlers: Mapping[str, grpc.RpcMethodHandler],
+        params: ServerParams,
+        *,
+        reflection: bool = False,
+    ) -> None:
+        self.port = params.port
+        self._name, self._params, self._reflection = name, params, reflection
+        self._handlers = grpc.method_handlers_generic_handler(name, handlers)
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Bind and serve; `TransportError` if the port cannot be had. When cancelled, nothing is left."""
+        try:
+            await to_the_end(self._start())
+        except asyncio.CancelledError:
+            await to_the_end(self.stop(0))
+            raise
+
+    async def _start(self) -> None:
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server.add_generic_rpc_handlers((self._handlers,))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._reflection:
+            _add_reflection(self._name, server)
+        address = address_of(self._params.hostname, self._params.port)
+        try:
+            if self._params.server_certificate is None:
+                self.port = server.add_insecure_port(address)
+            else:
+                self.port = server.add_secure_port(address, _server_credentials(self._params))
+        except RuntimeError as error:
+            raise TransportError(
+                address, "cannot listen there; is the port taken, or the host another machine's?"
+            ) from error
+        await server.start()
+        self._server = server
+        await self._health.set(self._name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop listening; calls under way get so many seconds to end, then they are cancelled."""
+        server, self._server = self._server, None
+        if server is not None:
+            await self._health.enter_graceful_shutdown()
+            await server.stop(grace_s)
+
+
+def unary(
+    name: str, method: Callable[[Any], Any], read: Callable[[bytes], Any], write: Callable[[Any], bytes] | None = None
+) -> grpc.RpcMethodHandler:
+    """Make a handler: bytes to our message, the method, and back; without `write`, the answer is empty."""
+
+    async def handle(request: bytes, context: Context) -> bytes:
+        async with theirs(context, name):
+            reply = await method(read(request))
+            return write(reply) if write else EMPTY
+        return EMPTY  # to nobody
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def unary_stream(
+    name: str, method: Callable[[bytes], AsyncIterator[Any]], write: Callable[[Any], bytes]
+) -> grpc.RpcMethodHandler:
+    async def handle(request: bytes, context: Context) -> None:
+        async with theirs(context, name):
+            async for item in method(request):
+                await context.write(write(item))
+
+    return grpc.unary_stream_rpc_method_handler(handle)
+
+
+async def write_model(download: Download, context: Context) -> None:
+    """Send a model to a reader that keeps reading."""
+    for chunk, size_bytes in download.publication.chunks():
+        try:
+            async with asyncio.timeout(STALL_S):
+                await context.write(chunk)
+        except TimeoutError:
+            del download  # gRPC keeps the call until its reader is gone; nobody may keep the model for so long
+            raise PeerTimeout(context.peer(), f"it read nothing of the model for {STALL_S:g} s") from None
+        download.moved(size_bytes)
+
+
+async def frames_from(context: Context) -> AsyncIterator[Frame]:
+    while (chunk := await context.read()) is not grpc.aio.EOF:
+        yield decode(chunk)
+
+
+@asynccontextmanager
+async def hearing_out(context: Context) -> AsyncIterator[None]:
+    """Around the reading of a model that may be refused: whoever is still sending hears why if the call goes on."""
+    try:
+        yield
+    except (ProtocolError, TooLarge):
+        await drain(context)
+        raise
+
+
+async def drain(context: Context) -> None:
+    """Read what still comes of a model that is not wanted, for a while."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            while await context.read() is not grpc.aio.EOF:
+                pass
+
+
+def _server_credentials(params: ServerParams) -> grpc.ServerCredentials:
+    assert params.private_key is not None
+    assert params.server_certificate is not None
+    key, certificate = (Path(file).read_bytes() for file in (params.private_key, params.server_certificate))
+    return grpc.ssl_server_credentials([(key, certificate)])
+
+
+def _add_reflection(name: str, server: grpc.aio.Server) -> None:
+    try:
+        from grpc_reflection.v1alpha import reflection
+    except ImportError as error:
+        raise ConfigError("reflection", True, "False, or install metisfl-async[reflection]") from error
+    assert metisfl_pb2.DESCRIPTOR.name  # registers our messages
+    reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -1,0 +1,97 @@
+"""A learner that listens, from both sides: its server, and the controller's calls, a connection for each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import grpc.aio
+
+from metisfl_async.codec.frame import Header, Publication
+from metisfl_async.core.config import ClientParams, ServerParams
+from metisfl_async.core.errors import UnexpectedMessage
+from metisfl_async.core.ids import Token
+from metisfl_async.core.messages import ControllerMessage
+from metisfl_async.core.model import Model
+from metisfl_async.transport import convert
+from metisfl_async.transport.base import Download, LearnerService
+from metisfl_async.transport.grpc_caller import GrpcCaller
+from metisfl_async.transport.grpc_errors import theirs
+from metisfl_async.transport.grpc_host import EMPTY, Context, GrpcHost, frames_from, hearing_out, unary, write_model
+from metisfl_async.transport.grpc_options import LEARNER_SERVICE
+
+__all__ = ["DialledLearner", "GrpcLearnerServer"]
+
+DIAL_TIMEOUT_S = 10.0  #: for reaching a learner and its acknowledgement
+
+
+class GrpcLearnerServer(GrpcHost):
+    """Serves a learner on a port."""
+
+    def __init__(self, service: LearnerService, params: ServerParams) -> None:
+        self._service = service
+        handlers = {
+            "ConfirmJoin": unary("confirm_join", service.confirm_join, convert.from_confirm_join),
+            **{method: self._delivery(method) for method in ("Train", "Evaluate", "ShutDown", "Tell")},
+            "GetModel": grpc.unary_stream_rpc_method_handler(self._get_model),
+            "SetInitialModel": grpc.stream_unary_rpc_method_handler(self._set_initial_model),
+        }
+        super().__init__(LEARNER_SERVICE, handlers, params)
+
+    def _delivery(self, method: str) -> grpc.RpcMethodHandler:
+        async def deliver(told: tuple[Token, int, ControllerMessage]) -> None:
+            token, number, message = told
+            if (right := convert.delivery_method(message)) != method:
+                raise UnexpectedMessage(f"{method} does not carry {type(message).__name__}; {right} does")
+            await self._service.deliver(token, number, message)
+
+        return unary(method, deliver, convert.from_delivery)
+
+    async def _get_model(self, request: bytes, context: Context) -> None:
+        async with theirs(context, "get_model"):
+            model = await self._service.get_model(convert.from_get_model(request))
+            await write_model(Download(Publication(model), _count_nothing), context)
+
+    async def _set_initial_model(self, _: AsyncIterator[bytes], context: Context) -> bytes:
+        async with theirs(context, "set_initial_model"), hearing_out(context):
+            await self._service.set_initial_model(frames_from(context))
+        return EMPTY
+
+
+class DialledLearner:
+    """Calls a learner that listens. No connection outlives its call."""
+
+    def __init__(self, params: ClientParams) -> None:
+        self.address = params.address
+        self._params = params
+
+    async def confirm_join(self, secret: str) -> None:
+        """Ask whether the learner there is the one that wants to join: `UnknownLearner` if not."""
+        async with self._connected() as caller:
+            await caller.ask("ConfirmJoin", convert.confirm_join(secret), DIAL_TIMEOUT_S)
+
+    async def deliver(self, token: Token, number: int, message: ControllerMessage) -> None:
+        async with self._connected() as caller:
+            request = convert.delivery((token, number, message))
+            await caller.ask(convert.delivery_method(message), request, DIAL_TIMEOUT_S)
+
+    async def get_model(self, token: Token, max_model_bytes: int | None = None) -> Model:
+        async with self._connected() as caller:
+            return await caller.read_model("GetModel", convert.get_model(token), max_model_bytes)
+
+    async def set_initial_model(self, token: Token, model: Model) -> None:
+        async with self._connected() as caller:
+            await caller.send_model("SetInitialModel", Header("global", model.manifest, 0, token=token), model)
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[GrpcCaller]:
+        caller = GrpcCaller(self._params, LEARNER_SERVICE)
+        try:
+            yield caller
+        finally:
+            await caller.close()
+
+
+def _count_nothing(_: int) -> None:
+    """Nobody asks how many bytes moved."""
