@@ -21,6 +21,7 @@ KERAS_CACHE = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "dat
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the Debian package dataset-fashion-mnist puts it
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 ANSWER_S = 5.0  # how long that server may take to answer
+FIRST_PORT = 50052  # of the learners, if they listen; the controller has 50051
 
 
 class Dataset(NamedTuple):

@@ -1,6 +1,6 @@
 """The driver: it starts the federation, shows how it goes, ends it, and saves what came of it.
 
-Start it with `python driver.py`.
+Start it with `python driver.py`; with `--listen` if the learners listen.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import math
 import sys
 from pathlib import Path
 
-from data import Dataset, load, options, scaled
+from data import FIRST_PORT, Dataset, load, options, scaled
 from model import build_model, set_weights
 
-from metisfl_async import ClientParams, DriverSession, FederationResult, MetisError, TerminationSignals
+from metisfl_async import ClientParams, DriverSession, FederationResult, MetisError, ServerParams, TerminationSignals
 
 
 def report(result: FederationResult, dataset: Dataset, folder: Path) -> None:
@@ -41,13 +41,21 @@ def report(result: FederationResult, dataset: Dataset, folder: Path) -> None:
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--output", type=Path, default=Path(), metavar="DIR", help="default: the current directory")
+    parser.add_argument(
+        "--listen",
+        type=int,
+        nargs="*",
+        metavar="PORT",
+        help="name the learners, which listen on these ports, to the controller; default: 50052 50053 50054",
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     arguments.output.mkdir(parents=True, exist_ok=True)
     dataset = load(arguments.dataset, arguments.limit)
+    ports = arguments.listen or range(FIRST_PORT, FIRST_PORT + 3)
     session = DriverSession(
         ClientParams(port=arguments.port),
-        learners=3,
+        learners=3 if arguments.listen is None else [ServerParams(port=port) for port in ports],
         termination_signals=TerminationSignals(federation_rounds=arguments.rounds),
     )
     result = asyncio.run(session.run(progress=True))

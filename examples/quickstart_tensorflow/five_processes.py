@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from data import load, options
@@ -49,8 +49,11 @@ async def run(name: str, *command: str) -> None:
                 await process.wait()
 
 
-async def run_all(common: list[str], output: Path) -> int:
-    """Run all five, which may start in any order, and give an exit code. When one fails, the others are ended."""
+async def run_all(common: list[str], output: Path, ports: list[str]) -> int:
+    """Run all five, which may start in any order, and give an exit code. When one fails, the others are ended.
+
+    With `ports`, the learners listen there.
+    """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     with suppress(NotImplementedError):  # on Windows
@@ -59,9 +62,11 @@ async def run_all(common: list[str], output: Path) -> int:
     try:
         async with asyncio.timeout(None) as patience, asyncio.TaskGroup() as group:
             for number in range(3):
-                group.create_task(run(f"learner {number}", "learner.py", "-l", str(number), *common))
+                listen = ["--listen", ports[number]] if ports else []
+                group.create_task(run(f"learner {number}", "learner.py", "-l", str(number), *listen, *common))
             group.create_task(run("controller", "controller.py", *common))
-            await run("driver", "driver.py", "--output", str(output), *common)
+            listen = ["--listen", *ports] if ports else []
+            await run("driver", "driver.py", "--output", str(output), *listen, *common)
             patience.reschedule(loop.time() + ENDING_S)
     except* ProcessFailed as failed:
         print(f"{'; '.join(map(str, failed.exceptions))}; the others were ended")
@@ -72,24 +77,28 @@ async def run_all(common: list[str], output: Path) -> int:
     return code
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[str]:
+    with ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [str(server.getsockname()[1]) for server in servers]
 
 
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--output", type=Path, default=Path(), metavar="DIR", help="default: the current directory")
+    parser.add_argument(
+        "--listen", action="store_true", help="let the controller dial the learners, on ports of their own"
+    )
     parser.set_defaults(port=None)
     arguments = parser.parse_args()
     dataset = load(arguments.dataset)  # once, before five processes try
-    common = ["--dataset", dataset.name, "--port", str(arguments.port or free_port())]
+    port, *ports = free_ports(4 if arguments.listen else 1)
+    common = ["--dataset", dataset.name, "--port", str(arguments.port or port)]
     common += ["--rounds", str(arguments.rounds), "--epochs", str(arguments.epochs)]
     if arguments.limit is not None:
         common += ["--limit", str(arguments.limit)]
     try:
-        sys.exit(asyncio.run(run_all(common, arguments.output)))
+        sys.exit(asyncio.run(run_all(common, arguments.output, ports)))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(130)
 

@@ -1,6 +1,7 @@
 """A learner: it holds one third of the images, and trains and evaluates the model on them when it is asked to.
 
-Start three: `python learner.py -l 0`, `python learner.py -l 1` and `python learner.py -l 2`.
+Start three: `python learner.py -l 0`, `python learner.py -l 1` and `python learner.py -l 2`. With `--listen` each has a
+port of its own and is dialled by the controller; then start the driver with `--listen` too.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import logging
 import sys
 from typing import Any
 
-from data import Dataset, load, options, scaled
+from data import FIRST_PORT, Dataset, load, options, scaled
 from model import build_model, set_weights, stop_when
 from numpy.typing import NDArray
 
-from metisfl_async import ClientParams, Learner, MetisError, iid_partition, run_learner
+from metisfl_async import ClientParams, Learner, MetisError, ServerParams, iid_partition, run_learner
 
 NUM_LEARNERS = 3
 logger = logging.getLogger("learner")
@@ -64,6 +65,14 @@ class ImageLearner(Learner):
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("-l", "--learner", type=int, choices=range(NUM_LEARNERS), required=True, help="which one it is")
+    parser.add_argument(
+        "--listen",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="PORT",
+        help="be dialled by the controller, on this port instead of dialling; default: 50052 and the following ones",
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     dataset = load(arguments.dataset, arguments.limit)
@@ -71,7 +80,10 @@ def main() -> None:
     num_train, num_test = len(learner.train_part[0]), len(learner.test_part[0])
     print(f"learner {arguments.learner} has {num_train} training and {num_test} test images of {dataset.name}")
     controller = ClientParams(port=arguments.port)
-    asyncio.run(run_learner(learner, controller, learner_id=f"learner-{arguments.learner}"))
+    own_port = None
+    if arguments.listen is not None:
+        own_port = ServerParams(port=arguments.listen or FIRST_PORT + arguments.learner)
+    asyncio.run(run_learner(learner, controller, own_port, learner_id=f"learner-{arguments.learner}"))
 
 
 if __name__ == "__main__":

@@ -96,12 +96,14 @@ def test_federation_in_one_process(tmp_path: Path, listening: list[str]) -> None
 
 
 @pytest.mark.tensorflow
-def test_five_processes(tmp_path: Path) -> None:
-    process = start("five_processes.py", *SHORT, "--output", "here", folder=tmp_path)
+@pytest.mark.parametrize("listening", [[], ["--listen"]], ids=["learners dial", "learners listen"])
+def test_five_processes(tmp_path: Path, listening: list[str]) -> None:
+    process = start("five_processes.py", *SHORT, "--output", "here", *listening, folder=tmp_path)
     output = output_of(process)
     assert process.returncode == 0, output
     for name in ("controller", "driver", "learner 0", "learner 1", "learner 2"):
         assert f"{name:<10} | " in output
+    assert ("learner-0 listens on 127.0.0.1:" in output) == bool(listening)
     check_results(output, tmp_path / "here")
     assert left_behind(process) == []
 
