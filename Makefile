@@ -10,7 +10,7 @@ NODE_READY := $(INTEROP)/node_modules/.ready
 
 help:
 	@echo 'make quickstart   set up, then train a real model on real images in five processes (a minute or two; downloads TensorFlow, 2 GB on disk)'
-	@echo 'make test         set up, then run every check and test (needs Node.js 20 and npm as well)'
+	@echo 'make test         set up, then run every check and test (needs Node.js 20, npm and redis-server as well; installs the last on Debian)'
 	@echo 'make bench        set up, then measure rounds, loop lag and memory on this machine'
 	@echo 'make proto        generate the protobuf code anew'
 	@echo 'make clean        remove the virtual environment and everything that was made'
@@ -46,6 +46,7 @@ check: $(READY)
 	$(VENV)/bin/lint-imports
 
 unit: $(READY) $(NODE_READY)
+	@sh tests/get_redis_server.sh
 	$(PYTHON) -m pytest --cov --cov-report=term:skip-covered
 	$(PYTHON) -m coverage report --include='*/core/*,*/codec/*' --fail-under=100 --skip-covered
 

@@ -1,4 +1,27 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+from redis_server import RedisServer
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("no deadline")
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server that many tests share, each with keys of its own."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def my_redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that a test may stop, kill and configure."""
+    server = RedisServer(tmp_path)
+    yield server
+    server.kill()

@@ -23,6 +23,7 @@ from metisfl_async.core.errors import (
     ProtocolError,
     QuorumLost,
     RoundError,
+    StoreError,
     TransportError,
 )
 from metisfl_async.core.events import (
@@ -95,6 +96,7 @@ __all__ = [
     "Selector",
     "SemiSynchronous",
     "ServerParams",
+    "StoreError",
     "Synchronous",
     "TaskFailed",
     "TerminationSignals",

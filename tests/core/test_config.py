@@ -80,9 +80,6 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
         "None, a bool, a number, a string, or a list or dict of those",
     ),
     (ControllerConfig, {"eval_params": {1: 2}}, "a key of eval_params", 1, "a string"),
-    (ModelStoreConfig, {"model_store": "Cloud"}, "model_store", "Cloud", "InMemory"),
-    (ModelStoreConfig, {"lineage_length": -1}, "lineage_length", -1, "an integer >= 0"),
-    (ModelStoreConfig, {"lineage_length": None}, "lineage_length", None, "an integer >= 0"),
     *(
         (TerminationSignals, {"federation_rounds": value}, "federation_rounds", value, "an integer >= 1")
         for value in (0, 2.5, "3", True)
@@ -239,7 +236,6 @@ def test_what_is_right_is_taken_up_to_its_limits() -> None:
         upload_idle_secs=1e-3,
     )
     ModelStoreConfig()
-    ModelStoreConfig(lineage_length=0)
     TerminationSignals(federation_rounds=1)
     TerminationSignals(execution_cutoff_time_mins=0.001)
     TerminationSignals(evaluation_metric="loss", evaluation_metric_cutoff_score=0.0, mode="min")

@@ -15,6 +15,7 @@ from metisfl_async.core.errors import (
     ProtocolError,
     QuorumLost,
     RoundError,
+    StoreError,
     Superseded,
     TooLarge,
     TransportError,
@@ -45,6 +46,7 @@ EVERY_ERROR: list[tuple[MetisError, dict[str, object], tuple[type, ...]]] = [
     (TransportError("a:1", "it broke"), {"address": "a:1", "reason": "it broke"}, (MetisError, OSError)),
     (ConnectionLost("a:1", "it went away"), {"address": "a:1", "reason": "it went away"}, (TransportError,)),
     (PeerTimeout("a:1", "silent for 5 s"), {"address": "a:1", "reason": "silent for 5 s"}, (TransportError,)),
+    (StoreError("models", "no room"), {"where": "models", "why": "no room"}, (MetisError,)),
     (RoundError("it stopped"), {}, (MetisError,)),
     (QuorumLost("2 of 5 reported"), {"why": "2 of 5 reported"}, (RoundError,)),
 ]

@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from federations import Adds
 from pages import PAGES, ROOT, blocks
+from redis_server import RedisServer
+
+import metisfl_async
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -25,6 +29,25 @@ def test_the_federation_in_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
 
 def test_the_test_in_the_guide_is_one_of_ours() -> None:
     assert (ROOT / "tests/docs/test_a_federation.py").read_text().strip() in (ROOT / "docs/guide.md").read_text()
+
+
+async def test_the_stores_in_the_guide_run_as_they_stand(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    section = (ROOT / "docs/guide.md").read_text().split("## Where models are kept")[1].split("\n## ")[0]
+    on_disk, in_redis = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    for block in (on_disk, in_redis.replace("6379", str(redis_server.port))):
+        code = compile(block, "guide.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        await eval(code, {**vars(metisfl_async), "learners": [Adds(1)]})
+    said = capsys.readouterr().out
+    assert said.endswith("10 [(1,), ()]\n[6, 7, 8, 9, 10]\n")
+    assert count(tmp_path, "models/global/*.safetensors") == 5
+    assert count(tmp_path, "models/learner-learner-0-*/*.safetensors") == 5
+
+
+def count(directory: Path, pattern: str) -> int:
+    return len(list(directory.glob(pattern)))
 
 
 @by_page

@@ -18,7 +18,7 @@ from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.in_rounds import FederationInRounds
 from metisfl_async.core.model import Model
 from metisfl_async.store.base import GLOBAL, ModelStore
-from metisfl_async.store.memory import InMemoryStore
+from metisfl_async.store.by_name import new_store
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import end_all, first_of, to_the_end
 from metisfl_async.transport.grpc_link import GrpcLink
@@ -38,6 +38,7 @@ class _Parts(NamedTuple):
     store: ModelStore
     server: GrpcServer | None
     main: asyncio.Task[None]
+    keeps_updates: bool
 
 
 class Controller:
@@ -55,6 +56,7 @@ class Controller:
         controller can be reached in this process only.
     controller_config : ControllerConfig, optional
     model_store_config : ModelStoreConfig, optional
+        Where models are kept. While Redis cannot be reached, opening waits for it.
     reflection : bool
         Also serve ``grpc.reflection``, for tools such as grpcurl. The standard health service is always there.
     """
@@ -101,8 +103,9 @@ class Controller:
         rule, scheduler, registry = config.new_rule(), config.new_scheduler(), Registry(clock)
         kind = FederationInRounds if scheduler.in_rounds else ContinuousFederation
         federation = kind(config, scheduler, clock)
-        store = InMemoryStore(self.model_store_config)
-        dispatcher = Dispatcher(federation, registry, rule, store, keeps_updates=federation.keeps_updates)
+        store = new_store(self.model_store_config)
+        keeps_updates = federation.keeps_updates or self.model_store_config.keep_local_models
+        dispatcher = Dispatcher(federation, registry, rule, store, keeps_updates=keeps_updates)
         staging = Staging(config.max_inflight_bytes, rule.stride_length)
         service = Service(config, federation, registry, dispatcher, staging, clock=clock)
         async with AsyncExitStack() as undo:
@@ -114,7 +117,7 @@ class Controller:
                 await server.start()
             main = asyncio.create_task(_run(service, dispatcher, registry, config), name="controller")
             undo.pop_all()
-        return _Parts(service, registry, store, server, main)
+        return _Parts(service, registry, store, server, main, keeps_updates)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -142,9 +145,25 @@ class Controller:
         """Wait until a driver has shut the controller down; a bug in the controller is raised here."""
         await asyncio.shield(self._open.main)
 
-    async def lineage(self) -> list[Model]:
-        """Give the kept global models, oldest first; `ModelStoreConfig.lineage_length` says how many."""
-        return [kept.model for kept in await self._open.store.lineage(GLOBAL)]
+    async def lineage(self, learner_id: str | None = None) -> list[Model]:
+        """Give the kept models, oldest first; `ModelStoreConfig.lineage_length` says how many they are.
+
+        Parameters
+        ----------
+        learner_id : str, optional
+            Whose updates, each with the version of the global model that it was trained from. None = the global models.
+
+        Raises
+        ------
+        ConfigError
+            If a learner's are asked for, and learners' updates are not kept.
+        """
+        parts = self._open
+        if learner_id is not None and not parts.keeps_updates:
+            allowed = "True, in the controller's ModelStoreConfig, to ask for a learner's models"
+            raise ConfigError("keep_local_models", False, allowed)
+        owner = GLOBAL if learner_id is None else learner_id
+        return [kept.model for kept in await parts.store.lineage(owner)]
 
     def longest_silences_ms(self) -> dict[str, float]:
         """Say for each present learner the longest time between two signs of life, in milliseconds."""

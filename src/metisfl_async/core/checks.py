@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
+from ipaddress import IPv6Address
 
 from metisfl_async.core.errors import ConfigError
 
-__all__ = ["integer", "number", "one_of", "positive"]
+__all__ = ["hostname", "integer", "number", "one_of", "positive"]
 
 
 def one_of(field: str, value: object, allowed: Sequence[str]) -> None:
@@ -34,3 +36,16 @@ def positive(field: str, value: object, most: int | None = None) -> None:
     limit = sys.float_info.max if most is None else most
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= limit:
         raise ConfigError(field, value, "a finite number > 0" + (f" and <= {most}" if most is not None else ""))
+
+
+def hostname(field: str, value: object) -> None:
+    if not isinstance(value, str) or not (re.fullmatch(r"[^\s/:\[\]]+", value) or _is_ipv6(value)):
+        raise ConfigError(field, value, "a host name or an IP address, nothing else")
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text[1:-1] if text.startswith("[") and text.endswith("]") else text)
+    except ValueError:
+        return False
+    return True

@@ -6,22 +6,21 @@ Names are MetisFL's where MetisFL has the option.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, field
-from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from metisfl_async.core.aggregation.by_name import RULES
 from metisfl_async.core.aggregation.fedavg import FedStride
 from metisfl_async.core.aggregation.rule import AggregationRule
-from metisfl_async.core.checks import integer, number, one_of, positive
+from metisfl_async.core.checks import hostname, integer, number, one_of, positive
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, checked_json
 from metisfl_async.core.scaling import SCALING_FACTORS, ScalingFactor
 from metisfl_async.core.scheduling import Asynchronous, Scheduler, SemiSynchronous, Synchronous
 from metisfl_async.core.selection import Scheduled, ScheduledCardinality, Selector
+from metisfl_async.core.store_config import ModelStoreConfig
 
 __all__ = [
     "ClientParams",
@@ -203,18 +202,6 @@ def _refuse_encryption(options: dict[str, object]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelStoreConfig:
-    """Where global models are kept."""
-
-    model_store: Literal["InMemory"] = "InMemory"
-    lineage_length: int = 1  #: how many global models are kept, the latest first to last; 0 = all of them
-
-    def __post_init__(self) -> None:
-        one_of("model_store", self.model_store, ("InMemory",))
-        integer("lineage_length", self.lineage_length, 0)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class TerminationSignals:
     """When a federation ends: at the first of these. At least one must be given."""
 
@@ -271,7 +258,7 @@ class ServerParams:
     private_key: str | Path | None = None  #: PEM
 
     def __post_init__(self) -> None:
-        _hostname("hostname", self.hostname)
+        hostname("hostname", self.hostname)
         integer("port", self.port, 0, 65_535)
         files = {name: getattr(self, name) for name in ("root_certificate", "server_certificate", "private_key")}
         missing = [name for name, file in files.items() if file is None]
@@ -296,7 +283,7 @@ class ClientParams:
     root_certificate: str | Path | bytes | None = None  #: PEM: a file, or what is in it
 
     def __post_init__(self) -> None:
-        _hostname("hostname", self.hostname)
+        hostname("hostname", self.hostname)
         integer("port", self.port, 1, 65_535)
         if isinstance(self.root_certificate, bytes):
             _pem("root_certificate", self.root_certificate, self.root_certificate, "bytes")
@@ -333,19 +320,6 @@ def named_learners(field: str, learners: object) -> tuple[ClientParams, ...]:
 def address_of(hostname: str, port: int) -> str:
     """Put a host and a port together; an IPv6 address gets its brackets."""
     return f"[{hostname}]:{port}" if ":" in hostname and not hostname.startswith("[") else f"{hostname}:{port}"
-
-
-def _hostname(field: str, value: object) -> None:
-    if not isinstance(value, str) or not (re.fullmatch(r"[^\s/:\[\]]+", value) or _is_ipv6(value)):
-        raise ConfigError(field, value, "a host name or an IP address, nothing else")
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        IPv6Address(text[1:-1] if text.startswith("[") and text.endswith("]") else text)
-    except ValueError:
-        return False
-    return True
 
 
 def _pem_file(field: str, file: object) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "ProtocolError",
     "QuorumLost",
     "RoundError",
+    "StoreError",
     "Superseded",
     "TooLarge",
     "TransportError",
@@ -148,3 +149,14 @@ class QuorumLost(RoundError):
 
     def __str__(self) -> str:
         return self.why
+
+
+class StoreError(MetisError):
+    """A model could not be kept or read: `where` names the directory, file or server, `why` what it said."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(where, why)
+        self.where, self.why = where, why
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.why}"
