@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from federations import PATIENCE_S, Adds, nothing_left_behind, until
+from federations import PATIENCE_S, Adds, nothing_left_behind, session_of, until
 from redis_server import RedisServer
 
 from metisfl_async import (
     ConfigError,
     Controller,
+    ControllerConfig,
     DriverSession,
     ModelPublished,
     ModelStoreConfig,
@@ -62,6 +64,19 @@ async def test_a_federation_keeps_its_models(config: ModelStoreConfig) -> None:
         async with Controller(model_store_config=config) as controller:
             versions = [model.version for model in await controller.lineage()]
             assert versions == ([] if config.model_store == "InMemory" else [2, 3])
+
+
+async def test_a_rule_that_subtracts_old_updates_finds_them_in_any_store(config: ModelStoreConfig) -> None:
+    mean = await session_of([Adds(1), Adds(3)]).run()
+    store, rule = replace(config, keep_local_models=False), ControllerConfig(aggregation_rule="FedRec")
+    async with Controller(ServerParams(), rule, store) as controller:
+        result = await DriverSession(controller, [Adds(1), Adds(3)], THREE_ROUNDS).run()
+        assert [model.version for model in await controller.lineage("learner-0")] == [1, 2]  # the rule needs them
+    assert result.final_model is not None
+    assert mean.final_model is not None
+    # All report in each round, so the mean of everybody's latest update is the mean of the round's.
+    for of_latest, of_round in zip(result.final_model, mean.final_model, strict=True):
+        np.testing.assert_allclose(of_latest, of_round, rtol=1e-6)
 
 
 async def test_learners_models_are_kept_only_if_asked_for() -> None:

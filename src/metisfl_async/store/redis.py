@@ -42,6 +42,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 CHUNK_BYTES = 2**20  #: a larger value would hold up this loop, and everybody else's commands at the server
+CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 30.0  #: for one command; then the connection is given up
 CLOSE_TIMEOUT_S = 2.0  #: for tidying up at a server that may be away
 TRIES = 10  #: a server that loses what was written so often in a row does not keep models
@@ -68,7 +69,7 @@ class RedisStore:
             port=port,
             protocol=2,  # nothing of 3 is needed, and a server before 6 does not know it
             socket_timeout=ANSWER_TIMEOUT_S,
-            socket_connect_timeout=ANSWER_TIMEOUT_S,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),  # one layer tries again: `insisting`
         )
 
