@@ -48,12 +48,14 @@ from metisfl_async.core.selection import Scheduled, ScheduledCardinality, Select
 from metisfl_async.driver.plot import plot_partitions
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.session import DriverSession
+from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.run import app, run_learner
 
 __all__ = [
     "AggregationRule",
     "Asynchronous",
+    "BatchBudget",
     "ClientParams",
     "CodecError",
     "ConfigError",

@@ -1,0 +1,52 @@
+"""What a task's `config` says, checked: what is not understood is refused, never ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from metisfl_async.core.checks import integer, number, positive
+from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.metrics import Json
+
+__all__ = ["check_shapes", "checked_mu", "learning_rate_of", "only", "whole_number"]
+
+Shapes = list[tuple[int, ...]]
+
+
+def only(config: Mapping[str, Json], allowed: Collection[str]) -> None:
+    """Refuse a key that the learner does not know."""
+    for name, value in config.items():
+        if name not in allowed:
+            known = f"only the keys {', '.join(sorted(allowed))}" if allowed else "no keys"
+            raise ConfigError(f"config[{name!r}]", value, f"{known}; take out others in a subclass that uses them")
+
+
+def whole_number(config: Mapping[str, Json], name: str, default: int) -> int:
+    value = config.get(name, default)
+    integer(f"config[{name!r}]", value, 1)
+    assert isinstance(value, int)
+    return value
+
+
+def learning_rate_of(config: Mapping[str, Json]) -> float | None:
+    """Give the rate that this task asks for; None leaves the learner's own."""
+    if "learning_rate" not in config:
+        return None
+    rate = config["learning_rate"]
+    positive("config['learning_rate']", rate)
+    assert isinstance(rate, int | float)
+    return float(rate)
+
+
+def checked_mu(mu: object) -> float:
+    """Check FedProx's factor; 0 turns it off."""
+    number("proximal_mu", mu, 0)
+    assert isinstance(mu, int | float)
+    return float(mu)
+
+
+def check_shapes(given: Shapes, expected: Shapes) -> None:
+    """Refuse the weights of another model."""
+    if given != expected:
+        allowed = f"{expected}, as in the model here; do all learners build the same one?"
+        raise ConfigError("the shapes of the global weights", given, allowed)
