@@ -3,6 +3,7 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
+TORCH_READY := $(VENV)/.torch
 INTEROP := tests/interop
 NODE_READY := $(INTEROP)/node_modules/.ready
 
@@ -10,7 +11,7 @@ NODE_READY := $(INTEROP)/node_modules/.ready
 
 help:
 	@echo 'make quickstart   set up, then train a real model on real images in five processes (a minute or two; downloads TensorFlow, 2 GB on disk)'
-	@echo 'make test         set up, then run every check and test (needs Node.js 20, npm and redis-server as well; installs the last on Debian)'
+	@echo 'make test         set up, with PyTorch (0.8 GB, or several with GPU support), then run every check and test (needs Node.js 20, npm and redis-server as well; installs the last on Debian)'
 	@echo 'make bench        set up, then measure rounds, loop lag and memory on this machine'
 	@echo 'make proto        generate the protobuf code anew'
 	@echo 'make clean        remove the virtual environment and everything that was made'
@@ -21,6 +22,11 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(PYTHON) || python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(PYTHON) -c constraints.txt -e '.[dev,tensorflow]'
+	@touch $@
+
+# Only the tests need PyTorch, and pip finds it in places where uv does not look.
+$(TORCH_READY): $(READY)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	@touch $@
 
 $(NODE_READY): $(INTEROP)/package.json $(INTEROP)/package-lock.json
@@ -45,7 +51,7 @@ check: $(READY)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-unit: $(READY) $(NODE_READY)
+unit: $(READY) $(TORCH_READY) $(NODE_READY)
 	@sh tests/get_redis_server.sh
 	$(PYTHON) -m pytest --cov --cov-report=term:skip-covered
 	$(PYTHON) -m coverage report --include='*/core/*,*/codec/*' --fail-under=100 --skip-covered

@@ -49,6 +49,11 @@ from metisfl_async.driver.plot import plot_partitions
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.session import DriverSession
 from metisfl_async.learner.adapters.budget import BatchBudget
+from metisfl_async.learner.adapters.keras_learner import KerasLearner
+from metisfl_async.learner.adapters.keras_parts import keras_budget_callback, keras_proximal_term
+from metisfl_async.learner.adapters.sklearn_learner import SklearnLearner
+from metisfl_async.learner.adapters.torch_learner import TorchLearner
+from metisfl_async.learner.adapters.torch_parts import torch_proximal_term
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.run import app, run_learner
 
@@ -77,6 +82,7 @@ __all__ = [
     "FedYogi",
     "FederationFinished",
     "FederationResult",
+    "KerasLearner",
     "Learner",
     "LearnerEvaluated",
     "LearnerJoined",
@@ -98,12 +104,14 @@ __all__ = [
     "Selector",
     "SemiSynchronous",
     "ServerParams",
+    "SklearnLearner",
     "StoreError",
     "Synchronous",
     "TaskFailed",
     "TerminationSignals",
     "TerminationSingals",
     "Timing",
+    "TorchLearner",
     "TransportError",
     "Update",
     "UpdateCounted",
@@ -111,8 +119,11 @@ __all__ = [
     "dirichlet_partition",
     "event_to_dict",
     "iid_partition",
+    "keras_budget_callback",
+    "keras_proximal_term",
     "label_partition",
     "plot_partitions",
     "quantity_partition",
     "run_learner",
+    "torch_proximal_term",
 ]

@@ -1,0 +1,161 @@
+"""A learner around a Keras model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from math import isclose
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.metrics import Json, Metrics
+from metisfl_async.core.model import Array
+from metisfl_async.learner.adapters.budget import BatchBudget
+from metisfl_async.learner.adapters.keras_parts import keras_budget_callback, keras_proximal_term
+from metisfl_async.learner.adapters.options import check_shapes, checked_mu, learning_rate_of, only, whole_number
+from metisfl_async.learner.learner import Config, Learner
+
+if TYPE_CHECKING:
+    import keras
+
+__all__ = ["KerasLearner"]
+
+
+class KerasLearner(Learner):
+    """Trains a Keras model with `fit` and measures it with `evaluate`; reports what the model is compiled to measure.
+
+    Needs Keras: ``pip install "metisfl-async[tensorflow]"``.
+
+    Parameters
+    ----------
+    model : keras.Model or callable
+        A compiled model, or a function that makes one; the function is called where the model is first needed, which
+        with ``worker="process"`` is that process. What the optimizer remembers stays with the learner.
+    train_data, test_data : tuple (x, y), or anything that `fit` takes and that has a length
+        Arrays, in the order that Keras draws; or data in batches, such as a `tf.data.Dataset` whose cardinality is
+        known.
+    num_training_examples : int, optional
+        Needed for data in batches, whose examples are not counted.
+
+    Notes
+    -----
+    `train` takes "batch_size", "epochs", "num_local_updates", "learning_rate" and "proximal_mu" (see
+    `keras_proximal_term`), `evaluate` "batch_size". Other keys are refused.
+    """
+
+    train_keys: ClassVar[frozenset[str]] = frozenset(
+        {"batch_size", "epochs", "num_local_updates", "learning_rate", "proximal_mu"}
+    )
+
+    def __init__(
+        self,
+        model: keras.Model | Callable[[], keras.Model],
+        train_data: object,
+        test_data: object,
+        *,
+        num_training_examples: int | None = None,
+    ) -> None:
+        if isinstance(train_data, tuple):
+            num_training_examples = len(_pair("train_data", train_data)[1])
+        elif num_training_examples is None:
+            raise ConfigError("num_training_examples", None, "a number, for training data that is not a tuple (x, y)")
+        super().__init__(num_training_examples=num_training_examples)
+        self.train_data, self.test_data = train_data, test_data
+        self._make_model: Callable[[], keras.Model] | None = None
+        self._model: keras.Model | None = None
+        if hasattr(model, "get_weights"):
+            self._model = model
+        elif callable(model):
+            self._make_model = model
+        else:
+            raise ConfigError("model", model, "a compiled Keras model, or a function that makes one")
+
+    @property
+    def model(self) -> keras.Model:
+        if self._model is None:
+            assert self._make_model is not None
+            self._model = self._make_model()
+        if not self._model.compiled or not self._model.built:
+            raise ConfigError("model", self._model.name, "a model that is built and compiled")
+        return self._model
+
+    def get_weights(self) -> list[Array]:
+        weights: list[Array] = self.model.get_weights()
+        return weights
+
+    def set_weights(self, parameters: list[Array]) -> None:
+        check_shapes([p.shape for p in parameters], [tuple(w.shape) for w in self.model.weights])
+        self.model.set_weights(parameters)
+
+    def train(self, parameters: list[Array], config: Config) -> tuple[list[Array], Metrics, dict[str, Json]]:
+        only(config, self.train_keys)
+        budget = self._budget(config)
+        self.set_weights(parameters)
+        x, y = _pair("train_data", self.train_data)
+        with (
+            _learning_rate(self.model, config),
+            keras_proximal_term(self.model, checked_mu(config.get("proximal_mu", 0))),
+        ):
+            history = self.model.fit(
+                x,
+                y,
+                batch_size=budget.batch_size,
+                epochs=budget.num_epochs,
+                shuffle=isinstance(self.train_data, tuple),  # batches come in an order of their own
+                callbacks=[keras_budget_callback(budget)],
+                verbose=0,
+            ).history
+        return self.get_weights(), {name: values[-1] for name, values in history.items()}, budget.metadata()
+
+    def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
+        only(config, {"batch_size"})
+        batch_size = whole_number(config, "batch_size", 32) if isinstance(self.test_data, tuple) else None
+        if batch_size is None and "batch_size" in config:
+            raise ConfigError("config['batch_size']", config["batch_size"], "no such key: the data comes in batches")
+        self.set_weights(parameters)
+        x, y = _pair("test_data", self.test_data)
+        measured: Metrics = self.model.evaluate(x, y, batch_size=batch_size, return_dict=True, verbose=0)
+        return measured
+
+    def _budget(self, config: Config) -> BatchBudget:
+        assert self.num_training_examples is not None
+        num_batches: int | None = None
+        if not isinstance(self.train_data, tuple):
+            try:
+                num_batches = len(self.train_data)  # type: ignore[arg-type]
+            except TypeError as error:
+                allowed = "data with a length, such as a Dataset after tf.data.experimental.assert_cardinality"
+                raise ConfigError("train_data", self.train_data, allowed) from error
+        return BatchBudget(
+            config,
+            num_examples=self.num_training_examples,
+            batches_per_epoch=num_batches,
+            is_cancelled=lambda: self.is_cancelled,
+        )
+
+
+def _pair(field: str, data: Any) -> tuple[Any, Any]:
+    """Give the `x` and `y` of `fit`, whose `y` is None for data that comes in batches."""
+    if not isinstance(data, tuple):
+        return data, None
+    if len(data) != 2:
+        raise ConfigError(field, f"a tuple of {len(data)}", "(x, y), or data in batches")
+    return data
+
+
+@contextmanager
+def _learning_rate(model: keras.Model, config: Config) -> Iterator[None]:
+    """Set the rate that a task asks for, for that task only."""
+    rate = learning_rate_of(config)
+    if rate is None:
+        yield
+        return
+    own = float(model.optimizer.learning_rate)
+    with suppress(TypeError, AttributeError):  # a schedule, or a function, cannot be set
+        model.optimizer.learning_rate = rate
+    if not isclose(float(model.optimizer.learning_rate), rate, rel_tol=1e-6):
+        raise ConfigError("config['learning_rate']", rate, "no such key: the optimizer has a schedule")
+    try:
+        yield
+    finally:
+        model.optimizer.learning_rate = own
