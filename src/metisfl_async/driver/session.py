@@ -187,10 +187,9 @@ class DriverSession:
             raise ConfigError("controller", "open", "one that is not open: it belongs to the loop of this thread")
         return _run_in_thread(self.run(progress=progress))
 
-    async def events(self) -> AsyncIterator[Event]:
+    def events(self) -> AsyncIterator[Event]:
         """Follow the current or coming run: all its events so far, then each as it happens, until it ends."""
-        async for event in self._log.follow():
-            yield event
+        return self._log.follow()
 
     async def stop(self, reason: str = "stop was asked for") -> None:
         """End the running federation in order: `run` returns what was reached."""

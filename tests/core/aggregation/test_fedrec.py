@@ -54,6 +54,15 @@ def test_a_learner_that_leaves_takes_its_share_along() -> None:
     assert kept.commit(C, of(0.1), 7.0).arrays()[0] == np.float32(0.1)
 
 
+def test_when_all_have_left_the_model_stays_as_it_is() -> None:
+    kept = Kept(FedRec(), of(4.0))
+    kept.commit(A, of(1.0), 1.0)
+    kept.leave(A)
+    model = kept.rule.aggregate(2)
+    assert model.version == 2
+    assert model.arrays()[0] == 1.0
+
+
 def test_updates_from_before_this_federation_are_not_subtracted() -> None:
     rule = started(FedRec(), of(0.0))
     rule.fold(Update(A, of(2.0), 1.0, 0, previous=Update(A, of(50.0), 9.0)))

@@ -29,7 +29,7 @@ class FedRec(AggregationRule):
     needs_previous = True
 
     def start(self, model: Model) -> None:
-        self._sum = CompensatedSum(model.manifest)
+        self._sum, self._model = CompensatedSum(model.manifest), model
         self._weights: dict[LearnerId, float] = {}  # of those whose update is in the sum
 
     def fold(self, update: Update) -> None:
@@ -39,7 +39,10 @@ class FedRec(AggregationRule):
         self._weights[update.learner] = update.weight
 
     def aggregate(self, version: int) -> Model:
-        return self._sum.divided_by(math.fsum(self._weights.values()), version)
+        if not self._weights:  # all have left meanwhile: the model stays as it is
+            return Model(self._model.manifest, self._model.buffer.copy(), version)
+        self._model = self._sum.divided_by(math.fsum(self._weights.values()), version)
+        return self._model
 
     def discard(self) -> None:
         """Keep them: an update is its learner's latest, whether or not a model was made of it."""
