@@ -24,6 +24,7 @@ from metisfl_async.core.federation import Federation, Phase
 from metisfl_async.core.ids import LearnerId, TaskId
 from metisfl_async.core.in_rounds import FederationInRounds
 from metisfl_async.core.metrics import Json
+from metisfl_async.core.strategies import Strategies
 from metisfl_async.core.tasks import HeldTask, Task, Verdict
 
 E = TypeVar("E", bound=Event)
@@ -38,9 +39,9 @@ class Sandbox:
     def __init__(self, config: ControllerConfig | None = None) -> None:
         self.now = 1000.0  #: seconds
         config = config or ControllerConfig()
-        scheduler = config.new_scheduler()
-        kind = FederationInRounds if scheduler.in_rounds else ContinuousFederation
-        self.federation: Federation = kind(config, scheduler, lambda: self.now)
+        self.strategies = Strategies(config)
+        kind = FederationInRounds if self.strategies.in_rounds else ContinuousFederation
+        self.federation: Federation = kind(config, self.strategies, lambda: self.now)
         self.offers: list[Task] = []
         self.withdrawn: list[Task] = []
         self.timers: dict[str, float] = {}  #: when each is due

@@ -380,7 +380,7 @@ def test_a_mean_of_updates_is_that_of_everybodys_latest() -> None:
     sandbox.leave(A)
     commit(sandbox, C)
     assert list(sandbox.others) == [B]
-    assert sandbox.federation.keeps_updates
+    assert sandbox.strategies.keeps_updates
 
 
 def test_a_rule_may_want_several_updates_a_model() -> None:
@@ -397,7 +397,7 @@ def test_a_rule_may_want_several_updates_a_model() -> None:
     assert record.participants == [A, A, B]
     assert record.learners[A].bytes_sent == 12  # both of its tasks
     assert record.aggregation_block_size == [3]
-    assert not sandbox.federation.keeps_updates
+    assert not sandbox.strategies.keeps_updates
 
 
 def test_a_buffer_that_is_half_full_survives_a_failure() -> None:

@@ -183,13 +183,20 @@ def test_an_error_of_ours_from_the_users_code_does_not_pass_for_a_callers_mistak
         training(A, B, config=ControllerConfig(scheduler=Breaks())).train(A)
 
 
+def test_a_scaling_factor_of_the_users_own_is_taken_as_it_is() -> None:
+    def alike(learner: LearnerId, metadata: object, metrics: object) -> float:
+        return 1.0
+
+    assert ControllerConfig(scaling_factor=alike).scaling_factor is alike
+
+
 # --- scheduled cardinality -----------------------------------------------------------------------------------------
 
 
 def test_a_cohort_of_one_is_joined_by_everybodys_latest() -> None:
     config = ControllerConfig(selector="ScheduledCardinality", participation_ratio=0.3, evaluate_every=0)
     sandbox = training(A, B, C, config=config)
-    assert sandbox.federation.keeps_updates
+    assert sandbox.strategies.keeps_updates
     seen: list[LearnerId] = []
     for _ in range(12):
         (learner,) = {task.learner for task in sandbox.offers if not task.state.is_final}
@@ -210,8 +217,8 @@ def test_a_cohort_of_two_stands_alone() -> None:
 
 
 def test_who_needs_no_updates_kept_keeps_none() -> None:
-    assert not training(A).federation.keeps_updates
-    assert training(A, config=ControllerConfig(aggregation_rule=FedRec())).federation.keeps_updates
+    assert not training(A).strategies.keeps_updates
+    assert training(A, config=ControllerConfig(aggregation_rule=FedRec())).strategies.keeps_updates
 
 
 # --- parameters ----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from metisfl_async.core.continuous import ContinuousFederation
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.in_rounds import FederationInRounds
 from metisfl_async.core.model import Model
+from metisfl_async.core.strategies import Strategies
 from metisfl_async.store.base import GLOBAL, ModelStore
 from metisfl_async.store.by_name import new_store
 from metisfl_async.transport.base import ControllerLink
@@ -100,11 +101,11 @@ class Controller:
 
     async def _make_parts(self) -> _Parts:
         config, clock = self.controller_config, time.monotonic
-        rule, scheduler, registry = config.new_rule(), config.new_scheduler(), Registry(clock)
-        kind = FederationInRounds if scheduler.in_rounds else ContinuousFederation
-        federation = kind(config, scheduler, clock)
+        strategies, registry = Strategies(config), Registry(clock)
+        kind = FederationInRounds if strategies.in_rounds else ContinuousFederation
+        federation, rule = kind(config, strategies, clock), strategies.rule
         store = new_store(self.model_store_config)
-        keeps_updates = federation.keeps_updates or self.model_store_config.keep_local_models
+        keeps_updates = strategies.keeps_updates or self.model_store_config.keep_local_models
         dispatcher = Dispatcher(federation, registry, rule, store, keeps_updates=keeps_updates)
         staging = Staging(config.max_inflight_bytes, rule.stride_length)
         service = Service(config, federation, registry, dispatcher, staging, clock=clock)

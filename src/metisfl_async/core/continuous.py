@@ -12,7 +12,7 @@ from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.records import LearnerRecord
 from metisfl_async.core.round import Round
-from metisfl_async.core.scheduling import Scheduler
+from metisfl_async.core.strategies import Strategies
 from metisfl_async.core.tasks import Task, TaskKind, TaskState
 from metisfl_async.core.termination import reason_to_stop
 
@@ -27,8 +27,8 @@ class ContinuousFederation(Federation):
     and then trains that one.
     """
 
-    def __init__(self, config: ControllerConfig, scheduler: Scheduler, clock: Callable[[], float]) -> None:
-        super().__init__(config, scheduler, clock)
+    def __init__(self, config: ControllerConfig, strategies: Strategies, clock: Callable[[], float]) -> None:
+        super().__init__(config, strategies, clock)
         self._benched: set[LearnerId] = set()  # failed; they are asked again when there is a new model
         self._measured: dict[int, Round] = {}
         self._evaluations: dict[str, Metrics] = {}  # the latest of each learner
@@ -62,8 +62,10 @@ class ContinuousFederation(Federation):
             return
         if self._is_aggregating:
             return
-        if len(self._round.reported) >= self._rule.updates_per_version and self._is_due():
-            self._aggregate(set(self._round.reported))
+        reported, strategies = self._round.reported, self._strategies
+        is_enough = len(reported) >= strategies.rule.updates_per_version
+        if is_enough and strategies.is_due(reported, self._ledger.awaited.keys()):
+            self._aggregate(set(reported))
             return
         self._give_work()
         if not self._ledger.awaited:
@@ -75,12 +77,12 @@ class ContinuousFederation(Federation):
         fetched, self._fetched = self._fetched, {}
         if not idle or self.num_connected < self.config.min_learners:
             return
-        chosen = self._select(idle, len(self._ledger.awaited))
+        chosen = self._strategies.select(idle, len(self._ledger.awaited))
         if not chosen:
             return
         assert self.model_version is not None
-        plans = self._plan(chosen)
-        self._announce(RoundStarted(self._round.number, self.model_version, list(chosen)))
+        plans = self._strategies.plan(chosen, self._timings)
+        self._announce(RoundStarted(self._round.number, self.model_version, [*chosen]))
         for learner in chosen:
             version = fetched.get(learner, self.model_version)
             task = self._assign(

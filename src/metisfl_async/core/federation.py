@@ -7,12 +7,10 @@ controller carries them out in order. Time is read from the clock that is passed
 
 from __future__ import annotations
 
-import random
 from abc import ABC, abstractmethod
 from bisect import insort
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
-from typing import TypeVar
 
 from metisfl_async.core.commands import (
     Aggregate,
@@ -27,7 +25,7 @@ from metisfl_async.core.commands import (
     Withdraw,
 )
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
-from metisfl_async.core.errors import MetisError, UnexpectedMessage
+from metisfl_async.core.errors import UnexpectedMessage
 from metisfl_async.core.events import (
     Event,
     FederationFinished,
@@ -42,16 +40,15 @@ from metisfl_async.core.events import (
 from metisfl_async.core.ids import LearnerId, TaskId, new_task_id
 from metisfl_async.core.ledger import Ledger
 from metisfl_async.core.messages import UpdateReply
-from metisfl_async.core.metrics import Json, Metrics, checked_json
+from metisfl_async.core.metrics import Json, Metrics
 from metisfl_async.core.records import LearnerRecord, RoundRecord
 from metisfl_async.core.round import Round
-from metisfl_async.core.scheduling import Scheduler, Timing, timing_of
+from metisfl_async.core.scheduling import Timing, timing_of
+from metisfl_async.core.strategies import Strategies
 from metisfl_async.core.tasks import HeldTask, Task, TaskKind, TaskState, Verdict
 from metisfl_async.core.termination import cutoff_s
 
 __all__ = ["Federation", "Phase"]
-
-T = TypeVar("T")
 
 
 class Phase(StrEnum):
@@ -67,14 +64,12 @@ class Phase(StrEnum):
 class Federation(ABC):
     """Decides for one federation, from its start to its end."""
 
-    def __init__(self, config: ControllerConfig, scheduler: Scheduler, clock: Callable[[], float]) -> None:
+    def __init__(self, config: ControllerConfig, strategies: Strategies, clock: Callable[[], float]) -> None:
         self.config = config
         self.phase = Phase.IDLE
         self.model_version: int | None = None
         self.records: list[RoundRecord] = []
-        self._clock, self._scheduler = clock, scheduler
-        self._rule, self._selector = config.new_rule(), config.new_selector()  # asked what they need; not to fold
-        self.keeps_updates = self._rule.needs_previous or (self._rule.starts_afresh and self._selector.needs_updates)
+        self._clock, self._strategies = clock, strategies
         self._ledger = Ledger(clock)
         self._present: set[LearnerId] = set()  # have joined, and are not given up
         self._connected: set[LearnerId] = set()  # those of them that are connected now
@@ -84,7 +79,6 @@ class Federation(ABC):
         self._round = Round(0, 0, clock, started_at=clock())
         self._signals = TerminationSignals(execution_cutoff_time_mins=1)
         self._needed = config.min_learners
-        self._random = random.Random()
         self._is_aggregating = False
         self._num_published = 0
         self._failed_rounds = 0
@@ -100,8 +94,9 @@ class Federation(ABC):
         """Begin once `num_learners` are connected; the learner that gives the first weights is drawn with `seed`."""
         if self.phase is not Phase.IDLE:
             raise UnexpectedMessage(f"training was started before; the federation is {self.phase}")
-        signals.check(in_rounds=self._scheduler.in_rounds)
-        self._signals, self._random = signals, random.Random(seed)
+        signals.check(in_rounds=self._strategies.in_rounds)
+        self._signals = signals
+        self._strategies.seed(seed)
         self._gather(max(num_learners, self.config.min_learners), join_timeout_s)
         return self._take()
 
@@ -377,7 +372,7 @@ class Federation(ABC):
         self._enter(Phase.INITIALISING)
         tried = {task.learner for task in self._round.tasks}
         candidates = [learner for learner in self.connected if learner not in tried] or self.connected
-        learner = self._random.choice(candidates)
+        learner = self._strategies.draw(candidates)
         task = Task(new_task_id(), TaskKind.GET_WEIGHTS, learner, 0, 0, LearnerRecord())
         self._ledger.assign(task)
         self._round.add(task)
@@ -387,20 +382,6 @@ class Federation(ABC):
         assert self._started_at is not None
         assert self.model_version is not None
         return Round(self._num_published + 1, self.model_version, self._clock, started_at=self._started_at)
-
-    def _select(self, candidates: Sequence[LearnerId], num_busy: int) -> Sequence[LearnerId]:
-        """Ask the selector, and look at what it says."""
-        chosen = list(self._ask("selector", self._selector.select, candidates, num_busy, self._random))
-        if len(set(chosen)) < len(chosen) or not set(chosen) <= set(candidates) or not (chosen or num_busy):
-            raise RuntimeError(f"the selector chose {chosen}; allowed: some of {list(candidates)}, each once")
-        return chosen
-
-    def _plan(self, cohort: Sequence[LearnerId]) -> Mapping[LearnerId, Mapping[str, Json]]:
-        """Ask the scheduler for the training parameters of a cohort."""
-        return self._ask("scheduler", self._scheduler.train_params, cohort, self.config.train_params, self._timings)
-
-    def _is_due(self) -> bool:
-        return bool(self._ask("scheduler", self._scheduler.is_due, self._round.reported, self._ledger.awaited.keys()))
 
     def _assign(
         self,
@@ -413,14 +394,7 @@ class Federation(ABC):
         part: LearnerRecord,
     ) -> Task:
         """Make a task with parameters that the user's hook may change."""
-        config: Json = dict(params)
-        if (hook := self.config.params_hook) is not None:
-            private = checked_json(config, "params")
-            assert isinstance(private, dict)
-            changed = self._ask("params_hook", hook, kind.value, of.number, learner, private)
-            config = self._ask("params_hook", checked_json, changed, "what params_hook gave")
-        if not isinstance(config, dict):
-            raise RuntimeError(f"params_hook gave {config!r}; allowed: a dict")
+        config = self._strategies.params(kind, of.number, learner, params)
         task = Task(new_task_id(), kind, learner, of.number, version, part, config)
         self._ledger.assign(task)
         return task
@@ -428,11 +402,8 @@ class Federation(ABC):
     def _aggregate(self, scheduled: Collection[LearnerId]) -> None:
         """Have a global model made."""
         assert self.model_version is not None
-        others: Collection[LearnerId] = ()
-        if self._rule.starts_afresh:
-            others = self._ask("selector", self._selector.others, scheduled, self._reported)
         self._is_aggregating = True
-        self._do(Aggregate(self.model_version + 1, tuple(sorted(others))))
+        self._do(Aggregate(self.model_version + 1, self._strategies.others(scheduled, self._reported)))
 
     def _forget(self, learner: LearnerId) -> None:
         """Take out the share of a learner that left."""
@@ -495,17 +466,12 @@ class Federation(ABC):
             self._give_up(task, TaskState.LATE if task.state is TaskState.UPLOADING else TaskState.EXPIRED, reason)
 
     def _close(self, closing: Round, evaluations: Mapping[str, Metrics] | None = None) -> RoundRecord:
-        record = closing.close(self._weights, stride_length=self._rule.stride_length, evaluations=evaluations)
+        record = closing.close(
+            self._weights, stride_length=self._strategies.rule.stride_length, evaluations=evaluations
+        )
         insort(self.records, record, key=lambda other: other.number)
         self._announce(RoundFinished(record))
         return record
-
-    def _ask(self, what: str, function: Callable[..., T], *args: object) -> T:
-        """Call the user's code; an error of ours that it raises is still its bug, not a caller's mistake."""
-        try:
-            return function(*args)
-        except MetisError as error:
-            raise RuntimeError(f"{what} failed: {error}") from error
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase

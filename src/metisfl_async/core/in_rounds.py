@@ -26,11 +26,11 @@ class FederationInRounds(Federation):
         """Open a round."""
         self._round, begun_at = self._new_round(), self._clock()
         number, version = self._round.number, self._round.record.model_version
-        cohort = self._select(self.connected, 0)
-        plans = self._plan(cohort)
+        cohort = self._strategies.select(self.connected, 0)
+        plans = self._strategies.plan(cohort, self._timings)
         self._round.record.selection_ms = (self._clock() - begun_at) * 1e3
         self._enter(Phase.TRAINING)
-        self._announce(RoundStarted(number, version, list(cohort)))
+        self._announce(RoundStarted(number, version, [*cohort]))
         for learner in cohort:
             part = self._round.part(learner)
             task = self._assign(TaskKind.TRAIN, learner, self._round, version=version, params=plans[learner], part=part)
@@ -47,10 +47,11 @@ class FederationInRounds(Federation):
         pass
 
     def _advance(self) -> None:
-        if self.phase is Phase.TRAINING and self._ledger.awaited and self._is_due():
-            for task in tuple(self._ledger.awaited.values()):
+        awaited = self._ledger.awaited
+        if self.phase is Phase.TRAINING and awaited and self._strategies.is_due(self._round.reported, awaited.keys()):
+            for task in tuple(awaited.values()):
                 self._expire(task, f"round {task.round_number} was closed without it by its scheduler")
-        if self._ledger.awaited:
+        if awaited:
             return
         match self.phase:
             case Phase.TRAINING:
