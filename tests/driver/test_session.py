@@ -5,6 +5,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +113,18 @@ async def test_params_reach_the_learner() -> None:
     config = ControllerConfig(train_params={"batch_size": 64, "nested": {"a": [1, 2.5, "x", None, True]}})
     await session_of([learner], rounds=1, config=config).run()
     assert learner.configs == [{"batch_size": 64, "nested": {"a": [1, 2.5, "x", None, True]}}]
+
+
+async def test_live_learners_may_have_names() -> None:
+    learners = {"oslo": Adds(1), "lima": Adds(2)}
+    result = await DriverSession(Controller(), learners, TerminationSignals(federation_rounds=1)).run()
+    assert sorted(result.rounds[0].learners) == ["lima", "oslo"]
+
+
+@pytest.mark.parametrize("learners", [{"": Adds(1)}, {1: Adds(1)}, {"a": 3}, {"a": ServerParams(port=1)}, {}])
+def test_names_without_live_learners_are_refused(learners: Any) -> None:
+    with pytest.raises(ConfigError, match="learners is"):
+        DriverSession(Controller(), learners, TerminationSignals(federation_rounds=1))
 
 
 async def test_a_share_of_the_learners_takes_part_in_each_round() -> None:

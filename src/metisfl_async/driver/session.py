@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 import threading
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -64,10 +64,10 @@ class DriverSession:
     controller : Controller, ClientParams or ServerParams
         A live controller, which the session opens unless it is open, and closes if it opened it; or the address of a
         remote one.
-    learners : sequence of Learner, ServerParams or ClientParams, or int
-        Live learners, which then run in this process under the names "learner-0", "learner-1", ...; the addresses of
-        remote ones that listen, which the controller then dials; or how many remote ones to wait for. Live learners
-        reach a live controller in memory if it has no `server_params`, else over its port.
+    learners : sequence of Learner, ServerParams or ClientParams, mapping of str to Learner, or int
+        Live learners, which then run in this process under the names "learner-0", "learner-1", ..., or under those of
+        the mapping; the addresses of remote ones that listen, which the controller then dials; or how many remote ones
+        to wait for. Live learners reach a live controller in memory if it has no `server_params`, else over its port.
     termination_signals : TerminationSignals
         When it ends.
     initial_weights : sequence of ndarray, optional
@@ -83,7 +83,7 @@ class DriverSession:
     def __init__(
         self,
         controller: Controller | ClientParams | ServerParams,
-        learners: Sequence[Learner | ServerParams | ClientParams] | int,
+        learners: Sequence[Learner | ServerParams | ClientParams] | Mapping[str, Learner] | int,
         termination_signals: TerminationSignals,
         *,
         initial_weights: Sequence[Array] | None = None,
@@ -93,6 +93,11 @@ class DriverSession:
     ) -> None:
         if not isinstance(controller, Controller | ClientParams | ServerParams):
             raise ConfigError("controller", controller, "a Controller, or the ClientParams or ServerParams of one")
+        names: list[str] = []
+        if isinstance(learners, Mapping):
+            if not all(isinstance(name, str) and name and isinstance(x, Learner) for name, x in learners.items()):
+                raise ConfigError("learners", learners, "ids that are not empty, each with a live Learner object")
+            names, learners = list(learners), list(learners.values())
         if isinstance(learners, int):
             if isinstance(learners, bool) or learners < 1:
                 raise ConfigError("learners", learners, "at least 1")
@@ -121,6 +126,7 @@ class DriverSession:
             raise ConfigError("join_timeout_secs", join_timeout_secs, "a number > 0, or None")
         self._controller = controller
         self._learners = live
+        self._names = names or [f"learner-{index}" for index in range(len(live))]
         self._request = StartRequest(
             termination_signals,
             learners if isinstance(learners, int) else len(learners),
@@ -227,10 +233,10 @@ class DriverSession:
             worker = stack.enter_context(ThreadPoolExecutor(threads, "metisfl-learners"))
         workers = [Worker(learner, worker) for learner in self._learners]
         clients = []
-        for index, of_learner in enumerate(workers):
+        for name, of_learner in zip(self._names, workers, strict=True):
             link = self._new_link()
             stack.push_async_callback(link.close)
-            clients.append(LearnerClient(link, of_learner, f"learner-{index}"))
+            clients.append(LearnerClient(link, of_learner, name))
         return clients
 
     async def _drive(self, display: ProgressDisplay | None) -> FederationResult:
