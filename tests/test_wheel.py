@@ -56,3 +56,16 @@ def test_the_wheel_is_installed_and_runs_a_federation_elsewhere(wheel: Path, tmp
     printed = run(python, "-c", FEDERATION, cwd=tmp_path)
     assert str(tmp_path) in printed
     assert "[array([2.])]" in printed
+
+
+def test_the_command_is_there_and_says_what_it_needs(wheel: Path, tmp_path: Path) -> None:
+    run(sys.executable, "-m", "uv", "venv", "--quiet", "there", cwd=tmp_path)
+    python, command = (str(tmp_path / "there" / "bin" / name) for name in ("python", "metisfl-async"))
+    install = [sys.executable, "-m", "uv", "pip", "install", "--python", python, "-c", str(ROOT / "constraints.txt")]
+    run(*install, str(wheel), cwd=tmp_path)
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == 'error: click is not installed: pip install "metisfl-async[cli]"\n'
+    run(*install, f"metisfl-async[cli] @ {wheel.as_uri()}", cwd=tmp_path)
+    assert run(command, "--version", cwd=tmp_path).startswith("metisfl-async 0.")
+    assert "federation.yaml" in run(command, "run", "--help", cwd=tmp_path)

@@ -48,6 +48,7 @@ from metisfl_async.core.selection import Scheduled, ScheduledCardinality, Select
 from metisfl_async.driver.plot import plot_partitions
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.session import DriverSession
+from metisfl_async.environment.environment import FederationEnvironment
 from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.adapters.keras_learner import KerasLearner
 from metisfl_async.learner.adapters.keras_parts import keras_budget_callback, keras_proximal_term
@@ -80,6 +81,7 @@ __all__ = [
     "FedRec",
     "FedStride",
     "FedYogi",
+    "FederationEnvironment",
     "FederationFinished",
     "FederationResult",
     "KerasLearner",

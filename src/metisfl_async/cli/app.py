@@ -1,0 +1,251 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from metisfl_async.cli.certificates import make_certificates
+from metisfl_async.cli.console import show_log
+from metisfl_async.cli.factory import import_factory, make_learner, read_args
+from metisfl_async.cli.running import exit_on_signals, run
+from metisfl_async.controller.controller import Controller
+from metisfl_async.core.errors import ConfigError, MetisError
+from metisfl_async.driver.result import FederationResult
+from metisfl_async.driver.session import DriverSession
+from metisfl_async.environment.environment import FederationEnvironment, InProcess
+
+__all__ = ["run_app"]
+
+logger = logging.getLogger("metisfl_async.cli")
+
+PARTY = {"metisfl_async": logging.INFO}
+DRIVER = {"metisfl_async": logging.WARNING, "metisfl_async.cli": logging.INFO, "metisfl_async.driver": logging.INFO}
+
+A_PATH = click.Path(path_type=Path)
+
+env_argument = click.argument("env", type=A_PATH)
+module_option = click.option(
+    "--module",
+    "-m",
+    required=True,
+    metavar="MODULE:NAME",
+    help="A Learner class, or a function that gives one; in the current directory or installed.",
+)
+args_option = click.option(
+    "--arg", "-a", "args", multiple=True, metavar="KEY=VALUE", help="For its constructor; wins over args in the file."
+)
+output_option = click.option(
+    "--output",
+    "-o",
+    type=A_PATH,
+    default=Path(),
+    metavar="DIR",
+    help="For results.json, model.safetensors and results.png; without it, the current directory.",
+)
+verbose_option = click.option("--verbose", "-v", is_flag=True, help="Log every message.")
+
+
+def run_app() -> None:
+    """Do what the command line says, and exit with what came of it."""
+    exit_on_signals()
+    try:
+        app(prog_name="metisfl-async")
+    except ConfigError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except MetisError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("metisfl-async"), message="metisfl-async %(version)s")
+def app() -> None:
+    """Run a federation that one file describes: a controller, learners where the data is, and a driver.
+
+    \b
+    In one process:
+      metisfl-async run federation.yaml --module learners:MyLearner
+    \b
+    On many machines, each with the same file:
+      metisfl-async controller federation.yaml
+      metisfl-async learner federation.yaml --module learners:MyLearner --id site-1
+      metisfl-async driver federation.yaml --output results
+    \b
+    With TLS between them:
+      metisfl-async certs certs --host controller.example
+
+    ENV is the environment file everywhere. Ctrl-C and SIGTERM end each command in order; a second one does not wait
+    for training that is under way.
+    """
+
+
+@app.command()
+@env_argument
+@verbose_option
+def controller(env: Path, verbose: bool) -> None:
+    """Run the controller until a driver has shut it down.
+
+    \b
+    Example:
+      metisfl-async controller federation.yaml
+    """
+    show_log(PARTY, verbose=verbose)
+    run(_serve(FederationEnvironment.from_yaml(env).controller()))
+
+
+async def _serve(served: Controller) -> None:
+    async with served:
+        logger.info("the controller listens on %s", served.address)
+        await served.serve()
+
+
+@app.command()
+@env_argument
+@module_option
+@click.option("--id", "learner_id", default="", metavar="NAME", help="Which learner of the file this is.")
+@args_option
+@click.option(
+    "--worker",
+    type=click.Choice(["thread", "process"]),
+    help="Where it trains: in a thread, or in a process of its own; without it, what the file says.",
+)
+@click.option(
+    "--connect-timeout-secs", type=float, metavar="SECS", help="Give up if the controller is not there in so long."
+)
+@verbose_option
+def learner(
+    *,
+    env: Path,
+    module: str,
+    learner_id: str,
+    args: tuple[str, ...],
+    worker: InProcess | None,
+    connect_timeout_secs: float | None,
+    verbose: bool,
+) -> None:
+    """Run one learner until the federation is over; it waits for its controller, and comes back to it.
+
+    \b
+    Examples:
+      metisfl-async learner federation.yaml --module learners:MyLearner --id site-1
+      metisfl-async learner federation.yaml -m learners:MyLearner --id site-2 --arg data=images.npz
+    """
+    show_log(PARTY, verbose=verbose)
+    environment = FederationEnvironment.from_yaml(env)
+    entry = environment.entry(learner_id)
+    made = make_learner(module, import_factory(module), entry.args | read_args(args))
+    run(
+        environment.run_learner(made, entry.learner_id, worker=worker, connect_timeout_secs=connect_timeout_secs),
+    )
+
+
+@app.command()
+@env_argument
+@output_option
+@verbose_option
+def driver(env: Path, output: Path, verbose: bool) -> None:
+    """Start the federation, show how it goes, end it, and save what came of it.
+
+    \b
+    Example:
+      metisfl-async driver federation.yaml --output results
+    """
+    show_log(DRIVER, verbose=verbose)
+    _drive(FederationEnvironment.from_yaml(env).session(), output)
+
+
+@app.command("run")
+@env_argument
+@module_option
+@args_option
+@output_option
+@click.option("--listen", is_flag=True, help="Talk over the controller's port instead of in memory.")
+@verbose_option
+def run_all(*, env: Path, module: str, args: tuple[str, ...], output: Path, listen: bool, verbose: bool) -> None:
+    """Run all of it in this process: the controller, a learner for each entry of the file, and the driver.
+
+    \b
+    Example:
+      metisfl-async run federation.yaml --module learners:MyLearner --output results
+    """
+    show_log(DRIVER, verbose=verbose)
+    environment = FederationEnvironment.from_yaml(env)
+    factory, given = import_factory(module), read_args(args)
+    learners = [make_learner(module, factory, entry.args | given) for entry in environment.learners]
+    _drive(environment.session(learners, listen=listen), output)
+
+
+def _drive(session: DriverSession, output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("--output", str(output), f"a directory that can be written to ({error.strerror})") from error
+    try:
+        result = run(session.run(progress=True))
+    except MetisError:
+        if session.result is not None:
+            _save(session.result, output)
+        raise
+    _save(result, output)
+    click.echo(result)
+
+
+def _save(result: FederationResult, output: Path) -> None:
+    saved = ["results.json"]
+    result.save(output / saved[0])
+    if result.final_model is not None:
+        saved.append("model.safetensors")
+        result.save_model(output / saved[-1])
+    if any(record.is_published for record in result.rounds):
+        try:
+            result.plot(output / "results.png")
+            saved.append("results.png")
+        except ImportError as error:
+            logger.warning("no results.png: %s", error)
+    logger.info("saved in %s: %s", output.resolve(), ", ".join(saved))
+
+
+@app.command()
+@click.argument("directory", metavar="DIR", type=A_PATH)
+@click.option(
+    "--host", "hosts", multiple=True, metavar="NAME", help="A name or IP address that is dialled, beside localhost."
+)
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    default=("server", "client"),
+    metavar="NAME",
+    show_default=True,
+    help="Whom to make a pair for.",
+)
+@click.option(
+    "--days",
+    type=click.IntRange(1, 3650),
+    default=365,
+    show_default=True,
+    help="How long pairs are good; the authority ten times as long.",
+)
+@click.option("--force", is_flag=True, help="Overwrite pairs that are there.")
+def certs(directory: Path, hosts: tuple[str, ...], names: tuple[str, ...], days: int, force: bool) -> None:
+    """Make certificates for TLS: an authority of your own (ca), and pairs that it signs (server, client).
+
+    \b
+    Examples:
+      metisfl-async certs certs --host controller.example --host 192.0.2.7
+      metisfl-async certs certs --name site-1 --host site-1.example
+
+    The second one uses the authority of the first. In the file, the controller gets root_certificate: certs/ca.pem,
+    server_certificate: certs/server.pem and private_key: certs/server.key. Learners and drivers need ca.pem alone. The
+    controller asks clients for no certificate; the client's pair is for what does, such as a proxy.
+
+    Keep ca.key safe: who has it can pass for everyone. Keys can be read by you alone (mode 0600).
+    """
+    for file in make_certificates(directory, names, hosts, days, force=force):
+        click.echo(file)

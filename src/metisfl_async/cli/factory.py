@@ -1,0 +1,70 @@
+"""Makes the user's learners."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.metrics import Json, checked_json
+from metisfl_async.environment.document import scalar
+from metisfl_async.learner.learner import Learner
+
+__all__ = ["Factory", "import_factory", "make_learner", "read_args"]
+
+Factory: TypeAlias = Callable[..., object]
+
+
+def import_factory(module: str) -> Factory:
+    """Import what "package.module:Name" names, from the current directory or what is installed."""
+    name, _, attribute = module.partition(":")
+    if not name or not attribute:
+        raise ConfigError("--module", module, "a module and a name in it, such as learners:MyLearner")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: object = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and misses another one
+        allowed = f"a module that can be imported; there is no {error.name!r} in {Path.cwd()}, nor installed"
+        raise ConfigError("--module", module, allowed) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ConfigError("--module", module, f"a name that is in {name}; {attribute!r} is not")
+        found = getattr(found, part)
+    if not callable(found):
+        raise ConfigError("--module", module, "a subclass of Learner, or a function that gives one")
+    return found
+
+
+def make_learner(module: str, factory: Factory, args: Mapping[str, Json]) -> Learner:
+    """Call a factory with its arguments."""
+    if inspect.isabstract(factory):
+        missing = ", ".join(sorted(getattr(factory, "__abstractmethods__", ())))
+        raise ConfigError("--module", module, f"a Learner that has all methods; missing: {missing}")
+    signature = inspect.signature(factory)
+    try:
+        signature.bind(**args)
+    except TypeError as error:
+        raise ConfigError("args", dict(args), f"what {module}{signature} takes ({error})") from None
+    learner = factory(**args)
+    if not isinstance(learner, Learner):
+        raise ConfigError("--module", module, f"something that gives a Learner; it gave {type(learner).__name__}")
+    return learner
+
+
+def read_args(pairs: Sequence[str]) -> dict[str, Json]:
+    """Read key=value pairs; values are YAML, so 3 is a number and [1, 2] a list."""
+    args: dict[str, Json] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise ConfigError("--arg", pair, "key=value, with the name of a parameter")
+        if key in args:
+            raise ConfigError("--arg", pair, f"each key once; {key} was given before")
+        args[key] = checked_json(scalar(value, f"--arg {key}"), f"--arg {key}")
+    return args

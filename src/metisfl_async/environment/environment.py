@@ -1,0 +1,194 @@
+"""A federation as one file describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias, get_args
+
+from metisfl_async.controller.controller import Controller
+from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, TerminationSignals
+from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.metrics import checked_json
+from metisfl_async.driver.session import DriverSession
+from metisfl_async.environment.endpoint import Endpoint
+from metisfl_async.environment.gathering import nearest
+from metisfl_async.learner.learner import Learner
+from metisfl_async.learner.run import run_learner
+
+InProcess: TypeAlias = Literal["thread", "process"]
+
+__all__ = ["FederationEnvironment", "LearnerEntry", "SessionOptions"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerEntry:
+    """One learner of an environment. With an endpoint it listens there, and the controller dials it for each task."""
+
+    learner_id: str = ""  #: its name; "" = its address if it listens, else any, and the controller gives a number
+    args: dict[str, Any] = field(default_factory=dict)  #: for whoever makes the learner, such as where its data is
+    endpoint: Endpoint | None = None  #: where it listens; None = it dials the controller
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.learner_id, str):
+            raise ConfigError("learner_id", self.learner_id, "a string")
+        args = checked_json(self.args, "args")
+        if not isinstance(args, dict):
+            raise ConfigError("args", args, "keys with values")
+        if self.endpoint is not None and not self.learner_id:
+            object.__setattr__(self, "learner_id", self.endpoint.address)
+        if args and not self.learner_id:
+            raise ConfigError("learner_id", self.learner_id, "a name, since args belong to one learner")
+        object.__setattr__(self, "args", args)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionOptions:
+    """What else `DriverSession` and `run_learner` take."""
+
+    seed: int = 1990  #: draws who gives the first weights, and each round's cohort
+    join_timeout_secs: float | None = None  #: how long the driver waits for the controller and the learners
+    worker: InProcess = "thread"  #: where learners train
+
+    def __post_init__(self) -> None:
+        if type(self.seed) is not int:
+            raise ConfigError("seed", self.seed, "an integer")
+        secs = self.join_timeout_secs
+        if secs is not None and (isinstance(secs, bool) or not isinstance(secs, int | float) or not secs > 0):
+            raise ConfigError("join_timeout_secs", secs, "a number > 0")
+        if self.worker not in get_args(InProcess):
+            raise ConfigError("worker", self.worker, ", ".join(get_args(InProcess)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FederationEnvironment:
+    """A whole federation, described in one file that every party reads.
+
+    ::
+
+        environment = FederationEnvironment.from_yaml("federation.yaml")
+        async with environment.controller() as controller:  # on one machine
+            await controller.serve()
+        await environment.run_learner(MyLearner(), "site-1")  # on each site
+        result = await environment.session().run()  # wherever you sit
+        result = await environment.session([MyLearner(), MyLearner()]).run()  # or all in one process
+
+    Certificates are looked at only where they are used: a site needs the root certificate, not the private key.
+    """
+
+    termination_signals: TerminationSignals
+    learners: Sequence[LearnerEntry]  #: `session` waits for so many
+    controller_config: ControllerConfig = field(default_factory=ControllerConfig)
+    model_store_config: ModelStoreConfig = field(default_factory=ModelStoreConfig)
+    controller_endpoint: Endpoint = field(default_factory=Endpoint)  #: where the controller is
+    session_options: SessionOptions = field(default_factory=SessionOptions)
+
+    def __post_init__(self) -> None:
+        if not self.learners:
+            raise ConfigError("learners", self.learners, "at least one")
+        ids = [entry.learner_id for entry in self.learners if entry.learner_id]
+        if twice := [learner_id for learner_id in ids if ids.count(learner_id) > 1]:
+            raise ConfigError("learners", twice[0], "each learner_id once")
+
+        self.termination_signals.check(in_rounds=self.controller_config.new_scheduler().in_rounds)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Read an environment file, in MetisFL's form or in ours; docs/environment.md shows every section.
+
+        Paths in the file are relative to it. Needs ruamel.yaml: ``pip install "metisfl-async[cli]"``.
+
+        Raises
+        ------
+        ConfigError
+            With file, line and key. Unknown keys are refused, and so is every option that would have no effect.
+        """
+        try:
+            from metisfl_async.environment.reader import read
+        except ModuleNotFoundError as error:
+            raise ConfigError("from_yaml", str(path), 'once installed: pip install "metisfl-async[cli]"') from error
+        return cls(**read(Path(path)))
+
+    def controller(self) -> Controller:
+        """Make the controller that listens where the file says, and knows which learners it may dial."""
+        config = replace(self.controller_config, learners=[listens.client_params() for listens in self._endpoints()])
+        return Controller(self.controller_endpoint.server_params(), config, self.model_store_config)
+
+    def _endpoints(self) -> list[Endpoint]:
+        return [entry.endpoint for entry in self.learners if entry.endpoint is not None]
+
+    def client_params(self) -> ClientParams:
+        """How learners and drivers dial the controller."""
+        return self.controller_endpoint.client_params()
+
+    def entry(self, learner_id: str = "") -> LearnerEntry:
+        """Find a learner's entry; one without a name is for whoever comes."""
+        entries = {entry.learner_id: entry for entry in self.learners}
+        if learner_id in entries:
+            return entries[learner_id]
+        if not learner_id and len(entries) == 1:
+            return next(iter(entries.values()))
+        if "" in entries:
+            return LearnerEntry(learner_id=learner_id)
+        known = list(entries)
+        allowed = nearest(learner_id, known) if learner_id else f"one of {', '.join(known)}"
+        raise ConfigError("learner_id", learner_id, allowed)
+
+    async def run_learner(
+        self,
+        learner: Learner,
+        learner_id: str = "",
+        *,
+        worker: InProcess | None = None,
+        connect_timeout_secs: float | None = None,
+    ) -> None:
+        """Do `run_learner` for one learner of the file; without an id, for the only one, or for any."""
+        entry = self.entry(learner_id)
+        listens = entry.endpoint
+        await run_learner(
+            learner,
+            self.client_params(),
+            None if listens is None else listens.server_params(),
+            learner_id=entry.learner_id,
+            public_address="" if listens is None else listens.address,
+            worker=worker or self.session_options.worker,
+            connect_timeout_secs=connect_timeout_secs,
+        )
+
+    def session(self, learners: Sequence[Learner] | None = None, *, listen: bool = False) -> DriverSession:
+        """Make the driver's session.
+
+        Parameters
+        ----------
+        learners : sequence of Learner, optional
+            Live learners, one for each entry: then all run in this process, with a controller of its own. Without them,
+            the session dials the controller and waits for as many learners as there are entries.
+        listen : bool
+            With live learners: talk over the controller's port, instead of in memory.
+        """
+        options = self.session_options
+        if learners is None:
+            if listen:
+                raise ConfigError("listen", listen, "False: without live learners, the controller runs elsewhere")
+            return DriverSession(
+                self.client_params(),
+                len(self.learners),
+                self.termination_signals,
+                seed=options.seed,
+                join_timeout_secs=options.join_timeout_secs,
+            )
+        if len(learners) != len(self.learners):
+            raise ConfigError("learners", len(learners), f"{len(self.learners)} of them, one for each entry")
+        return DriverSession(
+            self.controller() if listen else Controller(None, self.controller_config, self.model_store_config),
+            self._named(learners),
+            self.termination_signals,
+            seed=options.seed,
+            join_timeout_secs=options.join_timeout_secs,
+            worker=options.worker,
+        )
+
+    def _named(self, learners: Sequence[Learner]) -> Mapping[str, Learner]:
+        pairs = enumerate(zip(self.learners, learners, strict=True))
+        return {entry.learner_id or f"learner-{index}": learner for index, (entry, learner) in pairs}

@@ -1,0 +1,263 @@
+"""The command, run as its users run it: in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "environment"
+PATIENCE_S = 60.0  #: a hang fails after this
+SITES = ["site-1", "site-2", "site-3"]
+MODULE = ["--module", "learners:DigitsLearner"]
+
+Popen = subprocess.Popen[str]
+Start = Callable[..., Popen]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Give a function that starts the command beside the example's learners; what hangs, or is left over, is killed."""
+    with ExitStack() as stack:
+
+        def started(*arguments: str | Path) -> Popen:
+            command = [sys.executable, "-W", "error", "-m", "metisfl_async.cli", *map(str, arguments)]
+            process = stack.enter_context(
+                subprocess.Popen(command, cwd=EXAMPLE, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            )
+            watchdog = threading.Timer(PATIENCE_S, process.kill)
+            watchdog.start()
+            stack.callback(watchdog.cancel)
+            stack.callback(process.kill)
+            return process
+
+        yield started
+
+
+def output_of(process: Popen) -> str:
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    return output
+
+
+def wait_for(process: Popen, text: str) -> None:
+    """Read its output until something is said."""
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if text in line:
+            return
+    raise AssertionError("".join(seen))
+
+
+def environment(folder: Path, port: int, *, rounds: int = 3, certs: str = "") -> Path:
+    """Write the example's file with another port, fewer rounds and perhaps TLS."""
+    text = (EXAMPLE / "federation.yaml").read_text()
+    text = text.replace("port: 50051", f"port: {port}").replace("federation_rounds: 10", f"federation_rounds: {rounds}")
+    if certs:
+        text = re.sub(r"# (\w+_certificate|private_key): certs/", rf"\1: {certs}/", text)
+    file = folder / "federation.yaml"
+    file.write_text(text)
+    return file
+
+
+def check_results(folder: Path, *, rounds: int = 3) -> None:
+    results = json.loads((folder / "results.json").read_text())
+    assert [sorted(record["learners"]) for record in results["rounds"]] == [SITES] * rounds
+    assert results["rounds"][-1]["evaluation_metrics"]["accuracy"] > 0.85  # by chance: 0.1
+    tensors = load_file(folder / "model.safetensors")
+    assert [tensors[name].shape for name in sorted(tensors)] == [(64, 10), (10,)]
+    assert (folder / "results.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_five_processes_train_together(tmp_path: Path, free_port: int, start: Start, tls: bool) -> None:
+    """One of the learners listens."""
+    if tls:
+        made = start("certs", tmp_path / "keys")
+        assert output_of(made).splitlines()[0] == str(tmp_path / "keys" / "ca.pem")
+    file = environment(tmp_path, free_port, certs="keys" if tls else "")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        listening = f"    hostname: localhost\n    port: {server.getsockname()[1]}\n"
+    if tls:
+        listening += "".join(
+            f"    {key}: keys/{name}\n"
+            for key, name in (
+                ("root_certificate", "ca.pem"),
+                ("server_certificate", "client.pem"),
+                ("private_key", "client.key"),
+            )
+        )
+    file.write_text(file.read_text().replace("  - learner_id: site-3\n", f"  - learner_id: site-3\n{listening}"))
+    learners = [start("learner", file, *MODULE, "--id", site) for site in SITES]
+    driver, controller = start("driver", file, "--output", tmp_path / "out"), start("controller", file)
+    said = output_of(driver)
+    assert driver.returncode == 0, said
+    assert said.count("3 of 3 updates") == 3
+    assert "<FederationResult: 3 rounds, accuracy=0." in said
+    for process in (*learners, controller):
+        said = output_of(process)
+        assert process.returncode == 0, said
+        assert "Traceback" not in said
+    check_results(tmp_path / "out")
+
+
+@pytest.mark.parametrize("options", [[], ["--listen"]], ids=["in memory", "over the port"])
+def test_all_of_it_runs_in_one_process(tmp_path: Path, free_port: int, start: Start, options: list[str]) -> None:
+    file = environment(tmp_path, free_port)
+    process = start("run", file, *MODULE, *options, "--output", tmp_path / "out")
+    said = output_of(process)
+    assert process.returncode == 0, said
+    check_results(tmp_path / "out")
+
+
+def test_arguments_of_the_command_line_win_over_those_of_the_file(tmp_path: Path, free_port: int, start: Start) -> None:
+    process = start("run", environment(tmp_path, free_port), *MODULE, "-a", "parts=30", "-o", tmp_path)
+    assert process.wait(PATIENCE_S) == 0
+    first = json.loads((tmp_path / "results.json").read_text())["rounds"][0]["learners"]
+    assert [first[site]["weight"] for site in SITES] == [48, 48, 48]  # a thirtieth of 1797, without a fifth
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
+@pytest.mark.parametrize("command", ["controller", "learner", "driver", "run"])
+def test_a_signal_ends_each_in_order(
+    tmp_path: Path, free_port: int, start: Start, command: str, how: signal.Signals
+) -> None:
+    file = environment(tmp_path, free_port, rounds=1_000_000)
+    text = file.read_text().replace("evaluation_metric", "# evaluation_metric")
+    file.write_text(text)
+    cases: dict[str, tuple[list[str], str]] = {
+        "controller": ([], "the controller listens on"),
+        "learner": ([*MODULE, "--id", "site-2"], "site-2 waits for"),
+        "driver": (["--output", str(tmp_path)], "waiting for 3 learners"),
+        "run": ([*MODULE, "--output", str(tmp_path)], "round 2:"),
+    }
+    options, ready = cases[command]
+    process = start(command, file, *options)
+    wait_for(process, ready)
+    process.send_signal(how)
+    said = output_of(process)
+    assert process.returncode == 128 + how, said
+    assert "Traceback" not in said
+
+
+def test_a_second_signal_does_not_wait(tmp_path: Path, free_port: int, start: Start) -> None:
+    (tmp_path / "stubborn.py").write_text(
+        "import threading\nfrom learners import DigitsLearner\n"
+        "class Stubborn(DigitsLearner):\n"
+        "    def train(self, parameters, config):\n"
+        "        print('it trains', flush=True)\n"
+        "        threading.Event().wait()\n"
+    )
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from metisfl_async.cli import main; main()"
+    command = [sys.executable, "-c", code, str(tmp_path), "run", str(environment(tmp_path, free_port))]
+    command += ["-m", "stubborn:Stubborn", "-o", str(tmp_path)]
+    with subprocess.Popen(command, cwd=EXAMPLE, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            wait_for(process, "it trains")
+            process.send_signal(signal.SIGTERM)
+            wait_for(process, "once more")
+            process.send_signal(signal.SIGTERM)
+            output_of(process)
+        finally:
+            process.kill()
+    assert process.returncode == 143
+
+
+def test_a_wrong_file_is_one_message_and_exit_code_2(tmp_path: Path, free_port: int, start: Start) -> None:
+    file = environment(tmp_path, free_port)
+    file.write_text(file.read_text().replace("participation_ratio: 1.0", "participation_ratio: 1.5"))
+    for command in (["controller"], ["driver"], ["learner", *MODULE], ["run", *MODULE]):
+        process = start(command[0], file, *command[1:])
+        assert output_of(process) == (
+            f"error: {file}, line 9: controller_config.participation_ratio is 1.5; "
+            "allowed: a finite number > 0 and <= 1\n"
+        )
+        assert process.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["learner", "FILE", *MODULE], "learner_id is ''; allowed: one of site-1, site-2, site-3"),
+        (["learner", "FILE", *MODULE, "--id", "site1"], "learner_id is 'site1'; allowed: site-1 (the nearest"),
+        (
+            ["run", "FILE", "-m", "learners:Digits"],
+            "--module is 'learners:Digits'; allowed: a name that is in learners",
+        ),
+        (["run", "FILE", *MODULE, "-a", "size=3"], "got an unexpected keyword argument 'size'"),
+        (
+            ["driver", "FILE", "-o", "learners.py"],
+            "--output is 'learners.py'; allowed: a directory that can be written",
+        ),
+        (
+            ["controller", "nowhere.yaml"],
+            "the environment file is 'nowhere.yaml'; allowed: a YAML file that can be read",
+        ),
+        (["certs", "certs", "--host", "a b"], "--host is 'a b'; allowed: a host name in ASCII or an IP address"),
+        (["certs", "learners.py"], "DIR is 'learners.py'; allowed: a directory that can be written to"),
+    ],
+)
+def test_wrong_arguments_are_one_message_and_exit_code_2(
+    tmp_path: Path, free_port: int, start: Start, arguments: list[str], message: str
+) -> None:
+    file = environment(tmp_path, free_port)
+    process = start(*(str(file) if argument == "FILE" else argument for argument in arguments))
+    said = output_of(process)
+    assert said.startswith("error: ")
+    assert message in said
+    assert said.count("\n") == 1
+    assert process.returncode == 2
+
+
+def test_what_others_cause_is_exit_code_1(tmp_path: Path, free_port: int, start: Start) -> None:
+    file = environment(tmp_path, free_port)
+    process = start("learner", file, *MODULE, "--id", "site-1", "--connect-timeout-secs", "0.1")
+    said = output_of(process)
+    assert process.returncode == 1
+    assert f"error: localhost:{free_port}: " in said
+    assert "Traceback" not in said
+
+
+def test_a_federation_that_fails_saves_what_was_reached(tmp_path: Path, free_port: int, start: Start) -> None:
+    file = environment(tmp_path, free_port)
+    file.write_text(file.read_text().replace("    epochs: 2\n", ""))  # train() raises a KeyError
+    process = start("run", file, *MODULE, "-o", tmp_path)
+    said = output_of(process)
+    assert process.returncode == 1
+    assert "error: " in said.splitlines()[-1]
+    assert "KeyError" in said.splitlines()[-1]
+    assert len(json.loads((tmp_path / "results.json").read_text())["rounds"]) == 3  # max_failed_rounds
+
+
+def test_the_help_teaches(start: Start) -> None:
+    for command in ([], ["controller"], ["learner"], ["driver"], ["run"], ["certs"]):
+        process = start(*command, "--help")
+        said = output_of(process)
+        assert process.returncode == 0
+        assert f"  metisfl-async {' '.join(command)}" in said
+    process = start("--version")
+    assert re.fullmatch(r"metisfl-async \d+\.\d+\.\d+\n", output_of(process))
+
+
+def test_without_its_extra_the_command_says_what_is_missing(tmp_path: Path) -> None:
+    for package in ("click", "cryptography"):
+        folder = tmp_path / package
+        folder.mkdir()
+        (folder / f"{package}.py").write_text(f"raise ModuleNotFoundError(name={package!r})")
+        code = "import sys; sys.path.insert(0, sys.argv.pop()); from metisfl_async.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, folder], capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert done.returncode == 2
+        assert done.stderr == f'error: {package} is not installed: pip install "metisfl-async[cli]"\n'
