@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,29 @@ def test_a_signal_ends_each_in_order(
     assert "Traceback" not in said
 
 
+def test_a_terminals_interrupt_is_quiet_with_learners_in_processes(tmp_path: Path, free_port: int) -> None:
+    """Ctrl-C reaches all processes of a terminal's foreground group."""
+    file = environment(tmp_path, free_port, rounds=1_000_000)
+    text = file.read_text().replace("evaluation_metric", "# evaluation_metric")
+    file.write_text(text.replace("worker: thread", "worker: process"))
+    command = [sys.executable, "-m", "metisfl_async.cli", "run", str(file), *MODULE, "--output", str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=EXAMPLE, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
+        watchdog = threading.Timer(PATIENCE_S, os.killpg, (process.pid, signal.SIGKILL))
+        watchdog.start()
+        try:
+            wait_for(process, "round 2:")
+            os.killpg(process.pid, signal.SIGINT)
+            said = output_of(process)
+        finally:
+            watchdog.cancel()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+
+
 def test_a_second_signal_does_not_wait(tmp_path: Path, free_port: int, start: Start) -> None:
     (tmp_path / "stubborn.py").write_text(
         "import threading\nfrom learners import DigitsLearner\n"
@@ -163,6 +187,8 @@ def test_a_second_signal_does_not_wait(tmp_path: Path, free_port: int, start: St
     command = [sys.executable, "-c", code, str(tmp_path), "run", str(environment(tmp_path, free_port))]
     command += ["-m", "stubborn:Stubborn", "-o", str(tmp_path)]
     with subprocess.Popen(command, cwd=EXAMPLE, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        watchdog = threading.Timer(PATIENCE_S, process.kill)
+        watchdog.start()
         try:
             wait_for(process, "it trains")
             process.send_signal(signal.SIGTERM)
@@ -170,6 +196,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path, free_port: int, start: St
             process.send_signal(signal.SIGTERM)
             output_of(process)
         finally:
+            watchdog.cancel()
             process.kill()
     assert process.returncode == 143
 

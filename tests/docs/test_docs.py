@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from pages import PAGES, ROOT, blocks
 from redis_server import RedisServer
 
 import metisfl_async
+from metisfl_async.cli.app import app
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -60,3 +62,12 @@ def test_code_in_the_pages_is_python(page: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]*)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_commands_in_the_pages_are_ours() -> None:
+    lines = [line for page in PAGES for line in re.findall(r"^\$ metisfl-async (.*)$", page.read_text(), re.MULTILINE)]
+    assert len(lines) > 6
+    for line in lines:
+        name, *arguments = shlex.split(line)
+        if name != "--help":
+            app.commands[name].make_context(name, arguments)  # raises what the command would

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -201,6 +202,8 @@ _kept: list[Learner] = []  # in a spawned process: its learner
 
 
 def _keep_learner(learner: Learner) -> None:
+    # Ctrl-C in a terminal reaches this process too; it is ours, and we end it when the federation has heard of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _kept[:] = [learner]
 
 
