@@ -59,6 +59,7 @@ unit: $(READY) $(TORCH_READY) $(NODE_READY)
 bench: $(READY)
 	$(PYTHON) bench/rounds.py
 	$(PYTHON) bench/loop_lag.py
+	$(PYTHON) bench/uploads.py
 	$(PYTHON) bench/stress.py
 
 proto: $(READY)

@@ -14,6 +14,7 @@ from metisfl_async.core.errors import ConnectionLost, Damaged
 from metisfl_async.core.model import Model, allocate
 from metisfl_async.transport.grpc_errors import ours
 from metisfl_async.transport.grpc_options import CHANNEL_OPTIONS
+from metisfl_async.transport.malloc import keep_freed_memory
 
 __all__ = ["UNARY_TIMEOUT_S", "GrpcCaller"]
 
@@ -26,6 +27,7 @@ class GrpcCaller:
     def __init__(self, params: ClientParams, service: str) -> None:
         self.address = params.address
         self._service = service
+        keep_freed_memory()
         if (certificate := params.root_certificate_bytes) is None:
             self.channel = grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
         else:

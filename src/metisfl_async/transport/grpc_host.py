@@ -20,6 +20,7 @@ from metisfl_async.transport.base import Download
 from metisfl_async.transport.concurrency import to_the_end
 from metisfl_async.transport.grpc_errors import theirs
 from metisfl_async.transport.grpc_options import SERVER_OPTIONS
+from metisfl_async.transport.malloc import keep_freed_memory
 
 __all__ = [
     "EMPTY",
@@ -76,6 +77,7 @@ class GrpcHost:
             raise
 
     async def _start(self) -> None:
+        keep_freed_memory()
         server = grpc.aio.server(options=SERVER_OPTIONS)
         server.add_generic_rpc_handlers((self._handlers,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

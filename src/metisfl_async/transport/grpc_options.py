@@ -25,6 +25,8 @@ _LIMITS = {
 }
 
 _BOTH = [
+    # One HTTP/2 frame for a chunk: with frames of 16 KiB, each would be cut into 64 pieces and put together again.
+    ("grpc.http2.max_frame_size", 2**20 + 2**14),
     # What nobody reads is buffered below us, per stream: 1 MiB costs no speed, probing would take 6 MiB.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 2**20),
