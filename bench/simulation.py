@@ -1,0 +1,165 @@
+"""A federation in simulated time: the real decisions and the real rules, learners of any speed, and no waiting.
+
+Nothing moves here and nobody dials; what a round costs is what its learners' batches cost. So the schedulers can be
+compared in seconds, and with the same outcome everywhere.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from metisfl_async import ControllerConfig, Model, TerminationSignals, Update
+from metisfl_async.core.commands import (
+    Aggregate,
+    Command,
+    Discard,
+    Finish,
+    Forget,
+    Offer,
+    StartTimer,
+    StopTimer,
+)
+from metisfl_async.core.continuous import ContinuousFederation
+from metisfl_async.core.federation import Federation
+from metisfl_async.core.ids import LearnerId
+from metisfl_async.core.in_rounds import FederationInRounds
+from metisfl_async.core.strategies import Strategies
+from metisfl_async.core.tasks import Task, TaskKind
+
+__all__ = ["Simulated", "Simulation"]
+
+
+@dataclass
+class Simulated:
+    """A learner: how much data it has, how long a batch takes it, and what it does with a model in so many batches."""
+
+    name: LearnerId
+    ms_per_batch: float
+    batches_per_epoch: int
+    train: Callable[[Model, int], Model] = lambda model, batches: model
+    weight: float = 1.0
+    finished_ms: list[float] = field(default_factory=list)  #: when it reported
+    batches: list[int] = field(default_factory=list)  #: of each task
+
+
+class Simulation:
+    """Runs one federation to its end; `published` has each global model with the time when it was made."""
+
+    def __init__(
+        self,
+        config: ControllerConfig,
+        learners: Sequence[Simulated],
+        first: Model,
+        signals: TerminationSignals,
+    ) -> None:
+        self.now_ms = 0.0
+        self.published: list[tuple[float, Model]] = [(0.0, first)]
+        self.learners = {learner.name: learner for learner in learners}
+        self.strategies = Strategies(config)
+        kind = FederationInRounds if self.strategies.in_rounds else ContinuousFederation
+        self.federation: Federation = kind(config, self.strategies, lambda: self.now_ms / 1e3)
+        self._signals = signals
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        self._timers: dict[str, int] = {}
+        self._latest: dict[LearnerId, Update] = {}  # of each learner, where updates are kept
+        self._due: int | None = None  # the version that is to be made
+        self._is_finished = False
+
+    def run(self) -> None:
+        """Go on until the federation is over."""
+        rule, federation = self.strategies.rule, self.federation
+        rule.start(self.published[0][1])
+        self._act(federation.model_given())
+        for name in self.learners:
+            self.join(name)
+        start = federation.start(self._signals, num_learners=len(self.learners), seed=1, join_timeout_s=None)
+        self._act(start)
+        while not self._is_finished:
+            self.now_ms, _, happen = heapq.heappop(self._events)
+            happen()
+            while (version := self._due) is not None:  # before any other update is folded
+                self._due = None
+                self._publish(version)
+
+    def join(self, name: LearnerId) -> None:
+        _, commands = self.federation.joined(name)
+        self._act(commands)
+
+    def after(self, ms: float, happen: Callable[[], None]) -> None:
+        """Let something happen later."""
+        heapq.heappush(self._events, (self.now_ms + ms, next(self._order), happen))
+
+    def _act(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Offer(task):
+                    self._act(self.federation.accepted(task.learner, task.id))
+                    self._work(task)
+                case Aggregate(version, others):
+                    for learner in others:
+                        self.strategies.rule.fold(self._latest[learner])
+                    self._due = version
+                case Discard():
+                    self.strategies.rule.discard()
+                case Forget(learner):
+                    if (update := self._latest.pop(learner, None)) and self.strategies.rule.needs_previous:
+                        self.strategies.rule.remove(update)
+                case StartTimer(name, seconds):
+                    self._timers[name] = number = next(self._order)
+                    self.after(seconds * 1e3, lambda name=name, number=number: self._fire(name, number))  # type: ignore[misc]
+                case StopTimer(name):
+                    self._timers.pop(name, None)
+                case Finish():
+                    self._is_finished = True
+                case _:
+                    pass
+
+    def _work(self, task: Task) -> None:
+        learner = self.learners[task.learner]
+        if task.kind is TaskKind.EVALUATE:
+            self.after(0.0, lambda: self._act(self.federation.evaluated(task.learner, task.id, {})))
+            return
+        model = next(model for _, model in reversed(self.published) if model.version == task.model_version)
+        epochs, updates = task.config.get("epochs", 1), task.config.get("num_local_updates")
+        assert isinstance(epochs, int)
+        batches = updates if isinstance(updates, int) else epochs * learner.batches_per_epoch
+        self.after(batches * learner.ms_per_batch, lambda: self._report(task, learner, model, batches))
+
+    def _report(self, task: Task, learner: Simulated, model: Model, batches: int) -> None:
+        if not isinstance(self.federation.admit(task.learner, task.id), Task):
+            return  # it is not wanted any more
+        assert self.federation.arrived(task) is None
+        learner.finished_ms.append(self.now_ms)
+        learner.batches.append(batches)
+        staleness = self.published[-1][1].version - task.model_version
+        trained = learner.train(model, batches)
+        previous = self._latest.get(task.learner) if self.strategies.rule.needs_previous else None
+        self.strategies.rule.fold(Update(task.learner, trained, learner.weight, staleness, previous))
+        if self.strategies.keeps_updates:
+            self._latest[task.learner] = Update(task.learner, trained, learner.weight)
+        metadata = {
+            "num_completed_batches": batches,
+            "processing_ms_per_batch": learner.ms_per_batch,
+            "processing_ms_per_epoch": learner.ms_per_batch * learner.batches_per_epoch,
+        }
+        self._act(self.federation.counted(task, learner.weight, {}, dict(metadata)))
+
+    def _publish(self, version: int) -> None:
+        self.published.append((self.now_ms, self.strategies.rule.aggregate(version)))
+        self._act(self.federation.published(version))
+
+    def _fire(self, name: str, number: int) -> None:
+        if self._timers.get(name) != number:
+            return  # stopped, or started anew
+        del self._timers[name]
+        federation = self.federation
+        on_timer = {
+            "gather": federation.gather_timed_out,
+            "phase": federation.phase_timed_out,
+            "cutoff": federation.cutoff_passed,
+        }
+        self._act(on_timer[name]())
