@@ -7,12 +7,13 @@ TORCH_READY := $(VENV)/.torch
 INTEROP := tests/interop
 NODE_READY := $(INTEROP)/node_modules/.ready
 
-.PHONY: help quickstart test check unit bench proto clean
+.PHONY: help quickstart test check unit bench figures proto clean
 
 help:
 	@echo 'make quickstart   set up, then train a real model on real images in five processes (a minute or two; downloads TensorFlow, 2 GB on disk)'
 	@echo 'make test         set up, with PyTorch (0.8 GB, or several with GPU support), then run every check and test (needs Node.js 20, npm and redis-server as well; installs the last on Debian)'
 	@echo 'make bench        set up, then measure rounds, loop lag and memory on this machine'
+	@echo 'make figures      set up, then draw the picture of the schedulers in docs/ anew'
 	@echo 'make proto        generate the protobuf code anew'
 	@echo 'make clean        remove the virtual environment and everything that was made'
 
@@ -61,6 +62,10 @@ bench: $(READY)
 	$(PYTHON) bench/loop_lag.py
 	$(PYTHON) bench/uploads.py
 	$(PYTHON) bench/stress.py
+
+figures: $(READY)
+	@sh examples/quickstart_tensorflow/get_fashion_mnist.sh
+	PYTHONPATH=examples/quickstart_tensorflow $(PYTHON) bench/skewed.py
 
 proto: $(READY)
 	$(PYTHON) -m grpc_tools.protoc -Iprotos --python_out=src --pyi_out=src \
