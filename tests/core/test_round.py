@@ -7,6 +7,7 @@ from sandbox import A, B, C, Sandbox, training
 
 from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.records import Failure, LearnerRecord, RoundRecord
+from metisfl_async.core.tasks import TaskKind
 
 
 def test_a_record_tells_how_long_each_step_of_each_learner_and_of_the_round_took() -> None:
@@ -100,8 +101,9 @@ def test_what_did_not_happen_took_no_time() -> None:
     sandbox.fail(A)
     (record,) = sandbox.federation.records
     assert (record.dispatch_ms, record.train_ms, record.aggregation_ms, record.evaluation_ms) == (0, 2_000, 0, 0)
+    task = next(task for task in sandbox.offers if task.kind is TaskKind.TRAIN)
     assert record.learners[A] == LearnerRecord(
-        train_state="failed", failures=[Failure("train", "ValueError", "no data")]
+        train_task_id=task.id, train_state="failed", sent_ms=0.0, failures=[Failure("train", "ValueError", "no data")]
     )
 
 
