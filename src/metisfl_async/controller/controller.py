@@ -106,7 +106,8 @@ class Controller:
         federation, rule = kind(config, strategies, clock), strategies.rule
         store = new_store(self.model_store_config)
         keeps_updates = strategies.keeps_updates or self.model_store_config.keep_local_models
-        dispatcher = Dispatcher(federation, registry, rule, store, keeps_updates=keeps_updates)
+        in_rounds = strategies.in_rounds
+        dispatcher = Dispatcher(federation, registry, rule, store, keeps_updates=keeps_updates, in_rounds=in_rounds)
         staging = Staging(config.max_inflight_bytes, rule.stride_length)
         service = Service(config, federation, registry, dispatcher, staging, clock=clock)
         async with AsyncExitStack() as undo:

@@ -56,11 +56,13 @@ class Dispatcher:
         store: ModelStore,
         *,
         keeps_updates: bool,
+        in_rounds: bool,
     ) -> None:
         self.events = EventLog()
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()  #: fails with the first bug
         self.aggregator = Aggregator(federation, rule, store, self.post, keeps_updates=keeps_updates)
         self._federation, self._registry = federation, registry
+        self._round_level = logging.INFO if in_rounds else logging.DEBUG  # without rounds there are thousands
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._on_timer: dict[str, Callable[[], list[Command]]] = {
             "gather": federation.gather_timed_out,
@@ -101,7 +103,7 @@ class Dispatcher:
                 case Aggregate() | Forget() | Discard():
                     self.aggregator.submit(command)
                 case Announce(event):
-                    _log(event)
+                    _log(event, self._round_level)
                     self.events.append(event)
                 case Finish():
                     self.events.close()
@@ -129,16 +131,16 @@ class Dispatcher:
             timer.cancel()
 
 
-def _log(event: Event) -> None:
+def _log(event: Event, round_level: int) -> None:
     match event:
         case LearnerJoined(learner, connected):
             logger.info("%s joined; %d connected", learner, connected)
         case LearnerLeft(learner, connected, reason):
             logger.info("%s left (%s); %d connected", learner, reason, connected)
         case RoundStarted(number, version, cohort):
-            logger.info("round %d: %d learners train model version %d", number, len(cohort), version)
+            logger.log(round_level, "round %d: %d learners train model version %d", number, len(cohort), version)
         case RoundFinished(record):
-            logger.info("round %d: %s", record.number, record.summary())
+            logger.log(round_level, "round %d: %s", record.number, record.summary())
         case TaskFailed(number, learner, task, kind, message):
             logger.info("round %d: %s of %s failed: %s: %s", number, task, learner, kind, message)
         case FederationFinished(reason, is_failure):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from metisfl_async.core.metrics import Json, Metrics, weighted_means
 
-__all__ = ["Failure", "LearnerRecord", "RoundRecord"]
+__all__ = ["Failure", "LearnerRecord", "RoundRecord", "counted_as"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,12 @@ class RoundRecord:
             for name, part in data["learners"].items()
         }
         return cls(**{**data, "learners": learners})
+
+
+def counted_as(records: Sequence[RoundRecord]) -> Literal["round", "model"]:
+    """Say what the records are of: without rounds, some learner trained an older model than the latest."""
+    is_stale = any(part.staleness for record in records for part in record.learners.values())
+    return "model" if is_stale else "round"
 
 
 def _shallow(record: Failure | LearnerRecord | RoundRecord) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from io import BytesIO
 import numpy as np
 
 from metisfl_async.core.model import Array
-from metisfl_async.core.records import RoundRecord
+from metisfl_async.core.records import RoundRecord, counted_as
 
 try:
     from matplotlib.axes import Axes
@@ -18,6 +18,9 @@ except ImportError as error:  # pragma: no cover - only where matplotlib is miss
     raise ImportError('plots need matplotlib: pip install "metisfl-async[plot]"') from error
 
 __all__ = ["draw_partitions", "draw_rounds"]
+
+
+MANY = 50  #: points; more of them are drawn as a line alone
 
 
 class ShownFigure(Figure):
@@ -80,9 +83,10 @@ def _panel(axes: Axes, name: str, records: Sequence[RoundRecord]) -> None:
     ):
         points = [(number, value) for number, value in means if value is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), style, color=color, marker="o", markersize=4, label=label)
+            marker = "o" if len(points) <= MANY else ""
+            axes.plot(*zip(*points, strict=True), style, color=color, marker=marker, markersize=4, label=label)
     axes.set_xlim(left=0.5)  # there is no round 0
-    axes.set_xlabel("round")
+    axes.set_xlabel("round" if counted_as(records) == "round" else "model version")
     axes.set_title(name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

@@ -28,8 +28,14 @@ __all__ = ["ProgressDisplay"]
 logger = logging.getLogger(__name__)
 
 
+EVERY_MS = 2_000.0  #: without rounds, which may be over in milliseconds, a line at most so often
+
+
 class ProgressDisplay:
-    """Feed it events with `show`; nothing is drawn between events, so there is no thread."""
+    """Feed it events with `show`; nothing is drawn between events, so there is no thread.
+
+    That a federation has no rounds shows when a model is published while others are still at work.
+    """
 
     def __init__(self, signals: TerminationSignals, num_learners: int, console: Console | None = None) -> None:
         self._console = console or Console()
@@ -43,7 +49,10 @@ class ProgressDisplay:
             auto_refresh=False,
             console=self._console,
         )
-        self._rounds = self._bars.add_task("rounds", total=signals.federation_rounds, note="")
+        self._has_rounds = signals.global_updates is None
+        unit, total = ("rounds", signals.federation_rounds) if self._has_rounds else ("models", signals.global_updates)
+        self._rounds = self._bars.add_task(unit, total=total, note="")
+        self._told_ms = 0.0  # when the latest line was written
         self._phase: TaskID = self._bars.add_task("joining", total=num_learners, note="waiting for learners")
         self._live = Live(self._bars, console=self._console, auto_refresh=False)
 
@@ -67,15 +76,23 @@ class ProgressDisplay:
                 self._bars.update(self._rounds, note=f"{connected} learners connected")
                 if self._bars.tasks[-1].description == "joining":
                     self._bars.update(self._phase, completed=connected)
-            case RoundStarted(number, _, cohort):
+            case RoundStarted(number, _, cohort) if self._has_rounds:
                 self._begin(f"round {number}: training", len(cohort))
-            case UpdateCounted(metrics=metrics):
-                self._bars.update(self._phase, advance=1, note=_numbers(metrics))
-            case ModelPublished(number):
-                self._begin(f"round {number}: evaluating", int(self._bars.tasks[-1].total or 0))
-            case LearnerEvaluated(metrics=metrics):
-                self._bars.update(self._phase, advance=1, note=_numbers(metrics))
+            case RoundStarted() if self._bars.tasks[-1].description == "joining":
+                self._begin("latest", None)
+            case UpdateCounted(learner=learner, metrics=metrics) | LearnerEvaluated(learner=learner, metrics=metrics):
+                numbers = _numbers(metrics)
+                self._bars.update(self._phase, advance=1, note=numbers if self._has_rounds else f"{learner}  {numbers}")
+            case ModelPublished(number) if self._has_rounds:
+                at_work = self._bars.tasks[-1]
+                if at_work.total is not None and at_work.completed < at_work.total:
+                    self._drop_rounds()
+                else:
+                    self._begin(f"round {number}: evaluating", int(at_work.total or 0))
+            case TaskFailed(type="cancelled"):
+                pass  # the federation ended while somebody was at work
             case TaskFailed(number, learner, task, kind, message):
+                self._bars.update(self._phase, advance=1)
                 text = f"round {number}: {task} of {learner} failed: {kind}: {message}"
                 if self._is_live:
                     self._console.print(text, style="red", markup=False, highlight=False)
@@ -83,7 +100,13 @@ class ProgressDisplay:
                     logger.warning("%s", text)
             case RoundFinished(record):
                 self._bars.update(self._rounds, advance=int(record.is_published))
+                ended_ms = record.started_ms + record.duration_ms
                 line = f"round {record.number}: {record.summary()}"
+                if not self._has_rounds:
+                    if record.is_published and ended_ms - self._told_ms < EVERY_MS:
+                        return
+                    line = f"model {record.number}: {record.summary()}"
+                self._told_ms = ended_ms
                 if self._is_live:
                     self._console.print(line, markup=False, highlight=False)
                 else:
@@ -91,9 +114,15 @@ class ProgressDisplay:
         if self._is_live:
             self._live.refresh()
 
-    def _begin(self, description: str, total: int) -> None:
+    def _begin(self, description: str, total: int | None) -> None:
         self._bars.remove_task(self._phase)
         self._phase = self._bars.add_task(description, total=total, note="")
+
+    def _drop_rounds(self) -> None:
+        """Show models instead: there are no rounds."""
+        self._has_rounds = False
+        self._bars.update(self._rounds, description="models")
+        self._begin("latest", None)
 
 
 def _numbers(metrics: dict[str, float]) -> str:
