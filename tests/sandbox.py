@@ -57,6 +57,7 @@ class Sandbox:
             assert self.finish is None or isinstance(command, Announce), command
             match command:
                 case Offer(task):
+                    assert task.learner in self.federation.connected
                     self.offers.append(task)
                 case Withdraw(task):
                     self.withdrawn.append(task)

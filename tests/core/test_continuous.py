@@ -298,6 +298,25 @@ def test_a_learner_that_left_while_its_update_was_folded_is_forgotten_after_it()
     assert sandbox.federation.records[0].participants == [A]
 
 
+def test_a_share_is_not_taken_out_while_an_update_of_its_learner_is_folded() -> None:
+    sandbox = started(A, B)
+    commit(sandbox, A)
+    whole = sandbox.upload(A)
+    sandbox.leave(A)
+    sandbox.join(A)
+    sandbox.fold(whole)
+    assert sandbox.forgotten == []  # its new update has taken the place of the old one
+    sandbox.publish()
+    whole = sandbox.upload(A)
+    sandbox.leave(A)
+    sandbox.join(A)
+    sandbox.act(sandbox.federation.rejected(whole, "NotFinite", "NaN"))
+    assert sandbox.forgotten == [A]  # nothing has: the old one left with its learner
+    commit(sandbox, B)
+    sandbox.leave(A)
+    assert sandbox.forgotten == [A]
+
+
 def test_who_takes_too_long_is_given_the_newest_model_instead() -> None:
     sandbox = started(A, B, round_timeout_secs=10.0)
     slow = sandbox.task(B)
@@ -406,6 +425,22 @@ def test_a_buffer_that_is_half_full_survives_a_failure() -> None:
     sandbox.fail(A)
     sandbox.train(A)
     assert sandbox.aggregating == 1
+
+
+def test_an_update_that_counted_stays_in_the_record_when_its_learner_fails_afterwards() -> None:
+    sandbox = started(A, B, aggregation_rule=FedBuff(2))
+    sandbox.federation.moved(A, sent=5)
+    sandbox.train(A, weight=3.0, loss=0.5)
+    sandbox.federation.moved(A, sent=7)
+    sandbox.fail(A)
+    commit(sandbox, B)
+    (record,) = sandbox.federation.records
+    part = record.learners[A]
+    assert (part.train_state, part.weight, part.train_metrics) == ("counted", 3.0, {"loss": 0.5})
+    assert part.bytes_sent == 12
+    assert [failure.message for failure in part.failures] == ["no data"]
+    assert record.participants == [A, B]
+    assert record.train_metrics == {"loss": 0.5}
 
 
 class Pairs(Scheduler):

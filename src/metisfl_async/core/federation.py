@@ -74,6 +74,7 @@ class Federation(ABC):
         self._present: set[LearnerId] = set()  # have joined, and are not given up
         self._connected: set[LearnerId] = set()  # those of them that are connected now
         self._reported: set[LearnerId] = set()  # those present that have reported at least once
+        self._leaving: set[LearnerId] = set()  # left while an update of theirs was folded
         self._weights: dict[str, float] = {}  # last known scaling factors
         self._timings: dict[LearnerId, Timing] = {}  # of the latest training tasks
         self._round = Round(0, 0, clock, started_at=clock())
@@ -165,9 +166,12 @@ class Federation(ABC):
             self._connected.remove(learner)
             self._announce(LearnerLeft(learner, self.num_connected, reason))
         task = self._ledger.awaited.get(learner)
-        if task is not None and task.state is not TaskState.STORED:
-            self._give_up(task, TaskState.LOST, reason)
-        self._forget(learner)
+        if task is not None and task.state is TaskState.STORED:
+            self._leaving.add(learner)  # its old share may be in use, and its new one is not there yet
+        else:
+            if task is not None:
+                self._give_up(task, TaskState.LOST, reason)
+            self._forget(learner)
         self._progress()
         return self._take()
 
@@ -239,7 +243,8 @@ class Federation(ABC):
                 task.part.staleness = (self.model_version or 0) - task.model_version
                 self._announce(UpdateCounted(self._round.number, task.learner, weight, metrics))
                 self._on_counted(task, held_bytes)
-                if task.learner not in self._present:  # it left while its update was being folded
+                self._leaving.discard(task.learner)
+                if task.learner not in self._present:
                     self._forget(task.learner)
             self._progress()
         return self._take()
@@ -248,6 +253,9 @@ class Federation(ABC):
         """Note that an update was refused."""
         if not task.state.is_final:
             self._give_up(task, TaskState.REJECTED, reason, error_type)
+            if task.learner in self._leaving:  # it may be there again; what it had left behind is not taken up
+                self._leaving.remove(task.learner)
+                self._forget(task.learner)
             self._progress()
         return self._take()
 

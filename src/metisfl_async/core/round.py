@@ -36,13 +36,18 @@ class Round:
         return self.record.learners.setdefault(learner, LearnerRecord())
 
     def add(self, task: Task) -> None:
-        """Make a task part of this round; a learner's later one goes on where its earlier one was."""
+        """Make a task part of this round; of a learner's parts one stays, the latest that counted if any did."""
         earlier, part = self.record.learners.get(task.learner), task.part
-        if earlier is not None and earlier is not part:
-            part.bytes_sent += earlier.bytes_sent
-            part.bytes_received += earlier.bytes_received
-            part.failures[:0] = earlier.failures
         self.tasks.append(task)
+        if earlier is None or earlier is part:
+            self.record.learners[task.learner] = part
+            return
+        failures = [*earlier.failures, *part.failures]
+        if part.weight is None and earlier.weight is not None:
+            earlier, part = part, earlier
+        part.bytes_sent += earlier.bytes_sent
+        part.bytes_received += earlier.bytes_received
+        part.failures = failures
         self.record.learners[task.learner] = part
 
     def count(self, task: Task, held_bytes: int) -> None:
@@ -86,7 +91,7 @@ class Round:
         record.duration_ms = _ms(self._clock() - self._opened_at)
         record.dispatch_ms = _ms(max(accepted_at - self._opened_at, 0.0))  # without rounds, tasks are older
         record.train_ms = _ms(trained_at - self._opened_at)
-        record.aggregation_ms = sum(part.aggregation_ms or 0.0 for part in record.learners.values())
+        record.aggregation_ms = sum(folded_ms for folded_ms, _ in self._folds)
         if record.is_published:
             record.aggregation_ms += _ms(self._published_at - trained_at)
         if evaluated:
