@@ -21,6 +21,7 @@ parts = st.builds(
     LearnerRecord,
     train_state=text,
     **dict.fromkeys(("weight", "acknowledge_ms", "train_ms", "staging_ms", "aggregation_ms", "evaluation_ms"), maybe),
+    **dict.fromkeys(("sent_ms", "ended_ms", "evaluation_sent_ms"), maybe),
     **dict.fromkeys(("bytes_sent", "bytes_received"), st.integers(0)),
     train_metrics=metrics,
     train_metadata=st.dictionaries(text, facts, max_size=3),

@@ -61,6 +61,14 @@ def test_a_record_tells_how_long_each_step_of_each_learner_and_of_the_round_took
     sandbox.publish()
     sandbox.evaluate(A, B)
     assert (first[1].started_ms, first[1].duration_ms) == pytest.approx((60_000, 7_000))
+    assert [(part.sent_ms, part.ended_ms, part.evaluation_sent_ms) for part in (a, b)] == [
+        pytest.approx((0, 20_000, 30_000)),
+        pytest.approx((0, 23_000, 30_000)),
+    ]
+    of_second = first[1].learners[A]
+    assert (of_second.sent_ms, of_second.ended_ms, of_second.evaluation_sent_ms) == pytest.approx(
+        (60_000, 65_000, 67_000)
+    )
 
 
 def test_an_update_that_the_aggregator_refused_took_its_time_from_the_next_one() -> None:
@@ -93,6 +101,7 @@ def test_times_are_from_the_last_offer_and_the_last_stream() -> None:
     sandbox.publish()
     part = sandbox.federation.records[0].learners[A]
     assert (part.acknowledge_ms, part.train_ms, part.staging_ms) == pytest.approx((1_000, 20_000, 2_000))
+    assert (part.sent_ms, part.ended_ms) == pytest.approx((100_000, 123_000))
 
 
 def test_what_did_not_happen_took_no_time() -> None:
@@ -103,7 +112,11 @@ def test_what_did_not_happen_took_no_time() -> None:
     assert (record.dispatch_ms, record.train_ms, record.aggregation_ms, record.evaluation_ms) == (0, 2_000, 0, 0)
     task = next(task for task in sandbox.offers if task.kind is TaskKind.TRAIN)
     assert record.learners[A] == LearnerRecord(
-        train_task_id=task.id, train_state="failed", sent_ms=0.0, failures=[Failure("train", "ValueError", "no data")]
+        train_task_id=task.id,
+        train_state="failed",
+        sent_ms=0.0,
+        ended_ms=2_000.0,
+        failures=[Failure("train", "ValueError", "no data")],
     )
 
 

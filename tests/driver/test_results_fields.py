@@ -19,6 +19,7 @@ from metisfl_async import (
 )
 
 IN_ROUNDS = ControllerConfig(aggregation_rule="FedStride", stride_length=2)
+TICK_MS = 1e-6  #: what adding floating-point milliseconds may lose
 WITHOUT = ControllerConfig(scheduler="Asynchronous", aggregation_rule="FedRec")
 
 
@@ -60,10 +61,16 @@ async def test_every_task_time_and_byte_of_every_learner_is_on_record(
             assert part["train_metrics"].keys() == {"loss"}
             times = [part[key] for key in ("sent_ms", "acknowledge_ms", "train_ms", "staging_ms", "aggregation_ms")]
             assert all(isinstance(ms, float) and ms >= 0 and math.isfinite(ms) for ms in times)
+            acknowledged = part["sent_ms"] + part["acknowledge_ms"]
+            stored = acknowledged + part["train_ms"] + part["staging_ms"]
+            assert stored + part["aggregation_ms"] <= part["ended_ms"] + TICK_MS
+            assert part["bytes_received"] == 72
             assert part["staleness"] >= 0
             task_ids += [part["train_task_id"], part["evaluation_task_id"]]
             if part["evaluation_metrics"]:
-                assert part["evaluation_ms"] >= 0
+                evaluated = part["evaluation_sent_ms"] + part["evaluation_ms"]
+                ended = record["started_ms"] + record["duration_ms"]
+                assert part["ended_ms"] - TICK_MS <= part["evaluation_sent_ms"] <= evaluated <= ended + TICK_MS
     task_ids = list(filter(None, task_ids))
     assert len(set(task_ids)) == len(task_ids) >= len(published)
     assert all(len(task_id) == 32 for task_id in task_ids)

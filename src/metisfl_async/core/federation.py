@@ -406,7 +406,7 @@ class Federation(ABC):
         task = Task(new_task_id(), kind, learner, of.number, version, part, config)
         self._ledger.assign(task)
         if kind is TaskKind.TRAIN:
-            part.train_task_id, part.sent_ms = task.id, (task.made_at - (self._started_at or 0.0)) * 1e3
+            part.train_task_id = task.id
         else:
             part.evaluation_task_id = task.id
         return task

@@ -28,12 +28,14 @@ class LearnerRecord:
     train_state: str = "pending"  #: "counted" if its update is in the mean
     weight: float | None = None  #: the scaling factor of its update
     staleness: int = 0  #: global models published between the one that it trained and the one that it is in
-    sent_ms: float | None = None  #: when the training task was made, since the federation started
+    sent_ms: float | None = None  #: when the training task was offered, the last time, since the federation started
     acknowledge_ms: float | None = None  #: from offering the task to its acknowledgement
     train_ms: float | None = None  #: from the acknowledgement to the first frame of the update
     staging_ms: float | None = None  #: from the first frame to the last
     aggregation_ms: float | None = None  #: checking and folding the update
+    ended_ms: float | None = None  #: when the training task was over, counted or not, since the federation started
     evaluation_task_id: str = ""  #: empty if it was not asked to evaluate
+    evaluation_sent_ms: float | None = None  #: when that was offered, since the federation started
     evaluation_ms: float | None = None  #: from offering the evaluation to its result
     bytes_sent: int = 0  #: to the learner
     bytes_received: int = 0  #: from the learner

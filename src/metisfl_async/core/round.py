@@ -96,10 +96,18 @@ class Round:
             record.aggregation_ms += _ms(self._published_at - trained_at)
         if evaluated:
             record.evaluation_ms = _ms(max(task.ended_at for task in evaluated) - self._published_at)
+        for task in training:
+            task.part.sent_ms, task.part.ended_ms = self._since_start(task.offered_at), self._since_start(task.ended_at)
+        for task in evaluated:
+            task.part.evaluation_sent_ms = self._since_start(task.offered_at)
         record.participants = sorted(self.reported)
         self._note_blocks(stride_length or max(len(self.reported), 1))
         record.close(weights, evaluations)
         return record
+
+    def _since_start(self, at: float) -> float:
+        """Count from the federation's start, in milliseconds."""
+        return self.record.started_ms + _ms(at - self._opened_at)
 
     def _note_blocks(self, length: int) -> None:
         """Sum up over blocks of updates, as they were folded."""
