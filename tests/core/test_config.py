@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
@@ -10,20 +11,29 @@ import numpy as np
 import pytest
 
 from metisfl_async.core.aggregation.by_name import RULES as RULES_BY_NAME
-from metisfl_async.core.aggregation.fedavg import FedAvg
+from metisfl_async.core.aggregation.fedasync import FedAsync
+from metisfl_async.core.aggregation.fedavg import FedAvg, FedStride
+from metisfl_async.core.aggregation.fedbuff import FedBuff
+from metisfl_async.core.aggregation.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from metisfl_async.core.config import (
     NO_ENCRYPTION,
     ClientParams,
     ControllerConfig,
+    EncryptionConfig,
     ModelStoreConfig,
     ServerParams,
     TerminationSignals,
 )
-from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.errors import ConfigError, brief
+from metisfl_async.core.scheduling import SemiSynchronous
+from metisfl_async.core.selection import Scheduled
 
 RULES = ", ".join(RULES_BY_NAME)
 SCALING_FACTORS = "NumTrainingExamples, NumCompletedBatches, NumParticipants"
 POSITIVE = "a finite number > 0"
+NOT_NEGATIVE = "a finite number >= 0"
+NAMES = "a list of names, which the result must have"
+MINE = Scheduled(0.5, 1)
 
 #: What makes it, with which options, and then the field, value and allowed values that the error names.
 WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
@@ -46,6 +56,7 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
             ("params_hook", {"epochs": 1}, "a function (kind, round_number, learner, params) -> params, or None"),
             ("scaling_factor", "NumExamples", SCALING_FACTORS),
             ("scaling_factor", 1, SCALING_FACTORS),
+            ("scheduler", 1, "Synchronous, SemiSynchronous, Asynchronous, or a Scheduler object"),
             ("train_params", [1], "a dict"),
             ("eval_params", None, "a dict"),
             ("evaluate_every", -1, "an integer >= 0"),
@@ -69,6 +80,111 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
         for field in ("round_timeout_secs", "quorum_timeout_secs", "heartbeat_secs", "lease_secs", "upload_idle_secs")
         for value in (0, -1.5, math.inf, "60", True, 10**400)
     ),
+    *(
+        (ControllerConfig, {params: {key: value}}, f"{params}[{key!r}]", value, NAMES)
+        for params, key in (("train_params", "metrics"), ("train_params", "metadata"), ("eval_params", "metrics"))
+        for value in ("loss", None, ["loss", 1], {"loss": 1})
+    ),
+    # --- what does not go together
+    (
+        ControllerConfig,
+        {"aggregation_rule": "FedBuff"},
+        "scheduler",
+        "Synchronous",
+        "Asynchronous, which the rule FedBuff needs",
+    ),
+    (
+        ControllerConfig,
+        {"aggregation_rule": "FedAsync", "scheduler": "SemiSynchronous", "semi_sync_lambda": 1.0},
+        "scheduler",
+        "SemiSynchronous",
+        "Asynchronous, which the rule FedAsync needs",
+    ),
+    (
+        ControllerConfig,
+        {"scheduler": "SemiSynchronous"},
+        "semi_sync_lambda",
+        None,
+        "a finite number > 0, which scheduler 'SemiSynchronous' needs",
+    ),
+    (
+        ControllerConfig,
+        {"scheduler": "SemiSynchronous", "semi_sync_recompute_num_updates": True},
+        "semi_sync_lambda",
+        None,
+        "a finite number > 0, which scheduler 'SemiSynchronous' needs",
+    ),
+    *(
+        (
+            ControllerConfig,
+            {"scheduler": "SemiSynchronous", "semi_sync_lambda": value},
+            "semi_sync_lambda",
+            value,
+            POSITIVE,
+        )
+        for value in (0, -2.0, "2", True)
+    ),
+    (
+        ControllerConfig,
+        {"scheduler": "SemiSynchronous", "semi_sync_lambda": 1.0, "semi_sync_recompute_num_updates": 1},
+        "semi_sync_recompute_num_updates",
+        1,
+        "True or False",
+    ),
+    *(
+        (
+            ControllerConfig,
+            {"aggregation_rule": "FedStride", "stride_length": value},
+            "stride_length",
+            value,
+            "an integer >= 1",
+        )
+        for value in (0, -1, 2.0)
+    ),
+    (
+        ControllerConfig,
+        {"scheduler": "Asynchronous", "selector": "Scheduled"},
+        "selector",
+        "Scheduled",
+        "'ScheduledCardinality' (or None), since FedAvg without rounds would be the latest update alone; or the rule "
+        "FedRec, FedAsync or FedBuff",
+    ),
+    (
+        ControllerConfig,
+        {"selector": MINE, "participation_ratio": 0.5},
+        "participation_ratio",
+        0.5,
+        "1.0: your selector decides who is asked",
+    ),
+    # --- objects of ours
+    (FedStride, {"stride_length": 0}, "stride_length", 0, "an integer >= 1"),
+    (SemiSynchronous, {"semi_sync_lambda": 0}, "semi_sync_lambda", 0, POSITIVE),
+    (
+        SemiSynchronous,
+        {"semi_sync_lambda": 1, "recompute_num_updates": None},
+        "semi_sync_recompute_num_updates",
+        None,
+        "True or False",
+    ),
+    *((FedAsync, {"mixing": value}, "mixing", value, "a finite number > 0 and <= 1") for value in (0.0, 1.5, "1")),
+    (FedAsync, {"staleness": "linear"}, "staleness", "linear", "constant, polynomial, hinge"),
+    *((FedAsync, {name: -1.0}, name, -1.0, NOT_NEGATIVE) for name in ("exponent", "slope", "hinge_start")),
+    (FedBuff, {"updates_per_version": 0}, "updates_per_version", 0, "an integer >= 1"),
+    (FedBuff, {"learning_rate": 0.0}, "learning_rate", 0.0, POSITIVE),
+    (FedBuff, {"exponent": -0.5}, "exponent", -0.5, NOT_NEGATIVE),
+    (FedBuff, {"max_staleness": -1}, "max_staleness", -1, "an integer >= 0"),
+    *((kind, {"learning_rate": -1.0}, "learning_rate", -1.0, POSITIVE) for kind in (FedAvgM, FedAdam)),
+    (FedAvgM, {"momentum": 1.0}, "momentum", 1.0, "a finite number >= 0 and < 1"),
+    (FedYogi, {"beta_1": -0.1}, "beta_1", -0.1, "a finite number >= 0 and < 1"),
+    (FedAdam, {"beta_2": 1}, "beta_2", 1, "a finite number >= 0 and < 1"),
+    (FedAdagrad, {"tau": 0.0}, "tau", 0.0, POSITIVE),
+    (EncryptionConfig, {}, "EncryptionConfig", "CKKS", NO_ENCRYPTION),
+    *(
+        (EncryptionConfig, {name: 1}, "EncryptionConfig", "CKKS", NO_ENCRYPTION)
+        for name in ("batch_size", "scaling_factor_bits", "crypto_context", "public_key", "private_key")
+    ),
+    (EncryptionConfig, {"he_scheme": "PAILLIER"}, "EncryptionConfig", "PAILLIER", NO_ENCRYPTION),
+    # --- times
     (ControllerConfig, {"heartbeat_secs": None}, "heartbeat_secs", None, POSITIVE),
     (ControllerConfig, {"lease_secs": 19.9}, "lease_secs", 19.9, "at least 2 * heartbeat_secs = 20.0"),
     (ControllerConfig, {"heartbeat_secs": 31}, "lease_secs", 60.0, "at least 2 * heartbeat_secs = 62"),
@@ -81,7 +197,8 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
     ),
     (ControllerConfig, {"eval_params": {1: 2}}, "a key of eval_params", 1, "a string"),
     *(
-        (TerminationSignals, {"federation_rounds": value}, "federation_rounds", value, "an integer >= 1")
+        (TerminationSignals, {name: value}, name, value, "an integer >= 1")
+        for name in ("federation_rounds", "global_updates")
         for value in (0, 2.5, "3", True)
     ),
     *(
@@ -204,7 +321,15 @@ def test_a_wrong_configuration_is_refused_with_field_value_and_what_is_allowed(
     with pytest.raises(ConfigError) as error:
         make(**options)
     assert (error.value.field, error.value.value, error.value.allowed) == (field, value, allowed)
-    assert str(error.value).startswith(f"{field} is ")
+    assert str(error.value) == f"{field} is {brief(value)}; allowed: {allowed}"
+
+
+@pytest.mark.parametrize(
+    "kind", [ControllerConfig, EncryptionConfig, TerminationSignals, ClientParams], ids=lambda kind: kind.__name__
+)
+def test_every_option_has_a_wrong_value(kind: Callable[..., object]) -> None:
+    options = {name for make, given, *_ in WRONG if make is kind for name in given}
+    assert options >= inspect.signature(kind).parameters.keys()
 
 
 @pytest.mark.parametrize("field", ["round_timeout_secs", "quorum_timeout_secs", "heartbeat_secs", "lease_secs"])

@@ -16,7 +16,7 @@ from metisfl_async.core.aggregation.fedavg import FedStride
 from metisfl_async.core.aggregation.rule import AggregationRule
 from metisfl_async.core.checks import hostname, integer, number, one_of, positive
 from metisfl_async.core.errors import ConfigError
-from metisfl_async.core.metrics import Json, checked_json
+from metisfl_async.core.metrics import Json, checked_json, requested_names
 from metisfl_async.core.scaling import SCALING_FACTORS, ScalingFactor
 from metisfl_async.core.scheduling import Asynchronous, Scheduler, SemiSynchronous, Synchronous
 from metisfl_async.core.selection import Scheduled, ScheduledCardinality, Selector
@@ -89,6 +89,8 @@ class ControllerConfig:
             params = checked_json(getattr(self, name), name)
             if not isinstance(params, dict):
                 raise ConfigError(name, params, "a dict")
+            for key in ("metrics", "metadata") if name == "train_params" else ("metrics",):
+                requested_names(params, key, name)
             object.__setattr__(self, name, params)
         if self.params_hook is not None and not callable(self.params_hook):
             raise ConfigError(

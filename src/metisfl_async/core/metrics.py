@@ -11,7 +11,7 @@ import numpy as np
 
 from metisfl_async.core.errors import ConfigError, brief
 
-__all__ = ["Json", "Metrics", "checked_json", "checked_metrics", "weighted_means"]
+__all__ = ["Json", "Metrics", "checked_json", "checked_metrics", "requested_names", "weighted_means"]
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Metrics: TypeAlias = dict[str, float]
@@ -55,6 +55,16 @@ def checked_json(value: object, field: str, *, depth: int = 0) -> Json:
     if isinstance(value, list | tuple):
         return [checked_json(item, f"{field}[{index}]", depth=depth + 1) for index, item in enumerate(value)]
     raise ConfigError(field, value, "None, a bool, a number, a string, or a list or dict of those")
+
+
+def requested_names(params: Mapping[str, Json], key: str, field: str) -> list[str]:
+    """Read which names a task's result must have: what ``params[key]`` lists, nothing if it is not there."""
+    names = params.get(key, [])
+    if isinstance(names, list):
+        checked = [name for name in names if isinstance(name, str)]
+        if len(checked) == len(names):
+            return checked
+    raise ConfigError(f"{field}[{key!r}]", names, "a list of names, which the result must have")
 
 
 def weighted_means(reports: Iterable[tuple[float, Metrics]]) -> Metrics:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from metisfl_async.core.errors import ConfigError
-from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metrics
+from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metrics, requested_names
 from metisfl_async.core.model import Array, Manifest, Model
 from metisfl_async.transport.convert import MAX_MESSAGE_BYTES
 
@@ -40,8 +40,10 @@ def packed_weights(weights: object, source: str = "get_weights()", like: Manifes
     return Model.from_arrays(weights, names)
 
 
-def packed_result(result: object, trained_from: Manifest, num_training_examples: int | None) -> Outcome:
-    """Check what `train` returned, and copy its arrays into one buffer."""
+def packed_result(
+    result: object, trained_from: Manifest, num_training_examples: int | None, config: Mapping[str, Json]
+) -> Outcome:
+    """Check what `train` returned, also against what its task asks for, and copy its arrays into one buffer."""
     if not isinstance(result, tuple) or len(result) not in (2, 3):
         raise ConfigError("train()", _kind(result), "(parameters, metrics) or (parameters, metrics, metadata)")
     model = packed_weights(result[0], "the parameters of train()", trained_from)
@@ -54,16 +56,26 @@ def packed_result(result: object, trained_from: Manifest, num_training_examples:
     key = "num_training_examples"
     if num_training_examples is not None and key not in metadata and key not in metrics:
         metadata[key] = checked_json(num_training_examples, "Learner.num_training_examples")
+    _check_names(metrics, config, "metrics", "the metrics of train()")
+    _check_names(metadata, config, "metadata", "the metadata of train()")
     return Outcome(model, metrics, metadata)
 
 
-def checked_evaluation(metrics: object) -> Metrics:
-    """Check what `evaluate` returned; it travels in one message."""
+def checked_evaluation(metrics: object, config: Mapping[str, Json]) -> Metrics:
+    """Check what `evaluate` returned, also against what its task asks for; it travels in one message."""
     checked = checked_metrics(metrics, "evaluate()")
+    _check_names(checked, config, "metrics", "evaluate()")
     size = sum(len(name.encode()) + 32 for name in checked)
     if size > MAX_MESSAGE_BYTES:
         raise ConfigError("evaluate()", f"{len(checked)} metrics, {size} bytes", f"at most {MAX_MESSAGE_BYTES} bytes")
     return checked
+
+
+def _check_names(reported: Collection[str], config: Mapping[str, Json], key: str, source: str) -> None:
+    """See whether everything is there that the task's parameters ask for."""
+    missing = [name for name in requested_names(config, key, "config") if name not in reported]
+    if missing:
+        raise ConfigError(source, sorted(reported), f"also {', '.join(missing)}, which config[{key!r}] asks for")
 
 
 def _kind(value: object) -> str:

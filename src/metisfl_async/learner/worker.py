@@ -74,15 +74,15 @@ class Worker:
         async with self._alone():
             if iscoroutinefunction(self._learner.train):
                 result = await _finished(self._learner.train(await self._run(_copy, model), dict(config)))
-                return await self._run(_pack_result, result, model.manifest)
-            return await self._run(_train, model, dict(config))
+                return await self._run(_pack_result, result, model.manifest, dict(config))
+            return await self._run(_train, model, config)
 
     async def evaluate(self, model: Model, config: Config) -> Metrics:
         async with self._alone():
             if iscoroutinefunction(self._learner.evaluate):
                 metrics = await _finished(self._learner.evaluate(await self._run(_copy, model), dict(config)))
-                return checked_evaluation(metrics)
-            return await self._run(_evaluate, model, dict(config))
+                return checked_evaluation(metrics, config)
+            return await self._run(_evaluate, model, config)
 
     async def close(self) -> None:
         """End the thread or process, when what runs in it has ended; nothing more begins."""
@@ -220,11 +220,11 @@ def _set_weights(learner: Learner, model: Model) -> None:
 
 
 def _train(learner: Learner, model: Model, config: Config) -> Outcome:
-    return _pack_result(learner, learner.train(copies(model), config), model.manifest)
+    return _pack_result(learner, learner.train(copies(model), dict(config)), model.manifest, config)
 
 
 def _evaluate(learner: Learner, model: Model, config: Config) -> Metrics:
-    return checked_evaluation(learner.evaluate(copies(model), config))
+    return checked_evaluation(learner.evaluate(copies(model), dict(config)), config)
 
 
 def _copy(_: Learner, model: Model) -> list[Any]:
@@ -235,5 +235,5 @@ def _pack_weights(_: Learner, weights: object) -> Model:
     return packed_weights(weights)
 
 
-def _pack_result(learner: Learner, result: object, manifest: Manifest) -> Outcome:
-    return packed_result(result, manifest, learner.num_training_examples)
+def _pack_result(learner: Learner, result: object, manifest: Manifest, config: Config) -> Outcome:
+    return packed_result(result, manifest, learner.num_training_examples, config)

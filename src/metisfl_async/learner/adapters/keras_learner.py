@@ -40,11 +40,12 @@ class KerasLearner(Learner):
     Notes
     -----
     `train` takes "batch_size", "epochs", "num_local_updates", "learning_rate" and "proximal_mu" (see
-    `keras_proximal_term`), `evaluate` "batch_size". Other keys are refused.
+    `keras_proximal_term`), `evaluate` "batch_size"; also lists "metrics" and "metadata" of names that the result
+    must have. Other keys are refused.
     """
 
     train_keys: ClassVar[frozenset[str]] = frozenset(
-        {"batch_size", "epochs", "num_local_updates", "learning_rate", "proximal_mu"}
+        {"batch_size", "epochs", "num_local_updates", "learning_rate", "proximal_mu", "metrics", "metadata"}
     )
 
     def __init__(
@@ -108,7 +109,7 @@ class KerasLearner(Learner):
         return self.get_weights(), {name: values[-1] for name, values in history.items()}, budget.metadata()
 
     def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
-        only(config, {"batch_size"})
+        only(config, {"batch_size", "metrics"})
         batch_size = whole_number(config, "batch_size", 32) if isinstance(self.test_data, tuple) else None
         if batch_size is None and "batch_size" in config:
             raise ConfigError("config['batch_size']", config["batch_size"], "no such key: the data comes in batches")

@@ -17,8 +17,9 @@ def only(config: Mapping[str, Json], allowed: Collection[str]) -> None:
     """Refuse a key that the learner does not know."""
     for name, value in config.items():
         if name not in allowed:
-            known = f"only the keys {', '.join(sorted(allowed))}" if allowed else "no keys"
-            raise ConfigError(f"config[{name!r}]", value, f"{known}; take out others in a subclass that uses them")
+            known = ", ".join(sorted(allowed))
+            allowed_text = f"only the keys {known}; take out others in a subclass that uses them"
+            raise ConfigError(f"config[{name!r}]", value, allowed_text)
 
 
 def whole_number(config: Mapping[str, Json], name: str, default: int) -> int:

@@ -43,12 +43,15 @@ class SklearnLearner(Learner):
 
     Notes
     -----
-    `train` takes "batch_size", "epochs", "num_local_updates" and "learning_rate" (``eta0``); `evaluate` takes nothing.
-    Other keys are refused. Classifiers measure "accuracy", and those that give probabilities the log loss as "loss";
-    regressors measure the mean squared error as "loss". Training is measured on all training data, at its end.
+    `train` takes "batch_size", "epochs", "num_local_updates" and "learning_rate" (``eta0``), and lists "metrics" and
+    "metadata" of names that the result must have; `evaluate` "metrics". Other keys are refused. Classifiers measure
+    "accuracy", and those that give probabilities the log loss as "loss"; regressors measure the mean squared error as
+    "loss". Training is measured on all training data, at its end.
     """
 
-    train_keys: ClassVar[frozenset[str]] = frozenset({"batch_size", "epochs", "num_local_updates", "learning_rate"})
+    train_keys: ClassVar[frozenset[str]] = frozenset(
+        {"batch_size", "epochs", "num_local_updates", "learning_rate", "metrics", "metadata"}
+    )
 
     def __init__(
         self,
@@ -109,7 +112,7 @@ class SklearnLearner(Learner):
         return self.get_weights(), self._measured(x, y), budget.metadata()
 
     def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
-        only(config, ())
+        only(config, {"metrics"})
         self.set_weights(parameters)
         return self._measured(*self.test_data)
 

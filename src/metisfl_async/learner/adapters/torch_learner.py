@@ -50,12 +50,13 @@ class TorchLearner(Learner):
     Notes
     -----
     `train` takes "batch_size", "epochs", "num_local_updates", "learning_rate" (of all parameter groups) and
-    "proximal_mu" (see `torch_proximal_term`), `evaluate` "batch_size". Other keys are refused. Metrics of training are
-    means over the batches of the last epoch, or of as many batches.
+    "proximal_mu" (see `torch_proximal_term`), `evaluate` "batch_size"; also lists "metrics" and "metadata" of names
+    that the result must have. Other keys are refused. Metrics of training are means over the batches of the last epoch,
+    or of as many batches.
     """
 
     train_keys: ClassVar[frozenset[str]] = frozenset(
-        {"batch_size", "epochs", "num_local_updates", "learning_rate", "proximal_mu"}
+        {"batch_size", "epochs", "num_local_updates", "learning_rate", "proximal_mu", "metrics", "metadata"}
     )
 
     def __init__(
@@ -105,7 +106,7 @@ class TorchLearner(Learner):
     def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
         import torch
 
-        only(config, {"batch_size"})
+        only(config, {"batch_size", "metrics"})
         size, num_examples = whole_number(config, "batch_size", 32), _length(self.test_data)
         self.set_weights(parameters)
         self.model.eval()
