@@ -66,12 +66,16 @@ async def test_a_federation_keeps_its_models(config: ModelStoreConfig) -> None:
             assert versions == ([] if config.model_store == "InMemory" else [2, 3])
 
 
-async def test_a_rule_that_subtracts_old_updates_finds_them_in_any_store(config: ModelStoreConfig) -> None:
+@pytest.mark.parametrize(("length", "kept"), [(1, [2]), (2, [1, 2]), (0, [0, 1, 2])])
+async def test_a_rule_that_subtracts_old_updates_finds_them_in_any_store(
+    config: ModelStoreConfig, length: int, kept: list[int]
+) -> None:
     mean = await session_of([Adds(1), Adds(3)]).run()
-    store, rule = replace(config, keep_local_models=False), ControllerConfig(aggregation_rule="FedRec")
+    store = replace(config, keep_local_models=False, lineage_length=length)
+    rule = ControllerConfig(aggregation_rule="FedRec")
     async with Controller(ServerParams(), rule, store) as controller:
         result = await DriverSession(controller, [Adds(1), Adds(3)], THREE_ROUNDS).run()
-        assert [model.version for model in await controller.lineage("learner-0")] == [1, 2]  # the rule needs them
+        assert [model.version for model in await controller.lineage("learner-0")] == kept  # the rule needs them
     assert result.final_model is not None
     assert mean.final_model is not None
     # All report in each round, so the mean of everybody's latest update is the mean of the round's.
