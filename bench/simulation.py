@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 
 from metisfl_async import ControllerConfig, Model, TerminationSignals, Update
@@ -41,6 +42,7 @@ class Simulated:
     batches_per_epoch: int
     train: Callable[[Model, int], Model] = lambda model, batches: model
     weight: float = 1.0
+    joins_ms: float = 0.0  #: when it joins; training begins once all are there that join at 0
     finished_ms: list[float] = field(default_factory=list)  #: when it reported
     batches: list[int] = field(default_factory=list)  #: of each task
 
@@ -74,10 +76,13 @@ class Simulation:
         rule, federation = self.strategies.rule, self.federation
         rule.start(self.published[0][1])
         self._act(federation.model_given())
-        for name in self.learners:
-            self.join(name)
-        start = federation.start(self._signals, num_learners=len(self.learners), seed=1, join_timeout_s=None)
-        self._act(start)
+        early = [learner.name for learner in self.learners.values() if learner.joins_ms == 0.0]
+        for learner in self.learners.values():
+            if learner.name in early:
+                self.join(learner.name)
+            else:
+                self.after(learner.joins_ms, partial(self.join, learner.name))
+        self._act(federation.start(self._signals, num_learners=len(early), seed=1, join_timeout_s=None))
         while not self._is_finished:
             self.now_ms, _, happen = heapq.heappop(self._events)
             happen()
@@ -110,7 +115,7 @@ class Simulation:
                         self.strategies.rule.remove(update)
                 case StartTimer(name, seconds):
                     self._timers[name] = number = next(self._order)
-                    self.after(seconds * 1e3, lambda name=name, number=number: self._fire(name, number))  # type: ignore[misc]
+                    self.after(seconds * 1e3, partial(self._fire, name, number))
                 case StopTimer(name):
                     self._timers.pop(name, None)
                 case Finish():

@@ -2,7 +2,8 @@
 
 A small network on Fashion-MNIST, four learners with skewed classes (Dirichlet, alpha 0.5), in simulated time: a batch
 of 32 takes three learners 10 ms and the fourth 50 ms; moving models takes nothing. The decisions, the rules, the
-training and the accuracy are real. Writes docs/images/skewed.png, or the file that --output names, and prints a table.
+training and the accuracy are real. It matters which classes the slow learner has, so all of it is done for several
+draws of the learners' data. Writes docs/images/skewed.png, or the file that --output names, and prints a table.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from metisfl_async.core.ids import LearnerId
 Floats = NDArray[np.float32]
 IMAGE = Path(__file__).parents[1] / "docs" / "images" / "skewed.png"
 HIDDEN, BATCH, RATE = 32, 32, 0.05
+POINTS = 81  #: of a curve
 SPEEDS_MS = (10.0, 10.0, 10.0, 50.0)
 CASES = {
     "Synchronous, FedAvg": ControllerConfig(evaluate_every=0),
@@ -56,13 +58,13 @@ class Trains:
 
     def __init__(self, images: Images, seed: int) -> None:
         self.images, self.random = images, np.random.default_rng(seed)
-        self.order: list[int] = []
+        self.order: NDArray[np.int64] = np.empty(0, np.int64)
 
     def __call__(self, model: Model, batches: int) -> Model:
         w1, b1, w2, b2 = model.copies()
         for _ in range(batches):
             if len(self.order) < BATCH:
-                self.order += self.random.permutation(len(self.images.y)).tolist()
+                self.order = np.concatenate([self.order, self.random.permutation(len(self.images.y))])
             taken, self.order = self.order[:BATCH], self.order[BATCH:]
             x, y = self.images.x[taken], self.images.y[taken]
             hidden = np.maximum(x @ w1 + b1, 0.0)
@@ -86,34 +88,35 @@ def accuracy(model: Model, images: Images) -> float:
     return float((np.argmax(np.maximum(images.x @ w1 + b1, 0.0) @ w2 + b2, axis=1) == images.y).mean())
 
 
-def curve(
-    config: ControllerConfig, parts: list[Images], test: Images, minutes: float, points: int
-) -> tuple[NDArray[np.float64], list[float]]:
-    """Seconds since the start, and the accuracy of the global model there was then."""
+def curve(config: ControllerConfig, parts: list[Images], test: Images, seconds: NDArray[np.float64]) -> list[float]:
+    """Give the accuracy of the global model that there was at each of these times."""
     learners = [
         Simulated(
             LearnerId(f"site-{number}"), SPEEDS_MS[number], -(-len(part.y) // BATCH), Trains(part, number), len(part.y)
         )
         for number, part in enumerate(parts)
     ]
-    signals = TerminationSignals(execution_cutoff_time_mins=minutes)
+    signals = TerminationSignals(execution_cutoff_time_mins=seconds[-1] / 60)
     simulation = Simulation(config, learners, first_model(test.x.shape[1]), signals)
     simulation.run()
     made_s = np.array([ms for ms, _ in simulation.published]) / 1e3
-    seconds = np.linspace(0.0, minutes * 60, points)
     latest = np.searchsorted(made_s, seconds, side="right") - 1
-    return seconds, [accuracy(simulation.published[index][1], test) for index in latest]
+    of_model = {index: accuracy(simulation.published[index][1], test) for index in set(latest.tolist())}
+    return [of_model[index] for index in latest.tolist()]
 
 
-def draw(curves: dict[str, tuple[NDArray[np.float64], list[float]]], output: Path) -> None:
-    figure = Figure(figsize=(7, 4), dpi=144, layout="constrained")
+def draw(curves: dict[str, NDArray[np.float64]], seconds: NDArray[np.float64], output: Path) -> None:
+    """Draw the means over the draws, and the range from the lowest to the highest."""
+    figure = Figure(figsize=(7, 4.6), dpi=144, layout="constrained")
     axes = figure.subplots()
-    for (label, (seconds, values)), style in zip(curves.items(), ("-", "--", "-.", ":"), strict=True):
-        axes.plot(seconds, values, style, label=label)
-    axes.set(xlabel="simulated seconds", ylabel="test accuracy", xlim=(0, None))
+    for (label, values), style in zip(curves.items(), ("-", "--", "-.", ":"), strict=True):
+        (line,) = axes.plot(seconds, values.mean(axis=0), style, label=label)
+        axes.fill_between(seconds, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.1, lw=0)
+    axes.set(xlabel="simulated time (s)", ylabel="test accuracy", xlim=(0, seconds[-1]))
+    axes.set_ylim(bottom=0.4)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    axes.set_title("One of four learners is five times slower", fontsize=11)
+    axes.set_title(f"One of four learners is five times slower; mean and range of {len(values)} draws", fontsize=10)
     figure.savefig(output)
 
 
@@ -121,24 +124,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=1.5, help="simulated; default: %(default)s")
     parser.add_argument("--images", type=int, default=8_000, help="to train on; default: %(default)s")
+    parser.add_argument("--draws", type=int, default=5, help="of the learners' data; default: %(default)s")
     parser.add_argument("--output", type=Path, default=IMAGE, help="the picture; default: docs/images/skewed.png")
     options = parser.parse_args()
     dataset = load("fashion-mnist")
-    taken = np.random.default_rng(1).permutation(len(dataset.x_train))[: options.images]
-    x = scaled(dataset.x_train[taken]).reshape(len(taken), -1)
-    y = dataset.y_train[taken].astype(np.int64)
-    parts = [Images(*part) for part in dirichlet_partition(x, y, num_partitions=4, alpha=0.5, seed=7)]
+    x, y = scaled(dataset.x_train).reshape(len(dataset.x_train), -1), dataset.y_train.astype(np.int64)
     test = Images(scaled(dataset.x_test).reshape(len(dataset.x_test), -1), dataset.y_test.astype(np.int64))
-    print(f"{dataset.name}: {[len(part.y) for part in parts]} images, {options.minutes:g} simulated minutes\n")
-    print("| scheduler and rule | after 1/8 of the time | 1/4 | 1/2 | all |")
-    print("| --- |" + " ---: |" * 4)
-    curves = {}
-    for label, config in CASES.items():
-        seconds, values = curves[label] = curve(config, parts, test, options.minutes, points=121)
-        at = [values[index] for index in (15, 30, 60, 120)]
-        print(f"| {label} | " + " | ".join(f"{value:.3f}" for value in at) + " |", flush=True)
-        assert len(seconds) == len(values)
-    draw(curves, options.output)
+    seconds = np.linspace(0.0, options.minutes * 60, POINTS)
+    found: dict[str, list[list[float]]] = {label: [] for label in CASES}
+    for seed in range(1, options.draws + 1):
+        taken = np.random.default_rng(seed).permutation(len(x))[: options.images]
+        parts = [Images(*p) for p in dirichlet_partition(x[taken], y[taken], num_partitions=4, alpha=0.5, seed=seed)]
+        for label, config in CASES.items():
+            found[label].append(curve(config, parts, test, seconds))
+    curves = {label: np.array(values) for label, values in found.items()}
+    shown = [POINTS // 8, POINTS // 4, POINTS // 2, POINTS - 1]
+    print(f"{dataset.name}: {options.images} images, mean accuracy of {options.draws} draws\n")
+    print(
+        "| scheduler and rule | " + " | ".join(f"after {seconds[i]:.2g} s" for i in shown) + " | lowest and highest |"
+    )
+    print("| --- |" + " ---: |" * 5)
+    for label, values in curves.items():
+        means = " | ".join(f"{value:.2f}" for value in values.mean(axis=0)[shown])
+        print(f"| {label} | {means} | {values[:, -1].min():.2f} to {values[:, -1].max():.2f} |")
+    draw(curves, seconds, options.output)
 
 
 if __name__ == "__main__":

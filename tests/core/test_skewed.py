@@ -20,8 +20,8 @@ def skewed() -> list[Simulated]:
     ]
 
 
-def simulated(config: ControllerConfig, signals: TerminationSignals) -> Simulation:
-    simulation = Simulation(config, skewed(), Model.from_arrays([np.zeros(1, np.float32)]), signals)
+def simulated(config: ControllerConfig, signals: TerminationSignals, *late: Simulated) -> Simulation:
+    simulation = Simulation(config, [*skewed(), *late], Model.from_arrays([np.zeros(1, np.float32)]), signals)
     simulation.run()
     return simulation
 
@@ -77,3 +77,53 @@ def test_asynchronous_lets_the_fast_ones_commit_five_times_as_often(rule: str) -
     stale = [record.learners[SLOW].staleness for record in simulation.federation.records if SLOW in record.learners]
     assert all(12 <= staleness <= 15 for staleness in stale)  # the fast ones' commits while it trains
     assert len(simulation.published) - 1 == sum(commits.values())
+
+
+ROUND_MS = SLOW_MS * BATCHES  # an epoch of the slow one
+LATE = LearnerId("late")
+
+
+@pytest.mark.parametrize(
+    ("config", "batches"),
+    [
+        (ControllerConfig(), [BATCHES] * 3),
+        # its first round measures it, too
+        (ControllerConfig(scheduler="SemiSynchronous", semi_sync_lambda=1.0), [BATCHES, 50, 50]),
+    ],
+)
+def test_who_joins_in_the_middle_of_a_round_is_in_the_next_and_fitted_from_the_one_after(
+    config: ControllerConfig, batches: list[int]
+) -> None:
+    late = Simulated(LATE, 2 * FAST_MS, BATCHES, joins_ms=1.5 * ROUND_MS)
+    simulation = simulated(config, TerminationSignals(federation_rounds=5), late)
+    records = simulation.federation.records
+    assert [LATE in record.participants for record in records] == [False, False, True, True, True]
+    assert late.batches == batches
+    assert [record.duration_ms for record in records] == pytest.approx([ROUND_MS] * 5)
+
+
+def test_who_joins_an_asynchronous_federation_begins_at_once_with_the_newest_model() -> None:
+    joins_ms = 5.05 * ROUND_MS
+    late = Simulated(LATE, FAST_MS, BATCHES, joins_ms=joins_ms)
+    config = ControllerConfig(scheduler="Asynchronous", aggregation_rule="FedRec")
+    simulation = simulated(config, TerminationSignals(execution_cutoff_time_mins=10.1 * ROUND_MS / 6e4), late)
+    epoch_ms = FAST_MS * BATCHES
+    assert late.finished_ms == pytest.approx([joins_ms + number * epoch_ms for number in range(1, 26)])
+    parts = [record.learners[LATE] for record in simulation.federation.records if LATE in record.learners]
+    stale = [part.staleness for part in parts if part.weight is not None]
+    assert len(stale) == 25
+    assert all(3 <= staleness <= 4 for staleness in stale)  # one model of each of the others, the slow one's rarely
+
+
+def test_updates_are_as_stale_as_the_others_are_fast() -> None:
+    config = ControllerConfig(scheduler="Asynchronous", aggregation_rule="FedRec")
+    simulation = simulated(config, TerminationSignals(execution_cutoff_time_mins=10.1 * ROUND_MS / 6e4))
+    stale: dict[LearnerId, list[int]] = {name: [] for name in [*FAST, SLOW]}
+    for record in simulation.federation.records:
+        for name in record.participants:
+            stale[LearnerId(name)].append(record.learners[name].staleness)
+    # Between two models of a fast one lie one of each other fast one and, every fifth time, one of the slow one.
+    for name in FAST:
+        assert np.mean(stale[name][1:]) == pytest.approx(2 + 1 / 5, abs=0.05)
+    # Between two of the slow one lie five of each fast one.
+    assert np.mean(stale[SLOW][1:]) == pytest.approx(15, abs=0.2)
