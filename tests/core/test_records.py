@@ -124,3 +124,9 @@ def test_the_summary_is_one_line_and_says_whether_a_model_came_of_it() -> None:
     assert record.summary() == facts
     record.is_published = False
     assert record.summary() == f"not published: {facts}"
+
+
+def test_the_summary_without_rounds_counts_updates_and_says_how_old_their_models_were() -> None:
+    learners = {"a": LearnerRecord(staleness=2), "b": LearnerRecord(staleness=9), "c": LearnerRecord()}
+    record = RoundRecord(8, 7, True, participants=["a", "a", "b"], learners=learners)
+    assert record.summary() == "3 of 4 updates in 0.00 s, staleness 9"

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
+from collections.abc import Iterable, Sequence
 from io import StringIO
 
 import pytest
-from federations import Adds, session_of
+from federations import Adds, session_of, until
 from rich.console import Console
 
-from metisfl_async import Controller, ControllerConfig, DriverSession, TerminationSignals
-from metisfl_async.core.events import Event, ModelPublished, TaskFailed
+from metisfl_async import Controller, ControllerConfig, DriverSession, Learner, TerminationSignals
+from metisfl_async.core.events import Event, ModelPublished, RoundFinished, TaskFailed
+from metisfl_async.core.model import Array
 from metisfl_async.driver.progress import ProgressDisplay
+from metisfl_async.learner.learner import Config, TrainResult
 
 
 async def _events() -> list[Event]:
@@ -40,20 +44,33 @@ async def test_a_terminal_shows_rounds_failures_and_where_it_stands() -> None:
     assert "2/2" in text
 
 
-async def _events_without_rounds(signals: TerminationSignals) -> list[Event]:
+async def _events_without_rounds(
+    signals: TerminationSignals, learners: Sequence[Learner] = (), num_models: int = 200
+) -> list[Event]:
     config = ControllerConfig(scheduler="Asynchronous", aggregation_rule="FedRec")
-    controller = Controller(controller_config=config)
-    session = DriverSession(controller, [Adds(1), Adds(2), Adds(3)], signals)
+    learners = learners or [Adds(1), Adds(2), Adds(3)]
+    session = DriverSession(Controller(controller_config=config), learners, signals)
     running = asyncio.create_task(session.run())
     events = []
     async for event in session.events():
         events.append(event)
-        if isinstance(event, ModelPublished) and event.model_version == 200 and signals.global_updates is None:
+        if isinstance(event, ModelPublished) and event.number == num_models and signals.global_updates is None:
             await session.stop()
     result = await running
-    assert repr(result).startswith("<FederationResult: 20")
+    assert repr(result).startswith(f"<FederationResult: {num_models // 10}")
     assert " models, accuracy=" in repr(result)
     return events
+
+
+def _show(events: Iterable[Event], signals: TerminationSignals, console: Console) -> None:
+    with ProgressDisplay(signals, 3, console) as display:
+        for event in events:
+            display.show(event)
+
+
+def _text(console: Console) -> str:
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -66,12 +83,67 @@ async def test_without_rounds_it_counts_models_and_stays_quiet(
     events = await _events_without_rounds(signals)
     assert len([record for record in caplog.records if record.levelno == logging.INFO]) < 30
     console = Console(file=StringIO(), force_terminal=True, width=120)
-    with ProgressDisplay(signals, 3, console) as display:
-        for event in events:
-            display.show(event)
-    assert isinstance(console.file, StringIO)
-    text = console.file.getvalue()
+    _show(events, signals, console)
+    text = _text(console)
     assert "models" in text
-    assert "200/" in text
-    assert text.count("updates in") < 20  # of two hundred
+    assert re.search(r"20\d/", text)
+    assert re.search(r"3 learners connected  accuracy \d", text)
+    assert 1 <= text.count("updates in") < 20  # of two hundred
     assert "round 1: evaluating" not in text
+
+
+async def test_a_thousand_models_of_ten_learners_are_drawn_now_and_then() -> None:
+    signals = TerminationSignals(global_updates=1000)
+    events = await _events_without_rounds(signals, [Adds(number) for number in range(1, 11)], 1000)
+    for event in events:
+        if isinstance(event, RoundFinished):
+            event.record.started_ms = event.record.duration_ms = 0.0  # so fast that one line is enough
+    console = Console(file=StringIO(), force_terminal=True, width=120)
+    with ProgressDisplay(signals, 10, console) as display:
+        for event in events[:-1]:
+            display.show(event)
+        assert "1000/1000" not in _text(console)  # nothing was drawn since the first of them
+        await until(lambda: "1000/1000" in _text(console))  # without another event
+        display.show(events[-1])
+    assert _text(console).count("1000/1000") < 10
+    assert _text(console).count("\n") < 50
+
+
+async def test_the_first_and_the_last_model_have_a_line_however_short_the_run_was(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    signals = TerminationSignals(global_updates=200)
+    events = await _events_without_rounds(signals)
+    caplog.clear()
+    caplog.set_level(logging.INFO)
+    _show(events, signals, Console(file=StringIO()))
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) < 20
+    assert re.match(r"model \d: 1 of 1 updates in ", lines[0])
+    assert re.match(r"model (198|199|200): 1 of 1 updates in \d\.\d\d s, staleness \d+, train loss ", lines[-1])
+
+
+class Fails(Adds):
+    """Never gets anywhere."""
+
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        raise OSError("disk full")
+
+
+async def test_a_learner_that_fails_with_every_model_is_told_of_now_and_then(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    signals = TerminationSignals(global_updates=200)
+    caplog.set_level(logging.INFO, "metisfl_async.controller")
+    events = await _events_without_rounds(signals, [Adds(1), Adds(2), Fails(3)])
+    failed = [event for event in events if isinstance(event, TaskFailed) and event.type == "OSError"]
+    assert len(failed) > 50
+    logged = [record.getMessage() for record in caplog.records if "OSError" in record.getMessage()]
+    console = Console(file=StringIO(), force_terminal=True, width=120)
+    _show(events, signals, console)
+    shown = [line for line in _text(console).splitlines() if "OSError" in line]
+    assert 6 <= len(logged) <= 9
+    assert 6 <= len(shown) <= 9
+    assert "train of learner-2 failed: OSError: disk full" in shown[0]
+    assert "train of learner-2 failed, 2 times: OSError: disk full" in shown[1]
+    assert "cancelled" not in _text(console)

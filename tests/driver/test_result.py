@@ -13,7 +13,7 @@ from federations import Adds, session_of
 from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
-from metisfl_async import ConfigError, FederationResult, RoundRecord, plot_partitions
+from metisfl_async import ConfigError, FederationResult, LearnerRecord, RoundRecord, plot_partitions
 
 
 @pytest.fixture
@@ -69,6 +69,43 @@ def test_the_plot_has_a_panel_for_each_metric_loss_first(result: FederationResul
     np.testing.assert_allclose(np.asarray(accuracy.get_xydata(), np.float64), [[1, 5 / 3], [2, 10 / 3], [3.0, 5.0]])
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+
+
+def test_the_plot_over_time_has_each_record_where_it_was_complete(result: FederationResult, tmp_path: Path) -> None:
+    axes = result.plot(tmp_path / "plot.png", x="time").axes[1]
+    assert axes.get_xlabel() == "seconds since the start"
+    ended_s = [(record.started_ms + record.duration_ms) / 1e3 for record in result.rounds]
+    np.testing.assert_allclose(np.asarray(axes.lines[-1].get_xdata(), np.float64), ended_s)
+    with pytest.raises(ConfigError, match="x is 'round'; allowed: 'number' or 'time'"):
+        result.plot(x="round")  # type: ignore[arg-type]
+
+
+def test_without_rounds_the_plot_is_over_model_versions_with_a_dot_for_each_update() -> None:
+    records = [
+        RoundRecord(
+            number,
+            number - 1,
+            True,
+            started_ms=100.0 * number,
+            # the evaluation of every tenth model takes longer than the next two models
+            duration_ms=350.0 if number % 10 == 0 else 100.0,
+            participants=["a"],
+            train_metrics={"loss": 1 / number},
+            evaluation_metrics={"loss": 2 / number} if number % 10 == 0 else {},
+            learners={"a": LearnerRecord(staleness=1)},
+        )
+        for number in range(1, 1001)
+    ]
+    result = FederationResult(None, 1000, records, "enough")
+    assert repr(result) == "<FederationResult: 1000 models, loss=0.002, 'enough'>"
+    (axes,) = result.plot().axes
+    assert axes.get_xlabel() == "model version"
+    training, evaluation = axes.lines
+    assert (training.get_linestyle(), evaluation.get_linestyle()) == ("None", "-")
+    assert (np.size(training.get_xdata()), np.size(evaluation.get_xdata())) == (1000, 100)
+    assert evaluation.get_marker() == "None"
+    over_time = np.asarray(result.plot(x="time").axes[0].lines[0].get_xdata(), np.float64)
+    assert (np.diff(over_time) >= 0).all()
 
 
 def test_nothing_measured_is_plotted_as_such(result: FederationResult) -> None:

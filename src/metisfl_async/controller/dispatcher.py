@@ -35,6 +35,7 @@ from metisfl_async.core.events import (
 from metisfl_async.core.federation import Federation
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.messages import ControllerMessage, TaskOffer, Withdrawn
+from metisfl_async.core.repeats import Repeats
 from metisfl_async.store.base import ModelStore
 from metisfl_async.store.event_log import EventLog
 
@@ -62,7 +63,7 @@ class Dispatcher:
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()  #: fails with the first bug
         self.aggregator = Aggregator(federation, rule, store, self.post, keeps_updates=keeps_updates)
         self._federation, self._registry = federation, registry
-        self._round_level = logging.INFO if in_rounds else logging.DEBUG  # without rounds there are thousands
+        self._in_rounds, self._failures = in_rounds, Repeats()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._on_timer: dict[str, Callable[[], list[Command]]] = {
             "gather": federation.gather_timed_out,
@@ -103,7 +104,7 @@ class Dispatcher:
                 case Aggregate() | Forget() | Discard():
                     self.aggregator.submit(command)
                 case Announce(event):
-                    _log(event, self._round_level)
+                    self._log(event)
                     self.events.append(event)
                 case Finish():
                     self.events.close()
@@ -130,20 +131,23 @@ class Dispatcher:
         if timer := self._timers.pop(name, None):
             timer.cancel()
 
-
-def _log(event: Event, round_level: int) -> None:
-    match event:
-        case LearnerJoined(learner, connected):
-            logger.info("%s joined; %d connected", learner, connected)
-        case LearnerLeft(learner, connected, reason):
-            logger.info("%s left (%s); %d connected", learner, reason, connected)
-        case RoundStarted(number, version, cohort):
-            logger.log(round_level, "round %d: %d learners train model version %d", number, len(cohort), version)
-        case RoundFinished(record):
-            logger.log(round_level, "round %d: %s", record.number, record.summary())
-        case TaskFailed(number, learner, task, kind, message):
-            logger.info("round %d: %s of %s failed: %s: %s", number, task, learner, kind, message)
-        case FederationFinished(reason, is_failure):
-            logger.log(logging.ERROR if is_failure else logging.INFO, "finished: %s", reason)
-        case _:
-            logger.debug("%s", event)
+    def _log(self, event: Event) -> None:
+        """Log what happened; where there are no rounds, models and failures come by the thousand."""
+        level, unit = (logging.INFO, "round") if self._in_rounds else (logging.DEBUG, "model")
+        match event:
+            case LearnerJoined(learner, connected):
+                logger.info("%s joined; %d connected", learner, connected)
+            case LearnerLeft(learner, connected, reason):
+                logger.info("%s left (%s); %d connected", learner, reason, connected)
+            case RoundStarted(number, version, cohort):
+                logger.log(level, "%s %d: %d learners train model version %d", unit, number, len(cohort), version)
+            case RoundFinished(record):
+                logger.log(level, "%s %d: %s", unit, record.number, record.summary())
+            case TaskFailed(number, learner, task, kind, message) if kind != "cancelled":
+                times = 1 if self._in_rounds else self._failures.count((learner, task, kind))
+                level = logging.INFO if times else logging.DEBUG
+                logger.log(level, "%s %d: %s of %s failed: %s: %s", unit, number, task, learner, kind, message)
+            case FederationFinished(reason, is_failure):
+                logger.log(logging.ERROR if is_failure else logging.INFO, "finished: %s", reason)
+            case _:
+                logger.debug("%s", event)

@@ -93,7 +93,11 @@ class RoundRecord:
 
     def summary(self) -> str:
         """Say in one line what came of it."""
-        parts = [f"{len(self.participants)} of {len(self.learners)} updates in {self.duration_ms / 1e3:.2f} s"]
+        num = len(self.participants)  # without rounds, a learner may stand there twice
+        others = len(self.learners.keys() - set(self.participants))
+        parts = [f"{num} of {num + others} updates in {self.duration_ms / 1e3:.2f} s"]
+        if staleness := max((part.staleness for part in self.learners.values()), default=0):
+            parts.append(f"staleness {staleness}")
         parts += [f"train {name} {value:.4g}" for name, value in self.train_metrics.items()]
         parts += [f"evaluation {name} {value:.4g}" for name, value in self.evaluation_metrics.items()]
         return ", ".join(parts) if self.is_published else "not published: " + ", ".join(parts)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from io import BytesIO
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,7 +20,6 @@ except ImportError as error:  # pragma: no cover - only where matplotlib is miss
 
 __all__ = ["draw_partitions", "draw_rounds"]
 
-
 MANY = 50  #: points; more of them are drawn as a line alone
 
 
@@ -32,10 +32,11 @@ class ShownFigure(Figure):
         return png.getvalue()
 
 
-def draw_rounds(records: Sequence[RoundRecord]) -> Figure:
+def draw_rounds(records: Sequence[RoundRecord], x: Literal["number", "time"]) -> Figure:
     """Draw the weighted means of training and evaluation, one panel a metric; loss and accuracy come first.
 
-    Thin lines are the single learners' evaluations.
+    Thin lines are the single learners' evaluations. Along the x axis are the records' numbers, or the times when they
+    were complete.
     """
     published = [record for record in records if record.is_published]
     names = sorted(
@@ -45,7 +46,7 @@ def draw_rounds(records: Sequence[RoundRecord]) -> Figure:
     names = [name for name in names if not name.startswith("num_")] or ["no metric was reported"]
     figure = ShownFigure(figsize=(4.6 * len(names), 3.6), dpi=144, layout="constrained")
     for column, name in enumerate(names, start=1):
-        _panel(figure.add_subplot(1, len(names), column), name, published)
+        _panel(figure.add_subplot(1, len(names), column), name, published, x)
     return figure
 
 
@@ -65,30 +66,47 @@ def draw_partitions(parts: Sequence[tuple[Array, Array]]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, name: str, records: Sequence[RoundRecord]) -> None:
+def _panel(axes: Axes, name: str, records: Sequence[RoundRecord], x: Literal["number", "time"]) -> None:
+    """Draw one metric: lines of means; where models are made of single updates, dots for what those say of training."""
+    at = {record.number: _ended_s(record) if x == "time" else record.number for record in records}
+    in_rounds = counted_as(records) == "round"
+
+    def line(values: Iterable[tuple[RoundRecord, float | None]]) -> tuple[list[float], list[float]]:
+        points = sorted((at[record.number], value) for record, value in values if value is not None)
+        return [point[0] for point in points], [point[1] for point in points]
+
     learners = sorted({learner for record in records for learner in record.learners})
     label = "each learner"
     for learner in learners if len(learners) <= 20 else ():
-        points = [
-            (record.number, record.learners[learner].evaluation_metrics[name])
-            for record in records
-            if learner in record.learners and name in record.learners[learner].evaluation_metrics
-        ]
-        if points:
-            axes.plot(*zip(*points, strict=True), color="tab:blue", alpha=0.25, linewidth=1, label=label)
+        parts = [(record, record.learners[learner]) for record in records if learner in record.learners]
+        points = line((record, part.evaluation_metrics.get(name)) for record, part in parts)
+        if points[0]:
+            axes.plot(*points, color="tab:blue", alpha=0.25, linewidth=1, label=label)
             label = "_"  # one entry in the legend stands for all
-    for label, color, style, means in (
-        ("training", "tab:orange", "--", [(record.number, record.train_metrics.get(name)) for record in records]),
-        ("evaluation", "tab:blue", "-", [(record.number, record.evaluation_metrics.get(name)) for record in records]),
-    ):
-        points = [(number, value) for number, value in means if value is not None]
-        if points:
-            marker = "o" if len(points) <= MANY else ""
-            axes.plot(*zip(*points, strict=True), style, color=color, marker=marker, markersize=4, label=label)
-    axes.set_xlim(left=0.5)  # there is no round 0
-    axes.set_xlabel("round" if counted_as(records) == "round" else "model version")
+    training = line((record, record.train_metrics.get(name)) for record in records)
+    if training[0] and in_rounds:
+        axes.plot(*training, "--", color="tab:orange", label="training", **_markers(training))
+    elif training[0]:
+        axes.plot(*training, ".", color="tab:orange", markersize=3, alpha=0.5, label="training of each update")
+    evaluation = line((record, record.evaluation_metrics.get(name)) for record in records)
+    if evaluation[0]:
+        axes.plot(*evaluation, color="tab:blue", label="evaluation", **_markers(evaluation))
+    if x == "time":
+        axes.set_xlim(left=0.0)
+        axes.set_xlabel("seconds since the start")
+    else:
+        axes.set_xlim(left=0.5)  # there is no round 0
+        axes.set_xlabel("round" if in_rounds else "model version")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(name)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
+
+
+def _ended_s(record: RoundRecord) -> float:
+    return (record.started_ms + record.duration_ms) / 1e3
+
+
+def _markers(points: tuple[list[float], list[float]]) -> dict[str, Any]:
+    return {"marker": "o", "markersize": 4} if len(points[0]) <= MANY else {}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.model import Array
 from metisfl_async.core.records import RoundRecord
 
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["plot_partitions", "plot_rounds"]
 
 
-def plot_rounds(records: Sequence[RoundRecord], path: str | Path | None = None) -> Figure:
+def plot_rounds(records: Sequence[RoundRecord], path: str | Path | None, x: Literal["number", "time"]) -> Figure:
     """Draw loss and accuracy, or whatever was measured, per round; with a path, also save it there."""
+    if x not in ("number", "time"):
+        raise ConfigError("x", x, "'number' or 'time'")
     from metisfl_async.driver.figures import draw_rounds
 
-    return _saved(draw_rounds(records), path)
+    return _saved(draw_rounds(records, x), path)
 
 
 def plot_partitions(parts: Sequence[tuple[Array, Array]], path: str | Path | None = None) -> Figure:

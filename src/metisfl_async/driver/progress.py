@@ -1,7 +1,8 @@
-"""Shows a federation while it runs: a live display in a terminal or notebook, a log line a round elsewhere."""
+"""Shows a federation while it runs: a live display in a terminal or notebook, log lines elsewhere."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from metisfl_async.core.config import TerminationSignals
 from metisfl_async.core.events import (
     Event,
+    FederationFinished,
     LearnerEvaluated,
     LearnerJoined,
     LearnerLeft,
@@ -22,19 +24,22 @@ from metisfl_async.core.events import (
     TaskFailed,
     UpdateCounted,
 )
+from metisfl_async.core.records import RoundRecord
+from metisfl_async.core.repeats import Repeats
 
 __all__ = ["ProgressDisplay"]
 
 logger = logging.getLogger(__name__)
 
-
+DRAWING_S = 0.1  #: between two drawings, at least: they are made on the event loop, and events come by the thousand
 EVERY_MS = 2_000.0  #: without rounds, which may be over in milliseconds, a line at most so often
 
 
 class ProgressDisplay:
-    """Feed it events with `show`; nothing is drawn between events, so there is no thread.
+    """Feed it events with `show`, on an event loop. What changed is drawn soon; there is no thread.
 
-    That a federation has no rounds shows when a model is published while others are still at work.
+    With rounds there is a bar for them and one for the phase; without, one that counts models. That a federation has no
+    rounds shows when a model is published while others are still at work.
     """
 
     def __init__(self, signals: TerminationSignals, num_learners: int, console: Console | None = None) -> None:
@@ -52,9 +57,14 @@ class ProgressDisplay:
         self._has_rounds = signals.global_updates is None
         unit, total = ("rounds", signals.federation_rounds) if self._has_rounds else ("models", signals.global_updates)
         self._rounds = self._bars.add_task(unit, total=total, note="")
-        self._told_ms = 0.0  # when the latest line was written
-        self._phase: TaskID = self._bars.add_task("joining", total=num_learners, note="waiting for learners")
+        self._phase: TaskID | None = self._bars.add_task("joining", total=num_learners, note="waiting for learners")
+        self._connected = 0
+        self._told_ms = -EVERY_MS  # when the model of the latest line was made
+        self._untold: RoundRecord | None = None  # the latest model, if it had no line
+        self._failures = Repeats()
         self._live = Live(self._bars, console=self._console, auto_refresh=False)
+        self._next_drawing: asyncio.TimerHandle | None = None
+        self._is_stale = False  # whether something changed since the latest drawing
 
     def __enter__(self) -> Self:
         if self._is_live:
@@ -64,65 +74,115 @@ class ProgressDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._next_drawing is not None:
+            self._next_drawing.cancel()
         if self._is_live:
-            self._bars.remove_task(self._phase)
+            self._drop_phase()
             self._live.refresh()
             self._live.stop()
 
     def show(self, event: Event) -> None:
-        """Draw what an event changed."""
+        """Take note of an event; what it changed is drawn within `DRAWING_S`."""
         match event:
             case LearnerJoined(_, connected) | LearnerLeft(_, connected):
+                self._connected = connected
                 self._bars.update(self._rounds, note=f"{connected} learners connected")
-                if self._bars.tasks[-1].description == "joining":
+                if self._phase is not None and self._bars.tasks[-1].description == "joining":
                     self._bars.update(self._phase, completed=connected)
             case RoundStarted(number, _, cohort) if self._has_rounds:
                 self._begin(f"round {number}: training", len(cohort))
-            case RoundStarted() if self._bars.tasks[-1].description == "joining":
-                self._begin("latest", None)
-            case UpdateCounted(learner=learner, metrics=metrics) | LearnerEvaluated(learner=learner, metrics=metrics):
-                numbers = _numbers(metrics)
-                self._bars.update(self._phase, advance=1, note=numbers if self._has_rounds else f"{learner}  {numbers}")
+            case RoundStarted():
+                self._drop_phase()
+            case UpdateCounted(metrics=metrics) | LearnerEvaluated(metrics=metrics) if self._phase is not None:
+                self._bars.update(self._phase, advance=1, note=_numbers(metrics))
             case ModelPublished(number) if self._has_rounds:
-                at_work = self._bars.tasks[-1]
-                if at_work.total is not None and at_work.completed < at_work.total:
+                phase = self._bars.tasks[-1]
+                if phase.total is not None and phase.completed < phase.total:
                     self._drop_rounds()
                 else:
-                    self._begin(f"round {number}: evaluating", int(at_work.total or 0))
+                    self._begin(f"round {number}: evaluating", int(phase.total or 0))
             case TaskFailed(type="cancelled"):
                 pass  # the federation ended while somebody was at work
-            case TaskFailed(number, learner, task, kind, message):
-                self._bars.update(self._phase, advance=1)
-                text = f"round {number}: {task} of {learner} failed: {kind}: {message}"
-                if self._is_live:
-                    self._console.print(text, style="red", markup=False, highlight=False)
-                else:
-                    logger.warning("%s", text)
+            case TaskFailed():
+                self._failed(event)
             case RoundFinished(record):
-                self._bars.update(self._rounds, advance=int(record.is_published))
-                ended_ms = record.started_ms + record.duration_ms
-                line = f"round {record.number}: {record.summary()}"
-                if not self._has_rounds:
-                    if record.is_published and ended_ms - self._told_ms < EVERY_MS:
-                        return
-                    line = f"model {record.number}: {record.summary()}"
-                self._told_ms = ended_ms
-                if self._is_live:
-                    self._console.print(line, markup=False, highlight=False)
-                else:
-                    logger.info("%s", line)
-        if self._is_live:
-            self._live.refresh()
+                self._finished(record)
+            case FederationFinished() if self._untold is not None:
+                self._tell(self._untold)
+        self._draw()
 
-    def _begin(self, description: str, total: int | None) -> None:
-        self._bars.remove_task(self._phase)
+    # --- lines -----------------------------------------------------------------------------------------------------
+
+    def _failed(self, event: TaskFailed) -> None:
+        unit, times = "round", ""
+        if self._has_rounds:
+            if self._phase is not None and event.task != "get_weights":
+                self._bars.update(self._phase, advance=1)
+        else:  # one that always fails does so with every model
+            repeated = self._failures.count((event.learner, event.task, event.type))
+            if repeated is None:
+                return
+            unit, times = "model", f", {repeated} times" if repeated > 1 else ""
+        what = f"{event.task} of {event.learner} failed{times}"
+        text = f"{unit} {event.number}: {what}: {event.type}: {event.message}"
+        if self._is_live:
+            self._console.print(text, style="red", markup=False, highlight=False)
+        else:
+            logger.warning("%s", text)
+
+    def _finished(self, record: RoundRecord) -> None:
+        self._bars.update(self._rounds, advance=int(record.is_published))
+        if not self._has_rounds and record.evaluation_metrics:
+            note = f"{self._connected} learners connected  {_numbers(record.evaluation_metrics)}"
+            self._bars.update(self._rounds, note=note)
+        is_soon = record.started_ms + record.duration_ms - self._told_ms < EVERY_MS
+        if not self._has_rounds and record.is_published and is_soon:
+            self._untold = record
+        else:
+            self._tell(record)
+
+    def _tell(self, record: RoundRecord) -> None:
+        self._told_ms, self._untold = record.started_ms + record.duration_ms, None
+        line = f"{'round' if self._has_rounds else 'model'} {record.number}: {record.summary()}"
+        if self._is_live:
+            self._console.print(line, markup=False, highlight=False)
+        else:
+            logger.info("%s", line)
+
+    # --- bars ------------------------------------------------------------------------------------------------------
+
+    def _draw(self) -> None:
+        """Draw now, or when the latest drawing is `DRAWING_S` old."""
+        if not self._is_live:
+            return
+        if self._next_drawing is not None:
+            self._is_stale = True
+            return
+        self._live.refresh()
+        self._next_drawing = asyncio.get_running_loop().call_later(DRAWING_S, self._draw_again)
+
+    def _draw_again(self) -> None:
+        self._next_drawing = None
+        if self._is_stale:
+            self._is_stale = False
+            self._draw()
+
+    def _begin(self, description: str, total: int) -> None:
+        self._drop_phase()
         self._phase = self._bars.add_task(description, total=total, note="")
+        if self._is_live:
+            self._live.refresh()  # rare, and worth seeing
+
+    def _drop_phase(self) -> None:
+        if self._phase is not None:
+            self._bars.remove_task(self._phase)
+            self._phase = None
 
     def _drop_rounds(self) -> None:
         """Show models instead: there are no rounds."""
         self._has_rounds = False
         self._bars.update(self._rounds, description="models")
-        self._begin("latest", None)
+        self._drop_phase()
 
 
 def _numbers(metrics: dict[str, float]) -> str:

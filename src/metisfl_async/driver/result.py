@@ -7,7 +7,7 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from safetensors.numpy import save
@@ -58,12 +58,20 @@ class FederationResult:
         arrays = [np.asarray(array, order="C") for array in self.final_model]
         write_whole(Path(path), save({str(index): array for index, array in enumerate(arrays)}))
 
-    def plot(self, path: str | Path | None = None) -> Figure:
-        """Draw loss and accuracy, or whatever was measured, per round; with a path, also save it there.
+    def plot(self, path: str | Path | None = None, *, x: Literal["number", "time"] = "number") -> Figure:
+        """Draw loss and accuracy, or whatever was measured.
 
         Needs matplotlib: ``pip install "metisfl-async[plot]"``.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            Where to save it.
+        x : {"number", "time"}
+            What is along the x axis: rounds, or model versions where there are no rounds; or seconds since the
+            federation started, to compare schedulers with. Each record stands where it was complete.
         """
-        return plot_rounds(self.rounds, path)
+        return plot_rounds(self.rounds, path, x)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -27,6 +27,7 @@ from metisfl_async.core.ids import FederationId, new_federation_id
 from metisfl_async.core.messages import StartRequest
 from metisfl_async.core.model import Array, Model, allocate
 from metisfl_async.core.records import RoundRecord
+from metisfl_async.core.repeats import Repeats
 from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.learner.client import LearnerClient
@@ -139,7 +140,7 @@ class DriverSession:
             packed_weights(initial_weights, "initial_weights") if initial_weights is not None else None
         )
         self._worker: WorkerKind = worker
-        self._log = EventLog()
+        self._log, self._repeats = EventLog(), Repeats()
         self._link: ControllerLink | None = None  # while running
         self._owns_controller = False
         self.result: FederationResult | None = None  #: of the last run, also when it failed
@@ -152,7 +153,7 @@ class DriverSession:
         Parameters
         ----------
         progress : bool
-            Show a live display in a terminal or notebook; elsewhere, log a line a round.
+            Show a live display in a terminal or notebook; elsewhere, log a line a round; without rounds, now and then.
 
         Raises
         ------
@@ -297,7 +298,7 @@ class DriverSession:
     def _look_for_metric(self, record: RoundRecord) -> None:
         """Warn if the metric that should end it is not measured: it would never end."""
         metric, measured = self._request.signals.evaluation_metric, record.evaluation_metrics
-        if metric is not None and measured and metric not in measured:
+        if metric is not None and measured and metric not in measured and self._repeats.count(metric):
             logger.warning("no learner reports the evaluation_metric %r; they report %s", metric, ", ".join(measured))
 
 
