@@ -512,3 +512,52 @@ class Once(Selector):
         chosen = [learner for learner in candidates if learner not in self.asked]
         self.asked.update(chosen)
         return chosen or (() if num_busy else candidates)
+
+
+# --- what is remembered --------------------------------------------------------------------------------------------
+
+
+def test_of_learners_that_come_once_nothing_is_remembered() -> None:
+    sandbox = started(A, evaluate_every=1)
+    federation = sandbox.federation
+
+    def remembered() -> dict[str, int]:
+        return {name: len(value) for name, value in vars(federation).items() if isinstance(value, dict | set | list)}
+
+    for number in range(60):
+        learner = LearnerId(f"once-{number}")
+        sandbox.join(learner)
+        if number % 4 == 0:
+            sandbox.fail(learner)
+        elif number % 4 == 1:
+            sandbox.disconnect(learner)
+        else:
+            sandbox.train(learner, processing_ms_per_batch=1.0, processing_ms_per_epoch=9.0)
+            sandbox.publish()
+            if number % 4 == 2:
+                sandbox.evaluate(learner, accuracy=0.5)
+        sandbox.leave(learner)
+        if number == 19:
+            before = remembered()
+    kept_for_the_user = {"records": len(federation.records)}
+    assert remembered() == before | kept_for_the_user
+
+
+def test_an_evaluation_does_not_outlive_its_learners_stay() -> None:
+    sandbox = started(A, B, evaluate_every=1)
+    commit(sandbox, B)
+    sandbox.evaluate(B, accuracy=0.0)
+    sandbox.leave(B)
+    sandbox.join(B)
+    commit(sandbox, A)
+    sandbox.evaluate(A, accuracy=1.0)
+    assert sandbox.federation.records[-1].evaluation_metrics == {"accuracy": 1.0}
+
+
+def test_who_failed_and_left_is_asked_again_when_it_comes_back() -> None:
+    sandbox = started(A, B)
+    sandbox.fail(B)
+    sandbox.leave(B)
+    assert at_work(sandbox) == {A: (TaskKind.TRAIN, 0)}
+    sandbox.join(B)
+    assert at_work(sandbox) == {A: (TaskKind.TRAIN, 0), B: (TaskKind.TRAIN, 0)}

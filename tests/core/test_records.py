@@ -63,6 +63,15 @@ def closed(weights: dict[str, float], **learners: LearnerRecord) -> RoundRecord:
     return record
 
 
+def test_the_evaluation_of_a_learner_that_left_since_counts_with_its_own_weight() -> None:
+    record = closed(
+        {"b": 1.0},
+        a=LearnerRecord(weight=3.0, evaluation_metrics={"accuracy": 1.0}),
+        b=LearnerRecord(evaluation_metrics={"accuracy": 0.0}),  # its update did not count, an earlier one did
+    )
+    assert record.evaluation_metrics == {"accuracy": 0.75}
+
+
 def test_closing_adds_up_bytes_and_lists_whose_updates_counted() -> None:
     record = closed(
         {},

@@ -77,6 +77,14 @@ def test_the_first_timings_hold_unless_they_are_to_be_fitted_anew() -> None:
     assert updates(once, "ab", {"a": fast, "b": fast}) == {A: 5, B: 10}  # a late one's first timing
 
 
+def test_the_first_timing_of_a_learner_that_left_is_forgotten() -> None:
+    scheduler = SemiSynchronous(1.0)
+    slow, fast = Timing(20.0, 100.0), Timing(10.0, 100.0)
+    updates(scheduler, "ab", {"a": slow, "b": slow})
+    updates(scheduler, "b", {"b": slow})  # a left
+    assert updates(scheduler, "ab", {"a": fast, "b": fast}) == {A: 10, B: 5}
+
+
 @pytest.mark.parametrize("wrong", [0, -1.0, math.nan, math.inf, None, "2"])
 def test_lambda_is_a_number_of_epochs(wrong: float) -> None:
     with pytest.raises(ConfigError, match=r"semi_sync_lambda is .*; allowed: a finite number > 0"):

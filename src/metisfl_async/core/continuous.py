@@ -159,6 +159,12 @@ class ContinuousFederation(Federation):
         if reason := reason_to_stop(self._signals, self._num_published, record):
             self._finish(reason)
 
+    def _forget(self, learner: LearnerId) -> None:
+        super()._forget(learner)
+        self._evaluations.pop(learner, None)
+        if learner not in self._present:
+            self._benched.discard(learner)
+
     def _on_finish(self) -> None:
         if self._round.is_open and self._round.tasks:
             self._close(self._round, {})

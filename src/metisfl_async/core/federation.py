@@ -418,8 +418,9 @@ class Federation(ABC):
         self._do(Aggregate(self.model_version + 1, self._strategies.others(scheduled, self._reported)))
 
     def _forget(self, learner: LearnerId) -> None:
-        """Take out the share of a learner that left."""
+        """Take out the share of a learner that left, and what is known of it."""
         self._timings.pop(learner, None)
+        self._weights.pop(learner, None)
         if learner in self._reported and not self.is_finished:
             self._reported.remove(learner)
             self._do(Forget(learner))

@@ -88,7 +88,9 @@ class RoundRecord:
         if evaluations is None:
             evaluations = {name: part.evaluation_metrics for name, part in parts.items()}
         evaluated = {name: metrics for name, metrics in evaluations.items() if metrics}
-        known = {name: weights[name] for name in evaluated if name in weights} or dict.fromkeys(evaluated, 1.0)
+        own = {name: part.weight for name, part in parts.items() if part.weight}  # also of those who have left since
+        known = {name: own.get(name) or weights[name] for name in evaluated if name in own or name in weights}
+        known = known or dict.fromkeys(evaluated, 1.0)
         self.evaluation_metrics = weighted_means((weight, evaluated[name]) for name, weight in known.items())
 
     def summary(self) -> str:

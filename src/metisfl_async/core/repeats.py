@@ -7,6 +7,8 @@ from collections.abc import Hashable
 
 __all__ = ["Repeats"]
 
+MAX_COUNTED = 10_000  #: different things; when there are more, counting begins anew
+
 
 class Repeats:
     """Counts; the 1st, 2nd, 4th, 8th, ... time is worth a line."""
@@ -16,6 +18,8 @@ class Repeats:
 
     def count(self, what: Hashable) -> int | None:
         """Say the how-manieth time this is, or None if it is not worth a line."""
+        if what not in self._counts and len(self._counts) >= MAX_COUNTED:
+            self._counts.clear()
         self._counts[what] += 1
         times = self._counts[what]
         return times if times & (times - 1) == 0 else None

@@ -99,7 +99,8 @@ class SemiSynchronous(Synchronous):
         self, cohort: Sequence[LearnerId], params: Mapping[str, Json], timings: Mapping[LearnerId, Timing]
     ) -> Mapping[LearnerId, Mapping[str, Json]]:
         if not self.recompute_num_updates:
-            timings = self._first = {**timings, **self._first}
+            # Those who left have no timing any more; they are forgotten here, too.
+            timings = self._first = {learner: self._first.get(learner, timings[learner]) for learner in timings}
         known = {learner: timings[learner] for learner in cohort if learner in timings}
         if not known:
             return dict.fromkeys(cohort, params)
