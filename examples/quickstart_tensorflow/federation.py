@@ -25,6 +25,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("metisfl_async.driver").setLevel(logging.INFO)
+    # Three models in one process look to TensorFlow like one that is traced again and again, and it may warn of that.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     arguments.output.mkdir(parents=True, exist_ok=True)
     dataset = load(arguments.dataset, arguments.limit)
     server_params = ServerParams(port=arguments.port) if arguments.listen else None
