@@ -561,3 +561,15 @@ def test_who_failed_and_left_is_asked_again_when_it_comes_back() -> None:
     assert at_work(sandbox) == {A: (TaskKind.TRAIN, 0)}
     sandbox.join(B)
     assert at_work(sandbox) == {A: (TaskKind.TRAIN, 0), B: (TaskKind.TRAIN, 0)}
+
+
+def test_who_came_back_while_its_model_was_made_evaluates_it_with_the_weight_of_its_update() -> None:
+    sandbox = started(A, B, evaluate_every=1)
+    commit(sandbox, B, weight=1.0)
+    sandbox.evaluate(B, accuracy=0.0)
+    sandbox.train(A, weight=3.0)
+    sandbox.leave(A)
+    sandbox.join(A)
+    sandbox.publish()
+    sandbox.evaluate(A, accuracy=1.0)
+    assert sandbox.federation.records[-1].evaluation_metrics == {"accuracy": 0.75}

@@ -12,6 +12,7 @@ from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.records import LearnerRecord
 from metisfl_async.core.round import Round
+from metisfl_async.core.running_means import RunningMeans
 from metisfl_async.core.strategies import Strategies
 from metisfl_async.core.tasks import Task, TaskKind, TaskState
 from metisfl_async.core.termination import reason_to_stop
@@ -31,7 +32,7 @@ class ContinuousFederation(Federation):
         super().__init__(config, strategies, clock)
         self._benched: set[LearnerId] = set()  # failed; they are asked again when there is a new model
         self._measured: dict[int, Round] = {}
-        self._evaluations: dict[str, Metrics] = {}  # the latest of each learner
+        self._evaluations = RunningMeans()  # of each learner's latest, with its latest scaling factor
         self._fetched: dict[LearnerId, int] = {}  # the model that a learner has just evaluated
 
     def phase_timed_out(self) -> list[Command]:
@@ -102,6 +103,7 @@ class ContinuousFederation(Federation):
     def _on_counted(self, task: Task, held_bytes: int) -> None:
         self._round.add(task)
         self._round.count(task, held_bytes)
+        self._evaluations.weigh(task.learner, self._weights[task.learner])
         self._failed_rounds = 0
 
     def _on_failed(self, task: Task) -> None:
@@ -113,7 +115,8 @@ class ContinuousFederation(Federation):
                 self._benched.add(task.learner)
 
     def _on_evaluated(self, task: Task) -> None:
-        self._evaluations[task.learner] = task.part.evaluation_metrics
+        assert task.part.weight is not None  # its update is in the model
+        self._evaluations.report(task.learner, task.part.weight, task.part.evaluation_metrics)
         self._fetched[task.learner] = task.model_version
         self._end_evaluation(task)
 
@@ -148,11 +151,10 @@ class ContinuousFederation(Federation):
         measured = self._measured[task.round_number]
         if all(other.state.is_final for other in measured.tasks):
             del self._measured[task.round_number]
-            there = {learner: self._evaluations[learner] for learner in self._evaluations if learner in self._present}
-            self._close_measured(measured, there)
+            self._close_measured(measured, self._evaluations.means())
 
-    def _close_measured(self, measured: Round, evaluations: dict[str, Metrics]) -> None:
-        record = self._close(measured, evaluations)
+    def _close_measured(self, measured: Round, evaluation: Metrics) -> None:
+        record = self._close(measured, evaluation)
         is_counted_out = self._num_published == self._signals.global_updates  # then evaluations are waited for
         if self.phase is not Phase.TRAINING or is_counted_out:
             return
@@ -161,7 +163,7 @@ class ContinuousFederation(Federation):
 
     def _forget(self, learner: LearnerId) -> None:
         super()._forget(learner)
-        self._evaluations.pop(learner, None)
+        self._evaluations.forget(learner)
         if learner not in self._present:
             self._benched.discard(learner)
 

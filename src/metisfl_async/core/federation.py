@@ -478,10 +478,8 @@ class Federation(ABC):
         if task.state is not TaskState.STORED:
             self._give_up(task, TaskState.LATE if task.state is TaskState.UPLOADING else TaskState.EXPIRED, reason)
 
-    def _close(self, closing: Round, evaluations: Mapping[str, Metrics] | None = None) -> RoundRecord:
-        record = closing.close(
-            self._weights, stride_length=self._strategies.rule.stride_length, evaluations=evaluations
-        )
+    def _close(self, closing: Round, evaluation: Metrics | None = None) -> RoundRecord:
+        record = closing.close(self._weights, stride_length=self._strategies.rule.stride_length, evaluation=evaluation)
         insort(self.records, record, key=lambda other: other.number)
         self._announce(RoundFinished(record))
         return record

@@ -73,11 +73,11 @@ class RoundRecord:
     evaluation_metrics: Metrics = field(default_factory=dict)  #: the same
     learners: dict[str, LearnerRecord] = field(default_factory=dict)  #: the cohort
 
-    def close(self, weights: Mapping[str, float], evaluations: Mapping[str, Metrics] | None = None) -> None:
+    def close(self, weights: Mapping[str, float], evaluation: Metrics | None = None) -> None:
         """Sum up over the learners; `weights` are the last known scaling factors.
 
-        The mean evaluation is that of this round's learners, or of `evaluations`. Evaluations of learners without any
-        known weight count only when nobody has one; then all count alike.
+        The mean evaluation is `evaluation`, or that of this round's learners. Evaluations of learners without any known
+        weight count only when nobody has one; then all count alike.
         """
         parts = self.learners
         self.bytes_sent = sum(part.bytes_sent for part in parts.values())
@@ -85,13 +85,13 @@ class RoundRecord:
         self.train_metrics = weighted_means(
             (part.weight, part.train_metrics) for part in parts.values() if part.weight is not None
         )
-        if evaluations is None:
-            evaluations = {name: part.evaluation_metrics for name, part in parts.items()}
-        evaluated = {name: metrics for name, metrics in evaluations.items() if metrics}
-        own = {name: part.weight for name, part in parts.items() if part.weight}  # also of those who have left since
-        known = {name: own.get(name) or weights[name] for name in evaluated if name in own or name in weights}
-        known = known or dict.fromkeys(evaluated, 1.0)
-        self.evaluation_metrics = weighted_means((weight, evaluated[name]) for name, weight in known.items())
+        if evaluation is None:
+            evaluated = {name: part for name, part in parts.items() if part.evaluation_metrics}
+            # Of a learner that has left since, there is only the one in its part.
+            latest = {name: part.weight or weights.get(name) for name, part in evaluated.items()}
+            known = {name: weight for name, weight in latest.items() if weight} or dict.fromkeys(evaluated, 1.0)
+            evaluation = weighted_means((known[name], evaluated[name].evaluation_metrics) for name in known)
+        self.evaluation_metrics = evaluation
 
     def summary(self) -> str:
         """Say in one line what came of it."""

@@ -77,11 +77,11 @@ class Round:
         weights: Mapping[str, float],
         *,
         stride_length: int | None = None,
-        evaluations: Mapping[str, Metrics] | None = None,
+        evaluation: Metrics | None = None,
     ) -> RoundRecord:
         """Complete the record, once every task is over.
 
-        `weights` are the last known scaling factors; `evaluations` are what the mean is of, if not this round's own.
+        `weights` are the last known scaling factors; `evaluation` is the mean, if it is not that of this round alone.
         """
         record, self.is_open = self.record, False
         training = [task for task in self.tasks if task.kind is TaskKind.TRAIN]
@@ -102,7 +102,7 @@ class Round:
             task.part.evaluation_sent_ms = self._since_start(task.offered_at)
         record.participants = sorted(self.reported)
         self._note_blocks(stride_length or max(len(self.reported), 1))
-        record.close(weights, evaluations)
+        record.close(weights, evaluation)
         return record
 
     def _since_start(self, at: float) -> float:
