@@ -80,13 +80,25 @@ class Everyone(RuleBasedStateMachine):
         return bool(self.sandbox.offers)
 
     @precondition(offered)
-    @rule(position=index, steps=st.integers(1, 20), accuracy=st.sampled_from([0.0, 0.5, 0.75]))
-    def work(self, position: int, steps: int, accuracy: float) -> None:
-        """Do well for some steps, so that there is something to disturb."""
+    @rule(
+        position=index,
+        steps=st.integers(1, 20),
+        accuracy=st.sampled_from([0.0, 0.5, 0.75]),
+        leaves=st.none() | st.integers(0, 1),
+        comes_back=st.booleans(),
+    )
+    def work(self, position: int, steps: int, accuracy: float, leaves: int | None, comes_back: bool) -> None:
+        """Do well for some steps, so that there is something to disturb; one may leave while a model is made."""
         for _ in range(steps):
             todo = [task for task in self.tasks() if not task.state.is_final]
             if self.aggregating():
-                self.publish()
+                if leaves is not None:
+                    learner = pick(self.sandbox.mean_of, leaves).learner
+                    self.go(learner, True)
+                    if comes_back:
+                        self.join(learner, True, False, False)
+                if self.aggregating():
+                    self.publish()
             elif self.whole:
                 self.fold(1.0, True)
             elif todo:

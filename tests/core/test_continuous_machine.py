@@ -97,6 +97,11 @@ class ContinuousMachine(Everyone):
             self.federation.served(task.learner, self.federation.model_version)
             self.trained_from[task.id] = self.federation.model_version
 
+    @rule(learner=st.sampled_from(POOL), for_good=st.booleans())
+    def go(self, learner: LearnerId, for_good: bool) -> None:
+        super().go(learner, for_good)
+        self.read_forgotten()  # now: it may come back and report before the step is over
+
     @rule(learner=st.sampled_from(POOL), size_bytes=st.integers(0, 9))
     def move(self, learner: LearnerId, size_bytes: int) -> None:
         for task in self.tasks():
