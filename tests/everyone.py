@@ -44,6 +44,7 @@ class Everyone(RuleBasedStateMachine):
         self.present: set[LearnerId] = set()
         self.streams: list[Stream] = []
         self.whole: list[Task] = []  # in the aggregator's queue
+        self.trained_from: dict[TaskId, int] = {}  # where it is not the model in the task as it was offered
         self.endings: dict[TaskId, TaskState] = {}
 
     def tasks(self) -> list[Task]:
@@ -140,7 +141,7 @@ class Everyone(RuleBasedStateMachine):
         task = pick(self.sandbox.offers, position)
         is_its_own = sender in (None, task.learner) and task.kind is not TaskKind.EVALUATE
         is_over = task.state.is_final
-        admitted = self.federation.admit(sender or task.learner, task.id)
+        admitted = self.federation.admit(sender or task.learner, task.id, self.trained_from.get(task.id, 0))
         if isinstance(admitted, UpdateReply):
             assert admitted.reason
             assert is_over or not is_its_own

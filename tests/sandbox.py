@@ -141,9 +141,9 @@ class Sandbox:
     def fail(self, learner: LearnerId, message: str = "no data", error_type: str = "ValueError") -> None:
         self.act(self.federation.failed(learner, self.task(learner).id, error_type, message))
 
-    def begin_upload(self, learner: LearnerId) -> Task:
+    def begin_upload(self, learner: LearnerId, trained_from: int = 0) -> Task:
         """Send the header of an update."""
-        task = self.federation.admit(learner, self.task(learner).id)
+        task = self.federation.admit(learner, self.task(learner).id, trained_from)
         assert isinstance(task, Task)
         return task
 

@@ -100,8 +100,21 @@ def test_a_learner_that_fetched_a_newer_model_than_it_was_told_trained_that_one(
     commit(sandbox, A)
     sandbox.federation.served(B, 1)
     sandbox.federation.served(D, 1)  # has no task
+    commit(sandbox, A)
+    sandbox.federation.served(B, 2)  # fetched after it has trained
+    sandbox.begin_upload(B, trained_from=1)
     sandbox.train(B)
-    assert sandbox.task(B).part.staleness == 0
+    assert sandbox.task(B).part.staleness == 1
+
+
+@pytest.mark.parametrize(("said", "staleness"), [(0, 3), (2, 1), (3, 1), (2**63, 1)])
+def test_what_an_update_says_it_was_trained_from_is_believed_as_far_as_it_can_be(said: int, staleness: int) -> None:
+    sandbox = started(A, B)
+    for _ in range(2):
+        commit(sandbox, A)
+    sandbox.federation.served(B, 2)
+    commit(sandbox, A)
+    assert sandbox.begin_upload(B, said).model_version == 3 - staleness
 
 
 def test_watchers_see_who_is_asked_and_who_counted() -> None:
@@ -123,6 +136,18 @@ def test_who_reported_evaluates_its_model_and_trains_that_one_next() -> None:
     sandbox.evaluate(A, accuracy=0.5)
     assert at_work(sandbox)[A] == (TaskKind.TRAIN, 1)  # the model moved once
     assert sandbox.federation.records[0].evaluation_metrics == {"accuracy": 0.5}
+
+
+def test_a_record_says_which_model_was_evaluated() -> None:
+    sandbox = started(A, B, evaluate_every=1)
+    commit(sandbox, A)
+    commit(sandbox, B)
+    sandbox.federation.served(A, 2)  # the newest is given
+    sandbox.evaluate(A, accuracy=0.5)
+    sandbox.evaluate(B, accuracy=0.5)
+    first, second = sandbox.federation.records
+    assert (first.learners[A].evaluated_version, second.learners[B].evaluated_version) == (2, 2)
+    assert at_work(sandbox)[A] == (TaskKind.TRAIN, 2)  # it has that one
 
 
 def test_every_kth_model_is_evaluated() -> None:
@@ -296,25 +321,6 @@ def test_a_learner_that_left_while_its_update_was_folded_is_forgotten_after_it()
     assert sandbox.forgotten == [A]
     sandbox.publish()
     assert sandbox.federation.records[0].participants == [A]
-
-
-def test_a_share_is_not_taken_out_while_an_update_of_its_learner_is_folded() -> None:
-    sandbox = started(A, B)
-    commit(sandbox, A)
-    whole = sandbox.upload(A)
-    sandbox.leave(A)
-    sandbox.join(A)
-    sandbox.fold(whole)
-    assert sandbox.forgotten == []  # its new update has taken the place of the old one
-    sandbox.publish()
-    whole = sandbox.upload(A)
-    sandbox.leave(A)
-    sandbox.join(A)
-    sandbox.act(sandbox.federation.rejected(whole, "NotFinite", "NaN"))
-    assert sandbox.forgotten == [A]  # nothing has: the old one left with its learner
-    commit(sandbox, B)
-    sandbox.leave(A)
-    assert sandbox.forgotten == [A]
 
 
 def test_who_takes_too_long_is_given_the_newest_model_instead() -> None:

@@ -49,7 +49,7 @@ from metisfl_async.core.messages import (
     UpdateReply,
     Welcome,
 )
-from metisfl_async.core.model import allocate
+from metisfl_async.core.model import Model, allocate
 from metisfl_async.core.records import RoundRecord
 from metisfl_async.core.scaling import weight_of
 from metisfl_async.core.tasks import Task, TaskKind, TaskState
@@ -203,7 +203,7 @@ class Service:
     async def train_done(self, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> UpdateReply:
         header = await self._header(frames, "update")
         member = self._registry.heard(Token(header.token))
-        task = self._federation.admit(member.id, TaskId(header.task_id))
+        task = self._federation.admit(member.id, TaskId(header.task_id), header.model_version)
         if isinstance(task, UpdateReply):
             return task
         if task.state is TaskState.STORED:  # sent again because the answer was lost
@@ -223,7 +223,7 @@ class Service:
         if (refusal := self._federation.arrived(task)) is not None:
             room.release()
             return UpdateReply(False, refusal)
-        model = Assembly(header, room.buffer).model
+        model = Model(header.manifest, room.buffer, task.model_version)
         reply: asyncio.Future[UpdateReply] = asyncio.get_running_loop().create_future()
         self._aggregator.submit(Upload(task, header, model, weight, room, reply))
         return await self._aggregator.reply_to(task)

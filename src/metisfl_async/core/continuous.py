@@ -117,7 +117,7 @@ class ContinuousFederation(Federation):
     def _on_evaluated(self, task: Task) -> None:
         assert task.part.weight is not None  # its update is in the model
         self._evaluations.report(task.learner, task.part.weight, task.part.evaluation_metrics)
-        self._fetched[task.learner] = task.model_version
+        self._fetched[task.learner] = task.newest_version
         self._end_evaluation(task)
 
     def _on_published(self, version: int) -> None:

@@ -74,7 +74,6 @@ class Federation(ABC):
         self._present: set[LearnerId] = set()  # have joined, and are not given up
         self._connected: set[LearnerId] = set()  # those of them that are connected now
         self._reported: set[LearnerId] = set()  # those present that have reported at least once
-        self._leaving: set[LearnerId] = set()  # left while an update of theirs was folded
         self._weights: dict[str, float] = {}  # last known scaling factors
         self._timings: dict[LearnerId, Timing] = {}  # of the latest training tasks
         self._round = Round(0, 0, clock, started_at=clock())
@@ -166,12 +165,9 @@ class Federation(ABC):
             self._connected.remove(learner)
             self._announce(LearnerLeft(learner, self.num_connected, reason))
         task = self._ledger.awaited.get(learner)
-        if task is not None and task.state is TaskState.STORED:
-            self._leaving.add(learner)  # its old share may be in use, and its new one is not there yet
-        else:
-            if task is not None:
-                self._give_up(task, TaskState.LOST, reason)
-            self._forget(learner)
+        if task is not None and task.state is not TaskState.STORED:
+            self._give_up(task, TaskState.LOST, reason)
+        self._forget(learner)
         self._progress()
         return self._take()
 
@@ -194,11 +190,13 @@ class Federation(ABC):
     def served(self, learner: LearnerId, version: int) -> None:
         """Note which global model a learner fetched: without rounds, it may be newer than the one in its task."""
         if (task := self._ledger.awaited.get(learner)) is not None:
-            task.model_version = version
+            task.newest_version = version
 
-    def admit(self, learner: LearnerId, task_id: TaskId) -> Task | UpdateReply:
+    def admit(self, learner: LearnerId, task_id: TaskId, trained_from: int = 0) -> Task | UpdateReply:
         """Decide on the header of an update: the task to receive it for, or the answer if it is not wanted.
 
+        `trained_from` is the global model that it says it started from. It is believed as far as it can be: not older
+        than the one in the task, and not newer than the learner has fetched.
         Unless the task is STORED already, `interrupted`, `arrived` or `rejected` must follow.
         """
         task = self._ledger.find(learner, task_id)
@@ -207,6 +205,7 @@ class Federation(ABC):
         if task.state.is_final:
             return UpdateReply(task.state is TaskState.COUNTED, _why(task))
         if task.state is not TaskState.STORED:  # a second stream of the same update: the first one is given up
+            task.model_version = min(max(trained_from, task.model_version), task.newest_version)
             self._ledger.begin_upload(task)
         return task
 
@@ -243,8 +242,7 @@ class Federation(ABC):
                 task.part.staleness = (self.model_version or 0) - task.model_version
                 self._announce(UpdateCounted(self._round.number, task.learner, weight, metrics))
                 self._on_counted(task, held_bytes)
-                self._leaving.discard(task.learner)
-                if task.learner not in self._present:
+                if task.learner not in self._present:  # it left while its update was being folded
                     self._forget(task.learner)
             self._progress()
         return self._take()
@@ -253,9 +251,6 @@ class Federation(ABC):
         """Note that an update was refused."""
         if not task.state.is_final:
             self._give_up(task, TaskState.REJECTED, reason, error_type)
-            if task.learner in self._leaving:  # it may be there again; what it had left behind is not taken up
-                self._leaving.remove(task.learner)
-                self._forget(task.learner)
             self._progress()
         return self._take()
 

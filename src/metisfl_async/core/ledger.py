@@ -73,7 +73,7 @@ class Ledger:
     def evaluated(self, task: Task, metrics: Metrics) -> None:
         """End an evaluation as done."""
         self._end(task, TaskState.COUNTED)
-        task.part.evaluation_metrics = metrics
+        task.part.evaluation_metrics, task.part.evaluated_version = metrics, task.newest_version
         task.part.evaluation_ms = _ms(task.ended_at - task.offered_at)
 
     def fail(self, task: Task, state: TaskState, reason: str, error_type: str) -> None:

@@ -42,6 +42,7 @@ class LearnerRecord:
     train_metrics: Metrics = field(default_factory=dict)
     train_metadata: dict[str, Json] = field(default_factory=dict)
     evaluation_metrics: Metrics = field(default_factory=dict)
+    evaluated_version: int | None = None  #: which model those are of; without rounds maybe newer than the record's
     failures: list[Failure] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:

@@ -59,6 +59,7 @@ class Task:
     learner: LearnerId
     round_number: int
     model_version: int  #: which its learner works on
+    newest_version: int = field(init=False)  #: that its learner has; without rounds, maybe one that it fetched since
     part: LearnerRecord  #: its learner's part of a record, which it fills
     config: dict[str, Json] = field(default_factory=dict)
     state: TaskState = TaskState.PENDING
@@ -71,6 +72,9 @@ class Task:
     upload_at: float = 0.0  #: when the header of its update came
     stored_at: float = 0.0  #: when the last frame of its update came
     ended_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.newest_version = self.model_version
 
     def move_to(self, state: TaskState, reason: str = "") -> None:
         """Change the state; a move that the table above does not have is a bug, not an input."""
