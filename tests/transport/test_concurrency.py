@@ -43,6 +43,18 @@ async def test_beside_waits_for_the_others_and_gives_the_main_result() -> None:
     assert ended == ["forever"] * 2
 
 
+async def test_the_error_that_came_first_is_raised_and_not_what_came_of_it() -> None:
+    async def hides() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ConnectionError("lost")
+
+    for together in (beside, first_of):
+        with pytest.raises(OSError, match="broken"):
+            await together(hides(), fails())
+
+
 async def test_cancelled_it_ends_all_and_is_cancelled() -> None:
     ended: list[str] = []
     running = asyncio.create_task(first_of(forever(ended), forever(ended)))

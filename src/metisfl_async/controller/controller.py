@@ -200,8 +200,8 @@ async def _close(parts: _Parts) -> None:
             await end_all([parts.main])
         finally:
             await parts.store.close()
-    if not parts.main.cancelled():
-        parts.main.result()
+    if not parts.main.cancelled() and (bug := parts.main.exception()) is not None:
+        raise bug  # a second `result()` would forget where it comes from
 
 
 async def _run(service: Service, dispatcher: Dispatcher, registry: Registry, config: ControllerConfig) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from metisfl_async.core.errors import ConfigError, MetisError
+import numpy as np
+
+from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Json
 
 __all__ = ["MAX_WEIGHT", "SCALING_FACTORS", "ScalingFactor", "weight_of"]
 
+Number = int | float | np.integer | np.floating  #: what a scaling factor may give
 MAX_WEIGHT = 2.0**53  #: nobody has more examples; keeps a lying learner from drowning the others' digits
 
 ScalingFactor: TypeAlias = Callable[[LearnerId, Mapping[str, Json], Mapping[str, float]], float]
@@ -55,7 +58,7 @@ def weight_of(
     name = factor if isinstance(factor, str) else getattr(factor, "__name__", type(factor).__name__)
     try:
         weight = function(learner, metadata, metrics)
-    except MetisError:
+    except ConfigError:
         raise
     except Exception as error:
         raise ConfigError("scaling_factor", name, f"one that does not raise {type(error).__name__}: {error}") from error
@@ -74,6 +77,6 @@ def _reported(
 
 
 def _checked(field: str, value: object, why: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_WEIGHT:
+    if isinstance(value, bool) or not isinstance(value, Number) or not 0 < value <= MAX_WEIGHT:
         raise ConfigError(field, value, f"a number > 0 and <= 2**53, {why}")
     return float(value)

@@ -49,22 +49,19 @@ class Strategies:
         self, cohort: Sequence[LearnerId], timings: Mapping[LearnerId, Timing]
     ) -> Mapping[LearnerId, Mapping[str, Json]]:
         """Give the training parameters of each learner of a cohort."""
-        return _ask("scheduler", self._scheduler.train_params, cohort, self._config.train_params, timings)
+        plans = _ask("scheduler", self._scheduler.train_params, cohort, self._config.train_params, timings)
+        if not isinstance(plans, Mapping) or not set(cohort) <= plans.keys():
+            raise RuntimeError(f"the scheduler gave {plans!r} as train_params; allowed: a dict for each of {cohort}")
+        return plans
 
     def params(
         self, kind: TaskKind, round_number: int, learner: LearnerId, params: Mapping[str, Json]
     ) -> dict[str, Json]:
         """Let the user's hook change the parameters of one task."""
-        hook = self._config.params_hook
+        checked, hook = _checked("the scheduler", params), self._config.params_hook
         if hook is None:
-            return dict(params)
-        private = checked_json(params, "params")
-        assert isinstance(private, dict)
-        changed = _ask("params_hook", hook, kind.value, round_number, learner, private)
-        checked = _ask("params_hook", checked_json, changed, "what params_hook gave")
-        if not isinstance(checked, dict):
-            raise RuntimeError(f"params_hook gave {checked!r}; allowed: a dict")
-        return checked
+            return checked
+        return _checked("params_hook", _ask("params_hook", hook, kind.value, round_number, learner, checked))
 
     def is_due(self, reported: Sequence[LearnerId], awaited: Collection[LearnerId]) -> bool:
         """Whether to make a global model."""
@@ -74,7 +71,19 @@ class Strategies:
         """Say whose latest updates join the mean."""
         if not self.rule.starts_afresh:
             return ()
-        return tuple(sorted(_ask("selector", self._selector.others, scheduled, active)))
+        others = tuple(sorted(_ask("selector", self._selector.others, scheduled, active)))
+        allowed = set(active).difference(scheduled) if self._selector.needs_updates else set()
+        if len(set(others)) < len(others) or not allowed.issuperset(others):
+            raise RuntimeError(f"the selector named {others} as others; allowed: some of {sorted(allowed)}, each once")
+        return others
+
+
+def _checked(who: str, params: object) -> dict[str, Json]:
+    """Copy the parameters of a task, which must be what a message can carry."""
+    checked = _ask(who, checked_json, params, f"what {who} gave")
+    if not isinstance(checked, dict):
+        raise RuntimeError(f"{who} gave {checked!r}; allowed: a dict")
+    return checked
 
 
 def _ask(what: str, function: Callable[..., T], *args: object) -> T:

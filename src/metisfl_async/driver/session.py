@@ -289,6 +289,8 @@ class DriverSession:
                             return event
                     event = await anext(events)
             except StopAsyncIteration:
+                if isinstance(self._controller, Controller) and self._controller.is_open:
+                    await self._controller.serve()  # raises why, if it was a bug
                 raise ConnectionLost(link.address, "the controller closed before the federation was over") from None
             except TransportError:
                 if seen == 0:

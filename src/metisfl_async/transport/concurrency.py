@@ -14,11 +14,12 @@ T = TypeVar("T")
 async def first_of(*coroutines: Coroutine[Any, Any, Any]) -> None:
     """Run all until the first one ends, then cancel the others; raise the error of the one that failed."""
     tasks = [asyncio.create_task(coroutine, name=_name(coroutine)) for coroutine in coroutines]
+    done: set[asyncio.Task[Any]] = set()
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         await end_all(tasks)
-    _raise_first(tasks)
+    _raise_first(tasks, done)
 
 
 async def beside(main: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, Any]) -> T:
@@ -28,11 +29,12 @@ async def beside(main: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, Any]
     raised.
     """
     tasks = [asyncio.create_task(coroutine, name=_name(coroutine)) for coroutine in (main, *others)]
+    done: set[asyncio.Task[Any]] = set()
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     finally:
         await end_all(tasks)
-    _raise_first(tasks)
+    _raise_first(tasks, done)
     return tasks[0].result()  # type: ignore[no-any-return]
 
 
@@ -66,7 +68,8 @@ def _name(coroutine: Coroutine[Any, Any, Any]) -> str:
     return str(getattr(coroutine, "__qualname__", "coroutine"))
 
 
-def _raise_first(tasks: list[asyncio.Task[Any]]) -> None:
-    for task in tasks:
+def _raise_first(tasks: list[asyncio.Task[Any]], done: set[asyncio.Task[Any]]) -> None:
+    """Raise an error of those that were done first; one that came of ending the others only if there is no other."""
+    for task in sorted(tasks, key=lambda task: task not in done):
         if task.done() and not task.cancelled() and (error := task.exception()) is not None:
             raise error
