@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
@@ -14,7 +15,7 @@ from metisfl_async.controller.staging import Room
 from metisfl_async.core.aggregation.arithmetic import unfit
 from metisfl_async.core.aggregation.rule import AggregationRule, Update
 from metisfl_async.core.commands import Aggregate, Command, Discard, Forget
-from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.errors import ConfigError, ConnectionLost
 from metisfl_async.core.federation import Federation
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.messages import UpdateReply
@@ -66,7 +67,10 @@ class Aggregator:
         # Not bounded by itself: each update in it holds staging room, and one model is made at a time. What the
         # federation asks for goes before the updates that wait: it was decided without them.
         self._jobs: asyncio.PriorityQueue[tuple[int, int, Job]] = asyncio.PriorityQueue()
-        self._submitted = 0
+        self._submitted, self._has_ended = 0, False
+        # How many jobs had been submitted when a learner's latest update was folded. It took the place of what an older
+        # Forget means; if its learner has not come back, another Forget follows.
+        self._folded_at: dict[LearnerId, int] = {}
         self._replies: dict[str, asyncio.Future[UpdateReply]] = {}
         self._worker = ThreadPoolExecutor(1, "metisfl-aggregator")
 
@@ -74,18 +78,20 @@ class Aggregator:
         """Do the jobs in order, until cancelled; a job under way in the thread is waited for."""
         try:
             while True:
-                _, _, job = await self._jobs.get()
+                _, submitted, job = await self._jobs.get()
                 match job:
                     case Upload():
                         await self._take_in(job)
                     case Aggregate(version, others):
                         await self._aggregate(version, others)
                     case Forget(learner):
-                        await self._forget(learner)
+                        if submitted > self._folded_at.get(learner, 0):
+                            await self._forget(learner)
                     case Discard():
                         if self.publication is not None:
                             self._rule.discard()
         finally:
+            self._has_ended = True
             for reply in self._replies.values():
                 reply.cancel()
             self._worker.shutdown()
@@ -93,18 +99,35 @@ class Aggregator:
     def submit(self, job: Job) -> None:
         is_upload = isinstance(job, Upload)
         if isinstance(job, Upload):
+            if self._has_ended:
+                job.room.release()
+                return
             self._replies[job.task.id] = job.reply
         self._submitted += 1
         self._jobs.put_nowait((int(is_upload), self._submitted, job))
 
     async def reply_to(self, task: Task) -> UpdateReply:
-        """Wait for what became of an update that was submitted."""
-        return await asyncio.shield(self._replies[task.id])
+        """Wait for what became of an update that was submitted.
+
+        Raises
+        ------
+        ConnectionLost
+            If the controller ends before that is known.
+        """
+        if (reply := self._replies.get(task.id)) is not None:
+            try:
+                return await asyncio.shield(reply)
+            except asyncio.CancelledError:
+                if not reply.cancelled():
+                    raise
+        raise ConnectionLost("controller", "it ends, and the update was not folded")
 
     async def set_first_model(self, model: Model) -> None:
         """Publish version 0."""
         await self.work(model.manifest.size_bytes, self._rule.start, model.freeze())
-        await self._publish(model)
+        publication = Publication(model)
+        await self._store.insert(GLOBAL, model)
+        self.publication = publication
 
     async def _take_in(self, upload: Upload) -> None:
         task, header = upload.task, upload.header
@@ -132,6 +155,7 @@ class Aggregator:
             upload.reply.set_result(_answer(task))  # the federation may have ended while we folded
         finally:
             upload.room.release()
+            upload.reply.cancel()  # unless it has been given: who waits for it is not kept waiting by our end
             del self._replies[task.id]
 
     async def _fold(self, upload: Upload) -> None:
@@ -144,6 +168,7 @@ class Aggregator:
         await self.work(model.manifest.size_bytes, self._rule.fold, update)
         if self._keeps_updates:
             await self._store.insert(task.learner, model, weight)
+            self._folded_at[task.learner] = self._submitted
 
     async def _aggregate(self, version: int, others: tuple[LearnerId, ...]) -> None:
         assert self.publication is not None
@@ -153,14 +178,17 @@ class Aggregator:
             update = await self._latest(learner)
             selection_s += time.monotonic() - begun_at
             if update is not None:
-                await self.work(manifest.size_bytes, self._rule.fold, update)
+                with suppress(ConfigError):  # the rule does not want it; its learner was told nothing else
+                    await self.work(manifest.size_bytes, self._rule.fold, update)
         model = await self.work(manifest.size_bytes, self._rule.aggregate, version)
         if (difference := manifest.difference(model.manifest)) is not None or model.version != version:
             wrong = difference or f"version {model.version} instead of {version}"
             raise RuntimeError(f"{type(self._rule).__name__}.aggregate() made no such model as was asked for: {wrong}")
+        publication = Publication(model)  # read-only from here on, so that the store can share it
+        await self._store.insert(GLOBAL, model)
         if self._federation.is_finished:
             return  # stopped meanwhile; the model before stays the final one
-        await self._publish(model)
+        self.publication = publication
         self._post(self._federation.published, version, selection_s * 1e3)
 
     async def _forget(self, learner: LearnerId) -> None:
@@ -169,14 +197,14 @@ class Aggregator:
         if self._rule.needs_previous and (update := await self._latest(learner)) is not None:
             await self.work(update.model.manifest.size_bytes, self._rule.remove, update)
         await self._store.erase(learner)
+        self._folded_at.pop(learner, None)
 
     async def _latest(self, learner: LearnerId) -> Update | None:
         stored = await self._store.latest(learner)
-        return None if stored is None else Update(learner, stored.model, stored.weight)
-
-    async def _publish(self, model: Model) -> None:
-        self.publication = Publication(model)
-        await self._store.insert(GLOBAL, model)
+        if stored is None or self.publication is None:
+            return None
+        staleness = max(self.publication.model.version - stored.model.version, 0)  # 0 for those of an earlier run
+        return Update(learner, stored.model, stored.weight, staleness)
 
     async def work(self, size_bytes: int, function: Callable[..., T], *args: object) -> T:
         """Do arithmetic over a model of this size without blocking the loop."""
