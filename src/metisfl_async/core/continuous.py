@@ -164,8 +164,7 @@ class ContinuousFederation(Federation):
     def _forget(self, learner: LearnerId) -> None:
         super()._forget(learner)
         self._evaluations.forget(learner)
-        if learner not in self._present:
-            self._benched.discard(learner)
+        self._benched.discard(learner)
 
     def _on_finish(self) -> None:
         if self._round.is_open and self._round.tasks:
