@@ -39,6 +39,7 @@ EVENTS: list[Event] = [
     LearnerJoined("a", 1),
     LearnerLeft("a", 0, "it left"),
     RoundStarted(2, 1, ["a", "b"]),
+    RoundStarted(2, 1, ["a"], in_rounds=False),
     UpdateCounted(2, "a", 3.0, {"loss": 0.25}),
     TaskFailed(2, "b", "train", "ValueError", "no data"),
     ModelPublished(2, 2),
@@ -61,6 +62,13 @@ def test_an_event_comes_back_from_json_as_it_was(event: Event) -> None:
     before = dict(data)
     assert event_from_dict(data) == event
     assert data == before
+
+
+def test_who_says_nothing_about_rounds_has_them() -> None:
+    for event in (RoundStarted(2, 1, ["a"]), RoundFinished(RoundRecord(2, 1))):
+        data = event_to_dict(event)
+        assert data.get("record", data).pop("in_rounds") is True
+        assert event_from_dict(data) == event
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)

@@ -33,6 +33,7 @@ records = st.builds(
     number=st.integers(1),
     model_version=st.integers(0),
     is_published=st.booleans(),
+    in_rounds=st.booleans(),
     **dict.fromkeys(("started_ms", "duration_ms", "dispatch_ms", "train_ms"), number),
     **dict.fromkeys(("aggregation_ms", "evaluation_ms"), number),
     **dict.fromkeys(("bytes_sent", "bytes_received"), st.integers(0)),

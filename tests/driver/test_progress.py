@@ -12,8 +12,9 @@ from federations import Adds, session_of, until
 from rich.console import Console
 
 from metisfl_async import Controller, ControllerConfig, DriverSession, Learner, TerminationSignals
-from metisfl_async.core.events import Event, ModelPublished, RoundFinished, TaskFailed
+from metisfl_async.core.events import Event, ModelPublished, RoundFinished, RoundStarted, TaskFailed
 from metisfl_async.core.model import Array
+from metisfl_async.core.records import RoundRecord
 from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.learner.learner import Config, TrainResult
 
@@ -58,6 +59,7 @@ async def _events_without_rounds(
             await session.stop()
     result = await running
     assert repr(result).startswith(f"<FederationResult: {num_models // 10}")
+    assert not any(record.in_rounds for record in result.rounds)
     assert " models, accuracy=" in repr(result)
     return events
 
@@ -90,6 +92,24 @@ async def test_without_rounds_it_counts_models_and_stays_quiet(
     assert re.search(r"3 learners connected  accuracy \d", text)
     assert 1 <= text.count("updates in") < 20  # of two hundred
     assert "round 1: evaluating" not in text
+
+
+async def test_one_learner_alone_without_rounds_makes_models() -> None:
+    signals = TerminationSignals(execution_cutoff_time_mins=10)
+    console = Console(file=StringIO(), force_terminal=True, width=120)
+    _show(await _events_without_rounds(signals, [Adds(1)], 50), signals, console)  # which looks at the result as well
+    assert "models" in _text(console)
+    assert "model 1: 1 of 1 updates in" in _text(console)
+    assert "round 1" not in _text(console)
+
+
+async def test_rounds_that_end_before_all_have_reported_are_rounds() -> None:
+    console = Console(file=StringIO(), force_terminal=True, width=120)
+    signals = TerminationSignals(federation_rounds=1)
+    events: list[Event] = [RoundStarted(1, 0, ["a", "b"]), ModelPublished(1, 1), RoundFinished(RoundRecord(1, 0, True))]
+    _show(events, signals, console)
+    assert "round 1: evaluating" in _text(console)
+    assert "models" not in _text(console)
 
 
 async def test_a_thousand_models_of_ten_learners_are_drawn_now_and_then() -> None:

@@ -86,13 +86,14 @@ def test_without_rounds_the_plot_is_over_model_versions_with_a_dot_for_each_upda
             number,
             number - 1,
             True,
+            in_rounds=False,
             started_ms=100.0 * number,
             # the evaluation of every tenth model takes longer than the next two models
             duration_ms=350.0 if number % 10 == 0 else 100.0,
             participants=["a"],
             train_metrics={"loss": 1 / number},
             evaluation_metrics={"loss": 2 / number} if number % 10 == 0 else {},
-            learners={"a": LearnerRecord(staleness=1)},
+            learners={"a": LearnerRecord()},
         )
         for number in range(1, 1001)
     ]

@@ -83,7 +83,7 @@ class ContinuousFederation(Federation):
             return
         assert self.model_version is not None
         plans = self._strategies.plan(chosen, self._timings)
-        self._announce(RoundStarted(self._round.number, self.model_version, [*chosen]))
+        self._announce(RoundStarted(self._round.number, self.model_version, [*chosen], in_rounds=False))
         for learner in chosen:
             version = fetched.get(learner, self.model_version)
             task = self._assign(

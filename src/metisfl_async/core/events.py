@@ -49,6 +49,7 @@ class RoundStarted:
     number: int
     model_version: int
     cohort: list[str]
+    in_rounds: bool = True  #: False under a scheduler without rounds
 
 
 @dataclass(frozen=True, slots=True)

@@ -384,7 +384,13 @@ class Federation(ABC):
     def _new_round(self) -> Round:
         assert self._started_at is not None
         assert self.model_version is not None
-        return Round(self._num_published + 1, self.model_version, self._clock, started_at=self._started_at)
+        return Round(
+            self._num_published + 1,
+            self.model_version,
+            self._clock,
+            started_at=self._started_at,
+            in_rounds=self._strategies.in_rounds,
+        )
 
     def _assign(
         self,

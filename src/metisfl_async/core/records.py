@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from metisfl_async.core.metrics import Json, Metrics, weighted_means
 
-__all__ = ["Failure", "LearnerRecord", "RoundRecord", "counted_as"]
+__all__ = ["Failure", "LearnerRecord", "RoundRecord"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ class RoundRecord:
     number: int  #: from 1; a round without quorum is tried again under the same number; without rounds: the version
     model_version: int  #: of the model that the cohort trained
     is_published: bool = False  #: whether a new global model came of it
+    in_rounds: bool = True  #: False under a scheduler without rounds: this is the record of a model
     started_ms: float = 0.0  #: since the federation started
     selection_ms: float = 0.0  #: choosing the cohort, and fetching stored updates that are in the mean too
     duration_ms: float = 0.0
@@ -118,12 +119,6 @@ class RoundRecord:
             for name, part in data["learners"].items()
         }
         return cls(**{**data, "learners": learners})
-
-
-def counted_as(records: Sequence[RoundRecord]) -> Literal["round", "model"]:
-    """Say what the records are of: without rounds, some learner trained an older model than the latest."""
-    is_stale = any(part.staleness for record in records for part in record.learners.values())
-    return "model" if is_stale else "round"
 
 
 def _shallow(record: Failure | LearnerRecord | RoundRecord) -> dict[str, Any]:

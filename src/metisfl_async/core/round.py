@@ -18,13 +18,22 @@ class Round:
     Round 0 is the time before the first one, when learners are asked for first weights; nobody sees its record.
     """
 
-    def __init__(self, number: int, model_version: int, clock: Callable[[], float], *, started_at: float) -> None:
+    def __init__(
+        self,
+        number: int,
+        model_version: int,
+        clock: Callable[[], float],
+        *,
+        started_at: float,
+        in_rounds: bool = True,
+    ) -> None:
         self._clock = clock
         self._opened_at = self._published_at = clock()
         self.tasks: list[Task] = []
         self.reported: list[LearnerId] = []  #: whose updates were folded, in order
         self._folds: list[tuple[float, int]] = []  # for each of them: milliseconds, and bytes of updates in memory then
-        self.record = RoundRecord(number, model_version, started_ms=_ms(self._opened_at - started_at))
+        started_ms = _ms(self._opened_at - started_at)
+        self.record = RoundRecord(number, model_version, in_rounds=in_rounds, started_ms=started_ms)
         self.is_open = number > 0  #: whether the record still changes
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from metisfl_async.core.model import Array
-from metisfl_async.core.records import RoundRecord, counted_as
+from metisfl_async.core.records import RoundRecord
 
 try:
     from matplotlib.axes import Axes
@@ -69,7 +69,7 @@ def draw_partitions(parts: Sequence[tuple[Array, Array]]) -> Figure:
 def _panel(axes: Axes, name: str, records: Sequence[RoundRecord], x: Literal["number", "time"]) -> None:
     """Draw one metric: lines of means; where models are made of single updates, dots for what those say of training."""
     at = {record.number: _ended_s(record) if x == "time" else record.number for record in records}
-    in_rounds = counted_as(records) == "round"
+    in_rounds = all(record.in_rounds for record in records)
 
     def line(values: Iterable[tuple[RoundRecord, float | None]]) -> tuple[list[float], list[float]]:
         points = sorted((at[record.number], value) for record, value in values if value is not None)

@@ -38,8 +38,7 @@ EVERY_MS = 2_000.0  #: without rounds, which may be over in milliseconds, a line
 class ProgressDisplay:
     """Feed it events with `show`, on an event loop. What changed is drawn soon; there is no thread.
 
-    With rounds there is a bar for them and one for the phase; without, one that counts models. That a federation has no
-    rounds shows when a model is published while others are still at work.
+    With rounds there is a bar for them and one for the phase; without, one that counts models.
     """
 
     def __init__(self, signals: TerminationSignals, num_learners: int, console: Console | None = None) -> None:
@@ -89,18 +88,14 @@ class ProgressDisplay:
                 self._bars.update(self._rounds, note=f"{connected} learners connected")
                 if self._phase is not None and self._bars.tasks[-1].description == "joining":
                     self._bars.update(self._phase, completed=connected)
-            case RoundStarted(number, _, cohort) if self._has_rounds:
+            case RoundStarted(number, _, cohort, in_rounds=True):
                 self._begin(f"round {number}: training", len(cohort))
             case RoundStarted():
-                self._drop_phase()
+                self._count_models()
             case UpdateCounted(metrics=metrics) | LearnerEvaluated(metrics=metrics) if self._phase is not None:
                 self._bars.update(self._phase, advance=1, note=_numbers(metrics))
             case ModelPublished(number) if self._has_rounds:
-                phase = self._bars.tasks[-1]
-                if phase.total is not None and phase.completed < phase.total:
-                    self._drop_rounds()
-                else:
-                    self._begin(f"round {number}: evaluating", int(phase.total or 0))
+                self._begin(f"round {number}: evaluating", int(self._bars.tasks[-1].total or 0))
             case TaskFailed(type="cancelled"):
                 pass  # the federation ended while somebody was at work
             case TaskFailed():
@@ -178,7 +173,7 @@ class ProgressDisplay:
             self._bars.remove_task(self._phase)
             self._phase = None
 
-    def _drop_rounds(self) -> None:
+    def _count_models(self) -> None:
         """Show models instead: there are no rounds."""
         self._has_rounds = False
         self._bars.update(self._rounds, description="models")

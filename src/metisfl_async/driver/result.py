@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.model import Array
-from metisfl_async.core.records import RoundRecord, counted_as
+from metisfl_async.core.records import RoundRecord
 from metisfl_async.driver.plot import plot_rounds
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ class FederationResult:
         published = [record for record in self.rounds if record.is_published]
         last = next((record.evaluation_metrics for record in reversed(published) if record.evaluation_metrics), {})
         scores = "".join(f", {name}={value:.4g}" for name, value in last.items())
-        return f"<FederationResult: {len(published)} {counted_as(published)}s{scores}, {self.reason!r}>"
+        unit = "rounds" if all(record.in_rounds for record in published) else "models"
+        return f"<FederationResult: {len(published)} {unit}{scores}, {self.reason!r}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything but the model as JSON-like data."""
