@@ -35,7 +35,7 @@ records = st.builds(
     is_published=st.booleans(),
     in_rounds=st.booleans(),
     **dict.fromkeys(("started_ms", "duration_ms", "dispatch_ms", "train_ms"), number),
-    **dict.fromkeys(("aggregation_ms", "evaluation_ms"), number),
+    **dict.fromkeys(("aggregation_ms", "evaluation_dispatch_ms", "evaluation_ms"), number),
     **dict.fromkeys(("bytes_sent", "bytes_received"), st.integers(0)),
     participants=st.lists(text, max_size=3),
     train_metrics=metrics,

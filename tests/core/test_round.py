@@ -36,7 +36,9 @@ def test_a_record_tells_how_long_each_step_of_each_learner_and_of_the_round_took
     sandbox.fold(of_b)  # +23: 3 s, though it had waited for longer
     sandbox.wait(7)
     sandbox.publish()  # +30
-    sandbox.wait(10)
+    sandbox.wait(4)
+    sandbox.accept(B, A)
+    sandbox.wait(6)
     sandbox.evaluate(A, accuracy=0.5)
     sandbox.wait(20)
     sandbox.evaluate(B, accuracy=1.0)  # +60
@@ -46,6 +48,7 @@ def test_a_record_tells_how_long_each_step_of_each_learner_and_of_the_round_took
     assert record.dispatch_ms == pytest.approx(3_000)
     assert record.train_ms == pytest.approx(23_000)
     assert record.aggregation_ms == pytest.approx(8_000 + 3_000 + 7_000)
+    assert record.evaluation_dispatch_ms == pytest.approx(4_000)
     assert record.evaluation_ms == pytest.approx(30_000)
     assert record.duration_ms == pytest.approx(60_000)
     a, b = record.learners[A], record.learners[B]

@@ -64,7 +64,8 @@ class RoundRecord:
     dispatch_ms: float = 0.0  #: until the last training task was acknowledged
     train_ms: float = 0.0  #: until the last update was counted or given up
     aggregation_ms: float = 0.0  #: folding all updates, and making the mean
-    evaluation_ms: float = 0.0
+    evaluation_dispatch_ms: float = 0.0  #: from the new global model until the last evaluation was acknowledged
+    evaluation_ms: float = 0.0  #: from the new global model until the last evaluation was over
     bytes_sent: int = 0
     bytes_received: int = 0
     aggregation_block_size: list[int] = field(default_factory=list)  #: updates folded; a block is a stride, or all

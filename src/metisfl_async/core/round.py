@@ -104,6 +104,7 @@ class Round:
         if record.is_published:
             record.aggregation_ms += _ms(self._published_at - trained_at)
         if evaluated:
+            record.evaluation_dispatch_ms = _ms(max(task.accepted_at for task in evaluated) - self._published_at)
             record.evaluation_ms = _ms(max(task.ended_at for task in evaluated) - self._published_at)
         for task in training:
             task.part.sent_ms, task.part.ended_ms = self._since_start(task.offered_at), self._since_start(task.ended_at)
