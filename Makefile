@@ -7,12 +7,13 @@ TORCH_READY := $(VENV)/.torch
 INTEROP := tests/interop
 NODE_READY := $(INTEROP)/node_modules/.ready
 
-.PHONY: help quickstart test check unit bench figures proto clean
+.PHONY: help quickstart test check unit bench bench-quick figures proto clean
 
 help:
 	@echo 'make quickstart   set up, then train a real model on real images in five processes (a minute or two; downloads TensorFlow, 2 GB on disk)'
 	@echo 'make test         set up, with PyTorch (0.8 GB, or several with GPU support), then run every check and test (needs Node.js 20, npm and redis-server as well; installs the last on Debian)'
-	@echo 'make bench        set up, then measure rounds, loop lag and memory on this machine'
+	@echo 'make bench        set up, then measure everything on this machine, and write the figures into docs/ (a quarter of an hour)'
+	@echo 'make bench-quick  the same with fewer and smaller runs, to see that it works; writes nothing (two minutes)'
 	@echo 'make figures      set up, then draw the picture of the schedulers in docs/ anew'
 	@echo 'make proto        generate the protobuf code anew'
 	@echo 'make clean        remove the virtual environment and everything that was made'
@@ -45,6 +46,7 @@ test: $(READY)
 	@sh examples/quickstart_tensorflow/get_fashion_mnist.sh
 	$(MAKE) --no-print-directory check
 	$(MAKE) --no-print-directory unit
+	$(MAKE) --no-print-directory bench-quick
 
 check: $(READY)
 	$(VENV)/bin/ruff check
@@ -58,10 +60,10 @@ unit: $(READY) $(TORCH_READY) $(NODE_READY)
 	$(PYTHON) -m coverage report --include='*/core/*,*/codec/*' --fail-under=100 --skip-covered
 
 bench: $(READY)
-	$(PYTHON) bench/rounds.py
-	$(PYTHON) bench/loop_lag.py
-	$(PYTHON) bench/uploads.py
-	$(PYTHON) bench/stress.py
+	$(PYTHON) bench/report.py
+
+bench-quick: $(READY)
+	$(PYTHON) bench/report.py --quick
 
 figures: $(READY)
 	@sh examples/quickstart_tensorflow/get_fashion_mnist.sh

@@ -1,20 +1,73 @@
-"""What the machine can do at best: one plain uvloop TCP connection between two processes."""
+"""What the machine and gRPC can do at best: plain uvloop TCP, and a grpc.aio stream, between two processes."""
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
 import time
+from collections.abc import Callable
 
+import grpc
+import grpc.aio
 import uvloop
 
-__all__ = ["raw_tcp"]
+from metisfl_async.transport.grpc_options import CHANNEL_OPTIONS, SERVER_OPTIONS
+from metisfl_async.transport.malloc import keep_freed_memory
+
+__all__ = ["bare_grpc", "raw_tcp"]
+
+MIB = 2**20
+STREAMS = 10
 
 
-class Sink(asyncio.BufferedProtocol):
-    def __init__(self, done: asyncio.Future[tuple[int, float]]) -> None:
-        self.buffer, self.received, self.done = bytearray(2**20), 0, done
-        self.started = time.perf_counter()
+async def raw_tcp(size: int = 1024 * MIB) -> float:
+    """Give the megabytes per second of one plain uvloop TCP connection."""
+    done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+    server = await asyncio.get_running_loop().create_server(lambda: _Sink(size, done), "127.0.0.1", 0)
+    async with server:
+        return await _rate(size, done, _send_tcp, server.sockets[0].getsockname()[1])
+
+
+async def bare_grpc(size: int = 1000 * MIB) -> float:
+    """Give the megabytes per second of ten grpc.aio streams from one process, with our options.
+
+    Messages are 1 MiB of bytes, which nobody serialises or looks at: what gRPC and Python's part of it take.
+    """
+    left, started = size, 0.0
+
+    async def take(request: object, context: grpc.aio.ServicerContext) -> None:
+        nonlocal left, started
+        started = started or time.perf_counter()
+        while (message := await context.read()) is not grpc.aio.EOF:
+            left -= len(message)
+            if left == 0:
+                done.set_result(time.perf_counter() - started)
+
+    keep_freed_memory()
+    done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    handlers = {"Take": grpc.stream_stream_rpc_method_handler(take)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Limits", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        return await _rate(size, done, _send_grpc, port)
+    finally:
+        await server.stop(None)
+
+
+async def _rate(size: int, done: asyncio.Future[float], send: Callable[[int, int], None], port: int) -> float:
+    """Start a sender, and wait until all has come."""
+    child = multiprocessing.get_context("spawn").Process(target=send, args=(port, size))
+    child.start()
+    seconds = await done
+    await asyncio.to_thread(child.join)
+    return size / seconds / 1e6
+
+
+class _Sink(asyncio.BufferedProtocol):
+    def __init__(self, size: int, done: asyncio.Future[float]) -> None:
+        self.buffer, self.left, self.done = bytearray(MIB), size, done
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.started = time.perf_counter()
@@ -23,17 +76,18 @@ class Sink(asyncio.BufferedProtocol):
         return self.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.received += nbytes
+        self.left -= nbytes
 
     def eof_received(self) -> None:
-        self.done.set_result((self.received, time.perf_counter() - self.started))
+        assert self.left == 0
+        self.done.set_result(time.perf_counter() - self.started)
 
 
-def _send(port: int, size: int) -> None:
+def _send_tcp(port: int, size: int) -> None:
     async def main() -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
-        chunk = bytes(2**20)
-        for _ in range(size // len(chunk)):
+        chunk = bytes(MIB)
+        for _ in range(size // MIB):
             writer.write(chunk)
             await writer.drain()
         writer.close()
@@ -42,14 +96,17 @@ def _send(port: int, size: int) -> None:
     uvloop.run(main())
 
 
-async def raw_tcp(size: int = 2**31) -> float:
-    """Megabytes per second through one connection between two processes."""
-    done: asyncio.Future[tuple[int, float]] = asyncio.get_running_loop().create_future()
-    server = await asyncio.get_running_loop().create_server(lambda: Sink(done), "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    child = multiprocessing.get_context("spawn").Process(target=_send, args=(port, size))
-    child.start()
-    received, seconds = await done
-    server.close()
-    child.join()
-    return received / seconds / 1e6
+def _send_grpc(port: int, size: int) -> None:
+    async def stream() -> None:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS) as channel:
+            call = channel.stream_stream("/Limits/Take")()
+            chunk = bytes(MIB)
+            for _ in range(size // MIB // STREAMS):
+                await call.write(chunk)
+            await call.done_writing()
+            assert await call.read() is grpc.aio.EOF
+
+    async def main() -> None:
+        await asyncio.gather(*(stream() for _ in range(STREAMS)))
+
+    uvloop.run(main())

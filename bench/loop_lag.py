@@ -1,7 +1,7 @@
 """How late the event loop is while three Keras learners train beside the controller, in threads and in processes.
 
-A ticker sleeps 10 ms at a time and notes how much longer it took. Prints a Markdown table: the lag's median, 99th
-percentile and worst, the longest silence of a learner (its heartbeats come every second), and how many leases ended.
+A ticker sleeps 10 ms at a time and notes how much longer it took: the lag's median, 99th percentile and worst. Beside
+them, the longest silence of a learner (its heartbeats come every second), and how many leases ended.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import argparse
 import asyncio
-import platform
-import time
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
+from lag import tick
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
+from tables import Columns, Row, Run
 
 from metisfl_async import (
     Controller,
@@ -32,8 +32,16 @@ from metisfl_async import (
     iid_partition,
 )
 
-TICK_S = 0.010
 Weights = Sequence[NDArray[Any]]
+COLUMNS: Columns = {
+    "worker": ("learners in", ""),
+    "median_ms": ("lag p50 (ms)", ".1f"),
+    "p99_ms": ("p99 (ms)", ".1f"),
+    "worst_ms": ("worst (ms)", ".1f"),
+    "silence_s": ("longest silence (s)", ".2f"),
+    "leases": ("leases ended", "d"),
+    "accuracy": ("accuracy", ".3f"),
+}
 
 
 class KerasLearner(Learner):
@@ -72,14 +80,7 @@ class KerasLearner(Learner):
         return dict(self.model.evaluate(self.x, self.y, verbose=0, return_dict=True))
 
 
-async def tick(lags_ms: list[float]) -> None:
-    while True:
-        start = time.perf_counter()
-        await asyncio.sleep(TICK_S)
-        lags_ms.append((time.perf_counter() - start - TICK_S) * 1e3)
-
-
-async def measure(worker: Literal["thread", "process"], rounds: int, epochs: int) -> str:
+async def measure(worker: Literal["thread", "process"], rounds: int, epochs: int) -> Row:
     x, y = load_digits(return_X_y=True)
     x = np.tile(x.astype(np.float32) / 16, (20, 1))
     parts = iid_partition(x, np.tile(y, 20), num_partitions=3)
@@ -100,28 +101,26 @@ async def measure(worker: Literal["thread", "process"], rounds: int, epochs: int
         assert ticking is not None
         ticking.cancel()
     median, high = np.percentile(lags_ms, [50, 99])
-    accuracy = result.rounds[-1].evaluation_metrics["accuracy"]
-    return (
-        f"| {worker} | {median:.1f} | {high:.1f} | {max(lags_ms):.1f} | {silence_ms / 1e3:.2f} | {left} "
-        f"| {accuracy:.3f} |"
-    )
+    return {
+        "worker": worker,
+        "median_ms": float(median),
+        "p99_ms": float(high),
+        "worst_ms": max(lags_ms),
+        "silence_s": silence_ms / 1e3,
+        "leases": left,
+        "accuracy": result.rounds[-1].evaluation_metrics["accuracy"],
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=3)
-    options = parser.parse_args()
-    import keras  # before serving: importing it in a thread would hold up the loop for a second
+    run = Run(__doc__)
+    import_module("keras")  # before serving: importing it in a thread would hold up the loop for a second
 
-    print(
-        f"\n3 Keras {keras.__version__} learners, {options.rounds} rounds of {options.epochs} epochs on "
-        f"{os.cpu_count()} cores; {platform.machine()}, Python {platform.python_version()}\n"
-    )
-    print("| learners in | lag p50 (ms) | p99 (ms) | worst (ms) | longest silence (s) | leases ended | accuracy |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for worker in ("thread", "process"):
-        print(asyncio.run(measure(worker, options.rounds, options.epochs)))
+    table = run.table("loop_lag", COLUMNS)
+    workers: tuple[Literal["thread", "process"], ...] = ("thread",) if run.is_quick else ("thread", "process")
+    for worker in workers:
+        table.add(**asyncio.run(measure(worker, *((1, 1) if run.is_quick else (5, 3)))))
+    run.end()
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """How long a round takes when there is nothing to compute: a model of one parameter, ten learners in this process.
 
-Prints a Markdown table. Times are of this machine; the ratios between the rows are what travels.
+Times are of this machine; the ratios between the rows are what travels.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import platform
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,10 +13,19 @@ from typing import Any
 import numpy as np
 import uvloop
 from numpy.typing import NDArray
+from tables import Columns, Run
 
 from metisfl_async import Controller, ControllerConfig, DriverSession, Learner, ServerParams, TerminationSignals
 
 Weights = Sequence[NDArray[Any]]
+LEARNERS = 10
+COLUMNS: Columns = {
+    "connection": ("connection", ""),
+    "loop": ("event loop", ""),
+    "evaluation": ("evaluation", ""),
+    "median_ms": ("round, median (ms)", ".1f"),
+    "worst_ms": ("round, worst (ms)", ".1f"),
+}
 
 
 class AddsOne(Learner):
@@ -35,26 +42,18 @@ class AddsOne(Learner):
         return {"value": float(parameters[0][0])}
 
 
-async def measure(learners: int, rounds: int, *, over_grpc: bool, evaluate: bool) -> list[float]:
+async def measure(rounds: int, *, over_grpc: bool, evaluate: bool) -> list[float]:
     """Run a federation; milliseconds of each round but the first, in which connections and threads are made."""
     config = ControllerConfig(scaling_factor="NumParticipants", evaluate_every=int(evaluate))
     controller = Controller(ServerParams() if over_grpc else None, config)
     signals = TerminationSignals(federation_rounds=rounds)
-    result = await DriverSession(controller, [AddsOne() for _ in range(learners)], signals).run()
+    result = await DriverSession(controller, [AddsOne() for _ in range(LEARNERS)], signals).run()
     return [record.duration_ms for record in result.rounds[1:]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--learners", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=50)
-    options = parser.parse_args()
-    print(
-        f"{options.learners} learners, 1 parameter, {options.rounds} rounds; {platform.machine()}, "
-        f"Python {platform.python_version()}\n"
-    )
-    print("| connection | event loop | evaluation | round, median (ms) | round, worst (ms) |")
-    print("| --- | --- | --- | ---: | ---: |")
+    run = Run(__doc__)
+    table = run.table("rounds", COLUMNS)
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
         "asyncio": asyncio.new_event_loop,
         "uvloop": uvloop.new_event_loop,
@@ -63,14 +62,15 @@ def main() -> None:
         for name, factory in loops.items():
             for evaluate in (False, True):
                 with asyncio.Runner(loop_factory=factory) as runner:
-                    times = runner.run(
-                        measure(options.learners, options.rounds, over_grpc=over_grpc, evaluate=evaluate)
-                    )
-                connection = "gRPC on loopback" if over_grpc else "in memory"
-                print(
-                    f"| {connection} | {name} | {'on' if evaluate else 'off'} "
-                    f"| {statistics.median(times):.1f} | {max(times):.1f} |"
+                    times = runner.run(measure(5 if run.is_quick else 50, over_grpc=over_grpc, evaluate=evaluate))
+                table.add(
+                    connection="gRPC on loopback" if over_grpc else "in memory",
+                    loop=name,
+                    evaluation="on" if evaluate else "off",
+                    median_ms=statistics.median(times),
+                    worst_ms=max(times),
                 )
+    run.end()
 
 
 if __name__ == "__main__":

@@ -1,31 +1,35 @@
 """The stress test of MetisFL's paper: no training, only models that move and are averaged.
 
-A dense model of 100 layers with P float32 parameters; N learners, in processes of their own, return it plus a constant.
-Real gRPC on loopback. For each (P, N) a fresh controller process measures, without its first round: the dispatch of
-training tasks, the training round, folding and averaging, the evaluation round, the whole round; bytes moved per
-second, its CPU seconds per round, its peak memory, and the 99th percentile of its event loop's lag. For scale, the rate
-of one plain uvloop TCP connection between two processes is measured in the same run.
+A dense model of 100 layers with P float32 parameters; N learners, in two processes of their own, add a constant to it.
+They share no memory; in a process, one at a time trains. Real gRPC on loopback. For each (P, N) a fresh controller
+process measures, without its first round: the dispatch of training tasks, the training round, folding and averaging,
+the dispatch of evaluations, the evaluation round, the whole round; its CPU seconds per round, its peak memory, the
+bytes that moved, and how late its event loop was. Times are medians. What needs more memory than there is, is not run;
+its row says so.
 
-Prints a Markdown table; with --json, also writes the figures there.
+The second table has rounds without evaluation beside what their bytes take on a plain uvloop TCP connection and on bare
+grpc.aio streams, measured right before and after.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import multiprocessing
-import os
 import resource
 import statistics
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import psutil
 import uvloop
-from limits import raw_tcp
+from lag import tick
+from limits import bare_grpc, raw_tcp
 from numpy.typing import NDArray
+from processes import in_fresh_process
+from tables import Columns, Row, Run
 
 from metisfl_async import (
     ClientParams,
@@ -33,72 +37,103 @@ from metisfl_async import (
     ControllerConfig,
     DriverSession,
     Learner,
+    RoundFinished,
     ServerParams,
     TerminationSignals,
     run_learner,
 )
 
 Weights = Sequence[NDArray[Any]]
-QUICK = [(100_000, 10), (1_000_000, 10)]
-FULL = [(p, n) for p in (100_000, 1_000_000) for n in (10, 50, 200)] + [(10_000_000, 10)]
-LAYERS = 100
-TICK_S = 0.010
+LAYERS, PROCESSES = 100, 2
+MILLION = 1_000_000
+QUICK = [(1, 10), (100_000, 10), (MILLION, 10)]
+FULL = [(1, 10), *((p, n) for p in (100_000, MILLION, 10 * MILLION) for n in (10, 25, 50, 100, 200))]
+STRESS: Columns = {
+    "parameters": ("parameters", ",d"),
+    "learners": ("learners", "d"),
+    "dispatch_ms": ("train dispatch (ms)", ".0f"),
+    "train_ms": ("train round", ".0f"),
+    "aggregation_ms": ("aggregation", ".0f"),
+    "evaluation_dispatch_ms": ("evaluation dispatch", ".0f"),
+    "evaluation_ms": ("evaluation round", ".0f"),
+    "round_ms": ("federation round", ".0f"),
+    "cpu_s": ("CPU (s)", ".2f"),
+    "rss_mb": ("peak RSS (MB)", ".0f"),
+    "rss_models": ("in models", ".1f"),
+    "moved_mb": ("moved (MB)", ".0f"),
+    "models_down": ("models down each", ".2f"),
+    "lag_p99_ms": ("lag p99 (ms)", ".1f"),
+}
+LIMIT: Columns = {
+    "parameters": ("parameters", ",d"),
+    "learners": ("learners", "d"),
+    "round_ms": ("round without evaluation (ms)", ".0f"),
+    "moved_mb": ("moved (MB)", ".0f"),
+    "tcp_ms": ("by plain TCP (ms)", ".0f"),
+    "of_tcp": ("round / TCP", ".2f"),
+    "grpc_ms": ("by bare gRPC (ms)", ".0f"),
+    "of_grpc": ("round / gRPC", ".2f"),
+}
 
 
 class AddsConstant(Learner):
     def __init__(self, parameters: int) -> None:
         super().__init__(num_training_examples=1)
-        self.layer = parameters // LAYERS
+        self.shape = (LAYERS, parameters // LAYERS) if parameters > LAYERS else (1, parameters)
 
     def get_weights(self) -> Weights:
-        return [np.zeros(self.layer, np.float32) for _ in range(LAYERS)]
+        return list(np.zeros(self.shape, np.float32))
 
     def set_weights(self, parameters: Weights) -> None:
         """Nothing is kept."""
 
     def train(self, parameters: Weights, config: dict[str, Any]) -> tuple[Weights, dict[str, float]]:
-        return [layer + np.float32(0.001) for layer in parameters], {}
+        for layer in parameters:
+            np.add(layer, np.float32(0.001), out=layer)
+        return parameters, {}
 
     def evaluate(self, parameters: Weights, config: dict[str, Any]) -> dict[str, float]:
         return {"value": float(parameters[0][0])}
 
 
 def run_learners(port: int, parameters: int, count: int) -> None:
+    """Be so many learners, of which one at a time works: each holds the global model and its update, and no more."""
+
     async def all_of_them() -> None:
         params = ClientParams("127.0.0.1", port)
-        await asyncio.gather(*(run_learner(AddsConstant(parameters), params) for _ in range(count)))
+        with ThreadPoolExecutor(1) as worker:
+            await asyncio.gather(*(run_learner(AddsConstant(parameters), params, worker=worker) for _ in range(count)))
 
     uvloop.run(all_of_them())
 
 
-async def tick(lags_ms: list[float]) -> None:
-    while True:
-        start = time.perf_counter()
-        await asyncio.sleep(TICK_S)
-        lags_ms.append((time.perf_counter() - start - TICK_S) * 1e3)
+def needed_mb(parameters: int, learners: int) -> float:
+    """Say what the learners take: two models each and what gRPC holds of a third, and the two processes."""
+    return learners * (2 * 4 * parameters / 1e6 + 3) + PROCESSES * (150 + 2 * 4 * parameters / 1e6)
 
 
-async def measure(parameters: int, learners: int, rounds: int, processes: int) -> dict[str, float]:
+async def federation(parameters: int, learners: int, rounds: int, evaluate_every: int) -> Row:
     spawn = multiprocessing.get_context("spawn")
     lags_ms: list[float] = []
-    async with Controller(ServerParams(), ControllerConfig()) as controller:
+    async with Controller(ServerParams(), ControllerConfig(evaluate_every=evaluate_every)) as controller:
         port = controller.client_params.port
-        shares = [len(share) for share in np.array_split(np.arange(learners), processes)]
+        shares = [len(share) for share in np.array_split(np.arange(learners), PROCESSES)]
         children = [spawn.Process(target=run_learners, args=(port, parameters, share)) for share in shares]
         for child in children:
             child.start()
         session = DriverSession(controller, learners, TerminationSignals(federation_rounds=rounds + 1))
         running = asyncio.create_task(session.run())
-        ticking = cpu = None
+        ticking = cpu_s = None
         async for event in session.events():
-            if type(event).__name__ == "RoundFinished" and ticking is None:
-                ticking, cpu = asyncio.create_task(tick(lags_ms)), time.process_time()
-        used = time.process_time() - (cpu or 0.0)
-        result = await running
+            if isinstance(event, RoundFinished) and ticking is None:
+                ticking, cpu_s = asyncio.create_task(tick(lags_ms)), time.process_time()
         assert ticking is not None
+        assert cpu_s is not None
+        cpu_s = (time.process_time() - cpu_s) / rounds
         ticking.cancel()
+        result = await running
         for child in children:
-            child.join()
+            await asyncio.to_thread(child.join)
     assert result.final_model is not None
     np.testing.assert_allclose(result.final_model[0], 0.001 * (rounds + 1), rtol=1e-4)
     records = result.rounds[1:]
@@ -106,68 +141,62 @@ async def measure(parameters: int, learners: int, rounds: int, processes: int) -
     def median(name: str) -> float:
         return float(statistics.median(getattr(record, name) for record in records))
 
-    moved = [(r.bytes_sent + r.bytes_received) / r.duration_ms / 1e3 for r in records]
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    counts = parameters > 1  # else a model is nothing beside its messages
     return {
         "parameters": parameters,
         "learners": learners,
         "dispatch_ms": median("dispatch_ms"),
         "train_ms": median("train_ms"),
         "aggregation_ms": median("aggregation_ms"),
+        "evaluation_dispatch_ms": median("evaluation_dispatch_ms"),
         "evaluation_ms": median("evaluation_ms"),
         "round_ms": median("duration_ms"),
-        "mb_per_s": statistics.median(moved),
-        "cpu_s_per_round": used / rounds,
-        "peak_rss_mb": rss / 1e6,
-        "peak_rss_models": rss / (4 * parameters),
-        "lag_p99_ms": float(np.percentile(lags_ms, 99)) if lags_ms else 0.0,
+        "cpu_s": cpu_s,
+        "rss_mb": rss / 1e6,
+        "rss_models": rss / (4 * parameters) if counts else "",
+        "moved_mb": (median("bytes_sent") + median("bytes_received")) / 1e6,
+        "models_down": median("bytes_sent") / learners / (4 * parameters) if counts else "",
+        "lag_p99_ms": float(np.percentile(lags_ms, 99)),
     }
 
 
-def in_fresh_process(parameters: int, learners: int, rounds: int, processes: int) -> dict[str, float]:
-    """Measure in a process of its own, so that its memory and CPU time are the controller's alone."""
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    arguments = (sender, parameters, learners, rounds, processes)
-    child = multiprocessing.get_context("spawn").Process(target=_measure_into, args=arguments)
-    child.start()
-    figures: dict[str, float] = receiver.recv()
-    child.join()
-    return figures
+def measure(parameters: int, learners: int, rounds: int, evaluate_every: int = 1) -> Row:
+    """Run a federation, and say how its rounds were, or that there is too little memory for its learners."""
+    needed, free = needed_mb(parameters, learners), psutil.virtual_memory().available / 1e6
+    if needed + 1_000 > free:
+        texts = dict.fromkeys(STRESS, "")
+        texts["round_ms"] = f"learners need {needed / 1e3:.0f} GB of {free / 1e3:.0f}"
+        return texts | {"parameters": parameters, "learners": learners}
+    return uvloop.run(federation(parameters, learners, rounds, evaluate_every))
 
 
-def _measure_into(sender: Any, parameters: int, learners: int, rounds: int, processes: int) -> None:
-    sender.send(uvloop.run(measure(parameters, learners, rounds, processes)))
+async def limits() -> tuple[float, float]:
+    return await raw_tcp(), await bare_grpc()
+
+
+def beside_the_limits(parameters: int, learners: int, rounds: int) -> Row:
+    """Run rounds without evaluation, and see what their bytes take at least."""
+    before = uvloop.run(limits())
+    row = in_fresh_process(measure, parameters, learners, rounds, 0)
+    tcp, grpc = (statistics.mean(pair) for pair in zip(before, uvloop.run(limits()), strict=True))
+    tcp_ms, grpc_ms = row["moved_mb"] / tcp * 1e3, row["moved_mb"] / grpc * 1e3
+    return {key: row[key] for key in ("parameters", "learners", "round_ms", "moved_mb")} | {
+        "tcp_ms": tcp_ms,
+        "of_tcp": row["round_ms"] / tcp_ms,
+        "grpc_ms": grpc_ms,
+        "of_grpc": row["round_ms"] / grpc_ms,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two small sizes, three rounds")
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds; default: %(default)s")
-    parser.add_argument("--processes", type=int, default=2, help="that the learners share; default: %(default)s")
-    parser.add_argument("--json", metavar="FILE")
-    options = parser.parse_args()
-    limit = uvloop.run(raw_tcp())
-    print(f"\n{os.cpu_count()} cores, one plain uvloop TCP connection: {limit:.0f} MB/s\n")
-    print(
-        "| parameters | learners | dispatch (ms) | train round | aggregation | evaluation | whole round "
-        "| MB/s | of plain TCP | CPU s | peak MB | lag p99 (ms) |"
-    )
-    print("|" + " ---: |" * 12)
-    measured = []
-    for parameters, learners in QUICK if options.quick else FULL:
-        rounds = 3 if options.quick else options.rounds
-        figures = in_fresh_process(parameters, learners, rounds, options.processes)
-        measured.append(figures)
-        print(
-            f"| {parameters:,} | {learners} | {figures['dispatch_ms']:.0f} | {figures['train_ms']:.0f} "
-            f"| {figures['aggregation_ms']:.0f} | {figures['evaluation_ms']:.0f} | {figures['round_ms']:.0f} "
-            f"| {figures['mb_per_s']:.0f} | {figures['mb_per_s'] / limit:.2f} | {figures['cpu_s_per_round']:.2f} "
-            f"| {figures['peak_rss_mb']:.0f} | {figures['lag_p99_ms']:.1f} |",
-            flush=True,
-        )
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump({"raw_tcp_mb_per_s": limit, "measured": measured}, file, indent=2)
+    run = Run(__doc__)
+    stress, limit = run.table("stress", STRESS), run.table("limit", LIMIT)
+    for parameters, learners in QUICK if run.is_quick else FULL:
+        rounds = 2 if run.is_quick or parameters * learners > 100 * MILLION else 5
+        stress.add(**in_fresh_process(measure, parameters, learners, rounds if parameters > 1 else 20))
+    limit.add(**beside_the_limits(*((MILLION, 10, 2) if run.is_quick else (10 * MILLION, 10, 5))))
+    run.end()
 
 
 if __name__ == "__main__":

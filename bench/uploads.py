@@ -1,21 +1,17 @@
 """How fast updates come in, and how fast they are folded, beside what the machine can do.
 
-Prints three tables, each measured in one run, as ratios:
+Two tables, each measured in one run; what counts are the ratios:
 
-- goodput of updates through TrainDone into the accumulator, with ten senders in a process of their own, beside plain
-  uvloop TCP between the same two kinds of process; and the same with generated protobuf code for the Chunks;
+- goodput of updates through TrainDone into the accumulator, with ten senders in a process of their own; and the same
+  with generated protobuf code for the Chunks. Beside them, between the same two kinds of process, plain uvloop TCP and
+  ten streams of grpc.aio that carry bytes and do nothing with them, both measured before and after;
 - folding one update into the float64 sum, beside `np.copyto` of the same buffer into a cold destination, and saxpy.
-
-With --json, also writes the figures there.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import multiprocessing
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -24,9 +20,11 @@ from typing import Any
 
 import numpy as np
 import uvloop
-from limits import raw_tcp
+from limits import bare_grpc, raw_tcp
 from numpy.typing import NDArray
+from processes import in_fresh_process
 from scipy.linalg import blas
+from tables import Columns, Run
 
 from metisfl_async import ClientParams, Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals
 from metisfl_async.codec import frame as frames
@@ -42,6 +40,23 @@ from metisfl_async.transport._proto import metisfl_pb2
 from metisfl_async.transport.grpc_link import GrpcLink
 
 SENDERS = 10
+UPLOADS: Columns = {
+    "parameters": ("parameters", ",d"),
+    "tcp_mb_s": ("plain TCP (MB/s)", ".0f"),
+    "grpc_mb_s": ("bare gRPC", ".0f"),
+    "ours_mb_s": ("TrainDone", ".0f"),
+    "ours_of_tcp": ("of TCP", ".2f"),
+    "ours_of_grpc": ("of bare gRPC", ".2f"),
+    "generated_mb_s": ("generated protobuf (MB/s)", ".0f"),
+    "generated_of_ours": ("of TrainDone", ".2f"),
+}
+FOLDING: Columns = {
+    "parameters": ("parameters", ",d"),
+    "fold_ms": ("fold (ms)", ".2f"),
+    "copyto_ms": ("np.copyto, cold (ms)", ".2f"),
+    "fold_of_copyto": ("fold / copyto", ".2f"),
+    "saxpy_ms": ("saxpy (ms)", ".2f"),
+}
 
 
 # --- goodput ---------------------------------------------------------------------------------------------------------
@@ -120,24 +135,14 @@ async def goodput(parameters: int, rounds: int, *, generated: bool) -> float:
     return SENDERS * 4 * parameters / statistics.median(seconds[1:]) / 1e6
 
 
-def measure_into(sender: Connection, parameters: int, rounds: int, generated: bool) -> None:
-    sender.send(uvloop.run(goodput(parameters, rounds, generated=generated)))
-
-
-def in_fresh_process(parameters: int, rounds: int, *, generated: bool) -> float:
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    arguments = (sender, parameters, rounds, generated)
-    child = multiprocessing.get_context("spawn").Process(target=measure_into, args=arguments)
-    child.start()
-    figure: float = receiver.recv()
-    child.join()
-    return figure
+def measured_goodput(parameters: int, rounds: int, generated: bool) -> float:
+    return uvloop.run(goodput(parameters, rounds, generated=generated))
 
 
 # --- folding ---------------------------------------------------------------------------------------------------------
 
 
-def median_s(work: Callable[[], object], times: int = 9) -> float:
+def median_ms(work: Callable[[], object], times: int = 9) -> float:
     """The median time of some runs, after one that is not counted."""
     work()
     seconds = []
@@ -145,11 +150,11 @@ def median_s(work: Callable[[], object], times: int = 9) -> float:
         start = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return statistics.median(seconds) * 1e3
 
 
 def folding(parameters: int) -> dict[str, float]:
-    """Seconds to fold one update, to copy it to a destination that is in no cache, and of saxpy."""
+    """Milliseconds to fold one update, to copy it to a destination that is in no cache, and of saxpy."""
     update = Model.from_arrays([np.random.default_rng(1).standard_normal(parameters, np.float32)])
     rule = FedAvg()
     rule.start(update)
@@ -159,45 +164,40 @@ def folding(parameters: int) -> dict[str, float]:
     source: NDArray[np.float32] = update.arrays()[0]
     turns = iter(range(10**9))
     return {
-        "fold_s": median_s(lambda: rule.fold(Update(LearnerId("a"), update, 2.0))),
-        "copyto_s": median_s(lambda: np.copyto(cold[next(turns) % len(cold)], source)),
-        "saxpy_s": median_s(lambda: blas.saxpy(source, cold[0], a=2.0)),
+        "fold_ms": median_ms(lambda: rule.fold(Update(LearnerId("a"), update, 2.0))),
+        "copyto_ms": median_ms(lambda: np.copyto(cold[next(turns) % len(cold)], source)),
+        "saxpy_ms": median_ms(lambda: blas.saxpy(source, cold[0], a=2.0)),
     }
 
 
+async def limits() -> tuple[float, float]:
+    return await raw_tcp(), await bare_grpc()
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="smaller models, fewer rounds")
-    parser.add_argument("--json", metavar="FILE")
-    options = parser.parse_args()
-    rounds, sizes = (3, [1_000_000]) if options.quick else (6, [1_000_000, 10_000_000])
-    figures: dict[str, Any] = {"uploads": [], "folding": []}
-    print(f"\n{os.cpu_count()} cores; {SENDERS} senders in one process, one controller in another\n")
-    print("| parameters | plain TCP (MB/s) | TrainDone (MB/s) | of TCP | generated protobuf (MB/s) | of TCP |")
-    print("|" + " ---: |" * 6)
+    run = Run(__doc__)
+    rounds, sizes = (3, [1_000_000]) if run.is_quick else (6, [1_000_000, 10_000_000])
+    uploads, folds = run.table("uploads", UPLOADS), run.table("folding", FOLDING)
     for parameters in sizes:
-        tcp = uvloop.run(raw_tcp())
-        ours, generated = (in_fresh_process(parameters, rounds, generated=flag) for flag in (False, True))
-        figures["uploads"].append(
-            {"parameters": parameters, "tcp_mb_s": tcp, "traindone_mb_s": ours, "generated_mb_s": generated}
+        before = uvloop.run(limits())
+        ours, generated = (
+            in_fresh_process(measured_goodput, parameters, rounds, generated) for generated in (False, True)
         )
-        print(
-            f"| {parameters:,} | {tcp:.0f} | {ours:.0f} | {ours / tcp:.2f} | {generated:.0f} | {generated / tcp:.2f} |",
-            flush=True,
+        tcp, grpc = (statistics.mean(pair) for pair in zip(before, uvloop.run(limits()), strict=True))
+        uploads.add(
+            parameters=parameters,
+            tcp_mb_s=tcp,
+            grpc_mb_s=grpc,
+            ours_mb_s=ours,
+            ours_of_tcp=ours / tcp,
+            ours_of_grpc=ours / grpc,
+            generated_mb_s=generated,
+            generated_of_ours=generated / ours,
         )
-    print("\n| parameters | fold (ms) | np.copyto, cold (ms) | fold / copyto | saxpy (ms) |")
-    print("|" + " ---: |" * 5)
     for parameters in sizes:
         times = folding(parameters)
-        figures["folding"].append({"parameters": parameters} | times)
-        print(
-            f"| {parameters:,} | {times['fold_s'] * 1e3:.2f} | {times['copyto_s'] * 1e3:.2f} "
-            f"| {times['fold_s'] / times['copyto_s']:.2f} | {times['saxpy_s'] * 1e3:.2f} |",
-            flush=True,
-        )
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(figures, file, indent=2)
+        folds.add(parameters=parameters, fold_of_copyto=times["fold_ms"] / times["copyto_ms"], **times)
+    run.end()
 
 
 if __name__ == "__main__":
