@@ -5,7 +5,7 @@ A page has a block for each table that it shows; what stands around them is writ
     <!-- bench: rounds -->
     <!-- end -->
 
-With --quick, all of that is done but the writing.
+With --quick, the benchmarks run fewer and smaller, and nothing is written.
 """
 
 from __future__ import annotations
@@ -20,27 +20,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import growth
 from tables import Table, machine, on_machine
 
-__all__ = ["FIGURES", "PAGES", "blocks", "filled"]
+__all__ = ["BLOCK", "FIGURES", "PAGES", "blocks", "filled", "tables_of"]
 
 BENCH = Path(__file__).parent
-ROOT = BENCH.parent
-FIGURES = ROOT / "docs" / "benchmarks.json"
-PAGES = (ROOT / "docs" / "performance.md",)
+DOCS = BENCH.parent / "docs"
+FIGURES, PICTURE = DOCS / "benchmarks.json", DOCS / "images" / "growth.png"
+PAGES = (BENCH.parent / "README.md", DOCS / "performance.md")
 BENCHMARKS = ("rounds", "loop_lag", "uploads", "stress")
 BLOCK = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def blocks(figures: Mapping[str, Any]) -> dict[str, str]:
-    """Give the text of each block, by name."""
-    tables = {name: Table(**table) for name, table in figures["tables"].items()}
-    return {name: table.markdown() for name, table in tables.items()} | {"machine": on_machine(figures["machine"])}
-
-
-def filled(page: str, texts: Mapping[str, str]) -> str:
-    """Put them into a page."""
-    return BLOCK.sub(lambda found: f"{found[1]}\n{texts[found[2]]}\n\n{found[3]}", page)
 
 
 def measured(*, quick: bool) -> dict[str, Any]:
@@ -56,16 +46,68 @@ def measured(*, quick: bool) -> dict[str, Any]:
     return {"machine": machine(), "tables": tables}
 
 
+def tables_of(figures: Mapping[str, Any]) -> dict[str, Table]:
+    """Give all tables by name: those that were printed, and those that follow from them."""
+    tables = {name: Table(**table) for name, table in figures["tables"].items()}
+    tables["each"] = growth.each(tables["stress"])
+    tables["headline"] = headline(tables)
+    return tables
+
+
+def headline(tables: Mapping[str, Table]) -> Table:
+    """Choose what the README tells."""
+
+    def cell(name: str, key: str, **wanted: object) -> str:
+        return tables[name].cell(tables[name].find(**wanted), key)
+
+    nothing = {"loop": "asyncio", "evaluation": "on"}
+    large = {"parameters": 10_000_000}
+    rows = {
+        "a round of 10 learners with nothing to compute, real gRPC on loopback": (
+            f"{cell('rounds', 'median_ms', connection='gRPC on loopback', **nothing)} ms"
+        ),
+        "the same in one process, in memory": f"{cell('rounds', 'median_ms', connection='in memory', **nothing)} ms",
+        "a round of 10 learners and 10 million parameters (40 MB)": (
+            f"{cell('stress', 'round_ms', learners=10, **large)} ms"
+        ),
+        "the controller's peak memory then, and with 100 learners": (
+            f"{cell('stress', 'rss_mb', learners=10, **large)} and {cell('stress', 'rss_mb', learners=100, **large)} MB"
+        ),
+        "lag of the event loop beside three Keras learners in threads, median and 99th percentile": (
+            f"{cell('loop_lag', 'median_ms', worker='thread')} and {cell('loop_lag', 'p99_ms', worker='thread')} ms"
+        ),
+    }
+    return Table(
+        {"what": ("evaluation included, learners and controller on the same cores", ""), "figure": ("measured", "")},
+        [{"what": what, "figure": figure} for what, figure in rows.items()],
+    )
+
+
+def blocks(figures: Mapping[str, Any]) -> dict[str, str]:
+    """Give the text of each block, by name."""
+    texts = {name: table.markdown() for name, table in tables_of(figures).items()}
+    return texts | {"machine": f"Measured on {on_machine(figures['machine'])}."}
+
+
+def filled(page: str, texts: Mapping[str, str]) -> str:
+    """Put them into a page."""
+    return BLOCK.sub(lambda found: f"{found[1]}\n{texts[found[2]]}\n\n{found[3]}", page)
+
+
+def write(figures: Mapping[str, Any]) -> None:
+    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
+    growth.draw(tables_of(figures)["stress"], PICTURE)
+    for page in PAGES:
+        page.write_text(filled(page.read_text(), blocks(figures)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer and smaller, to see that it works")
     options = parser.parse_args()
     figures = measured(quick=options.quick)
-    pages = {page: filled(page.read_text(), blocks(figures)) for page in PAGES}
     if not options.quick:
-        FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
-        for page, text in pages.items():
-            page.write_text(text)
+        write(figures)
 
 
 if __name__ == "__main__":

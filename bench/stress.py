@@ -193,8 +193,8 @@ def main() -> None:
     run = Run(__doc__)
     stress, limit = run.table("stress", STRESS), run.table("limit", LIMIT)
     for parameters, learners in QUICK if run.is_quick else FULL:
-        rounds = 2 if run.is_quick or parameters * learners > 100 * MILLION else 5
-        stress.add(**in_fresh_process(measure, parameters, learners, rounds if parameters > 1 else 20))
+        is_long = run.is_quick or learners > 50 or parameters * learners > 100 * MILLION
+        stress.add(**in_fresh_process(measure, parameters, learners, 20 if parameters == 1 else 2 if is_long else 5))
     limit.add(**beside_the_limits(*((MILLION, 10, 2) if run.is_quick else (10 * MILLION, 10, 5))))
     run.end()
 

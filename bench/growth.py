@@ -1,0 +1,117 @@
+"""How time and memory grow with learners and parameters: a picture of the stress test's figures, and what they come to.
+
+Not a benchmark of its own: `report.py` calls it with the tables of a run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from tables import Columns, Row, Table
+
+__all__ = ["draw", "each", "on_paper"]
+
+EACH: Columns = {
+    "parameters": ("parameters", ",d"),
+    "round_ms": ("round (ms)", ".1f"),
+    "cpu_ms": ("controller CPU (ms)", ".1f"),
+    "moved_mb": ("moved (MB)", ".1f"),
+    "rss_mb": ("peak RSS (MB)", ".1f"),
+}
+ON_PAPER: Columns = {
+    "learners": ("learners", ",d"),
+    "files": ("open files", ",d"),
+    "idle_mb": ("memory while they are idle (MB)", ",.0f"),
+    "heartbeats": ("heartbeats, of a core", ".1%"),
+    "small_s": ("a round of 100,000 parameters (s)", ",.0f"),
+    "medium_s": ("of 1,000,000 (s)", ",.0f"),
+    "large_s": ("of 10,000,000 (s)", ",.0f"),
+}
+SIZES = {"small_s": 100_000, "medium_s": 1_000_000, "large_s": 10_000_000}
+FILES = 50  #: that are no connection
+SLOPES = ("round_ms", "cpu_s", "moved_mb", "rss_mb")
+SHOWN = (("round_ms", "federation round (ms)"), ("rss_mb", "controller's peak RSS (MB)"))
+AGAINST = (("learners", "parameters"), ("parameters", "learners"))
+MARKERS = "osD^v"
+
+
+def each(stress: Table) -> Table:
+    """Say what one more learner adds: the slope of the line through all numbers of learners, all as important."""
+    table = Table(EACH)
+    for parameters in SIZES.values():
+        rows = [row for row in _measured(stress) if row["parameters"] == parameters]
+        learners = np.array([row["learners"] for row in rows], float)
+        slopes = {key: np.polyfit(learners, [row[key] for row in rows], 1, w=1 / learners)[0] for key in SLOPES}
+        table.rows.append(
+            {
+                "parameters": parameters,
+                "round_ms": slopes["round_ms"],
+                "cpu_ms": slopes["cpu_s"] * 1e3,
+                "moved_mb": slopes["moved_mb"],
+                "rss_mb": slopes["rss_mb"],
+            }
+        )
+    return table
+
+
+def on_paper(each_learner: Table, idle: Row) -> Table:
+    """Multiply that, and what an idle learner takes, by numbers of learners that were not tried."""
+    table = Table(ON_PAPER)
+    for learners in (1_000, 10_000, 100_000):
+        times = {
+            key: learners * each_learner.find(parameters=parameters)["round_ms"] / 1e3
+            for key, parameters in SIZES.items()
+        }
+        table.rows.append(
+            {
+                "learners": learners,
+                "files": learners + FILES,
+                "idle_mb": idle["before_mb"] + learners * idle["kb_each"] / 1e3,
+                "heartbeats": learners / idle["learners"] * idle["of_a_core"],
+                **times,
+            }
+        )
+    return table
+
+
+def draw(stress: Table, file: Path) -> None:
+    """Draw round time and memory, against learners and against parameters."""
+    figure = Figure(figsize=(9, 7), dpi=144, layout="constrained")
+    panels = figure.subplots(2, 2, sharex="col", sharey="row")
+    for line, (key, label) in zip(panels, SHOWN, strict=True):
+        for axes, (x, by) in zip(line, AGAINST, strict=True):
+            _panel(axes, _measured(stress), x, by, key)
+        line[0].set_ylabel(label)
+    for top, bottom, (x, by) in zip(*panels, AGAINST, strict=True):
+        top.legend(title=by, loc="lower center", bbox_to_anchor=(0.5, 1.01), ncols=5, columnspacing=1.0)
+        bottom.set_xlabel(x)
+    figure.savefig(file)
+
+
+def _measured(stress: Table) -> list[Row]:
+    """Leave out what did not fit the machine, and what is no model."""
+    return [row for row in stress.rows if row["parameters"] > 1 and not isinstance(row["round_ms"], str)]
+
+
+def _panel(axes: Axes, rows: list[Row], x: str, by: str, key: str) -> None:
+    groups = sorted({row[by] for row in rows})
+    colours = colormaps["viridis"](np.linspace(0.0, 0.85, len(groups)))
+    for group, colour, marker in zip(groups, colours, MARKERS, strict=False):
+        points = sorted((row[x], row[key]) for row in rows if row[by] == group)
+        axes.loglog(*zip(*points, strict=True), marker=marker, ms=4, color=colour, label=_short(group))
+    ticks = sorted({row[x] for row in rows})
+    axes.set_xticks(ticks, [_short(tick) for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.grid(alpha=0.3)
+
+
+def _short(number: int) -> str:
+    return f"{number // 1_000_000} M" if number >= 1_000_000 else f"{number:,}"

@@ -1,0 +1,34 @@
+"""The pages show what the benchmarks printed, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import growth
+import pytest
+from pages import ROOT
+from report import BLOCK, FIGURES, PAGES, blocks, filled, tables_of
+
+FIGURES_OF_THE_RUN = json.loads(FIGURES.read_text())
+TEXTS = {page: page.read_text() for page in PAGES}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_blocks_of_a_page_are_those_of_the_run(page: Path) -> None:
+    assert filled(TEXTS[page], blocks(FIGURES_OF_THE_RUN)) == TEXTS[page]
+
+
+def test_every_table_stands_on_a_page() -> None:
+    assert {found[2] for text in TEXTS.values() for found in BLOCK.finditer(text)} == blocks(FIGURES_OF_THE_RUN).keys()
+
+
+def test_the_readme_quotes_no_figure_by_hand() -> None:
+    section = (ROOT / "README.md").read_text().split("\n## Figures\n")[1].split("\n## ")[0]
+    assert re.findall(r"\d", BLOCK.sub("", section)) == []
+
+
+def test_the_picture_is_drawn_of_the_run(tmp_path: Path) -> None:
+    growth.draw(tables_of(FIGURES_OF_THE_RUN)["stress"], tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
