@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ import uvloop
 from lag import tick
 from limits import bare_grpc, raw_tcp
 from numpy.typing import NDArray
-from processes import in_fresh_process
+from processes import in_fresh_process, peak_rss_mb
 from tables import Columns, Row, Run
 
 from metisfl_async import (
@@ -141,7 +140,7 @@ async def federation(parameters: int, learners: int, rounds: int, evaluate_every
     def median(name: str) -> float:
         return float(statistics.median(getattr(record, name) for record in records))
 
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    rss_mb = peak_rss_mb()
     counts = parameters > 1  # else a model is nothing beside its messages
     return {
         "parameters": parameters,
@@ -153,8 +152,8 @@ async def federation(parameters: int, learners: int, rounds: int, evaluate_every
         "evaluation_ms": median("evaluation_ms"),
         "round_ms": median("duration_ms"),
         "cpu_s": cpu_s,
-        "rss_mb": rss / 1e6,
-        "rss_models": rss / (4 * parameters) if counts else "",
+        "rss_mb": rss_mb,
+        "rss_models": rss_mb / (4 * parameters / 1e6) if counts else "",
         "moved_mb": (median("bytes_sent") + median("bytes_received")) / 1e6,
         "models_down": median("bytes_sent") / learners / (4 * parameters) if counts else "",
         "lag_p99_ms": float(np.percentile(lags_ms, 99)),
