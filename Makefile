@@ -6,6 +6,8 @@ READY := $(VENV)/.ready
 TORCH_READY := $(VENV)/.torch
 INTEROP := tests/interop
 NODE_READY := $(INTEROP)/node_modules/.ready
+FLOWER := bench/.venv-flower
+FLOWER_READY := $(FLOWER)/.ready
 
 .PHONY: help quickstart test check unit bench bench-quick figures proto clean
 
@@ -38,6 +40,12 @@ $(NODE_READY): $(INTEROP)/package.json $(INTEROP)/package-lock.json
 	@cd $(INTEROP) && npm ci --loglevel=error >/dev/null
 	@touch $@
 
+# Flower, the peer in bench/, brings fifty packages that nothing else here needs.
+$(FLOWER_READY): bench/flower-requirements.txt | $(READY)
+	$(VENV)/bin/uv venv --quiet --clear --python $(PYTHON) $(FLOWER)
+	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(FLOWER)/bin/python -r $<
+	@touch $@
+
 quickstart: $(READY)
 	@sh examples/quickstart_tensorflow/get_fashion_mnist.sh
 	$(PYTHON) examples/quickstart_tensorflow/five_processes.py
@@ -59,10 +67,10 @@ unit: $(READY) $(TORCH_READY) $(NODE_READY)
 	$(PYTHON) -m pytest --cov --cov-report=term:skip-covered
 	$(PYTHON) -m coverage report --include='*/core/*,*/codec/*' --fail-under=100 --skip-covered
 
-bench: $(READY)
+bench: $(READY) $(FLOWER_READY)
 	$(PYTHON) bench/report.py
 
-bench-quick: $(READY)
+bench-quick: $(READY) $(FLOWER_READY)
 	$(PYTHON) bench/report.py --quick
 
 figures: $(READY)
@@ -74,4 +82,4 @@ proto: $(READY)
 	    protos/metisfl_async/transport/_proto/metisfl.proto
 
 clean:
-	rm -rf $(VENV) $(INTEROP)/node_modules dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(FLOWER) $(INTEROP)/node_modules dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
