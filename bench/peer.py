@@ -1,9 +1,9 @@
 """Ours beside Flower: the stress test with both, in one run.
 
-For each size ours, Flower, and ours again, so that a machine that gets slower or faster is seen by both: the same model,
-work and evaluation, and as many learners in as many processes. `flower.py` says which part of Flower that is. Rounds
-are medians without the first; RSS is what the controller, or Flower's server, has at most. With evaluation Flower sends
-the global model twice in a round, and ours once; without, both move the same.
+For each size ours, Flower, and ours again, so that a machine that gets slower or faster is seen by both: the same
+model, work and evaluation, and as many learners in as many processes. `flower.py` says which part of Flower that is.
+Rounds are medians without the first; RSS is what the controller, or Flower's server, has at most. With evaluation
+Flower sends the global model twice in a round, and ours once; without, both move the same.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
     run = Run(__doc__)
     table = run.table("peer", PEER)
     for parameters, learners, evaluate in QUICK if run.is_quick else FULL:
-        rounds = 2 if run.is_quick else 8 if parameters * learners <= 10 * MILLION else 3
+        rounds = 2 if run.is_quick or parameters > MILLION else 8 if learners == 10 else 3
         before, peer, after = (do(parameters, learners, rounds, evaluate=evaluate) for do in (ours, flower, ours))
         ours_ms = statistics.mean((before["round_ms"], after["round_ms"]))
         ours_rss_mb = max(before["rss_mb"], after["rss_mb"])
