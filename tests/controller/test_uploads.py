@@ -370,14 +370,15 @@ async def test_an_update_that_is_folded_while_the_federation_ends_is_not_said_to
     async with puppet(alone.controller, "a") as learner:
         offer = await learner.task()
         service = alone.controller._open.service
-        work = service._aggregator.work
+        threads = service._aggregator.threads
+        work = threads.work
 
         async def work_and_stop(*args: object) -> object:
             done: object = await work(*args)  # type: ignore[arg-type]
             await service.stop_training("enough")
             return done
 
-        monkeypatch.setattr(service._aggregator, "work", work_and_stop)
+        monkeypatch.setattr(threads, "work", work_and_stop)
         reply = await learner.push(learner.frames(offer, weights(3, SIZE)))
         assert reply == UpdateReply(False, "the task is cancelled: the federation ended")
         result = await finish(alone, learner)

@@ -73,6 +73,7 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
             ("max_model_bytes", 0, "an integer >= 1"),
             ("max_model_bytes", 1e9, "an integer >= 1"),
             ("max_inflight_bytes", 0, "an integer >= 1"),
+            ("max_downloads", 0, "an integer >= 1"),
         ]
     ),
     *(
@@ -356,6 +357,7 @@ def test_what_is_right_is_taken_up_to_its_limits() -> None:
         max_failed_rounds=1,
         max_model_bytes=1,
         max_inflight_bytes=1,
+        max_downloads=1,
         heartbeat_secs=0.5,
         lease_secs=1,
         upload_idle_secs=1e-3,

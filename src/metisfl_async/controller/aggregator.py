@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import ParamSpec, Protocol, TypeAlias
 
 from metisfl_async.codec.frame import Header, Publication
 from metisfl_async.controller.staging import Room
+from metisfl_async.controller.threads import Threads
 from metisfl_async.core.aggregation.arithmetic import unfit
 from metisfl_async.core.aggregation.rule import AggregationRule, Update
 from metisfl_async.core.commands import Aggregate, Command, Discard, Forget
@@ -22,12 +22,9 @@ from metisfl_async.core.messages import UpdateReply
 from metisfl_async.core.model import Model, allocate
 from metisfl_async.core.tasks import Task, TaskKind, TaskState
 from metisfl_async.store.base import GLOBAL, ModelStore
-from metisfl_async.transport.concurrency import to_the_end
 
 __all__ = ["Aggregator", "Upload"]
 
-INLINE_BYTES = 256 * 1024  #: a smaller model is worked on faster than a thread is woken
-T = TypeVar("T")
 P = ParamSpec("P")
 
 
@@ -40,6 +37,7 @@ class Upload:
     model: Model
     weight: float
     room: Room
+    is_finite: bool
     reply: asyncio.Future[UpdateReply]
 
 
@@ -72,7 +70,8 @@ class Aggregator:
         # Forget means; if its learner has not come back, another Forget follows.
         self._folded_at: dict[LearnerId, int] = {}
         self._replies: dict[str, asyncio.Future[UpdateReply]] = {}
-        self._worker = ThreadPoolExecutor(1, "metisfl-aggregator")
+        self.threads = Threads()
+        rule.spread = self.threads.spread
 
     async def run(self) -> None:
         """Do the jobs in order, until cancelled; a job under way in the thread is waited for."""
@@ -94,7 +93,7 @@ class Aggregator:
             self._has_ended = True
             for reply in self._replies.values():
                 reply.cancel()
-            self._worker.shutdown()
+            self.threads.close()
 
     def submit(self, job: Job) -> None:
         is_upload = isinstance(job, Upload)
@@ -124,7 +123,7 @@ class Aggregator:
 
     async def set_first_model(self, model: Model) -> None:
         """Publish version 0."""
-        await self.work(model.manifest.size_bytes, self._rule.start, model.freeze())
+        await self.threads.work(model.manifest.size_bytes, self._rule.start, model.freeze())
         publication = Publication(model)
         await self._store.insert(GLOBAL, model)
         self.publication = publication
@@ -136,12 +135,13 @@ class Aggregator:
                 upload.reply.set_result(_answer(task))
                 return
             size = upload.model.manifest.size_bytes
-            if (problem := await self.work(size, unfit, upload.model)) is not None:
+            if not upload.is_finite:
+                problem = await self.threads.work(size, unfit, upload.model) or "a value that is not finite"
                 self._post(self._federation.rejected, task, "NotFinite", problem)
                 upload.reply.set_result(UpdateReply(False, problem))
                 return
             if task.kind is TaskKind.GET_WEIGHTS:
-                await self.set_first_model(await self.work(size, _copy, upload.model))
+                await self.set_first_model(await self.threads.work(size, _copy, upload.model))
             else:
                 try:
                     await self._fold(upload)
@@ -165,7 +165,7 @@ class Aggregator:
         previous = await self._latest(task.learner) if self._rule.needs_previous else None
         staleness = self.publication.model.version - task.model_version
         update = Update(task.learner, model, weight, staleness, previous)
-        await self.work(model.manifest.size_bytes, self._rule.fold, update)
+        await self.threads.work(model.manifest.size_bytes, self._rule.fold, update)
         if self._keeps_updates:
             await self._store.insert(task.learner, model, weight)
             self._folded_at[task.learner] = self._submitted
@@ -179,8 +179,8 @@ class Aggregator:
             selection_s += time.monotonic() - begun_at
             if update is not None:
                 with suppress(ConfigError):  # the rule does not want it; its learner was told nothing else
-                    await self.work(manifest.size_bytes, self._rule.fold, update)
-        model = await self.work(manifest.size_bytes, self._rule.aggregate, version)
+                    await self.threads.work(manifest.size_bytes, self._rule.fold, update)
+        model = await self.threads.work(manifest.size_bytes, self._rule.aggregate, version)
         if (difference := manifest.difference(model.manifest)) is not None or model.version != version:
             wrong = difference or f"version {model.version} instead of {version}"
             raise RuntimeError(f"{type(self._rule).__name__}.aggregate() made no such model as was asked for: {wrong}")
@@ -195,7 +195,7 @@ class Aggregator:
         if not self._keeps_updates:
             return
         if self._rule.needs_previous and (update := await self._latest(learner)) is not None:
-            await self.work(update.model.manifest.size_bytes, self._rule.remove, update)
+            await self.threads.work(update.model.manifest.size_bytes, self._rule.remove, update)
         await self._store.erase(learner)
         self._folded_at.pop(learner, None)
 
@@ -205,16 +205,6 @@ class Aggregator:
             return None
         staleness = max(self.publication.model.version - stored.model.version, 0)  # 0 for those of an earlier run
         return Update(learner, stored.model, stored.weight, staleness)
-
-    async def work(self, size_bytes: int, function: Callable[..., T], *args: object) -> T:
-        """Do arithmetic over a model of this size without blocking the loop."""
-        if size_bytes < INLINE_BYTES:
-            return function(*args)
-
-        async def in_worker() -> T:
-            return await asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
-
-        return await to_the_end(in_worker())  # the thread uses what we would give back
 
 
 def _answer(task: Task) -> UpdateReply:

@@ -15,7 +15,8 @@ from metisfl_async.controller.dispatcher import Dispatcher
 from metisfl_async.controller.listeners import DialledConnection, Listeners
 from metisfl_async.controller.registry import Member, Registry
 from metisfl_async.controller.staging import Room, Staging
-from metisfl_async.core.aggregation.arithmetic import unfit
+from metisfl_async.controller.turns import Turns
+from metisfl_async.core.aggregation.arithmetic import Inspection, unfit
 from metisfl_async.core.commands import Command
 from metisfl_async.core.config import ControllerConfig, named_learners
 from metisfl_async.core.errors import (
@@ -84,6 +85,7 @@ class Service:
         self._registry, self._dispatcher = registry, dispatcher
         self._aggregator, self._post, self._clock = dispatcher.aggregator, dispatcher.post, clock
         self._staging = staging
+        self._downloads, self._arrivals = Turns(config.max_downloads), Turns()
         self._uploads: dict[TaskId, object] = {}  # whose stream of a task's update is the latest
         self._federation_id = FederationId("")  # the driver's name for it, once started
         self._is_farewell = False
@@ -194,11 +196,14 @@ class Service:
             raise UnexpectedMessage(f"model version {version} is not here; the latest is {publication.model.version}")
         self._federation.served(member.id, publication.model.version)
 
+        turn = self._downloads.turn(publication.model.manifest.size_bytes)
+
         def moved(size_bytes: int) -> None:
+            turn.moved()
             member.heard(self._clock())
             self._federation.moved(member.id, sent=size_bytes)
 
-        return Download(publication, moved)
+        return Download(publication, moved, turn)
 
     async def train_done(self, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> UpdateReply:
         header = await self._header(frames, "update")
@@ -210,7 +215,7 @@ class Service:
             return await self._aggregator.reply_to(task)
         try:
             weight = self._check(task, header)
-            room = await self._receive_update(task, header, member, frames, go_ahead)
+            room, is_finite = await self._receive_update(task, header, member, frames, go_ahead)
         except Truncated:
             self._post(self._federation.interrupted, task)
             raise
@@ -225,7 +230,7 @@ class Service:
             return UpdateReply(False, refusal)
         model = Model(header.manifest, room.buffer, task.model_version)
         reply: asyncio.Future[UpdateReply] = asyncio.get_running_loop().create_future()
-        self._aggregator.submit(Upload(task, header, model, weight, room, reply))
+        self._aggregator.submit(Upload(task, header, model, weight, room, is_finite, reply))
         return await self._aggregator.reply_to(task)
 
     def _check(self, task: Task, header: Header) -> float:
@@ -241,24 +246,31 @@ class Service:
 
     async def _receive_update(
         self, task: Task, header: Header, member: Member, frames: AsyncIterator[Frame], go_ahead: GoAhead
-    ) -> Room:
-        """Read an update into staging, for as long as it is wanted; nothing counts before its end frame is good."""
+    ) -> tuple[Room, bool]:
+        """Read an update into staging, for as long as it is wanted, and look whether its values are finite.
+
+        Nothing counts before its end frame is good.
+        """
         stream = self._uploads[task.id] = object()
         room: Room | None = None
         try:
-            room = await self._staging.reserve(header.manifest.size_bytes)
-            assembly = Assembly(header, room.buffer)
-            await go_ahead()
-            while task.state is TaskState.UPLOADING and not assembly.is_complete:
-                frame = await self._next_frame(frames, member.id)
-                if frame is None:
-                    raise assembly.truncated()
-                if self._uploads.get(task.id) is not stream:
-                    raise Superseded(member.id)
-                before = assembly.received_bytes
-                assembly.add(frame)
-                self._federation.moved(member.id, received=assembly.received_bytes - before)
-                member.heard(self._clock())
+            async with self._arrivals.turn(header.manifest.size_bytes) as turn:
+                room = await self._staging.reserve(header.manifest.size_bytes)
+                assembly = Assembly(header, room.buffer)
+                inspection = Inspection(Model(header.manifest, room.buffer))
+                await go_ahead()
+                while task.state is TaskState.UPLOADING and not assembly.is_complete:
+                    frame = await self._next_frame(frames, member.id)
+                    if frame is None:
+                        raise assembly.truncated()
+                    if self._uploads.get(task.id) is not stream:
+                        raise Superseded(member.id)
+                    before = assembly.received_bytes
+                    assembly.add(frame)
+                    inspection.advance(assembly.received_bytes)
+                    turn.moved()
+                    self._federation.moved(member.id, received=assembly.received_bytes - before)
+                    member.heard(self._clock())
         except BaseException as error:
             if room is not None:
                 room.release()
@@ -268,7 +280,7 @@ class Service:
         finally:
             if self._uploads.get(task.id) is stream:
                 del self._uploads[task.id]
-        return room
+        return room, inspection.is_finite
 
     async def _header(self, frames: AsyncIterator[Frame], kind: str) -> Header:
         header = await self._next_frame(frames, "a caller")
@@ -308,7 +320,7 @@ class Service:
                 raise assembly.truncated()
             assembly.add(frame)
         model = assembly.model
-        if (problem := await self._aggregator.work(len(model.buffer), unfit, model)) is not None:
+        if (problem := await self._aggregator.threads.work(len(model.buffer), unfit, model)) is not None:
             raise UnexpectedMessage(f"the model cannot be used: {problem}")
         self._post(self._federation.model_given)
         await self._aggregator.set_first_model(model)

@@ -69,6 +69,7 @@ class ControllerConfig:
     max_failed_rounds: int = 3  #: rounds in a row without `min_learners` updates before giving up
     max_model_bytes: int = 4 * 2**30  #: a larger update is refused on its header
     max_inflight_bytes: int = 128 * 2**20  #: updates being received at one time; at least one always is
+    max_downloads: int = 64  #: learners that fetch a model at one time; each may take 2 MiB of buffers
     heartbeat_secs: float = 10.0  #: how often a learner shows that it lives
     lease_secs: float = 60.0  #: a learner that was silent for so long is taken out
     upload_idle_secs: float = 60.0  #: an update is dropped when no byte came for so long; its learner sends it again
@@ -102,6 +103,7 @@ class ControllerConfig:
         integer("max_failed_rounds", self.max_failed_rounds, 1)
         integer("max_model_bytes", self.max_model_bytes, 1)
         integer("max_inflight_bytes", self.max_inflight_bytes, 1)
+        integer("max_downloads", self.max_downloads, 1)
         for name in ("round_timeout_secs", "quorum_timeout_secs"):
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))

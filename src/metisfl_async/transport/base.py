@@ -7,8 +7,8 @@ or in memory; whoever holds a link need not know which. `LearnerService` is what
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from metisfl_async.codec.frame import Frame, Header, Publication
@@ -45,10 +45,11 @@ class Stream(Protocol[In_co, Out_contra]):
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A global model for one reader; `moved` is told how many bytes of it went out."""
+    """A global model for one reader, whose `turn` is waited for; `moved` is told how many bytes of it went out."""
 
     publication: Publication
     moved: Callable[[int], object]
+    turn: AbstractAsyncContextManager[object] = field(default_factory=nullcontext)
 
 
 class ControllerService(Protocol):

@@ -132,14 +132,15 @@ def unary_stream(
 
 async def write_model(download: Download, context: Context) -> None:
     """Send a model to a reader that keeps reading."""
-    for chunk, size_bytes in download.publication.chunks():
-        try:
-            async with asyncio.timeout(STALL_S):
-                await context.write(chunk)
-        except TimeoutError:
-            del download  # gRPC keeps the call until its reader is gone; nobody may keep the model for so long
-            raise PeerTimeout(context.peer(), f"it read nothing of the model for {STALL_S:g} s") from None
-        download.moved(size_bytes)
+    async with download.turn:
+        for chunk, size_bytes in download.publication.chunks():
+            try:
+                async with asyncio.timeout(STALL_S):
+                    await context.write(chunk)
+            except TimeoutError:
+                del download  # gRPC keeps the call until its reader is gone; nobody may keep the model for so long
+                raise PeerTimeout(context.peer(), f"it read nothing of the model for {STALL_S:g} s") from None
+            download.moved(size_bytes)
 
 
 async def frames_from(context: Context) -> AsyncIterator[Frame]:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metisfl_async.core.model import DTYPES, Array, Manifest, Model, allocate
 
-__all__ = ["BLOCK", "CompensatedSum", "Sum", "blocks", "unfit", "write_rounded"]
+__all__ = ["BLOCK", "CompensatedSum", "Inspection", "Spread", "Sum", "at_once", "blocks", "unfit", "write_rounded"]
 
 BLOCK = 64 * 1024  #: elements worked on at a time
 LARGEST = 1e288  #: times a weight of 2**53, times ten thousand learners, is still a float64
 
 Floats = NDArray[np.float64]  #: shape (n,)
+
+#: Does some work on all of so many elements, in slices of them: ``spread(work, count)``.
+Spread: TypeAlias = Callable[[Callable[[slice], None], int], None]
+
+
+def at_once(work: Callable[[slice], None], count: int) -> None:
+    """Do the work here and now, on all elements."""
+    work(slice(0, count))
 
 
 def unfit(update: Model) -> str | None:
@@ -31,35 +41,69 @@ def unfit(update: Model) -> str | None:
     return None
 
 
+class Inspection:
+    """Looks whether a model's values are finite while it arrives, and its bytes are still in the processor's cache."""
+
+    def __init__(self, model: Model) -> None:
+        self.is_finite = True  #: as `unfit` understands it
+        self._buffer, self._runs = model.buffer, model.manifest.runs
+        self._run, self._seen = 0, 0  # the first run that is not seen to its end; bytes
+
+    def advance(self, arrived_bytes: int) -> None:
+        """Look at what has arrived since; an element of which a part is missing has its turn later."""
+        while self._run < len(self._runs):
+            run = self._runs[self._run]
+            dtype = DTYPES[run.dtype]
+            start, stop = max(self._seen, run.start), min(arrived_bytes, run.stop)
+            stop -= (stop - run.start) % dtype.itemsize
+            if start < stop:
+                self._seen = stop
+                if dtype.kind not in "iub":
+                    self.is_finite = self.is_finite and _is_finite(self._buffer[start:stop].view(dtype))
+            if stop < run.stop:
+                return
+            self._run += 1
+
+
 class Sum:
     """A weighted sum of models, float64 for every dtype: twice the memory of a float32 model.
 
     So the mean of float32 weights does not depend on the order of arrival beyond the last bit of the largest of them.
-    The memory is taken with the first `add` and given back by `clear`.
+    The memory is taken with the first `add`, and kept: asking for it anew takes as long as an addition.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, spread: Spread = at_once) -> None:
         self.manifest = manifest
-        self._parts: list[Floats] = []
+        self._spread = spread
+        self._parts: list[Floats] = []  # one for each run of the manifest
+        self._is_zero = True  # whatever the parts hold
 
     def add(self, model: Model, weight: float) -> None:
         """Do ``sum += weight * model``; both have one manifest."""
         if not self._parts:
-            self._parts = [np.zeros(count, np.float64) for count in self._counts()]
-        scratch = np.empty(BLOCK, np.float64)
+            self._parts = self._new_parts()
         for index, values in enumerate(run.of(model.buffer) for run in self.manifest.runs):
-            for block in blocks(len(values)):
-                product = scratch[: block.stop - block.start]
-                np.multiply(values[block], weight, out=product, dtype=np.float64)
-                self._add(index, block, product)
+            self._spread(partial(self._add_slice, index, values, weight), len(values))
+        self._is_zero = False
 
-    def _add(self, index: int, block: slice, product: Floats) -> None:
-        self._parts[index][block] += product
+    def _add_slice(self, index: int, values: Array, weight: float, part: slice) -> None:
+        total, scratch = self._parts[index], np.empty(BLOCK, np.float64)
+        for block in blocks(part.stop, part.start):
+            product = total[block] if self._is_zero else scratch[: block.stop - block.start]
+            product[...] = values[block]  # NumPy casts and multiplies faster one after the other than in one call
+            product *= weight
+            if not self._is_zero:
+                self._add_block(index, block, product)
+
+    def _add_block(self, index: int, block: slice, product: Floats) -> None:
+        total = self._parts[index][block]
+        total += product
 
     def scale(self, factor: float) -> None:
         """Do ``sum *= factor``."""
-        for part in self._parts:
-            np.multiply(part, factor, out=part)
+        if not self._is_zero:
+            for total in self._parts:
+                self._spread(partial(_multiply, total, factor), len(total))
 
     def divided_by(self, divisor: float, version: int) -> Model:
         """Make ``sum / divisor`` a model, each tensor in its own dtype.
@@ -67,22 +111,27 @@ class Sum:
         Integers are rounded to the nearest (ties to even), exact up to 2**53; booleans are a majority, True when the
         halves are equal.
         """
+        assert not self._is_zero, "nothing was added"
         model = Model(self.manifest, allocate(self.manifest.size_bytes), version)
         for index, out in enumerate(run.of(model.buffer) for run in self.manifest.runs):
-            for block in blocks(len(out)):
-                write_rounded(out[block], self._value(index, block) / divisor)
+            self._spread(partial(self._divide_slice, index, out, divisor), len(out))
         model.buffer[self.manifest.padding] = 0
         return model
+
+    def _divide_slice(self, index: int, out: Array, divisor: float, part: slice) -> None:
+        for block in blocks(part.stop, part.start):
+            write_rounded(out[block], self._value(index, block) / divisor)
 
     def _value(self, index: int, block: slice) -> Floats:
         return self._parts[index][block]
 
     def clear(self) -> None:
         """Make it zero."""
-        self._parts = []
+        self._is_zero = True
 
-    def _counts(self) -> list[int]:
-        return [(run.stop - run.start) // DTYPES[run.dtype].itemsize for run in self.manifest.runs]
+    def _new_parts(self) -> list[Floats]:
+        counts = [(run.stop - run.start) // DTYPES[run.dtype].itemsize for run in self.manifest.runs]
+        return [np.empty(count, np.float64) for count in counts]
 
 
 class CompensatedSum(Sum):
@@ -95,16 +144,18 @@ class CompensatedSum(Sum):
     Knuth, "The Art of Computer Programming", volume 2, section 4.2.2, theorem B: the error of a sum of two is a float.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
-        super().__init__(manifest)
+    def __init__(self, manifest: Manifest, spread: Spread = at_once) -> None:
+        super().__init__(manifest, spread)
         self._lost: list[Floats] = []
 
     def add(self, model: Model, weight: float) -> None:
-        if not self._lost:
-            self._lost = [np.zeros(count, np.float64) for count in self._counts()]
+        if self._is_zero:
+            self._lost = self._lost or self._new_parts()
+            for lost in self._lost:
+                lost.fill(0)
         super().add(model, weight)
 
-    def _add(self, index: int, block: slice, product: Floats) -> None:
+    def _add_block(self, index: int, block: slice, product: Floats) -> None:
         before = self._parts[index][block]
         total = before + product
         arrived = total - before  # what of the product is in the total
@@ -118,15 +169,15 @@ class CompensatedSum(Sum):
         value: Floats = self._parts[index][block] + self._lost[index][block]
         return value
 
-    def clear(self) -> None:
-        super().clear()
-        self._lost = []
 
-
-def blocks(count: int) -> Iterator[slice]:
+def blocks(stop: int, start: int = 0) -> Iterator[slice]:
     """Cut a range of elements into blocks."""
-    for start in range(0, count, BLOCK):
-        yield slice(start, min(start + BLOCK, count))
+    for first in range(start, stop, BLOCK):
+        yield slice(first, min(first + BLOCK, stop))
+
+
+def _multiply(values: Floats, factor: float, part: slice) -> None:
+    values[part] *= factor
 
 
 def write_rounded(out: Array, values: Floats) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from metisfl_async.core.aggregation.arithmetic import Spread, at_once
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.model import Model
 
@@ -35,6 +36,7 @@ class AggregationRule(ABC):
     needs_previous: bool = False  #: whether each learner's latest update is to be kept and given as `Update.previous`
     updates_per_version: int = 1  #: how many updates, at least, make a model where there are no rounds
     stride_length: int | None = None  #: at most so many updates in memory at a time
+    spread: Spread = staticmethod(at_once)  #: the controller sets it before `start`; it uses the cores there are
 
     @abstractmethod
     def start(self, model: Model) -> None:
