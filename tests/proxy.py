@@ -1,4 +1,4 @@
-"""A TCP proxy before a controller or a listening learner, for tests that cut connections."""
+"""A TCP proxy before a controller or a listening learner, for tests that need a bad network."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from metisfl_async import ClientParams, Controller
 
 
 class Proxy:
-    """A TCP proxy whose connections can be cut."""
+    """A TCP proxy whose connections can be cut, or slow to be made."""
 
     def __init__(self, port: int, target: int) -> None:
         self.params = ClientParams("127.0.0.1", port)
         self.target = target
         self.writers: set[asyncio.StreamWriter] = set()
         self.bytes_up = 0
+        self.connections = 0
+        self.answers_after_s = 0.0
         self.cut_after: int | None = None  #: bytes towards the target
 
     def cut(self) -> None:
@@ -24,6 +26,8 @@ class Proxy:
             writer.transport.abort()
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        await asyncio.sleep(self.answers_after_s)
         try:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:

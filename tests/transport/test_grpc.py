@@ -17,6 +17,7 @@ import trustme
 from federations import PATIENCE_S, Adds, nothing_left_behind, session_of, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from proxy import proxy_to
 from puppet import puppet, weights
 
 from metisfl_async import (
@@ -92,6 +93,30 @@ async def test_nobody_there_is_a_transport_error_after_the_time_given() -> None:
         session = DriverSession(params, 1, ROUND, join_timeout_secs=0.2)
         with pytest.raises(ConnectionLost, match=params.address):
             await session.run()
+
+
+async def test_a_connection_that_is_slow_to_be_made_is_waited_for() -> None:
+    async with Controller(ServerParams()) as controller, proxy_to(controller) as proxy:
+        proxy.answers_after_s = 0.5
+        link = GrpcLink(proxy.params)
+        try:
+            await link.join(JoinRequest(LearnerId("far-away"), Token("")))
+        finally:
+            await link.close()
+        assert proxy.connections == 1
+
+
+async def test_nobody_is_sent_away_however_many_come_at_once() -> None:
+    asyncio.get_running_loop().set_debug(False)  # which takes most of the time when there are thousands of tasks
+    async with Controller(ServerParams()) as controller:
+        link = GrpcLink(controller.client_params)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                nameless = JoinRequest(LearnerId(""), Token(""))
+                replies = await asyncio.gather(*(link.join(nameless) for _ in range(1_500)))
+        finally:
+            await link.close()
+    assert len({reply.learner_id for reply in replies}) == 1_500
 
 
 async def test_a_second_controller_on_the_same_port_fails() -> None:

@@ -45,7 +45,8 @@ CHANNEL_OPTIONS = [
     ("grpc.enable_retries", 0),  # the one layer that tries again is the caller
     ("grpc.use_local_subchannel_pool", 1),  # a channel is a connection: learners of one process do not share one
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # In spite of its name, how long an attempt may take: over a slow link, or among a thousand that dial at once.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 
@@ -57,4 +58,7 @@ SERVER_OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # below the clients' keepalive time
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.server_handshake_timeout_ms", 20_000),
+    # Of calls that wait to be looked at, gRPC drops some from 1,000 on, which thousands that dial at once reach.
+    ("grpc.server.max_pending_requests", 20_000),
+    ("grpc.server.max_pending_requests_hard_limit", 20_000),
 ]
