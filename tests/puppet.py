@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import grpc.aio
 import numpy as np
 
-from metisfl_async import Controller
+from metisfl_async import ClientParams, Controller
 from metisfl_async.codec.frame import Frame, Header, encode, frames_of
 from metisfl_async.core.ids import LearnerId, TaskId, Token
 from metisfl_async.core.messages import (
@@ -75,7 +75,15 @@ class Puppet:
 async def puppet(
     controller: Controller, learner_id: str, token: str = "", held: Sequence[tuple[str, bool]] = ()
 ) -> AsyncIterator[Puppet]:
-    link = GrpcLink(controller.client_params)
+    async with dialled(controller.client_params, learner_id, token, held) as of_learner:
+        yield of_learner
+
+
+@asynccontextmanager
+async def dialled(
+    params: ClientParams, learner_id: str, token: str = "", held: Sequence[tuple[str, bool]] = ()
+) -> AsyncIterator[Puppet]:
+    link = GrpcLink(params)
     try:
         reply = await link.join(JoinRequest(LearnerId(learner_id), Token(token)))
         async with link.tasks() as stream:

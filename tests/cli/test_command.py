@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
@@ -150,6 +152,29 @@ def test_a_signal_ends_each_in_order(
     said = output_of(process)
     assert process.returncode == 128 + how, said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", ["controller", "run", "learner"])
+def test_who_has_the_controller_may_open_as_many_files_as_the_machine_allows(
+    tmp_path: Path, free_port: int, start: Start, command: str
+) -> None:
+    file = environment(tmp_path, free_port, rounds=1_000_000)
+    cases: dict[str, tuple[list[str], str]] = {
+        "controller": ([], "the controller listens on"),
+        "run": ([*MODULE, "--output", str(tmp_path)], "round 1:"),
+        "learner": ([*MODULE, "--id", "site-1"], "waits for"),
+    }
+    options, ready = cases[command]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = min(512, soft, hard - 1)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))  # which the command inherits
+        process = start(command, file, *options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    wait_for(process, ready)
+    allowed = psutil.Process(process.pid).rlimit(psutil.RLIMIT_NOFILE)
+    assert allowed == ((few, hard) if command == "learner" else (hard, hard))
 
 
 def test_a_terminals_interrupt_is_quiet_with_learners_in_processes(tmp_path: Path, free_port: int) -> None:

@@ -12,7 +12,7 @@ import click
 from metisfl_async.cli.certificates import make_certificates
 from metisfl_async.cli.console import show_log
 from metisfl_async.cli.factory import import_factory, make_learner, read_args
-from metisfl_async.cli.running import exit_on_signals, run
+from metisfl_async.cli.running import allow_many_files, exit_on_signals, run
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.errors import ConfigError, MetisError
 from metisfl_async.driver.result import FederationResult
@@ -91,11 +91,14 @@ def app() -> None:
 def controller(env: Path, verbose: bool) -> None:
     """Run the controller until a driver has shut it down.
 
+    Each learner that dials is an open file of this process: the soft limit (ulimit -n) is raised to the hard one.
+
     \b
     Example:
       metisfl-async controller federation.yaml
     """
     show_log(PARTY, verbose=verbose)
+    allow_many_files()
     run(_serve(FederationEnvironment.from_yaml(env).controller()))
 
 
@@ -170,11 +173,14 @@ def driver(env: Path, output: Path, verbose: bool) -> None:
 def run_all(*, env: Path, module: str, args: tuple[str, ...], output: Path, listen: bool, verbose: bool) -> None:
     """Run all of it in this process: the controller, a learner for each entry of the file, and the driver.
 
+    With --listen, each learner is two open files: the soft limit (ulimit -n) is raised to the hard one.
+
     \b
     Example:
       metisfl-async run federation.yaml --module learners:MyLearner --output results
     """
     show_log(DRIVER, verbose=verbose)
+    allow_many_files()
     environment = FederationEnvironment.from_yaml(env)
     factory, given = import_factory(module), read_args(args)
     learners = [make_learner(module, factory, entry.args | given) for entry in environment.learners]

@@ -12,7 +12,12 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, TypeVar
 
-__all__ = ["exit_on_signals", "run"]
+try:
+    import resource
+except ModuleNotFoundError:  # Windows, where there is no such limit
+    resource = None  # type: ignore[assignment]
+
+__all__ = ["allow_many_files", "exit_on_signals", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +34,14 @@ def exit_on_signals() -> None:
 
 def _exit(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
+
+
+def allow_many_files() -> None:
+    """Raise the soft limit of open files to the hard one, where that is allowed: each learner that dials takes one."""
+    if resource is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with suppress(ValueError, OSError):  # on macOS, where the hard limit may be beyond what the kernel allows
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

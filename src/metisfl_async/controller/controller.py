@@ -205,7 +205,7 @@ async def _close(parts: _Parts) -> None:
 
 
 async def _run(service: Service, dispatcher: Dispatcher, registry: Registry, config: ControllerConfig) -> None:
-    """Aggregate and watch leases until the controller is closed, or has a bug."""
+    """Aggregate, and watch leases and open files, until the controller is closed, or has a bug."""
 
     async def until_closed() -> None:
         await service.closing.wait()
@@ -213,13 +213,14 @@ async def _run(service: Service, dispatcher: Dispatcher, registry: Registry, con
     async def until_broken() -> None:
         await dispatcher.broken
 
-    async def watch_leases() -> None:
+    async def watch() -> None:
         while True:
             await asyncio.sleep(config.lease_secs / 8)
             for member in registry.silent(config.lease_secs):
                 service.forget(member, f"silent for lease_secs={config.lease_secs:g}")
+            service.watch_files()
 
     try:
-        await first_of(until_closed(), until_broken(), watch_leases(), dispatcher.aggregator.run())
+        await first_of(until_closed(), until_broken(), watch(), dispatcher.aggregator.run())
     finally:
         dispatcher.close()

@@ -13,6 +13,7 @@ from metisfl_async.controller.aggregator import Upload
 from metisfl_async.controller.connection import Connection, StreamConnection
 from metisfl_async.controller.dispatcher import Dispatcher
 from metisfl_async.controller.listeners import DialledConnection, Listeners
+from metisfl_async.controller.open_files import scarce
 from metisfl_async.controller.registry import Member, Registry
 from metisfl_async.controller.staging import Room, Staging
 from metisfl_async.controller.turns import Turns
@@ -89,6 +90,7 @@ class Service:
         self._uploads: dict[TaskId, object] = {}  # whose stream of a task's update is the latest
         self._federation_id = FederationId("")  # the driver's name for it, once started
         self._is_farewell = False
+        self._has_warned = False  # that files are scarce
         self._someone_left = asyncio.Event()
 
     # --- learners --------------------------------------------------------------------------------------------------
@@ -300,6 +302,17 @@ class Service:
 
     async def leave(self, token: Token) -> None:
         self.forget(self._registry.heard(token), "it left")
+
+    def watch_files(self) -> None:
+        """Warn, once, when few more learners can connect."""
+        if not self._has_warned and (files := scarce()) is not None:
+            self._has_warned = True
+            logger.warning(
+                "%d learners are connected, and most of the %d files are open that this process may open (ulimit -n); "
+                "when no more are left, no more learners can connect. %s",
+                self._federation.num_connected,
+                *files,
+            )
 
     def forget(self, member: Member, reason: str) -> None:
         """Take a learner out of the federation."""
