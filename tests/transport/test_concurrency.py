@@ -33,6 +33,19 @@ async def test_the_first_to_end_ends_the_others() -> None:
         await first_of(fails(), forever(ended))
 
 
+async def test_the_first_may_be_a_future() -> None:
+    ended: list[str] = []
+    loop = asyncio.get_running_loop()
+    given, failed, never = (loop.create_future() for _ in range(3))
+    loop.call_soon(given.set_result, 1)
+    await first_of(given, never, forever(ended))
+    assert ended == ["forever"]
+    assert never.cancelled()
+    failed.set_exception(OSError("broken"))
+    with pytest.raises(OSError, match="broken"):
+        await first_of(failed, forever(ended))
+
+
 async def test_beside_waits_for_the_others_and_gives_the_main_result() -> None:
     assert await beside(returns(1), returns(2)) == 1
     ended: list[str] = []

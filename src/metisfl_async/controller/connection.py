@@ -20,7 +20,7 @@ class Connection(ABC):
 
     def __init__(self) -> None:
         self._outbox: asyncio.Queue[ControllerMessage] = asyncio.Queue(OUTBOX_SIZE)
-        self._closed = asyncio.Event()
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def send(self, message: ControllerMessage) -> None:
         """Queue a message."""
@@ -31,14 +31,12 @@ class Connection(ABC):
 
     def close(self) -> None:
         """Make `run` end."""
-        self._closed.set()
+        if not self._closed.done():
+            self._closed.set_result(None)
 
     @abstractmethod
     async def run(self, on_message: Callable[[LearnerMessage], None]) -> None:
         """Send what is queued and pass on what comes, until the learner ends it or `close` is called."""
-
-    async def _until_closed(self) -> None:
-        await self._closed.wait()
 
 
 class StreamConnection(Connection):
@@ -49,7 +47,7 @@ class StreamConnection(Connection):
         self._stream = stream
 
     async def run(self, on_message: Callable[[LearnerMessage], None]) -> None:
-        await first_of(self._send(), self._receive(on_message), self._until_closed())
+        await first_of(self._send(), self._receive(on_message), self._closed)
 
     async def _send(self) -> None:
         while True:

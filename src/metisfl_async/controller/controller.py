@@ -210,9 +210,6 @@ async def _run(service: Service, dispatcher: Dispatcher, registry: Registry, con
     async def until_closed() -> None:
         await service.closing.wait()
 
-    async def until_broken() -> None:
-        await dispatcher.broken
-
     async def watch() -> None:
         while True:
             await asyncio.sleep(config.lease_secs / 8)
@@ -221,6 +218,6 @@ async def _run(service: Service, dispatcher: Dispatcher, registry: Registry, con
             service.watch_files()
 
     try:
-        await first_of(until_closed(), until_broken(), watch(), dispatcher.aggregator.run())
+        await first_of(until_closed(), dispatcher.broken, watch(), dispatcher.aggregator.run())
     finally:
         dispatcher.close()

@@ -124,7 +124,7 @@ class DialledConnection(Connection):
         A learner that cannot be reached is tried again for as long as a lease lasts. The answer to a task is its
         acceptance.
         """
-        await first_of(self._deliver_all(on_message), self._until_closed(), self._until_too_late())
+        await first_of(self._deliver_all(on_message), self._closed, self._until_too_late())
 
     async def _deliver_all(self, on_message: Callable[[LearnerMessage], None]) -> None:
         number = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Container, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 __all__ = ["beside", "end_all", "first_of", "to_the_end"]
@@ -11,10 +11,10 @@ __all__ = ["beside", "end_all", "first_of", "to_the_end"]
 T = TypeVar("T")
 
 
-async def first_of(*coroutines: Coroutine[Any, Any, Any]) -> None:
+async def first_of(*awaited: Coroutine[Any, Any, Any] | asyncio.Future[Any]) -> None:
     """Run all until the first one ends, then cancel the others; raise the error of the one that failed."""
-    tasks = [asyncio.create_task(coroutine, name=_name(coroutine)) for coroutine in coroutines]
-    done: set[asyncio.Task[Any]] = set()
+    tasks = [each if asyncio.isfuture(each) else asyncio.create_task(each, name=_name(each)) for each in awaited]
+    done: set[asyncio.Future[Any]] = set()
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -38,7 +38,7 @@ async def beside(main: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, Any]
     return tasks[0].result()  # type: ignore[no-any-return]
 
 
-async def end_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
+async def end_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
     """Cancel what still runs and wait for it, however often we are cancelled meanwhile."""
     tasks = list(tasks)
     for task in tasks:
@@ -53,7 +53,7 @@ async def to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-async def _until_done(tasks: list[asyncio.Task[Any]]) -> None:
+async def _until_done(tasks: Sequence[asyncio.Future[Any]]) -> None:
     cancelled: asyncio.CancelledError | None = None
     while pending := [task for task in tasks if not task.done()]:
         try:
@@ -68,7 +68,7 @@ def _name(coroutine: Coroutine[Any, Any, Any]) -> str:
     return str(getattr(coroutine, "__qualname__", "coroutine"))
 
 
-def _raise_first(tasks: list[asyncio.Task[Any]], done: set[asyncio.Task[Any]]) -> None:
+def _raise_first(tasks: Sequence[asyncio.Future[Any]], done: Container[asyncio.Future[Any]]) -> None:
     """Raise an error of those that were done first; one that came of ending the others only if there is no other."""
     for task in sorted(tasks, key=lambda task: task not in done):
         if task.done() and not task.cancelled() and (error := task.exception()) is not None:
