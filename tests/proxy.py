@@ -1,8 +1,9 @@
-"""A TCP proxy before a controller or a listening learner, for tests that need a bad network."""
+"""A TCP proxy before a controller or a listening learner, for tests that need a bad or a slow network."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,11 +11,12 @@ from metisfl_async import ClientParams, Controller
 
 
 class Proxy:
-    """A TCP proxy whose connections can be cut, or slow to be made."""
+    """A TCP proxy whose connections can be cut or slow to be made, and carry so many bytes a second if that is said."""
 
-    def __init__(self, port: int, target: int) -> None:
+    def __init__(self, port: int, target: int, bytes_per_s: float | None = None) -> None:
         self.params = ClientParams("127.0.0.1", port)
         self.target = target
+        self.bytes_per_s = bytes_per_s
         self.writers: set[asyncio.StreamWriter] = set()
         self.bytes_up = 0
         self.connections = 0
@@ -28,11 +30,14 @@ class Proxy:
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         await asyncio.sleep(self.answers_after_s)
+        up = _socket(self.bytes_per_s)
         try:
-            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
+            await asyncio.get_running_loop().sock_connect(up, ("127.0.0.1", self.target))
         except OSError:
+            up.close()
             writer.transport.abort()
             return
+        up_reader, up_writer = await asyncio.open_connection(sock=up)
         self.writers |= {writer, up_writer}
 
         async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_up: bool) -> None:
@@ -42,6 +47,8 @@ class Proxy:
                     self.cut_after = None
                     self.cut()
                     return
+                if self.bytes_per_s is not None:
+                    await asyncio.sleep(len(data) / self.bytes_per_s)
                 sink.write(data)
                 await sink.drain()
 
@@ -55,16 +62,27 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy_to(controller: Controller) -> AsyncIterator[Proxy]:
-    async with proxy_to_port(controller.client_params.port) as proxy:
+async def proxy_to(controller: Controller, bytes_per_s: float | None = None) -> AsyncIterator[Proxy]:
+    async with proxy_to_port(controller.client_params.port, bytes_per_s) as proxy:
         yield proxy
 
 
 @asynccontextmanager
-async def proxy_to_port(target: int) -> AsyncIterator[Proxy]:
-    proxy = Proxy(1, target)
-    server = await asyncio.start_server(proxy.handle, "127.0.0.1", 0)
-    proxy.params = ClientParams("127.0.0.1", server.sockets[0].getsockname()[1])
+async def proxy_to_port(target: int, bytes_per_s: float | None = None) -> AsyncIterator[Proxy]:
+    proxy = Proxy(1, target, bytes_per_s)
+    listening = _socket(bytes_per_s)
+    listening.bind(("127.0.0.1", 0))
+    server = await asyncio.start_server(proxy.handle, sock=listening)
+    proxy.params = ClientParams("127.0.0.1", listening.getsockname()[1])
     async with server:
         yield proxy
         proxy.cut()
+
+
+def _socket(bytes_per_s: float | None) -> socket.socket:
+    made = socket.socket()
+    made.setblocking(False)
+    if bytes_per_s is not None:  # else megabytes would lie in the kernel's buffers, and not wait for the link
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**15)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1448)
+    return made

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from metisfl_async.codec import frame as frame_module
 from metisfl_async.codec.chunk import chunk_header, frame_of_chunk
 from metisfl_async.codec.frame import (
-    CHUNK_BYTES,
     MAX_FRAME_BYTES,
     Assembly,
     Data,
@@ -33,6 +32,7 @@ from metisfl_async.codec.frame import (
     frames_of,
 )
 from metisfl_async.codec.manifest import MAX_MODEL_BYTES, manifest_to_wire
+from metisfl_async.codec.pace import CHUNK_BYTES
 from metisfl_async.core.errors import CodecError, Damaged, TooLarge, Truncated, UnknownDtype
 from metisfl_async.core.model import DTYPES, Array, Manifest, Model, allocate
 

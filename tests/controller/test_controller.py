@@ -6,13 +6,14 @@ import asyncio
 
 import pytest
 from federations import PATIENCE_S, Adds, nothing_left_behind, until
-from puppet import puppet
+from puppet import puppet, weights
 
 from metisfl_async import Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals, run_learner
 from metisfl_async.controller import service
 from metisfl_async.core.commands import StartTimer
 from metisfl_async.core.errors import ProtocolError
 from metisfl_async.core.messages import Farewell
+from metisfl_async.core.model import Model
 from metisfl_async.transport.grpc_options import SERVICE
 
 ROUND = TerminationSignals(federation_rounds=1)
@@ -93,6 +94,25 @@ async def test_a_learner_that_comes_after_the_end_is_told_so_and_not_kept_waitin
         await link.close()
         await controller.serve()
         await run_learner(Adds(1), controller.client_params)  # returns
+
+
+async def test_the_farewell_takes_as_long_as_the_final_model_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "AWAY_S", 0.01)
+    monkeypatch.setattr(service, "FAREWELL_S", 1.0)
+    async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller:
+        link = controller.connect()
+        await link.set_initial_model(Model.from_arrays(weights(0)))
+        async with puppet(controller, "a") as learner:
+            shutting = asyncio.create_task(link.shut_down())
+            assert isinstance(await learner.next(), Farewell)
+            download = await controller._open.service.fetch_model(learner.token, 0)
+            for _ in range(15):
+                await asyncio.sleep(0.1)
+                download.moved(1)
+            assert not shutting.done()
+            await shutting  # it is not waited for any longer
+        await link.close()
+        await controller.serve()
 
 
 async def test_a_cancelled_driver_ends_the_federation_on_a_controller_that_stays_open() -> None:

@@ -451,7 +451,7 @@ async def test_the_outcome_of_an_evaluation_is_acknowledged() -> None:
                 assert (await learner.push(learner.frames(await learner.task(), weights(3, SIZE)))).is_counted
             of_a, of_b = await a.task(), await b.task()
             assert of_a.kind is TaskKind.EVALUATE
-            model = await a.link.fetch_model(a.token, of_a.model_version, 2**30)
+            model = await a.link.fetch_model(a.token, of_a.model_version, 2**30, lambda: None)
             assert model.arrays()[0][0] == 3.0
             await a.stream.send(Evaluated(of_a.task_id, {"accuracy": 0.5}))
             assert await a.next() == Settled(of_a.task_id)
@@ -472,9 +472,9 @@ async def test_breaking_the_rules_of_the_stream_is_answered(alone: Federation) -
             await learner.next()
     async with puppet(alone.controller, "b") as learner:
         with pytest.raises(MetisError, match="model version 7 is not here; the latest is 0"):
-            await learner.link.fetch_model(learner.token, 7, 2**30)
+            await learner.link.fetch_model(learner.token, 7, 2**30, lambda: None)
         with pytest.raises(UnknownLearner):
-            await learner.link.fetch_model(Token("nobody"), 0, 2**30)
+            await learner.link.fetch_model(Token("nobody"), 0, 2**30, lambda: None)
         async with learner.link.tasks() as stream:
             await stream.send(Evaluated("x", {}))  # type: ignore[arg-type]
             with pytest.raises(MetisError, match="must be Hello, not Evaluated"):

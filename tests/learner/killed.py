@@ -18,6 +18,7 @@ from federations import Adds
 
 from metisfl_async import ClientParams, ServerParams, run_learner
 from metisfl_async.codec.frame import Frame, Header, frames_of
+from metisfl_async.codec.pace import Pace
 from metisfl_async.core.model import Array, Model
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.transport import grpc_link
@@ -39,8 +40,8 @@ def main() -> None:
     if when.startswith("upload:"):
         sent = int(when.removeprefix("upload:"))
 
-        def dying_frames(header: Header, model: Model) -> Iterator[Frame]:
-            for index, frame in enumerate(frames_of(header, model)):
+        def dying_frames(header: Header, model: Model, pace: Pace | None = None) -> Iterator[Frame]:
+            for index, frame in enumerate(frames_of(header, model, pace)):
                 # GET_WEIGHTS uploads go through; dies when the k-th data frame of training would follow.
                 if index == sent + 1 and header.metadata:
                     die()

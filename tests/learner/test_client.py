@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, session_of, until
@@ -24,9 +25,11 @@ from metisfl_async import (
     app,
     run_learner,
 )
+from metisfl_async.core.errors import ConnectionLost
 from metisfl_async.core.ids import Token
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Array, Model
+from metisfl_async.learner import client
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.transport.grpc_link import GrpcLink
 
@@ -92,12 +95,12 @@ async def test_an_evaluation_result_is_kept_through_a_broken_connection() -> Non
 async def test_the_final_model_is_fetched_through_a_broken_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     fetch, cuts = GrpcLink.fetch_model, 0
 
-    async def cut_and_fetch(link: GrpcLink, token: Token, version: int, max_model_bytes: int) -> Model:
+    async def cut_and_fetch(link: GrpcLink, token: Token, version: int, *rest: Any) -> Model:
         nonlocal cuts
         if version == 1 and not cuts:
             cuts += 1
             proxy.cut()
-        return await fetch(link, token, version, max_model_bytes)
+        return await fetch(link, token, version, *rest)
 
     monkeypatch.setattr(GrpcLink, "fetch_model", cut_and_fetch)
     learner = Adds(2)
@@ -108,6 +111,30 @@ async def test_the_final_model_is_fetched_through_a_broken_connection(monkeypatc
             await DriverSession(controller, 1, ROUND).run()
             await taking_part
     assert cuts == 1
+    assert learner.taken_over[-1][0] == 2.0
+
+
+async def test_the_final_model_is_fetched_again_however_long_the_first_attempt_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fetch, attempts = GrpcLink.fetch_model, 0
+
+    async def lose_late(link: GrpcLink, token: Token, version: int, *rest: Any) -> Model:
+        nonlocal attempts
+        if version == 1 and (attempts := attempts + 1) == 1:
+            await asyncio.sleep(3 * client.GOODBYE_S)
+            raise ConnectionLost(link.address, "the stream broke off")
+        return await fetch(link, token, version, *rest)
+
+    monkeypatch.setattr(GrpcLink, "fetch_model", lose_late)
+    monkeypatch.setattr(client, "GOODBYE_S", 0.2)
+    learner = Adds(2)
+    config = ControllerConfig(evaluate_every=0)
+    async with asyncio.timeout(PATIENCE_S), Controller(ServerParams(), config) as controller:
+        taking_part = asyncio.create_task(run_learner(learner, controller.client_params))
+        await DriverSession(controller, 1, ROUND).run()
+        await taking_part
+    assert attempts == 2
     assert learner.taken_over[-1][0] == 2.0
 
 

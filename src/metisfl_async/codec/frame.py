@@ -19,12 +19,12 @@ import xxhash
 
 from metisfl_async.codec.chunk import chunk_header, frame_of_chunk
 from metisfl_async.codec.manifest import MAX_TENSORS, manifest_from_wire, manifest_to_wire
+from metisfl_async.codec.pace import CHUNK_BYTES, Pace
 from metisfl_async.core.errors import CodecError, ConfigError, Damaged, TooLarge, Truncated, brief
 from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metrics
 from metisfl_async.core.model import Bytes, Manifest, Model
 
 __all__ = [
-    "CHUNK_BYTES",
     "MAX_FRAME_BYTES",
     "Assembly",
     "Data",
@@ -38,7 +38,6 @@ __all__ = [
     "frames_of",
 ]
 
-CHUNK_BYTES = 2**20  #: payload of one data frame
 MAX_FRAME_BYTES = 4 * 2**20  #: a header with many tensors; nothing larger is sent or taken
 
 MAX_FACTS_BYTES = 64 * 1024  #: of metrics and metadata in a header
@@ -81,15 +80,16 @@ class End:
 Frame: TypeAlias = Header | Data | End
 
 
-def frames_of(header: Header, model: Model) -> Iterator[Frame]:
-    """Cut a model into frames, one at a time; payloads are views of its buffer."""
+def frames_of(header: Header, model: Model, pace: Pace | None = None) -> Iterator[Frame]:
+    """Cut a model into frames, one at a time, each as large as `pace` allows; payloads are views of its buffer."""
     yield header
     digest = xxhash.xxh3_128(_pack_header(header))
-    buffer = model.buffer.data
-    for offset in range(0, len(buffer), CHUNK_BYTES):
-        payload = buffer[offset : offset + CHUNK_BYTES]
+    buffer, offset = model.buffer.data, 0
+    while offset < len(buffer):
+        payload = buffer[offset : offset + (pace.payload_bytes if pace else CHUNK_BYTES)]
         digest.update(payload)
         yield Data(offset, payload)
+        offset += len(payload)
     yield End(digest.digest())
 
 
@@ -188,24 +188,37 @@ class Assembly:
 
 
 class Publication:
-    """A global model made ready once for many readers: the same immutable chunks go to all of them."""
+    """A global model made ready once for many readers: the same immutable chunks go to all of them but the slow."""
 
     def __init__(self, model: Model) -> None:
         self.model = model.freeze()
         self._chunks: list[tuple[bytes, int]] = []
         self._rest = frames_of(Header("global", model.manifest, model.version), model)
 
-    def chunks(self) -> Iterator[tuple[bytes, int]]:
-        """Give all chunks from the first, each with its bytes of model; encoded when the first reader comes to it."""
-        index = 0
+    def chunks(self, pace: Pace | None = None) -> Iterator[tuple[bytes, int]]:
+        """Give all chunks from the first, each with its bytes of model; encoded when the first reader comes to it.
+
+        To a reader for whom they are too large, `pace` gives the same in smaller ones, which are its own.
+        """
+        index = offset = 0
         while True:
             if index == len(self._chunks):
                 frame = next(self._rest, None)
                 if frame is None:
                     return
                 self._chunks.append((encode(frame), len(frame.payload) if isinstance(frame, Data) else 0))
-            yield self._chunks[index]
-            index += 1
+            chunk, size = self._chunks[index]
+            if pace is None or size <= pace.payload_bytes:
+                yield chunk, size
+            else:
+                yield from self._cut(offset, offset + size, pace)
+            index, offset = index + 1, offset + size
+
+    def _cut(self, start: int, end: int, pace: Pace) -> Iterator[tuple[bytes, int]]:
+        while start < end:
+            payload = self.model.buffer.data[start : min(start + pace.payload_bytes, end)]
+            yield encode(Data(start, payload)), len(payload)
+            start += len(payload)
 
 
 def _check_facts(metrics: Metrics, metadata: dict[str, Json]) -> None:

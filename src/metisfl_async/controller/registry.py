@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from metisfl_async.codec.pace import Pace
 from metisfl_async.controller.connection import Connection
 from metisfl_async.core.errors import ConfigError, Superseded, UnknownLearner
 from metisfl_async.core.ids import LearnerId, Token, new_token
@@ -22,7 +23,9 @@ class Member:
     token: Token
     incarnation: int
     heard_at: float  #: seconds on the monotonic clock
+    assured_at: float  #: when it was told, other than in an answer, that it is heard
     address: str = ""  #: where it is dialled, if it listens
+    pace: Pace = field(default_factory=Pace, repr=False)  #: of what is sent to it
     longest_silence_s: float = 0.0  #: while connected
     connection: Connection | None = field(default=None, repr=False)
 
@@ -63,16 +66,17 @@ class Registry:
         if len(learner_id) > MAX_ID_LENGTH or not learner_id.isprintable():
             raise ConfigError("learner_id", learner_id, f"1 to {MAX_ID_LENGTH} printable characters")
         earlier = self._by_id.get(learner_id)
-        incarnation = 1
+        incarnation, pace = 1, Pace()
         if earlier is not None:
             is_the_same = token == earlier.token or (address != "" and address == earlier.address)
             if earlier.connection is not None and not is_the_same:
                 raise Superseded(learner_id)
             del self._by_token[earlier.token]
-            incarnation = earlier.incarnation + 1
+            incarnation, pace = earlier.incarnation + 1, earlier.pace
             if earlier.connection is not None:
                 earlier.connection.close()
-        member = Member(learner_id, new_token(), incarnation, self._clock(), address)
+        now = self._clock()
+        member = Member(learner_id, new_token(), incarnation, now, now, address, pace)
         self._by_id[learner_id] = member
         self._by_token[member.token] = member
         return member

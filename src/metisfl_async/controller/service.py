@@ -64,7 +64,7 @@ logger = logging.getLogger(__name__)
 GoAhead: TypeAlias = Callable[[], Awaitable[None]]
 
 AWAY_S = 2.0  #: how long a learner whose connection is broken may take to come back and hear that it is over
-FAREWELL_S = 30.0  #: how long learners may take to fetch the final model and leave
+FAREWELL_S = 30.0  #: how long learners may take to leave, after the last of the final model was sent to any
 
 
 class Service:
@@ -91,6 +91,7 @@ class Service:
         self._federation_id = FederationId("")  # the driver's name for it, once started
         self._is_farewell = False
         self._has_warned = False  # that files are scarce
+        self._moved_at = clock()  # when the latest bytes of a global model were sent
         self._someone_left = asyncio.Event()
 
     # --- learners --------------------------------------------------------------------------------------------------
@@ -202,10 +203,11 @@ class Service:
 
         def moved(size_bytes: int) -> None:
             turn.moved()
-            member.heard(self._clock())
+            self._moved_at = self._clock()
+            member.heard(self._moved_at)
             self._federation.moved(member.id, sent=size_bytes)
 
-        return Download(publication, moved, turn)
+        return Download(publication, moved, turn, member.pace)
 
     async def train_done(self, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> UpdateReply:
         header = await self._header(frames, "update")
@@ -272,7 +274,7 @@ class Service:
                     inspection.advance(assembly.received_bytes)
                     turn.moved()
                     self._federation.moved(member.id, received=assembly.received_bytes - before)
-                    member.heard(self._clock())
+                    self._heard_frame(member)
         except BaseException as error:
             if room is not None:
                 room.release()
@@ -283,6 +285,14 @@ class Service:
             if self._uploads.get(task.id) is stream:
                 del self._uploads[task.id]
         return room, inspection.is_finite
+
+    def _heard_frame(self, member: Member) -> None:
+        """Renew the lease, and say so now and then: the heartbeats that we would answer wait behind the update."""
+        now = self._clock()
+        member.heard(now)
+        if member.connection is not None and now - member.assured_at >= self._config.heartbeat_secs:
+            member.assured_at = now
+            member.connection.send(Heartbeat())
 
     async def _header(self, frames: AsyncIterator[Frame], kind: str) -> Header:
         header = await self._next_frame(frames, "a caller")
@@ -378,10 +388,13 @@ class Service:
         with suppress(TimeoutError):
             async with asyncio.timeout(AWAY_S):
                 await self._until_none(lambda member: True)
-        try:
-            async with asyncio.timeout(FAREWELL_S):
-                await self._until_none(lambda member: member.connection is not None)
-        except TimeoutError:
+        said_at = self._clock()
+        while (patience_s := max(said_at, self._moved_at) + FAREWELL_S - self._clock()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self._until_none(lambda member: member.connection is not None)
+                    break
+        else:
             logger.warning("some learners did not leave within %g s", FAREWELL_S)
         self.closing.set()
 

@@ -55,6 +55,10 @@ GOODBYE_S = 5.0  #: for reaching a controller once more, and for telling it that
 MAX_TEXT = 10_000  #: characters of an error that a controller is told
 
 
+class _Gone(MetisError):
+    """The controller is not there any more; nothing is tried again."""
+
+
 @dataclass(slots=True)
 class _Held:
     """A task that the controller awaits from us."""
@@ -79,6 +83,7 @@ class LearnerClient:
         self._connect_timeout_s = connect_timeout_s
         self._joined: JoinReply | None = None  # of the latest incarnation
         self._is_connected = asyncio.Event()
+        self._patience: asyncio.Timeout | None = None  # while the next message is waited for
         self._held: dict[TaskId, _Held] = {}
         # Neither queue is bounded by itself: the controller has at most a few tasks open with one learner.
         self._offers: asyncio.Queue[TaskOffer | Farewell] = asyncio.Queue()
@@ -173,13 +178,21 @@ class LearnerClient:
     async def _next(self, stream: Stream[ControllerMessage, LearnerMessage]) -> ControllerMessage:
         assert self._joined is not None
         try:
-            async with asyncio.timeout(self._joined.lease_secs):
+            async with asyncio.timeout(self._joined.lease_secs) as self._patience:
                 message = await stream.receive()
         except TimeoutError:
             raise PeerTimeout(self._link.address, f"silent for {self._joined.lease_secs:g} s") from None
+        finally:
+            self._patience = None
         if message is None:
             raise ConnectionLost(self._link.address, "the controller ended the connection")
         return message
+
+    def _heard(self) -> None:
+        """Be as patient again: the controller lives, what it says may wait behind the model that it sends."""
+        assert self._joined is not None
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(asyncio.get_running_loop().time() + self._joined.lease_secs)
 
     def _drop(self, task_id: TaskId, reason: str) -> None:
         """Forget a task; if it is being worked on, stop."""
@@ -272,7 +285,7 @@ class LearnerClient:
 
     async def _pull(self, version: int, token: Token) -> Model:
         assert self._joined is not None
-        return await self._link.fetch_model(token, version, self._joined.max_model_bytes)
+        return await self._link.fetch_model(token, version, self._joined.max_model_bytes, self._heard)
 
     async def _leave(self, farewell: Farewell) -> None:
         """Take over the final model and say goodbye; a controller that is gone by now is not waited for long."""
@@ -296,19 +309,19 @@ class LearnerClient:
 
     # --- insisting -------------------------------------------------------------------------------------------------
 
-    async def _insist(self, call: Callable[[Token], Awaitable[T]], timeout_s: float | None = None) -> T:
-        """Call the controller until it answers; broken connections are waited out, for so long if it is said."""
+    async def _insist(self, call: Callable[[Token], Awaitable[T]], patience_s: float | None = None) -> T:
+        """Call the controller until it answers; broken connections are waited out, each for so long if it is said."""
 
         async def attempt() -> T:
             try:
-                async with asyncio.timeout(timeout_s):
+                async with asyncio.timeout(patience_s):
                     await self._is_connected.wait()
             except TimeoutError:
-                raise ConnectionLost(self._link.address, f"no connection was made in {timeout_s:g} s") from None
+                raise _Gone(f"no connection to {self._link.address} was made in {patience_s:g} s") from None
             assert self._joined is not None
             return await call(self._joined.token)
 
-        return await insisting(self._who, self._link.address, timeout_s, attempt)
+        return await insisting(self._who, self._link.address, None, attempt)
 
     @property
     def _who(self) -> str:

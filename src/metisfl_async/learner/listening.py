@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from metisfl_async.codec.frame import Assembly, Frame, Header, check_size
+from metisfl_async.codec.pace import Pace
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost, Damaged, PeerTimeout, UnknownLearner
 from metisfl_async.core.ids import Token, new_token
@@ -106,7 +107,7 @@ class ListeningLink:
         self.address = controller.address
         self.own_address = ""  #: set once the port is known
         self._controller, self._worker = controller, worker
-        self._secret = new_token()
+        self._secret, self._pace = new_token(), Pace()
         self._joined: JoinReply | None = None
         self._conversation: _Conversation | None = None
 
@@ -133,9 +134,9 @@ class ListeningLink:
             conversation.end()
             self._conversation = None
 
-    async def fetch_model(self, token: Token, version: int, max_model_bytes: int) -> Model:
+    async def fetch_model(self, token: Token, version: int, max_model_bytes: int, heard: Callable[[], object]) -> Model:
         async with self._connected() as link:
-            return await link.fetch_model(token, version, max_model_bytes)
+            return await link.fetch_model(token, version, max_model_bytes, heard)
 
     async def train_done(self, header: Header, update: Model) -> UpdateReply:
         async with self._connected() as link:
@@ -147,7 +148,7 @@ class ListeningLink:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[GrpcLink]:
-        link = GrpcLink(self._controller)
+        link = GrpcLink(self._controller, self._pace)
         try:
             yield link
         finally:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from metisfl_async.codec.frame import Frame, Header, Publication
+from metisfl_async.codec.pace import Pace
 from metisfl_async.core.events import Event
 from metisfl_async.core.ids import FederationId, Token
 from metisfl_async.core.messages import (
@@ -45,11 +46,12 @@ class Stream(Protocol[In_co, Out_contra]):
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A global model for one reader, whose `turn` is waited for; `moved` is told how many bytes of it went out."""
+    """A global model for one reader, at its `turn` and `pace`; `moved` is told how many bytes of it went out."""
 
     publication: Publication
     moved: Callable[[int], object]
     turn: AbstractAsyncContextManager[object] = field(default_factory=nullcontext)
+    pace: Pace = field(default_factory=Pace)
 
 
 class ControllerService(Protocol):
@@ -80,7 +82,10 @@ class LearnerLink(Protocol):
 
     async def join(self, request: JoinRequest) -> JoinReply: ...
     def tasks(self) -> AbstractAsyncContextManager[Stream[ControllerMessage, LearnerMessage]]: ...
-    async def fetch_model(self, token: Token, version: int, max_model_bytes: int) -> Model: ...
+    async def fetch_model(self, token: Token, version: int, max_model_bytes: int, heard: Callable[[], object]) -> Model:
+        """Get a global model; `heard` is called for every frame that comes."""
+        ...
+
     async def train_done(self, header: Header, update: Model) -> UpdateReply: ...
     async def leave(self, token: Token) -> None: ...
 

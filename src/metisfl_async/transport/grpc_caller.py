@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 import grpc.aio
 
 from metisfl_async.codec.frame import Assembly, Header, check_size, decode, encode, frames_of
+from metisfl_async.codec.pace import Pace
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost, Damaged
 from metisfl_async.core.model import Model, allocate
@@ -22,10 +23,14 @@ UNARY_TIMEOUT_S = 30.0  #: for calls that are answered at once
 
 
 class GrpcCaller:
-    """Calls the methods of one service; one connection, made when it is first needed and made again by itself."""
+    """Calls the methods of one service; one connection, made when it is first needed and made again by itself.
 
-    def __init__(self, params: ClientParams, service: str) -> None:
+    Models are sent at the `pace` that an earlier connection to the same place had, if it is given.
+    """
+
+    def __init__(self, params: ClientParams, service: str, pace: Pace | None = None) -> None:
         self.address = params.address
+        self.pace = pace or Pace()
         self._service = service
         keep_freed_memory()
         if (certificate := params.root_certificate_bytes) is None:
@@ -50,12 +55,19 @@ class GrpcCaller:
         finally:
             call.cancel()
 
-    async def read_model(self, method: str, request: bytes, max_model_bytes: int | None) -> Model:
+    async def read_model(
+        self,
+        method: str,
+        request: bytes,
+        max_model_bytes: int | None = None,
+        heard: Callable[[], object] = lambda: None,
+    ) -> Model:
         call = self.channel.unary_stream(self.path(method))(request)
         assembly: Assembly | None = None
         try:
             with ours(self.address):
                 while (chunk := await call.read()) is not grpc.aio.EOF:
+                    heard()
                     frame = decode(chunk)
                     if assembly is not None:
                         assembly.add(frame)
@@ -78,8 +90,10 @@ class GrpcCaller:
         try:
             with ours(self.address):
                 try:
-                    for frame in frames_of(header, model):
-                        await call.write(encode(frame))
+                    for frame in frames_of(header, model, self.pace):
+                        chunk = encode(frame)
+                        with self.pace.sending(chunk):
+                            await call.write(chunk)
                     await call.done_writing()
                 except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
                     pass  # the other side has answered early; what it said is read next

@@ -133,10 +133,11 @@ def unary_stream(
 async def write_model(download: Download, context: Context) -> None:
     """Send a model to a reader that keeps reading."""
     async with download.turn:
-        for chunk, size_bytes in download.publication.chunks():
+        for chunk, size_bytes in download.publication.chunks(download.pace):
             try:
-                async with asyncio.timeout(STALL_S):
-                    await context.write(chunk)
+                with download.pace.sending(chunk):
+                    async with asyncio.timeout(STALL_S):
+                        await context.write(chunk)
             except TimeoutError:
                 del download  # gRPC keeps the call until its reader is gone; nobody may keep the model for so long
                 raise PeerTimeout(context.peer(), f"it read nothing of the model for {STALL_S:g} s") from None

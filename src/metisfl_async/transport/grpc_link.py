@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import grpc
 import grpc.aio
 
 from metisfl_async.codec.frame import Header, encode, frames_of
+from metisfl_async.codec.pace import Pace
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost
 from metisfl_async.core.events import Event
@@ -55,9 +56,9 @@ class _ClientStream:
 class GrpcLink:
     """Reaches a controller at an address; one connection, made when it is first needed and made again by itself."""
 
-    def __init__(self, params: ClientParams) -> None:
+    def __init__(self, params: ClientParams, pace: Pace | None = None) -> None:
         self.address = params.address
-        self._caller = GrpcCaller(params, SERVICE)
+        self._caller = GrpcCaller(params, SERVICE, pace)
 
     async def join(self, request: JoinRequest) -> JoinReply:
         return convert.from_join_reply(await self._caller.ask("JoinFederation", convert.join_request(request)))
@@ -70,17 +71,19 @@ class GrpcLink:
         finally:
             call.cancel()
 
-    async def fetch_model(self, token: Token, version: int, max_model_bytes: int) -> Model:
+    async def fetch_model(self, token: Token, version: int, max_model_bytes: int, heard: Callable[[], object]) -> Model:
         request = convert.fetch_model((token, version))
-        return await self._caller.read_model("FetchModel", request, max_model_bytes)
+        return await self._caller.read_model("FetchModel", request, max_model_bytes, heard)
 
     async def train_done(self, header: Header, update: Model) -> UpdateReply:
         """Send the header, wait for room, send the rest."""
-        call = self._caller.channel.stream_stream(self._caller.path("TrainDone"))()
+        call, pace = self._caller.channel.stream_stream(self._caller.path("TrainDone"))(), self._caller.pace
         try:
             with ours(self.address):
-                for frame in frames_of(header, update):
-                    await call.write(encode(frame))
+                for frame in frames_of(header, update, pace):
+                    chunk = encode(frame)
+                    with pace.sending(chunk):
+                        await call.write(chunk)
                     if frame is header and (reply := await self._reply(call)) != convert.GO_AHEAD:
                         return convert.from_update_reply(reply)
                 await call.done_writing()
@@ -118,7 +121,7 @@ class GrpcLink:
             yield convert.from_record(data)
 
     async def get_model(self) -> Model:
-        return await self._caller.read_model("GetModel", b"", None)
+        return await self._caller.read_model("GetModel", b"")
 
     async def stop_training(self, reason: str) -> None:
         await self._caller.ask("StopTraining", convert.stop(reason))

@@ -30,9 +30,11 @@ _BOTH = [
     # What nobody reads is buffered below us, per stream: 1 MiB costs no speed, probing would take 6 MiB.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 2**20),
-    # A peer that vanished without a word is noticed after about 40 s; a live one answers pings at any load.
+    # A peer that vanished without a word is noticed after about 80 s. Where buffers are deep and the link is slow, a
+    # ping is answered after half a minute; the second timeout is TCP's, for what was sent and is not acknowledged.
     ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.http2.ping_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 60_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
@@ -112,7 +112,7 @@ class MemoryLink:
         finally:
             await end_all([server])
 
-    async def fetch_model(self, token: Token, version: int, max_model_bytes: int) -> Model:
+    async def fetch_model(self, token: Token, version: int, max_model_bytes: int, heard: Callable[[], object]) -> Model:
         download = await self._service.fetch_model(token, version)
         download.moved(download.publication.model.manifest.size_bytes)
         return download.publication.model

@@ -1,0 +1,49 @@
+"""A learner whose link is slow: what moves is waited for, however long it takes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from federations import PATIENCE_S, Adds
+from proxy import proxy_to
+
+from metisfl_async import (
+    Controller,
+    ControllerConfig,
+    DriverSession,
+    LearnerLeft,
+    ServerParams,
+    TaskFailed,
+    TerminationSignals,
+    run_learner,
+)
+from metisfl_async.codec import pace
+from metisfl_async.transport import grpc_host
+
+BYTES_PER_S = 400_000  #: a megabyte takes 2.6 s
+PATIENT_S = 1.5  #: all that is set by time here
+
+
+async def test_nothing_times_out_while_bytes_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No learner and no controller is given up for its silence, no upload and no download broken off."""
+    monkeypatch.setattr(pace, "SLOW_S", 0.2)
+    monkeypatch.setattr(pace, "QUICK_S", 0.05)
+    monkeypatch.setattr(grpc_host, "STALL_S", PATIENT_S)
+    learner = Adds(2, size=5 * 2**16)
+    config = ControllerConfig(heartbeat_secs=0.2, lease_secs=PATIENT_S, upload_idle_secs=PATIENT_S, evaluate_every=0)
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        Controller(ServerParams(), config) as controller,
+        proxy_to(controller, BYTES_PER_S) as proxy,
+    ):
+        taking_part = asyncio.create_task(run_learner(learner, proxy.params))
+        signals = TerminationSignals(federation_rounds=1)
+        session = DriverSession(controller, 1, signals, initial_weights=learner.get_weights())
+        running = asyncio.create_task(session.run())
+        kinds = {type(event) async for event in session.events()}
+        await running
+        await taking_part
+        assert proxy.connections == 1
+    assert not kinds & {TaskFailed, LearnerLeft}
+    assert [weights[0][0] for weights in learner.taken_over] == [0.0, 2.0]
