@@ -29,7 +29,7 @@ BENCH = Path(__file__).parent
 DOCS = BENCH.parent / "docs"
 FIGURES, PICTURE = DOCS / "benchmarks.json", DOCS / "images" / "growth.png"
 PAGES = (BENCH.parent / "README.md", DOCS / "performance.md")
-BENCHMARKS = ("rounds", "loop_lag", "uploads", "stress", "crowd", "peer")
+BENCHMARKS = ("rounds", "loop_lag", "uploads", "stress", "crowd", "peer", "link")
 BLOCK = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

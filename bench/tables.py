@@ -63,15 +63,19 @@ class Table:
 
 
 class Run:
-    """One run of a benchmark."""
+    """One run of a benchmark; it may have options of its own, given with their defaults."""
 
-    def __init__(self, doc: str | None) -> None:
+    def __init__(self, doc: str | None, **own: str | float) -> None:
         parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--quick", action="store_true", help="fewer and smaller, to see that it works")
         parser.add_argument("--json", metavar="FILE", type=Path, help="also write the tables there")
-        options = parser.parse_args()
-        self.is_quick: bool = options.quick
-        self._json: Path | None = options.json
+        for name, default in own.items():
+            flag = f"--{name.replace('_', '-')}"
+            parser.add_argument(flag, type=type(default), default=default, help="default: %(default)s")
+        options = vars(parser.parse_args())
+        self.is_quick: bool = options.pop("quick")
+        self._json: Path | None = options.pop("json")
+        self.options: dict[str, Any] = options
         self._tables: dict[str, Table] = {}
         print(on_machine(machine()))
 
