@@ -74,3 +74,15 @@ def test_a_sum_is_the_same_bit_for_bit_in_any_number_of_threads(kind: type[Sum])
         return mean
 
     np.testing.assert_array_equal(total(Threads(3)), total(Threads(1)))
+
+
+@pytest.mark.parametrize("kind", [Sum, CompensatedSum])
+def test_a_sum_that_was_cleared_is_zero_whatever_its_memory_holds(kind: type[Sum]) -> None:
+    model = Model.from_arrays([np.full(3, 1e300)])
+    made = kind(model.manifest)
+    made.scale(2.0)
+    made.add(model, 1.0)
+    made.clear()
+    made.scale(1e300)  # would overflow
+    made.add(model, 2.0)
+    np.testing.assert_array_equal(made.divided_by(2.0, 1).arrays()[0], model.arrays()[0])
