@@ -25,15 +25,14 @@ EACH: Columns = {
 }
 ON_PAPER: Columns = {
     "learners": ("learners", ",d"),
-    "files": ("open files", ",d"),
-    "idle_mb": ("memory while they are idle (MB)", ",.0f"),
-    "heartbeats": ("heartbeats, of a core", ".1%"),
+    "idle_mb": ("memory while idle (MB)", ",.0f"),
+    "heartbeats": ("heartbeats, of a core", ".0%"),
     "small_s": ("a round of 100,000 parameters (s)", ",.0f"),
     "medium_s": ("of 1,000,000 (s)", ",.0f"),
     "large_s": ("of 10,000,000 (s)", ",.0f"),
+    "moved_gb": ("moved by the last (GB)", ",.0f"),
 }
 SIZES = {"small_s": 100_000, "medium_s": 1_000_000, "large_s": 10_000_000}
-FILES = 50  #: that are no connection
 SLOPES = ("round_ms", "cpu_s", "moved_mb", "rss_mb")
 SHOWN = (("round_ms", "federation round (ms)"), ("rss_mb", "controller's peak RSS (MB)"))
 AGAINST = (("learners", "parameters"), ("parameters", "learners"))
@@ -59,23 +58,21 @@ def each(stress: Table) -> Table:
     return table
 
 
-def on_paper(each_learner: Table, idle: Row) -> Table:
+def on_paper(each_learner: Table, idle: Table) -> Table:
     """Multiply that, and what an idle learner takes, by numbers of learners that were not tried."""
     table = Table(ON_PAPER)
-    for learners in (1_000, 10_000, 100_000):
-        times = {
-            key: learners * each_learner.find(parameters=parameters)["round_ms"] / 1e3
-            for key, parameters in SIZES.items()
-        }
-        table.rows.append(
-            {
-                "learners": learners,
-                "files": learners + FILES,
-                "idle_mb": idle["before_mb"] + learners * idle["kb_each"] / 1e3,
-                "heartbeats": learners / idle["learners"] * idle["of_a_core"],
-                **times,
-            }
-        )
+    costs = {name: each_learner.find(parameters=parameters) for name, parameters in SIZES.items()}
+    for measured in idle.rows:
+        for learners in (1_000, 10_000, 100_000):
+            table.rows.append(
+                {
+                    "learners": learners,
+                    "idle_mb": measured["before_mb"] + learners * measured["kb_each"] / 1e3,
+                    "heartbeats": learners / measured["learners"] * measured["of_a_core"],
+                    **{name: learners * cost["round_ms"] / 1e3 for name, cost in costs.items()},
+                    "moved_gb": learners * costs["large_s"]["moved_mb"] / 1e3,
+                }
+            )
     return table
 
 

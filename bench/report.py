@@ -5,7 +5,8 @@ A page has a block for each table that it shows; what stands around them is writ
     <!-- bench: rounds -->
     <!-- end -->
 
-With --quick, the benchmarks run fewer and smaller, and nothing is written.
+With --quick, the benchmarks run fewer and smaller, and nothing is written. With --pages, nothing runs, and the pages
+are written anew from docs/benchmarks.json.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,9 @@ def measured(*, quick: bool) -> dict[str, Any]:
             print(f"\n## {name}\n", flush=True)
             file = Path(directory, f"{name}.json")
             command = [sys.executable, str(BENCH / f"{name}.py"), "--json", str(file)]
+            start = time.perf_counter()
             subprocess.run([*command, "--quick"] if quick else command, check=True)
+            print(f"\n{name} took {time.perf_counter() - start:.0f} s", flush=True)
             tables |= json.loads(file.read_text())
     return {"machine": machine(), "tables": tables}
 
@@ -50,6 +54,7 @@ def tables_of(figures: Mapping[str, Any]) -> dict[str, Table]:
     """Give all tables by name: those that were printed, and those that follow from them."""
     tables = {name: Table(**table) for name, table in figures["tables"].items()}
     tables["each"] = growth.each(tables["stress"])
+    tables["on_paper"] = growth.on_paper(tables["each"], tables["idle"])
     tables["headline"] = headline(tables)
     return tables
 
@@ -77,6 +82,16 @@ def headline(tables: Mapping[str, Table]) -> Table:
             f"{cell('loop_lag', 'median_ms', worker='thread')} and {cell('loop_lag', 'p99_ms', worker='thread')} ms"
         ),
     }
+    for row in tables["peer"].rows:
+        if row["learners"] == 10 and row["evaluation"] == "on":
+            times = (tables["peer"].cell(row, key) for key in ("times_faster", "times_smaller"))
+            rows[f"the same with Flower and {row['parameters']:,} parameters, beside ours in one run"] = (
+                "{} times as long, {} times the memory".format(*times)
+            )
+    for row in tables["idle"].rows:
+        rows[f"the controller's memory for each of {row['learners']:,} idle learners"] = f"{row['kb_each']:.0f} KB"
+    for row in tables["dial"].rows:
+        rows[f"{row['learners']:,} learners dial in at once"] = f"all joined in {row['joined_s']:.1f} s"
     return Table(
         {"what": ("evaluation included, learners and controller on the same cores", ""), "figure": ("measured", "")},
         [{"what": what, "figure": figure} for what, figure in rows.items()],
@@ -104,8 +119,9 @@ def write(figures: Mapping[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer and smaller, to see that it works")
+    parser.add_argument("--pages", action="store_true", help="write the pages anew, from what was measured last")
     options = parser.parse_args()
-    figures = measured(quick=options.quick)
+    figures = json.loads(FIGURES.read_text()) if options.pages else measured(quick=options.quick)
     if not options.quick:
         write(figures)
 

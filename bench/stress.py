@@ -45,7 +45,7 @@ from metisfl_async import (
 Weights = Sequence[NDArray[Any]]
 LAYERS, PROCESSES = 100, 2
 MILLION = 1_000_000
-QUICK = [(1, 10), (100_000, 10), (MILLION, 10)]
+QUICK = [(1, 10), (100_000, 10)]
 FULL = [(1, 10), *((p, n) for p in (100_000, MILLION, 10 * MILLION) for n in (10, 25, 50, 100, 200))]
 STRESS: Columns = {
     "parameters": ("parameters", ",d"),
