@@ -57,6 +57,7 @@ class Proxy:
         except OSError:
             pass
         finally:
+            self.writers -= {writer, up_writer}
             writer.transport.abort()
             up_writer.transport.abort()
 

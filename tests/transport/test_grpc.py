@@ -300,6 +300,22 @@ async def test_learners_of_one_process_have_a_connection_each() -> None:
         assert len(made) == 2
 
 
+@pytest.mark.parametrize(("size", "more"), [(2**19, 3), (2**19 - 32, 0)], ids=["large", "small"])
+async def test_a_large_update_has_a_connection_of_its_own_that_ends_with_it(size: int, more: int) -> None:
+    """gRPC keeps memory for each connection on which much was received, for as long as there is the connection."""
+
+    class Looks(Adds):
+        async def train(self, parameters: list[Array], config: Config) -> TrainResult:  # type: ignore[override]
+            await until(lambda: len(proxy.writers) == 2)  # both ends of the first connection, and of no other
+            return parameters, {}
+
+    async with Controller(ServerParams()) as controller, proxy_to(controller) as proxy:
+        learner = asyncio.create_task(run_learner(Looks(1, size), proxy.params))
+        await DriverSession(controller, 1, TerminationSignals(federation_rounds=2)).run()
+        await learner
+    assert proxy.connections == 1 + more  # the first weights are an update as well
+
+
 async def test_in_memory_and_over_grpc_give_the_same_bits() -> None:
     rng = np.random.default_rng(5)
 

@@ -33,6 +33,8 @@ from metisfl_async.transport.grpc_options import SERVICE
 
 __all__ = ["GrpcLink"]
 
+LARGE_BYTES = 2**21  #: an update of this size takes longer to send than a connection to make
+
 
 class _ClientStream:
     """A learner's end of a Tasks stream."""
@@ -54,10 +56,15 @@ class _ClientStream:
 
 
 class GrpcLink:
-    """Reaches a controller at an address; one connection, made when it is first needed and made again by itself."""
+    """Reaches a controller at an address; one connection, made when it is first needed and made again by itself.
+
+    A large update has another, for as long as it is on its way. On a connection on which much was received, gRPC keeps
+    about a megabyte for the next time: with a thousand learners, the controller would have a gigabyte of that.
+    """
 
     def __init__(self, params: ClientParams, pace: Pace | None = None) -> None:
         self.address = params.address
+        self._params = params
         self._caller = GrpcCaller(params, SERVICE, pace)
 
     async def join(self, request: JoinRequest) -> JoinReply:
@@ -73,11 +80,21 @@ class GrpcLink:
 
     async def fetch_model(self, token: Token, version: int, max_model_bytes: int, heard: Callable[[], object]) -> Model:
         request = convert.fetch_model((token, version))
-        return await self._caller.read_model("FetchModel", request, max_model_bytes, heard)
+        return (await self._caller.read_model("FetchModel", request, max_model_bytes, heard)).freeze()
 
     async def train_done(self, header: Header, update: Model) -> UpdateReply:
+        """Send an update, a large one over a connection of its own."""
+        if update.manifest.size_bytes < LARGE_BYTES:
+            return await self._train_done(self._caller, header, update)
+        caller = GrpcCaller(self._params, SERVICE, self._caller.pace)
+        try:
+            return await self._train_done(caller, header, update)
+        finally:
+            await caller.close()
+
+    async def _train_done(self, caller: GrpcCaller, header: Header, update: Model) -> UpdateReply:
         """Send the header, wait for room, send the rest."""
-        call, pace = self._caller.channel.stream_stream(self._caller.path("TrainDone"))(), self._caller.pace
+        call, pace = caller.channel.stream_stream(caller.path("TrainDone"))(), caller.pace
         try:
             with ours(self.address):
                 for frame in frames_of(header, update, pace):
