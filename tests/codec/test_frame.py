@@ -731,6 +731,31 @@ def test_interleaved_readers_each_get_everything(turns: list[int]) -> None:
     assert (assembly.header.kind, assembly.model.version) == ("global", 7)
 
 
+def test_a_publication_can_forget_its_chunks_while_it_is_read() -> None:
+    publication = Publication(Model.from_arrays([np.arange(CHUNK_BYTES, dtype=np.uint16)], version=7))
+    reader = publication.chunks()
+    first = next(reader)
+    publication.forget_chunks()
+    anew = list(publication.chunks())
+    assert [first, *reader] == anew
+    assert anew[1][0] is not first[0]
+    assert anew[1][0] is next(itertools.islice(publication.chunks(), 1, None))[0]
+
+
+def test_forgotten_chunks_are_freed() -> None:
+    publication = Publication(Model.from_arrays([np.arange(2 * CHUNK_BYTES, dtype=np.uint8)]))
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in publication.chunks():
+            pass
+        assert tracemalloc.get_traced_memory()[0] - before > 2 * CHUNK_BYTES
+        publication.forget_chunks()
+        assert tracemalloc.get_traced_memory()[0] - before < CHUNK_BYTES / 2
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_publication_says_how_much_of_the_model_each_chunk_carries() -> None:
     publication = Publication(Model.from_arrays([np.zeros(CHUNK_BYTES + 9, np.int8)]))
     assert [size for _, size in publication.chunks()] == [0, CHUNK_BYTES, 9, 0]

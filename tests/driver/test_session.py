@@ -61,6 +61,16 @@ async def test_federation_gives_the_weighted_mean_of_every_round(over_grpc: bool
 
 
 @overs
+async def test_the_final_model_is_the_users_own(over_grpc: bool) -> None:
+    controller = Controller(ServerParams() if over_grpc else None)
+    async with controller:
+        result = await DriverSession(controller, [Adds(1)], TerminationSignals(federation_rounds=1)).run()
+        assert result.final_model is not None
+        result.final_model[0][:] = 7  # nobody else sees that
+        assert (await controller.lineage())[-1].arrays()[0].tolist() == [1.0]
+
+
+@overs
 async def test_learners_take_over_the_first_and_the_final_weights(over_grpc: bool) -> None:
     learners = [Adds(1), Adds(1)]
     result = await session_of(learners, rounds=2, over_grpc=over_grpc).run()

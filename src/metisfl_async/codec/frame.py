@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
 import xxhash
@@ -187,27 +187,36 @@ class Assembly:
         return Model(self.header.manifest, self._buffer, self.header.model_version)
 
 
+class _Ready(NamedTuple):
+    chunks: list[tuple[bytes, int]]  # each with its bytes of model
+    rest: Iterator[Frame]
+
+
 class Publication:
     """A global model made ready once for many readers: the same immutable chunks go to all of them but the slow."""
 
     def __init__(self, model: Model) -> None:
         self.model = model.freeze()
-        self._chunks: list[tuple[bytes, int]] = []
-        self._rest = frames_of(Header("global", model.manifest, model.version), model)
+        self.forget_chunks()
+
+    def forget_chunks(self) -> None:
+        """Give up their memory, which is as much as the model's; who comes later has them encoded anew."""
+        header = Header("global", self.model.manifest, self.model.version)
+        self._ready = _Ready([], frames_of(header, self.model))
 
     def chunks(self, pace: Pace | None = None) -> Iterator[tuple[bytes, int]]:
         """Give all chunks from the first, each with its bytes of model; encoded when the first reader comes to it.
 
         To a reader for whom they are too large, `pace` gives the same in smaller ones, which are its own.
         """
-        index = offset = 0
+        ready, index, offset = self._ready, 0, 0  # who is reading when they are forgotten keeps them to the end
         while True:
-            if index == len(self._chunks):
-                frame = next(self._rest, None)
+            if index == len(ready.chunks):
+                frame = next(ready.rest, None)
                 if frame is None:
                     return
-                self._chunks.append((encode(frame), len(frame.payload) if isinstance(frame, Data) else 0))
-            chunk, size = self._chunks[index]
+                ready.chunks.append((encode(frame), len(frame.payload) if isinstance(frame, Data) else 0))
+            chunk, size = ready.chunks[index]
             if pace is None or size <= pace.payload_bytes:
                 yield chunk, size
             else:

@@ -173,6 +173,7 @@ class Aggregator:
     async def _aggregate(self, version: int, others: tuple[LearnerId, ...]) -> None:
         assert self.publication is not None
         manifest, selection_s = self.publication.model.manifest, 0.0
+        self.publication.forget_chunks()  # this is when most memory is taken, and who needs them has them by now
         for learner in others:
             begun_at = time.monotonic()
             update = await self._latest(learner)

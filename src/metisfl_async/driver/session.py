@@ -25,7 +25,7 @@ from metisfl_async.core.errors import (
 from metisfl_async.core.events import Event, EventsMissed, FederationFinished, RoundFinished
 from metisfl_async.core.ids import FederationId, new_federation_id
 from metisfl_async.core.messages import StartRequest
-from metisfl_async.core.model import Array, Model, allocate
+from metisfl_async.core.model import Array
 from metisfl_async.core.records import RoundRecord
 from metisfl_async.core.repeats import Repeats
 from metisfl_async.driver.progress import ProgressDisplay
@@ -46,7 +46,6 @@ logger = logging.getLogger(__name__)
 
 _LEARNERS = (Learner, ServerParams, ClientParams)
 MAX_THREADS = 32  #: for the live learners of one session; more learners take turns
-COPY_BYTES = 4 * 2**20  #: about a millisecond
 PAUSE_S = 0.1  #: before a broken connection is made again
 LOST_S = 60.0  #: how long a remote controller may be out of reach before the driver gives up
 ENDING_S = 5.0  #: for telling a remote controller that a cancelled driver wants the end
@@ -310,16 +309,7 @@ async def _collect(link: ControllerLink, finished: FederationFinished) -> Federa
         model = await link.get_model()
     except UnexpectedMessage:  # nobody ever gave the first weights
         return FederationResult(None, None, records, finished.reason)
-    return FederationResult(await _copies(model), model.version, records, finished.reason)
-
-
-async def _copies(model: Model) -> list[Array]:
-    """Copy the arrays out, a few megabytes at a time: a large model would hold up the loop."""
-    buffer = allocate(len(model.buffer))
-    for start in range(0, len(buffer), COPY_BYTES):
-        buffer[start : start + COPY_BYTES] = model.buffer[start : start + COPY_BYTES]
-        await asyncio.sleep(0)
-    return Model(model.manifest, buffer).arrays()
+    return FederationResult(model.arrays(), model.version, records, finished.reason)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

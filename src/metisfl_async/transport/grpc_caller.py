@@ -83,7 +83,7 @@ class GrpcCaller:
             raise ConnectionLost(self.address, "the model ended before it began")
         if not assembly.is_complete:
             raise ConnectionLost(self.address, str(assembly.truncated()))
-        return assembly.model.freeze()
+        return assembly.model
 
     async def send_model(self, method: str, header: Header, model: Model) -> None:
         call = self.channel.stream_unary(self.path(method))()
