@@ -32,7 +32,7 @@ from metisfl_async.codec.frame import (
     frames_of,
 )
 from metisfl_async.codec.manifest import MAX_MODEL_BYTES, manifest_to_wire
-from metisfl_async.codec.pace import CHUNK_BYTES
+from metisfl_async.codec.pace import CHUNK_BYTES, Pace
 from metisfl_async.core.errors import CodecError, Damaged, TooLarge, Truncated, UnknownDtype
 from metisfl_async.core.model import DTYPES, Array, Manifest, Model, allocate
 
@@ -733,13 +733,23 @@ def test_interleaved_readers_each_get_everything(turns: list[int]) -> None:
 
 def test_a_publication_can_forget_its_chunks_while_it_is_read() -> None:
     publication = Publication(Model.from_arrays([np.arange(CHUNK_BYTES, dtype=np.uint16)], version=7))
-    reader = publication.chunks()
-    first = next(reader)
+    first, second = publication.chunks(), publication.chunks()
+    before = [chunk for chunk, _ in itertools.islice(first, 2)]
     publication.forget_chunks()
-    anew = list(publication.chunks())
-    assert [first, *reader] == anew
-    assert anew[1][0] is not first[0]
-    assert anew[1][0] is next(itertools.islice(publication.chunks(), 1, None))[0]
+    anew = [chunk for chunk, _ in second]
+    after = [chunk for chunk, _ in first]
+    assert before + after == anew
+    assert before[1] is not anew[1]
+    assert all(mine is theirs for mine, theirs in zip(after, anew[2:], strict=True))  # never two of one chunk are kept
+
+
+def test_what_only_slow_readers_read_is_not_kept() -> None:
+    publication, pace = Publication(Model.from_arrays([np.zeros(CHUNK_BYTES, np.int8)])), Pace()
+    with mock.patch.object(frame_module, "encode", wraps=encode) as spy:
+        for _ in publication.chunks(pace):
+            pass
+    encoded = [call.args[0] for call in spy.call_args_list]
+    assert all(len(frame.payload) < CHUNK_BYTES for frame in encoded if isinstance(frame, Data))
 
 
 def test_forgotten_chunks_are_freed() -> None:

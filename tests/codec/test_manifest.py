@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+import weakref
 from typing import Any
 
 import msgpack
@@ -35,6 +36,24 @@ def test_a_manifest_comes_back_equal_through_msgpack(layout: list[tuple[str, str
     manifest = Manifest.lay_out(layout)
     wire = msgpack.unpackb(msgpack.packb(manifest_to_wire(manifest)))
     assert manifest_from_wire(wire) == manifest
+
+
+def test_what_was_received_before_is_the_same_object_while_somebody_has_it() -> None:
+    wire = [["w", "float32", [2, 3], 0]]
+    first = manifest_from_wire(wire)
+    assert manifest_from_wire([["w", "float32", [2, 3], 0]]) is first
+    assert manifest_from_wire([["w", "float32", [3, 2], 0]]) is not first
+    gone = weakref.ref(first)
+    del first
+    assert gone() is None
+
+
+def test_lists_within_lists_without_end_are_damaged() -> None:
+    shape: list[object] = []
+    for _ in range(1000):
+        shape = [shape]
+    with pytest.raises(Damaged):
+        manifest_from_wire([["w", "float32", shape, 0]])
 
 
 def test_the_wire_form_is_name_dtype_shape_offset() -> None:

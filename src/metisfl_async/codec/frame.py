@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import msgpack
 import xxhash
@@ -187,41 +187,39 @@ class Assembly:
         return Model(self.header.manifest, self._buffer, self.header.model_version)
 
 
-class _Ready(NamedTuple):
-    chunks: list[tuple[bytes, int]]  # each with its bytes of model
-    rest: Iterator[Frame]
-
-
 class Publication:
     """A global model made ready once for many readers: the same immutable chunks go to all of them but the slow."""
 
     def __init__(self, model: Model) -> None:
         self.model = model.freeze()
-        self.forget_chunks()
-
-    def forget_chunks(self) -> None:
-        """Give up their memory, which is as much as the model's; who comes later has them encoded anew."""
-        header = Header("global", self.model.manifest, self.model.version)
-        self._ready = _Ready([], frames_of(header, self.model))
+        self._frames: list[Frame] = []  # as far as somebody has read; payloads are views
+        self._rest = frames_of(Header("global", model.manifest, model.version), model)
+        self._chunks: dict[int, bytes] = {}  # by the index of their frame
 
     def chunks(self, pace: Pace | None = None) -> Iterator[tuple[bytes, int]]:
         """Give all chunks from the first, each with its bytes of model; encoded when the first reader comes to it.
 
         To a reader for whom they are too large, `pace` gives the same in smaller ones, which are its own.
         """
-        ready, index, offset = self._ready, 0, 0  # who is reading when they are forgotten keeps them to the end
+        index = 0
         while True:
-            if index == len(ready.chunks):
-                frame = next(ready.rest, None)
-                if frame is None:
+            if index == len(self._frames):
+                if (frame := next(self._rest, None)) is None:
                     return
-                ready.chunks.append((encode(frame), len(frame.payload) if isinstance(frame, Data) else 0))
-            chunk, size = ready.chunks[index]
-            if pace is None or size <= pace.payload_bytes:
-                yield chunk, size
+                self._frames.append(frame)
+            frame = self._frames[index]
+            size = len(frame.payload) if isinstance(frame, Data) else 0
+            if isinstance(frame, Data) and pace is not None and size > pace.payload_bytes:
+                yield from self._cut(frame.offset, frame.offset + size, pace)
             else:
-                yield from self._cut(offset, offset + size, pace)
-            index, offset = index + 1, offset + size
+                if index not in self._chunks:
+                    self._chunks[index] = encode(frame)
+                yield self._chunks[index], size
+            index += 1
+
+    def forget_chunks(self) -> None:
+        """Give up their memory, which is as much as the model's; whoever still reads has them encoded anew."""
+        self._chunks.clear()
 
     def _cut(self, start: int, end: int, pace: Pace) -> Iterator[tuple[bytes, int]]:
         while start < end:

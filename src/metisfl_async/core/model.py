@@ -114,6 +114,8 @@ class Manifest:
 
     def difference(self, other: Manifest) -> str | None:
         """Say the first way in which `other` differs from this manifest; None when they are equal."""
+        if other is self:
+            return None
         if len(self.tensors) != len(other.tensors):
             return f"{len(other.tensors)} tensors instead of {len(self.tensors)}"
         for mine, theirs in zip(self.tensors, other.tensors, strict=True):
