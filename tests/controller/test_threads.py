@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from metisfl_async.controller.threads import Threads
 from metisfl_async.core.aggregation.arithmetic import BLOCK, CompensatedSum, Sum
+from metisfl_async.core.aggregation.spreading import spreading
 from metisfl_async.core.model import Model
 
 
@@ -65,11 +66,12 @@ def test_a_sum_is_the_same_bit_for_bit_in_any_number_of_threads(kind: type[Sum])
     models = [Model.from_arrays([rng.standard_normal(20 * BLOCK + 3)]) for _ in range(3)]
 
     def total(threads: Threads) -> NDArray[np.float64]:
-        made = kind(models[0].manifest, threads.spread)
-        for weight, model in enumerate(models, 1):
-            made.add(model, weight)
-        made.scale(0.5)
-        mean = made.divided_by(3.0, 1).arrays()[0]
+        made = kind(models[0].manifest)
+        with spreading(threads.spread):
+            for weight, model in enumerate(models, 1):
+                made.add(model, weight)
+            made.scale(0.5)
+            mean = made.divided_by(3.0, 1).arrays()[0]
         threads.close()
         return mean
 

@@ -71,7 +71,6 @@ class Aggregator:
         self._folded_at: dict[LearnerId, int] = {}
         self._replies: dict[str, asyncio.Future[UpdateReply]] = {}
         self.threads = Threads()
-        rule.spread = self.threads.spread
 
     async def run(self) -> None:
         """Do the jobs in order, until cancelled; a job under way in the thread is waited for."""
@@ -135,8 +134,7 @@ class Aggregator:
                 upload.reply.set_result(_answer(task))
                 return
             size = upload.model.manifest.size_bytes
-            if not upload.is_finite:
-                problem = await self.threads.work(size, unfit, upload.model) or "a value that is not finite"
+            if not upload.is_finite and (problem := await self.threads.work(size, unfit, upload.model)) is not None:
                 self._post(self._federation.rejected, task, "NotFinite", problem)
                 upload.reply.set_result(UpdateReply(False, problem))
                 return
@@ -173,7 +171,7 @@ class Aggregator:
     async def _aggregate(self, version: int, others: tuple[LearnerId, ...]) -> None:
         assert self.publication is not None
         manifest, selection_s = self.publication.model.manifest, 0.0
-        self.publication.forget_chunks()  # this is when most memory is taken, and who needs them has them by now
+        self.publication.forget_chunks()  # this is when most memory is taken; in rounds, all have them by now
         for learner in others:
             begun_at = time.monotonic()
             update = await self._latest(learner)

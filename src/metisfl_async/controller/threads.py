@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 from typing import TypeVar
 
 from metisfl_async.core.aggregation.arithmetic import BLOCK
+from metisfl_async.core.aggregation.spreading import spreading
 from metisfl_async.transport.concurrency import to_the_end
 
 __all__ = ["Threads"]
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 
 class Threads:
-    """A worker, and helpers for as many cores as there are. `close` waits for what is under way."""
+    """A worker, and a helper for each other core, up to `MOST` in all. `close` waits for what is under way."""
 
     def __init__(self, cores: int | None = None) -> None:
         self._slices = min(cores or _cores(), MOST)
@@ -32,8 +33,12 @@ class Threads:
         if size_bytes < INLINE_BYTES:
             return function(*args)
 
+        def with_helpers() -> T:
+            with spreading(self.spread):
+                return function(*args)
+
         async def in_worker() -> T:
-            return await asyncio.get_running_loop().run_in_executor(self._worker, function, *args)
+            return await asyncio.get_running_loop().run_in_executor(self._worker, with_helpers)
 
         return await to_the_end(in_worker())  # the thread uses what we would give back
 
@@ -46,8 +51,9 @@ class Threads:
             return
         bounds = [*(blocks * number // slices * BLOCK for number in range(slices)), count]
         mine, *parts = (slice(*ends) for ends in pairwise(bounds))
-        others = [self._helpers.submit(work, part) for part in parts]
+        others: list[Future[None]] = []
         try:
+            others.extend(self._helpers.submit(work, part) for part in parts)
             work(mine)
         finally:
             wait(others)

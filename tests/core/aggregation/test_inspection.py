@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metisfl_async.core.aggregation import arithmetic
 from metisfl_async.core.aggregation.arithmetic import Inspection, unfit
 from metisfl_async.core.model import DTYPES, Array, Model, allocate
 
@@ -41,6 +43,28 @@ def test_a_float64_that_would_overflow_the_sum_is_not_finite() -> None:
     assert inspection.is_finite
     inspection.advance(16)
     assert not inspection.is_finite
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf, "largest", "least", 0.0, -1.0])
+def test_every_kind_of_float_is_understood(dtype: str, value: float | str) -> None:
+    limits = ml_dtypes.finfo(DTYPES[dtype])  # type: ignore[no-untyped-call]
+    largest = 1e288 if dtype == "float64" else limits.max
+    number = {"largest": largest, "least": limits.smallest_subnormal}.get(str(value), value)
+    model = Model.from_arrays([np.array([1.0, number], DTYPES[dtype])])
+    assert (unfit(model) is None) == bool(np.isfinite(np.float64(number)))
+
+
+def test_where_dtypes_take_turns_too_often_it_does_not_look() -> None:
+    few, many = (
+        Model.from_arrays(arrays(["float32", "int8"] * (count // 2), [1] * count))
+        for count in (arithmetic.MOST_RUNS, arithmetic.MOST_RUNS + 2)
+    )
+    for model, looks in ((few, True), (many, False)):
+        inspection = Inspection(model)
+        inspection.advance(model.manifest.size_bytes)
+        assert inspection.is_finite == looks
+        assert unfit(model) is None
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0)])

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from metisfl_async.core.aggregation.spreading import spread
 from metisfl_async.core.model import DTYPES, Array, Manifest, Model, allocate
 
-__all__ = ["BLOCK", "CompensatedSum", "Inspection", "Spread", "Sum", "at_once", "blocks", "unfit", "write_rounded"]
+__all__ = ["BLOCK", "CompensatedSum", "Inspection", "Sum", "blocks", "unfit", "write_rounded"]
 
 BLOCK = 64 * 1024  #: elements worked on at a time
+MOST_RUNS = 256  #: of neighbours of one dtype that are looked at while a model arrives
+_EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}  # all of its bits are set in what is not finite
 LARGEST = 1e288  #: times a weight of 2**53, times ten thousand learners, is still a float64
 
 Floats = NDArray[np.float64]  #: shape (n,)
-
-#: Does some work on all of so many elements, in slices of them: ``spread(work, count)``.
-Spread: TypeAlias = Callable[[Callable[[slice], None], int], None]
-
-
-def at_once(work: Callable[[slice], None], count: int) -> None:
-    """Do the work here and now, on all elements."""
-    work(slice(0, count))
 
 
 def unfit(update: Model) -> str | None:
@@ -42,16 +36,19 @@ def unfit(update: Model) -> str | None:
 
 
 class Inspection:
-    """Looks whether a model's values are finite while it arrives, and its bytes are still in the processor's cache."""
+    """Looks whether a model's values are finite while it arrives, and its bytes are still in the processor's cache.
+
+    Where dtypes take turns so often that looking would hold up the event loop, it does not look.
+    """
 
     def __init__(self, model: Model) -> None:
-        self.is_finite = True  #: as `unfit` understands it
         self._buffer, self._runs = model.buffer, model.manifest.runs
+        self.is_finite = len(self._runs) <= MOST_RUNS  #: as `unfit` understands it; if not, `unfit` has to look
         self._run, self._seen = 0, 0  # the first run that is not seen to its end; bytes
 
     def advance(self, arrived_bytes: int) -> None:
         """Look at what has arrived since; an element of which a part is missing has its turn later."""
-        while self._run < len(self._runs):
+        while self.is_finite and self._run < len(self._runs):
             run = self._runs[self._run]
             dtype = DTYPES[run.dtype]
             start, stop = max(self._seen, run.start), min(arrived_bytes, run.stop)
@@ -59,7 +56,7 @@ class Inspection:
             if start < stop:
                 self._seen = stop
                 if dtype.kind not in "iub":
-                    self.is_finite = self.is_finite and _is_finite(self._buffer[start:stop].view(dtype))
+                    self.is_finite = _is_finite(self._buffer[start:stop].view(dtype))
             if stop < run.stop:
                 return
             self._run += 1
@@ -72,9 +69,8 @@ class Sum:
     The memory is taken with the first `add`, and kept: asking for it anew takes as long as an addition.
     """
 
-    def __init__(self, manifest: Manifest, spread: Spread = at_once) -> None:
+    def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        self._spread = spread
         self._parts: list[Floats] = []  # one for each run of the manifest
         self._is_zero = True  # whatever the parts hold
 
@@ -83,7 +79,7 @@ class Sum:
         if not self._parts:
             self._parts = self._new_parts()
         for index, values in enumerate(run.of(model.buffer) for run in self.manifest.runs):
-            self._spread(partial(self._add_slice, index, values, weight), len(values))
+            spread(partial(self._add_slice, index, values, weight), len(values))
         self._is_zero = False
 
     def _add_slice(self, index: int, values: Array, weight: float, part: slice) -> None:
@@ -103,7 +99,7 @@ class Sum:
         """Do ``sum *= factor``."""
         if not self._is_zero:
             for total in self._parts:
-                self._spread(partial(_multiply, total, factor), len(total))
+                spread(partial(_multiply, total, factor), len(total))
 
     def divided_by(self, divisor: float, version: int) -> Model:
         """Make ``sum / divisor`` a model, each tensor in its own dtype.
@@ -114,7 +110,7 @@ class Sum:
         assert not self._is_zero, "nothing was added"
         model = Model(self.manifest, allocate(self.manifest.size_bytes), version)
         for index, out in enumerate(run.of(model.buffer) for run in self.manifest.runs):
-            self._spread(partial(self._divide_slice, index, out, divisor), len(out))
+            spread(partial(self._divide_slice, index, out, divisor), len(out))
         model.buffer[self.manifest.padding] = 0
         return model
 
@@ -144,8 +140,8 @@ class CompensatedSum(Sum):
     Knuth, "The Art of Computer Programming", volume 2, section 4.2.2, theorem B: the error of a sum of two is a float.
     """
 
-    def __init__(self, manifest: Manifest, spread: Spread = at_once) -> None:
-        super().__init__(manifest, spread)
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__(manifest)
         self._lost: list[Floats] = []
 
     def add(self, model: Model, weight: float) -> None:
@@ -199,6 +195,9 @@ def _is_finite(values: Array) -> bool:
         part = values[block]
         if part.dtype == np.float64:
             if not (np.abs(part) <= LARGEST).all():
+                return False
+        elif (exponent := _EXPONENTS.get(part.dtype.name)) is not None:  # seven times faster than NumPy's isfinite
+            if ((part.view(np.uint16) & exponent) == exponent).any():
                 return False
         elif not np.isfinite(part).all():
             return False

@@ -52,7 +52,7 @@ class FedAsync(AggregationRule):
         self.exponent, self.slope, self.hinge_start = exponent, slope, hinge_start
 
     def start(self, model: Model) -> None:
-        self._model = Sum(model.manifest, self.spread)  # float64, so that small steps are not lost
+        self._model = Sum(model.manifest)  # float64, so that small steps are not lost
         self._model.add(model, 1.0)
 
     def fold(self, update: Update) -> None:

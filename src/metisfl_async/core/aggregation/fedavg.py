@@ -22,7 +22,7 @@ class FedAvg(AggregationRule):
     """
 
     def start(self, model: Model) -> None:
-        self._sum, self._weight = Sum(model.manifest, self.spread), 0.0
+        self._sum, self._weight = Sum(model.manifest), 0.0
 
     def fold(self, update: Update) -> None:
         self._sum.add(update.model, update.weight)

@@ -55,7 +55,7 @@ class FedBuff(AggregationRule):
 
     def start(self, model: Model) -> None:
         self._models = [model]  # the latest comes last
-        self._changes, self._weight = Sum(model.manifest, self.spread), 0.0
+        self._changes, self._weight = Sum(model.manifest), 0.0
 
     def fold(self, update: Update) -> None:
         if update.staleness > self.max_staleness:

@@ -29,7 +29,7 @@ class FedRec(AggregationRule):
     needs_previous = True
 
     def start(self, model: Model) -> None:
-        self._sum, self._model = CompensatedSum(model.manifest, self.spread), model
+        self._sum, self._model = CompensatedSum(model.manifest), model
         self._weights: dict[LearnerId, float] = {}  # of those whose update is in the sum
 
     def fold(self, update: Update) -> None:

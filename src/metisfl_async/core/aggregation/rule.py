@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from metisfl_async.core.aggregation.arithmetic import Spread, at_once
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.model import Model
 
@@ -29,6 +28,8 @@ class AggregationRule(ABC):
     Calls come one at a time, long ones in a worker thread. The controller works on a copy of the object that is in its
     configuration, so one object can configure many controllers. An update is refused, and its learner told why, when
     `fold` raises a `ConfigError`; the rule must be unchanged then. Any other exception ends the federation.
+
+    `core.aggregation.arithmetic.Sum` uses the cores there are; `core.aggregation.spreading.spread` does so for others.
     """
 
     in_rounds: bool | None = None  #: whether the rule is only for schedulers with rounds (True) or without (False)
@@ -36,7 +37,6 @@ class AggregationRule(ABC):
     needs_previous: bool = False  #: whether each learner's latest update is to be kept and given as `Update.previous`
     updates_per_version: int = 1  #: how many updates, at least, make a model where there are no rounds
     stride_length: int | None = None  #: at most so many updates in memory at a time
-    spread: Spread = staticmethod(at_once)  #: the controller sets it before `start`; it uses the cores there are
 
     @abstractmethod
     def start(self, model: Model) -> None:

@@ -44,7 +44,6 @@ class ServerOptimizer(AggregationRule):
         self.updates_per_version, self.stride_length = rule.updates_per_version, rule.stride_length
 
     def start(self, model: Model) -> None:
-        self.rule.spread = self.spread
         self.rule.start(model)
         self._model = model
         self._states: list[list[Floats]] = []
