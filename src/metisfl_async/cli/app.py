@@ -91,7 +91,8 @@ def app() -> None:
 def controller(env: Path, verbose: bool) -> None:
     """Run the controller until a driver has shut it down.
 
-    Each learner that dials is an open file of this process: the soft limit (ulimit -n) is raised to the hard one.
+    Each learner that dials is an open file of this process, or two while it sends a large update: the soft limit
+    (ulimit -n) is raised to the hard one.
 
     \b
     Example:
@@ -173,7 +174,7 @@ def driver(env: Path, output: Path, verbose: bool) -> None:
 def run_all(*, env: Path, module: str, args: tuple[str, ...], output: Path, listen: bool, verbose: bool) -> None:
     """Run all of it in this process: the controller, a learner for each entry of the file, and the driver.
 
-    With --listen, each learner is two open files: the soft limit (ulimit -n) is raised to the hard one.
+    With --listen, each learner is two to four open files: the soft limit (ulimit -n) is raised to the hard one.
 
     \b
     Example:

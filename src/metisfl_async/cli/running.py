@@ -37,7 +37,7 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 
 def allow_many_files() -> None:
-    """Raise the soft limit of open files to the hard one, where that is allowed: each learner that dials takes one."""
+    """Raise the soft limit of open files to the hard one, where that is allowed: a learner takes one or two."""
     if resource is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with suppress(ValueError, OSError):  # on macOS, where the hard limit may be beyond what the kernel allows
