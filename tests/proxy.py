@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from metisfl_async import ClientParams, Controller
+from metisfl_async.transport.concurrency import first_of
 
 
 class Proxy:
@@ -29,37 +30,41 @@ class Proxy:
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        await asyncio.sleep(self.answers_after_s)
-        up = _socket(self.bytes_per_s)
         try:
-            await asyncio.get_running_loop().sock_connect(up, ("127.0.0.1", self.target))
-        except OSError:
-            up.close()
-            writer.transport.abort()
-            return
-        up_reader, up_writer = await asyncio.open_connection(sock=up)
-        self.writers |= {writer, up_writer}
-
-        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_up: bool) -> None:
-            while data := await source.read(2**16):
-                self.bytes_up += len(data) * is_up
-                if self.cut_after is not None and self.bytes_up > self.cut_after:
-                    self.cut_after = None
-                    self.cut()
-                    return
-                if self.bytes_per_s is not None:
-                    await asyncio.sleep(len(data) / self.bytes_per_s)
-                sink.write(data)
-                await sink.drain()
-
-        try:
-            await asyncio.gather(pump(reader, up_writer, True), pump(up_reader, writer, False))
+            await asyncio.sleep(self.answers_after_s)
+            await self._carry(reader, writer)
         except OSError:
             pass
         finally:
-            self.writers -= {writer, up_writer}
             writer.transport.abort()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Connect to the target, and carry bytes both ways until one side ends."""
+        up = _socket(self.bytes_per_s)
+        try:
+            await asyncio.get_running_loop().sock_connect(up, ("127.0.0.1", self.target))
+        except BaseException:
+            up.close()
+            raise
+        up_reader, up_writer = await asyncio.open_connection(sock=up)
+        self.writers |= {writer, up_writer}
+        try:
+            await first_of(self._pump(reader, up_writer, True), self._pump(up_reader, writer, False))
+        finally:
+            self.writers -= {writer, up_writer}
             up_writer.transport.abort()
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_up: bool) -> None:
+        while data := await source.read(2**16):
+            self.bytes_up += len(data) * is_up
+            if self.cut_after is not None and self.bytes_up > self.cut_after:
+                self.cut_after = None
+                self.cut()
+                return
+            if self.bytes_per_s is not None:
+                await asyncio.sleep(len(data) / self.bytes_per_s)
+            sink.write(data)
+            await sink.drain()
 
 
 @asynccontextmanager

@@ -140,7 +140,7 @@ class ListeningLink:
 
     async def train_done(self, header: Header, update: Model) -> UpdateReply:
         async with self._connected() as link:
-            return await link.train_done(header, update)
+            return await link.upload(header, update)
 
     async def leave(self, token: Token) -> None:
         async with self._connected() as link:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 import grpc
 import grpc.aio
@@ -38,6 +39,14 @@ class GrpcCaller:
         else:
             credentials = grpc.ssl_channel_credentials(certificate)
             self.channel = grpc.aio.secure_channel(self.address, credentials, options=CHANNEL_OPTIONS)
+
+    async def connects_within(self, seconds: float) -> bool:
+        """Say whether the connection is there within so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.channel.channel_ready()
+                return True
+        return False
 
     def path(self, method: str) -> str:
         return f"/{self._service}/{method}"

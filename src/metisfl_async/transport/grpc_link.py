@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import grpc
 import grpc.aio
@@ -34,6 +35,7 @@ from metisfl_async.transport.grpc_options import SERVICE
 __all__ = ["GrpcLink"]
 
 LARGE_BYTES = 2**21  #: an update of this size takes longer to send than a connection to make
+CONNECT_S = 3.0  #: on a slow link that is full, or where a controller may open no more files, it takes longer
 
 
 class _ClientStream:
@@ -64,8 +66,9 @@ class GrpcLink:
 
     def __init__(self, params: ClientParams, pace: Pace | None = None) -> None:
         self.address = params.address
-        self._params = params
-        self._caller = GrpcCaller(params, SERVICE, pace)
+        self._params = replace(params, root_certificate=params.root_certificate_bytes)  # the file may go
+        self._caller = GrpcCaller(self._params, SERVICE, pace)
+        self._others: set[GrpcCaller] = set()  # of updates on their way
 
     async def join(self, request: JoinRequest) -> JoinReply:
         return convert.from_join_reply(await self._caller.ask("JoinFederation", convert.join_request(request)))
@@ -83,17 +86,21 @@ class GrpcLink:
         return (await self._caller.read_model("FetchModel", request, max_model_bytes, heard)).freeze()
 
     async def train_done(self, header: Header, update: Model) -> UpdateReply:
-        """Send an update, a large one over a connection of its own."""
+        """Send an update: a large one over a connection of its own, if one can be had soon."""
         if update.manifest.size_bytes < LARGE_BYTES:
-            return await self._train_done(self._caller, header, update)
-        caller = GrpcCaller(self._params, SERVICE, self._caller.pace)
+            return await self.upload(header, update)
+        other = GrpcCaller(self._params, SERVICE, self._caller.pace)
+        self._others.add(other)
         try:
-            return await self._train_done(caller, header, update)
+            is_there = await other.connects_within(CONNECT_S)
+            return await self.upload(header, update, other if is_there else self._caller)
         finally:
-            await caller.close()
+            self._others.discard(other)
+            await other.close()
 
-    async def _train_done(self, caller: GrpcCaller, header: Header, update: Model) -> UpdateReply:
+    async def upload(self, header: Header, update: Model, over: GrpcCaller | None = None) -> UpdateReply:
         """Send the header, wait for room, send the rest."""
+        caller = over or self._caller
         call, pace = caller.channel.stream_stream(caller.path("TrainDone"))(), caller.pace
         try:
             with ours(self.address):
@@ -147,4 +154,5 @@ class GrpcLink:
         await self._caller.ask("ShutDown", b"", timeout_s=None)
 
     async def close(self) -> None:
-        await self._caller.close()
+        for caller in (self._caller, *self._others):
+            await caller.close()
