@@ -96,21 +96,26 @@ async def test_a_learner_that_comes_after_the_end_is_told_so_and_not_kept_waitin
         await run_learner(Adds(1), controller.client_params)  # returns
 
 
-async def test_the_farewell_takes_as_long_as_the_final_model_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_farewell_takes_as_long_as_a_learner_gets_further_in_the_final_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(service, "AWAY_S", 0.01)
-    monkeypatch.setattr(service, "FAREWELL_S", 1.0)
+    monkeypatch.setattr(service, "FAREWELL_S", 0.5)
+    now = 0.0
     async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller:
-        link = controller.connect()
+        link, of = controller.connect(), controller._open.service
+        monkeypatch.setattr(of, "_clock", lambda: now)
         await link.set_initial_model(Model.from_arrays(weights(0)))
         async with puppet(controller, "a") as learner:
             shutting = asyncio.create_task(link.shut_down())
             assert isinstance(await learner.next(), Farewell)
-            download = await controller._open.service.fetch_model(learner.token, 0)
-            for _ in range(15):
-                await asyncio.sleep(0.1)
-                download.moved(1)
-            assert not shutting.done()
-            await shutting  # it is not waited for any longer
+            now = 0.4
+            (await of.fetch_model(learner.token, 0)).moved(1)
+            now = 0.8
+            assert not (await asyncio.wait([shutting], timeout=1.2))[0]
+            (await of.fetch_model(learner.token, 0)).moved(1)  # from the beginning again: that may have no end
+            now = 1.0
+            await shutting
         await link.close()
         await controller.serve()
 

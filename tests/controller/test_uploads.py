@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 
 import msgpack
+import numpy as np
 import pytest
-from federations import PATIENCE_S
+from federations import PATIENCE_S, until
 from puppet import Puppet, puppet, weights
 
 from metisfl_async import (
@@ -21,10 +24,11 @@ from metisfl_async import (
 )
 from metisfl_async.codec.chunk import chunk_header
 from metisfl_async.codec.frame import Data, End, Header, encode
+from metisfl_async.core.aggregation.arithmetic import MOST_RUNS
 from metisfl_async.core.errors import CodecError, ConnectionLost, MetisError, Superseded, UnknownLearner
 from metisfl_async.core.ids import Token
 from metisfl_async.core.messages import Evaluated, Failed, Farewell, Heartbeat, Hello, Settled, UpdateReply, Withdrawn
-from metisfl_async.core.model import Model
+from metisfl_async.core.model import Array, Model
 from metisfl_async.core.tasks import TaskKind
 from metisfl_async.transport.convert import GO_AHEAD, from_update_reply
 from metisfl_async.transport.grpc_errors import ours
@@ -479,3 +483,58 @@ async def test_breaking_the_rules_of_the_stream_is_answered(alone: Federation) -
             await stream.send(Evaluated("x", {}))  # type: ignore[arg-type]
             with pytest.raises(MetisError, match="must be Hello, not Evaluated"):
                 await stream.receive()
+
+
+async def test_an_update_in_very_many_runs_is_looked_at_by_the_worker() -> None:
+    """And counts if it is sound: looking while it arrives would hold up the event loop."""
+
+    def pairs(value: float) -> list[Array]:
+        return [np.array(value, np.float32), np.array(2, np.int8)] * MOST_RUNS
+
+    async with Controller(ServerParams(), CONFIG) as controller:
+        session = DriverSession(controller, 2, TerminationSignals(federation_rounds=1), initial_weights=pairs(2.0))
+        running = asyncio.create_task(session.run())
+        async with puppet(controller, "a") as a, puppet(controller, "b") as b:
+            offers = await a.task(), await b.task()
+            refused = await b.push(b.frames(offers[1], pairs(np.nan)))
+            assert "tensor '0' holds a value that is not finite" in refused.reason
+            assert await a.push(a.frames(offers[0], pairs(1.0))) == UpdateReply(True)
+        await asyncio.wait([running])
+
+
+async def test_a_stream_that_was_replaced_while_it_waited_for_room_gets_none() -> None:
+    config = replace(CONFIG, max_inflight_bytes=4 * SIZE)  # room for one
+    async for made in federation(config, 2):
+        waiting = made.controller._open.service._staging._budget._waiting
+        async with puppet(made.controller, "a") as a, puppet(made.controller, "b") as b:
+            offers = await a.task(), await b.task()
+            (header, *_), frames = a.frames(offers[0], weights(1, SIZE)), b.frames(offers[1], weights(3, SIZE))
+            holds_room, waits = a.upload(), b.upload()
+            await holds_room.write(encode(header))
+            assert await holds_room.read() == GO_AHEAD
+            await waits.write(encode(frames[0]))
+            await until(partial(operator.truth, waiting))
+            pushing = asyncio.create_task(b.push(frames))
+            await until(partial(lambda waiting: len(waiting) == 2, waiting))
+            holds_room.cancel()
+            with pytest.raises(Superseded), ours(b.link.address):
+                await waits.read()
+            assert await pushing == UpdateReply(True)
+
+
+async def test_an_update_that_is_withdrawn_while_it_waits_for_room_costs_no_bytes() -> None:
+    config = replace(CONFIG, max_inflight_bytes=4 * SIZE)
+    async for made in federation(config, 2):
+        waiting = made.controller._open.service._staging._budget._waiting
+        async with puppet(made.controller, "a") as a, puppet(made.controller, "b") as b:
+            offers = await a.task(), await b.task()
+            holds_room, waits = a.upload(), b.upload()
+            await holds_room.write(encode(a.frames(offers[0], weights(1, SIZE))[0]))
+            assert await holds_room.read() == GO_AHEAD
+            await waits.write(encode(b.frames(offers[1], weights(3, SIZE))[0]))
+            await until(partial(operator.truth, waiting))
+            await made.session.stop()
+            holds_room.cancel()
+            reply = await waits.read()
+            assert reply != GO_AHEAD
+            assert not from_update_reply(reply).is_counted

@@ -31,7 +31,7 @@ from metisfl_async import (
     TransportError,
     run_learner,
 )
-from metisfl_async.codec.frame import MAX_FRAME_BYTES, encode
+from metisfl_async.codec.frame import MAX_FRAME_BYTES, Header, encode
 from metisfl_async.core.errors import (
     CodecError,
     ConnectionLost,
@@ -45,7 +45,7 @@ from metisfl_async.core.ids import FederationId, LearnerId, Token
 from metisfl_async.core.messages import JoinRequest, StartRequest
 from metisfl_async.core.model import Array, Model
 from metisfl_async.learner.learner import Config, TrainResult
-from metisfl_async.transport import convert, grpc_host
+from metisfl_async.transport import convert, grpc_host, grpc_link
 from metisfl_async.transport.convert import GO_AHEAD
 from metisfl_async.transport.grpc_errors import ours, theirs
 from metisfl_async.transport.grpc_link import GrpcLink
@@ -316,6 +316,55 @@ async def test_a_large_update_has_a_connection_of_its_own_that_ends_with_it(size
     assert proxy.connections == 1 + more  # the first weights are an update as well
 
 
+async def test_where_no_other_connection_can_be_had_soon_a_large_update_goes_over_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(grpc_link, "CONNECT_S", 0.1)
+
+    class Slows(Adds):
+        async def train(self, parameters: list[Array], config: Config) -> TrainResult:  # type: ignore[override]
+            proxy.answers_after_s = PATIENCE_S
+            return parameters, {}
+
+    async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller, proxy_to(controller) as proxy:
+        learner = asyncio.create_task(run_learner(Slows(1, 2**19), proxy.params))
+        result = await DriverSession(controller, 1, ROUND, initial_weights=weights(0, 2**19)).run()
+        await learner
+        assert proxy.connections == 2
+    assert len(result.rounds[0].participants) == 1
+
+
+async def test_the_file_of_a_certificate_may_go_once_a_learner_has_started(certificates: dict[str, Path]) -> None:
+    class Removes(Adds):
+        def train(self, parameters: list[Array], config: Config) -> TrainResult:
+            certificates["root"].unlink()
+            return parameters, {}
+
+    params = ServerParams("localhost", 0, certificates["root"], certificates["server"], certificates["key"])
+    session = DriverSession(Controller(params), [Removes(1, 2**19)], ROUND, initial_weights=weights(0, 2**19))
+    assert len((await session.run()).rounds[0].participants) == 1
+
+
+async def test_a_link_that_is_closed_ends_a_large_update_on_its_way() -> None:
+    async with Controller(ServerParams(), ControllerConfig(max_inflight_bytes=1)) as controller:
+        session = DriverSession(controller, 2, ROUND, initial_weights=weights(0, 2**19))
+        running = asyncio.create_task(session.run())
+        async with puppet(controller, "a") as a, puppet(controller, "b") as b:
+            offer_a, offer_b = await a.task(), await b.task()
+            holds_room = a.upload()
+            await holds_room.write(encode(a.frames(offer_a, weights(1, 2**19))[0]))
+            assert await holds_room.read() == GO_AHEAD
+            header = b.frames(offer_b, update := weights(1, 2**19))[0]
+            assert isinstance(header, Header)
+            waiting = asyncio.create_task(b.link.train_done(header, Model.from_arrays(update)))
+            await until(lambda: len(controller._open.service._staging._budget._waiting) == 1)
+            await b.link.close()
+            await asyncio.wait([waiting])
+            assert waiting.cancelled()
+        running.cancel()
+        await asyncio.wait([running])
+
+
 async def test_in_memory_and_over_grpc_give_the_same_bits() -> None:
     rng = np.random.default_rng(5)
 
@@ -379,6 +428,48 @@ async def test_only_news_for_a_driver_may_be_larger_than_a_frame(method: str, is
             await link._caller.ask(method, b"")
     await link.close()
     await server.stop(0)
+
+
+async def test_who_waits_for_a_turn_gets_the_model_of_when_it_comes_and_keeps_none() -> None:
+    """Without rounds, models would pile up in memory behind a slow reader."""
+    config = ControllerConfig(scheduler="Asynchronous", evaluate_every=0, max_downloads=1)
+    async with Controller(ServerParams(), config) as controller:
+        signals = TerminationSignals(global_updates=3)
+        session = DriverSession(controller, 1, signals, initial_weights=weights(0, 2**20))
+        running = asyncio.create_task(session.run())
+        async with puppet(controller, "a") as learner:
+            offer = await learner.task()
+            request = convert.fetch_model((learner.token, offer.model_version))
+            fetch = learner.link._caller.channel.unary_stream(f"/{SERVICE}/FetchModel")
+            slow = fetch(request)
+            await slow.read()
+            waiting = asyncio.create_task(learner.link.fetch_model(learner.token, 0, 2**30, lambda: None))
+            await until(lambda: len(controller._open.service._downloads.all._waiting) == 1)
+            first = weakref.ref(controller._open.service._published())
+            assert (await learner.push(learner.frames(offer, weights(1, 2**20)))).is_counted
+            await learner.task()
+            assert not waiting.done()
+            slow.cancel()
+            assert (await waiting).version == 1
+            await until(lambda: gc.collect() >= 0 and first() is None)
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_chunks_of_the_old_model_are_given_up_when_the_next_is_made() -> None:
+    async with Controller(ServerParams(), ControllerConfig(evaluate_every=0)) as controller:
+        session = DriverSession(controller, 1, ROUND, initial_weights=weights(0))
+        running = asyncio.create_task(session.run())
+        async with puppet(controller, "a") as learner:
+            offer = await learner.task()
+            old = controller._open.service._published()
+            await learner.link.fetch_model(learner.token, 0, 2**30, lambda: None)
+            assert old._chunks
+            assert (await learner.push(learner.frames(offer, weights(1)))).is_counted
+            await until(lambda: controller._open.service._published() is not old)
+            assert not old._chunks
+        running.cancel()
+        await asyncio.wait([running])
 
 
 async def test_a_reader_that_stalls_does_not_keep_an_old_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,9 +29,8 @@ class Budget:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.give_back(amount)  # the turn came, but nobody is there to use it
-            elif (amount, turn) in self._waiting:  # else `_admit` has passed us over already
-                self._waiting.remove((amount, turn))
-            self._admit()
+            else:
+                self._admit()  # it may have been ours that was too large
             raise
 
     def give_back(self, amount: int) -> None:
@@ -49,7 +48,7 @@ class Budget:
         return self.taken == 0 or self.taken + amount <= self._amount
 
     def _admit(self) -> None:
-        while self._waiting and self._fits(self._waiting[0][0]):
+        while self._waiting and (self._waiting[0][1].cancelled() or self._fits(self._waiting[0][0])):
             amount, turn = self._waiting.popleft()
             if not turn.cancelled():
                 self._take(amount)

@@ -23,7 +23,7 @@ class Member:
     token: Token
     incarnation: int
     heard_at: float  #: seconds on the monotonic clock
-    assured_at: float  #: when it was told, other than in an answer, that it is heard
+    assured_at: float  #: when it was last sent a heartbeat that answers none of its own
     address: str = ""  #: where it is dialled, if it listens
     pace: Pace = field(default_factory=Pace, repr=False)  #: of what is sent to it
     longest_silence_s: float = 0.0  #: while connected

@@ -34,7 +34,7 @@ from metisfl_async.core.errors import (
 )
 from metisfl_async.core.events import Event
 from metisfl_async.core.federation import Federation
-from metisfl_async.core.ids import FederationId, TaskId, Token
+from metisfl_async.core.ids import FederationId, LearnerId, TaskId, Token
 from metisfl_async.core.messages import (
     Accept,
     ControllerMessage,
@@ -64,7 +64,7 @@ logger = logging.getLogger(__name__)
 GoAhead: TypeAlias = Callable[[], Awaitable[None]]
 
 AWAY_S = 2.0  #: how long a learner whose connection is broken may take to come back and hear that it is over
-FAREWELL_S = 30.0  #: how long learners may take to leave, after the last of the final model was sent to any
+FAREWELL_S = 30.0  #: how long learners may take to leave, after one of them got further in the final model
 
 
 class Service:
@@ -91,7 +91,9 @@ class Service:
         self._federation_id = FederationId("")  # the driver's name for it, once started
         self._is_farewell = False
         self._has_warned = False  # that files are scarce
-        self._moved_at = clock()  # when the latest bytes of a global model were sent
+        # How much of a model each learner was sent at most, since the farewell began, and when one got further.
+        self._furthest: dict[LearnerId, int] = {}
+        self._moved_at = clock()
         self._someone_left = asyncio.Event()
 
     # --- learners --------------------------------------------------------------------------------------------------
@@ -194,20 +196,26 @@ class Service:
 
     async def fetch_model(self, token: Token, version: int) -> Download:
         member = self._registry.heard(token)
-        publication = self._published()  # without rounds, it may be newer than the one that was asked for
-        if publication.model.version < version:
-            raise UnexpectedMessage(f"model version {version} is not here; the latest is {publication.model.version}")
-        self._federation.served(member.id, publication.model.version)
+        latest = self._published().model
+        if latest.version < version:
+            raise UnexpectedMessage(f"model version {version} is not here; the latest is {latest.version}")
+        turn, sent_bytes = self._downloads.turn(latest.manifest.size_bytes), 0
 
-        turn = self._downloads.turn(publication.model.manifest.size_bytes)
+        def begin() -> Publication:
+            publication = self._published()  # without rounds, it may be newer than the one that was asked for
+            self._federation.served(member.id, publication.model.version)
+            return publication
 
         def moved(size_bytes: int) -> None:
+            nonlocal sent_bytes
             turn.moved()
-            self._moved_at = self._clock()
-            member.heard(self._moved_at)
+            member.heard(self._clock())
             self._federation.moved(member.id, sent=size_bytes)
+            sent_bytes += size_bytes
+            if sent_bytes > self._furthest.get(member.id, 0):
+                self._furthest[member.id], self._moved_at = sent_bytes, self._clock()
 
-        return Download(publication, moved, turn, member.pace)
+        return Download(begin, moved, turn, member.pace)
 
     async def train_done(self, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> UpdateReply:
         header = await self._header(frames, "update")
@@ -262,7 +270,10 @@ class Service:
                 room = await self._staging.reserve(header.manifest.size_bytes)
                 assembly = Assembly(header, room.buffer)
                 inspection = Inspection(Model(header.manifest, room.buffer))
-                await go_ahead()
+                if self._uploads.get(task.id) is not stream:
+                    raise Superseded(member.id)
+                if task.state is TaskState.UPLOADING:
+                    await go_ahead()
                 while task.state is TaskState.UPLOADING and not assembly.is_complete:
                     frame = await self._next_frame(frames, member.id)
                     if frame is None:
@@ -318,8 +329,8 @@ class Service:
         if not self._has_warned and (files := scarce()) is not None:
             self._has_warned = True
             logger.warning(
-                "%d learners are connected, and most of the %d files are open that this process may open (ulimit -n); "
-                "when no more are left, no more learners can connect. %s",
+                "%d learners are connected, and of the %d files that this process may open (ulimit -n), half are; "
+                "each takes a second one while it sends a large update, and without one none can connect. %s",
                 self._federation.num_connected,
                 *files,
             )
@@ -388,8 +399,9 @@ class Service:
         with suppress(TimeoutError):
             async with asyncio.timeout(AWAY_S):
                 await self._until_none(lambda member: True)
-        said_at = self._clock()
-        while (patience_s := max(said_at, self._moved_at) + FAREWELL_S - self._clock()) > 0:
+        self._furthest.clear()
+        self._moved_at = self._clock()
+        while (patience_s := self._moved_at + FAREWELL_S - self._clock()) > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
                     await self._until_none(lambda member: member.connection is not None)

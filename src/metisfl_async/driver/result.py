@@ -36,7 +36,7 @@ class FederationResult:
         published = [record for record in self.rounds if record.is_published]
         last = next((record.evaluation_metrics for record in reversed(published) if record.evaluation_metrics), {})
         scores = "".join(f", {name}={value:.4g}" for name, value in last.items())
-        unit = "rounds" if all(record.in_rounds for record in published) else "models"
+        unit = "rounds" if all(record.in_rounds for record in self.rounds) else "models"
         return f"<FederationResult: {len(published)} {unit}{scores}, {self.reason!r}>"
 
     def to_dict(self) -> dict[str, Any]:

@@ -46,9 +46,12 @@ class Stream(Protocol[In_co, Out_contra]):
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A global model for one reader, at its `turn` and `pace`; `moved` is told how many bytes of it went out."""
+    """A global model for one reader, at its `turn` and `pace`; `moved` is told how many bytes of it went out.
 
-    publication: Publication
+    Which one is sent is chosen with `begin`, once its turn has come: whoever waits keeps no model in memory.
+    """
+
+    begin: Callable[[], Publication]
     moved: Callable[[int], object]
     turn: AbstractAsyncContextManager[object] = field(default_factory=nullcontext)
     pace: Pace = field(default_factory=Pace)

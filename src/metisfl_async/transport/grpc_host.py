@@ -133,7 +133,7 @@ def unary_stream(
 async def write_model(download: Download, context: Context) -> None:
     """Send a model to a reader that keeps reading."""
     async with download.turn:
-        for chunk, size_bytes in download.publication.chunks(download.pace):
+        for chunk, size_bytes in download.begin().chunks(download.pace):
             try:
                 with download.pace.sending(chunk):
                     async with asyncio.timeout(STALL_S):

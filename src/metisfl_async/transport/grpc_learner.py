@@ -50,8 +50,8 @@ class GrpcLearnerServer(GrpcHost):
 
     async def _get_model(self, request: bytes, context: Context) -> None:
         async with theirs(context, "get_model"):
-            model = await self._service.get_model(convert.from_get_model(request))
-            await write_model(Download(Publication(model), _count_nothing), context)
+            publication = Publication(await self._service.get_model(convert.from_get_model(request)))
+            await write_model(Download(lambda: publication, _count_nothing), context)
 
     async def _set_initial_model(self, _: AsyncIterator[bytes], context: Context) -> bytes:
         async with theirs(context, "set_initial_model"), hearing_out(context):

@@ -89,7 +89,8 @@ class _Handlers:
 
     async def get_model(self, _: bytes, context: Context) -> None:
         async with theirs(context, "get_model"):
-            await write_model(Download(await self._service.get_model(), _ignore), context)
+            publication = await self._service.get_model()
+            await write_model(Download(lambda: publication, _ignore), context)
 
     async def train_done(self, _: AsyncIterator[bytes], context: Context) -> None:
         async def go_ahead() -> None:

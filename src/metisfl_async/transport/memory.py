@@ -115,8 +115,9 @@ class MemoryLink:
 
     async def fetch_model(self, token: Token, version: int, max_model_bytes: int, heard: Callable[[], object]) -> Model:
         download = await self._service.fetch_model(token, version)
-        download.moved(download.publication.model.manifest.size_bytes)
-        return download.publication.model
+        model = download.begin().model
+        download.moved(model.manifest.size_bytes)
+        return model
 
     async def train_done(self, header: Header, update: Model) -> UpdateReply:
         return await self._service.train_done(_frames(header, update), _go_ahead)
