@@ -1,4 +1,8 @@
-"""Runs every benchmark, writes their figures to docs/benchmarks.json, and their tables into the pages.
+"""Runs the benchmarks, writes their figures to docs/benchmarks.json, and their tables into the pages.
+
+Each benchmark's are written as soon as it ends, so a run that is cut off keeps what it has. Names choose some of them
+(`report.py peer link`); what the others measured before stays, with its date. All are of one machine: on another one,
+those of before are dropped.
 
 A page has a block for each table that it shows; what stands around them is written by hand::
 
@@ -6,7 +10,7 @@ A page has a block for each table that it shows; what stands around them is writ
     <!-- end -->
 
 With --quick, the benchmarks run fewer and smaller, and nothing is written. With --pages, nothing runs, and the pages
-are written anew from docs/benchmarks.json.
+are written anew from what was measured last.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +35,40 @@ BENCH = Path(__file__).parent
 DOCS = BENCH.parent / "docs"
 FIGURES, PICTURE = DOCS / "benchmarks.json", DOCS / "images" / "growth.png"
 PAGES = (BENCH.parent / "README.md", DOCS / "performance.md")
-BENCHMARKS = ("rounds", "loop_lag", "uploads", "stress", "crowd", "peer", "link")
+BENCHMARKS = {  #: in this order, with their tables
+    "rounds": {"rounds"},
+    "loop_lag": {"loop_lag"},
+    "uploads": {"uploads", "folding"},
+    "stress": {"stress", "limit"},
+    "crowd": {"idle", "dial", "push"},
+    "peer": {"peer"},
+    "link": {"link"},
+}
+LONGEST_S = 1800  #: for a benchmark; none takes half of that
 BLOCK = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def measured(*, quick: bool) -> dict[str, Any]:
-    """Run every benchmark, and gather what it writes; one that fails ends the run."""
-    tables: dict[str, Any] = {}
+def run(names: Sequence[str], *, quick: bool) -> None:
+    """Run these benchmarks; one that fails ends the run."""
+    figures = {"machine": machine(), "tables": {}}
+    if FIGURES.exists() and (before := json.loads(FIGURES.read_text()))["machine"] == figures["machine"]:
+        figures = before
     with tempfile.TemporaryDirectory() as directory:
-        for name in BENCHMARKS:
+        for name in names:
             print(f"\n## {name}\n", flush=True)
             file = Path(directory, f"{name}.json")
             command = [sys.executable, str(BENCH / f"{name}.py"), "--json", str(file)]
             start = time.perf_counter()
-            subprocess.run([*command, "--quick"] if quick else command, check=True)
+            subprocess.run([*command, "--quick"] if quick else command, check=True, timeout=LONGEST_S)
             print(f"\n{name} took {time.perf_counter() - start:.0f} s", flush=True)
-            tables |= json.loads(file.read_text())
-    return {"machine": machine(), "tables": tables}
+            if not quick:
+                figures["tables"] |= json.loads(file.read_text())
+                write(figures)
 
 
 def tables_of(figures: Mapping[str, Any]) -> dict[str, Table]:
     """Give all tables by name: those that were printed, and those that follow from them."""
-    tables = {name: Table(**table) for name, table in figures["tables"].items()}
+    tables = {name: Table(table["columns"], table["rows"]) for name, table in figures["tables"].items()}
     tables["each"] = growth.each(tables["stress"])
     tables["on_paper"] = growth.on_paper(tables["each"], tables["idle"])
     tables["headline"] = headline(tables)
@@ -101,7 +117,8 @@ def headline(tables: Mapping[str, Table]) -> Table:
 def blocks(figures: Mapping[str, Any]) -> dict[str, str]:
     """Give the text of each block, by name."""
     texts = {name: table.markdown() for name, table in tables_of(figures).items()}
-    return texts | {"machine": f"Measured on {on_machine(figures['machine'])}."}
+    dates = [table["date"] for table in figures["tables"].values()]
+    return texts | {"machine": f"Measured on {on_machine(figures['machine'], dates)}."}
 
 
 def filled(page: str, texts: Mapping[str, str]) -> str:
@@ -111,6 +128,9 @@ def filled(page: str, texts: Mapping[str, str]) -> str:
 
 def write(figures: Mapping[str, Any]) -> None:
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
+    if missing := set().union(*BENCHMARKS.values()) - figures["tables"].keys():
+        print(f"the pages are written when there are all tables; missing: {', '.join(sorted(missing))}", flush=True)
+        return
     growth.draw(tables_of(figures)["stress"], PICTURE)
     for page in PAGES:
         page.write_text(filled(page.read_text(), blocks(figures)))
@@ -118,12 +138,16 @@ def write(figures: Mapping[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(BENCHMARKS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller, to see that it works")
     parser.add_argument("--pages", action="store_true", help="write the pages anew, from what was measured last")
     options = parser.parse_args()
-    figures = json.loads(FIGURES.read_text()) if options.pages else measured(quick=options.quick)
-    if not options.quick:
-        write(figures)
+    if unknown := set(options.names) - BENCHMARKS.keys():
+        parser.error(f"no benchmark: {', '.join(sorted(unknown))}")
+    if options.pages:
+        write(json.loads(FIGURES.read_text()))
+    else:
+        run(options.names or list(BENCHMARKS), quick=options.quick)
 
 
 if __name__ == "__main__":

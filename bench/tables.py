@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
-__all__ = ["Columns", "Row", "Run", "Table", "machine", "on_machine"]
+__all__ = ["Columns", "Row", "Run", "Table", "machine", "on_machine", "today"]
 
 Columns: TypeAlias = Mapping[str, Sequence[str]]  #: by key, in order: the title, and how Python formats a value
 Row: TypeAlias = Mapping[str, Any]  #: by key; text stands as it is, also where numbers are expected
@@ -65,7 +65,7 @@ class Table:
 class Run:
     """One run of a benchmark; it may have options of its own, given with their defaults."""
 
-    def __init__(self, doc: str | None, **own: str | float) -> None:
+    def __init__(self, doc: str | None, **own: str | float | Path) -> None:
         parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--quick", action="store_true", help="fewer and smaller, to see that it works")
         parser.add_argument("--json", metavar="FILE", type=Path, help="also write the tables there")
@@ -77,7 +77,7 @@ class Run:
         self._json: Path | None = options.pop("json")
         self.options: dict[str, Any] = options
         self._tables: dict[str, Table] = {}
-        print(on_machine(machine()))
+        print(on_machine(machine(), [today()]))
 
     def table(self, name: str, columns: Columns) -> Table:
         """Make a table; its name is that of its block on the pages."""
@@ -87,15 +87,21 @@ class Run:
     def end(self) -> None:
         """Write what was measured, if that was asked for."""
         if self._json is not None:
-            tables = {name: {"columns": table.columns, "rows": table.rows} for name, table in self._tables.items()}
-            self._json.write_text(json.dumps(tables, indent=1))
+            tables = {
+                name: {"date": today(), "columns": table.columns, "rows": table.rows}
+                for name, table in self._tables.items()
+            }
+            self._json.write_text(json.dumps(tables, indent=1) + "\n")
+
+
+def today() -> str:
+    return datetime.datetime.now(tz=datetime.UTC).date().isoformat()
 
 
 def machine() -> dict[str, str | int]:
     """Say what this is measured on."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "cores": os.cpu_count() or 1,
         "processor": _processor(),
         "memory_gib": round(memory / 2**30),
@@ -105,11 +111,11 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def on_machine(facts: Mapping[str, str | int]) -> str:
-    """Put that into words."""
+def on_machine(facts: Mapping[str, str | int], dates: Sequence[str]) -> str:
+    """Put that into words, with the day, or the oldest and the newest."""
     return (
         f"{facts['cores']} cores ({facts['processor']}), {facts['memory_gib']} GiB, Python {facts['python']}, "
-        f"grpcio {facts['grpcio']}, NumPy {facts['numpy']}; {facts['date']}"
+        f"grpcio {facts['grpcio']}, NumPy {facts['numpy']}; {' to '.join(sorted({min(dates), max(dates)}))}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The pages show what the benchmarks printed, and nothing else."""
+"""The blocks of the pages show what docs/benchmarks.json has; who wrote that, no test can tell."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import growth
 import pytest
 from pages import ROOT
-from report import BLOCK, FIGURES, PAGES, blocks, filled, tables_of
+from report import BENCHMARKS, BLOCK, FIGURES, PAGES, blocks, filled, tables_of
 
 FIGURES_OF_THE_RUN = json.loads(FIGURES.read_text())
 TEXTS = {page: page.read_text() for page in PAGES}
@@ -24,11 +24,16 @@ def test_every_table_stands_on_a_page() -> None:
     assert {found[2] for text in TEXTS.values() for found in BLOCK.finditer(text)} == blocks(FIGURES_OF_THE_RUN).keys()
 
 
+def test_there_are_the_tables_of_all_benchmarks_and_none_is_without_rows() -> None:
+    assert FIGURES_OF_THE_RUN["tables"].keys() == set().union(*BENCHMARKS.values())
+    assert all(table.rows for table in tables_of(FIGURES_OF_THE_RUN).values())
+
+
 def test_the_readme_quotes_no_figure_by_hand() -> None:
     section = (ROOT / "README.md").read_text().split("\n## Figures\n")[1].split("\n## ")[0]
     assert re.findall(r"\d", BLOCK.sub("", section)) == []
 
 
-def test_the_picture_is_drawn_of_the_run(tmp_path: Path) -> None:
+def test_a_picture_can_be_drawn_of_the_run(tmp_path: Path) -> None:
     growth.draw(tables_of(FIGURES_OF_THE_RUN)["stress"], tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
