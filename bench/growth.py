@@ -29,6 +29,7 @@ ON_PAPER: Columns = {
     "heartbeats": ("heartbeats, of a core", ".0%"),
     "small_s": ("a round of 100,000 parameters (s)", ",.0f"),
     "medium_s": ("of 1,000,000 (s)", ",.0f"),
+    "medium_mb": ("memory in that (MB)", ",.0f"),
     "large_s": ("of 10,000,000 (s)", ",.0f"),
     "moved_gb": ("moved by the last (GB)", ",.0f"),
 }
@@ -37,6 +38,7 @@ SLOPES = ("round_ms", "cpu_s", "moved_mb", "rss_mb")
 SHOWN = (("round_ms", "federation round (ms)"), ("rss_mb", "controller's peak RSS (MB)"))
 AGAINST = (("learners", "parameters"), ("parameters", "learners"))
 MARKERS = "osD^v"
+ENOUGH = 3  #: rows for a line
 
 
 def each(stress: Table) -> Table:
@@ -44,8 +46,9 @@ def each(stress: Table) -> Table:
     table = Table(EACH)
     for parameters in SIZES.values():
         rows = [row for row in _measured(stress) if row["parameters"] == parameters]
-        learners = np.array([row["learners"] for row in rows], float)
-        slopes = {key: np.polyfit(learners, [row[key] for row in rows], 1, w=1 / learners)[0] for key in SLOPES}
+        if len(rows) < ENOUGH:
+            continue
+        slopes = {key: _line(rows, key)[0] for key in SLOPES}
         table.rows.append(
             {
                 "parameters": parameters,
@@ -58,10 +61,16 @@ def each(stress: Table) -> Table:
     return table
 
 
-def on_paper(each_learner: Table, idle: Table) -> Table:
+def on_paper(stress: Table, idle: Table) -> Table:
     """Multiply that, and what an idle learner takes, by numbers of learners that were not tried."""
     table = Table(ON_PAPER)
-    costs = {name: each_learner.find(parameters=parameters) for name, parameters in SIZES.items()}
+    costs = {row["parameters"]: row for row in each(stress).rows}
+    medium = [row for row in _measured(stress) if row["parameters"] == SIZES["medium_s"]]
+    memory = _line(medium, "rss_mb") if len(medium) >= ENOUGH else None
+
+    def times(learners: int, parameters: int, key: str) -> float | str:
+        return learners * costs[parameters][key] / 1e3 if parameters in costs else "-"
+
     for measured in idle.rows:
         for learners in (1_000, 10_000, 100_000):
             table.rows.append(
@@ -69,8 +78,9 @@ def on_paper(each_learner: Table, idle: Table) -> Table:
                     "learners": learners,
                     "idle_mb": measured["before_mb"] + learners * measured["kb_each"] / 1e3,
                     "heartbeats": learners / measured["learners"] * measured["of_a_core"],
-                    **{name: learners * cost["round_ms"] / 1e3 for name, cost in costs.items()},
-                    "moved_gb": learners * costs["large_s"]["moved_mb"] / 1e3,
+                    **{name: times(learners, parameters, "round_ms") for name, parameters in SIZES.items()},
+                    "medium_mb": "-" if memory is None else learners * memory[0] + memory[1],
+                    "moved_gb": times(learners, SIZES["large_s"], "moved_mb"),
                 }
             )
     return table
@@ -93,6 +103,13 @@ def draw(stress: Table, file: Path) -> None:
 def _measured(stress: Table) -> list[Row]:
     """Leave out what did not fit the machine, and what is no model."""
     return [row for row in stress.rows if row["parameters"] > 1 and not isinstance(row["round_ms"], str)]
+
+
+def _line(rows: list[Row], key: str) -> tuple[float, float]:
+    """Give slope and height of the line against the learners, where all numbers of them are as important."""
+    learners = np.array([row["learners"] for row in rows], float)
+    slope, height = np.polyfit(learners, [row[key] for row in rows], 1, w=1 / learners)
+    return float(slope), float(height)
 
 
 def _panel(axes: Axes, rows: list[Row], x: str, by: str, key: str) -> None:
