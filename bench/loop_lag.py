@@ -1,7 +1,8 @@
 """How late the event loop is while three Keras learners train beside the controller, in threads and in processes.
 
-A ticker sleeps 10 ms at a time and notes how much longer it took: the lag's median, 99th percentile and worst. Beside
-them, the longest silence of a learner (its heartbeats come every second), and how many leases ended.
+A ticker sleeps 10 ms at a time and notes how much longer it took: the lag's median, 99th percentile and worst, of
+asyncio's loop. Beside them, the longest silence of a learner (its heartbeats come every second), and how many leases
+ended. The run fails if a heartbeat was missed, a lease ended, or an update did not count.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from metisfl_async import (
 )
 
 Weights = Sequence[NDArray[Any]]
+TIMEOUT_S = 300
+MISSED_S = 2.0  #: a silence so long is a heartbeat that did not come
 COLUMNS: Columns = {
     "worker": ("learners in", ""),
     "median_ms": ("lag p50 (ms)", ".1f"),
@@ -87,7 +90,7 @@ async def measure(worker: Literal["thread", "process"], rounds: int, epochs: int
     learners = [KerasLearner(*part, epochs) for part in parts]
     lags_ms: list[float] = []
     config = ControllerConfig(heartbeat_secs=1.0, lease_secs=5.0)
-    async with Controller(ServerParams(), config) as controller:
+    async with asyncio.timeout(TIMEOUT_S), Controller(ServerParams(), config) as controller:
         session = DriverSession(controller, learners, TerminationSignals(federation_rounds=rounds), worker=worker)
         running = asyncio.create_task(session.run())
         ticking, silence_ms, left = None, 0.0, 0
@@ -100,6 +103,10 @@ async def measure(worker: Literal["thread", "process"], rounds: int, epochs: int
         result = await running
         assert ticking is not None
         ticking.cancel()
+    assert left == 0, f"{left} leases ended"
+    assert silence_ms < MISSED_S * 1e3, f"a learner was silent for {silence_ms:.0f} ms"
+    assert len(result.rounds) == rounds
+    assert all(len(record.participants) == len(learners) for record in result.rounds)
     median, high = np.percentile(lags_ms, [50, 99])
     return {
         "worker": worker,

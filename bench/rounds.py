@@ -1,6 +1,7 @@
 """How long a round takes when there is nothing to compute: a model of one parameter, ten learners in this process.
 
-Times are of this machine; the ratios between the rows are what travels.
+Times are of this machine; the ratios between the rows are what travels. The run fails unless every learner counted in
+every round.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from metisfl_async import Controller, ControllerConfig, DriverSession, Learner, 
 
 Weights = Sequence[NDArray[Any]]
 LEARNERS = 10
+TIMEOUT_S = 120
 COLUMNS: Columns = {
     "connection": ("connection", ""),
     "loop": ("event loop", ""),
@@ -47,7 +49,11 @@ async def measure(rounds: int, *, over_grpc: bool, evaluate: bool) -> list[float
     config = ControllerConfig(scaling_factor="NumParticipants", evaluate_every=int(evaluate))
     controller = Controller(ServerParams() if over_grpc else None, config)
     signals = TerminationSignals(federation_rounds=rounds)
-    result = await DriverSession(controller, [AddsOne() for _ in range(LEARNERS)], signals).run()
+    learners = [AddsOne() for _ in range(LEARNERS)]
+    async with asyncio.timeout(TIMEOUT_S):
+        result = await DriverSession(controller, learners, signals).run()
+    assert len(result.rounds) == rounds
+    assert all(len(record.participants) == LEARNERS for record in result.rounds)
     return [record.duration_ms for record in result.rounds[1:]]
 
 
