@@ -3,9 +3,11 @@
 Two tables, each measured in one run; what counts are the ratios:
 
 - goodput of updates through TrainDone into the accumulator, with ten senders in a process of their own; and the same
-  with generated protobuf code for the Chunks. Beside them, between the same two kinds of process, plain uvloop TCP and
-  ten streams of grpc.aio that carry bytes and do nothing with them, both measured before and after;
-- folding one update into the float64 sum, beside `np.copyto` of the same buffer into a cold destination, and saxpy.
+  with generated protobuf code for the Chunks. Each twice, in the order ours, generated, generated, ours; the means
+  count. Beside them, between the same two kinds of process, plain TCP and ten streams of grpc.aio that carry bytes and
+  do nothing with them, both measured before and after. All on uvloop;
+- folding one update into the float64 sum, in one thread and in those of a controller, beside `np.copyto` of the same
+  buffer and saxpy. Each writes to memory that is in no cache, another one every time.
 """
 
 from __future__ import annotations
@@ -15,31 +17,35 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import cycle
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 import uvloop
-from limits import bare_grpc, raw_tcp
-from numpy.typing import NDArray
+from limits import beside_the_limits
 from processes import in_fresh_process
 from scipy.linalg import blas
 from tables import Columns, Run
 
 from metisfl_async import ClientParams, Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals
 from metisfl_async.codec import frame as frames
-from metisfl_async.codec.chunk import frame_of_chunk
 from metisfl_async.codec.frame import Header
+from metisfl_async.controller.threads import Threads
+from metisfl_async.core.aggregation.arithmetic import Spread, at_once
 from metisfl_async.core.aggregation.fedavg import FedAvg
 from metisfl_async.core.aggregation.rule import Update
 from metisfl_async.core.ids import LearnerId, Token
 from metisfl_async.core.messages import Accept, Farewell, Hello, JoinRequest, TaskOffer
 from metisfl_async.core.model import Model
-from metisfl_async.transport import grpc_link
+from metisfl_async.transport import grpc_caller, grpc_link
 from metisfl_async.transport._proto import metisfl_pb2
 from metisfl_async.transport.grpc_link import GrpcLink
 
 SENDERS = 10
+TIMEOUT_S = 120
+COLD_BYTES = 500_000_000  #: written in between, so that a destination has left the caches
 UPLOADS: Columns = {
     "parameters": ("parameters", ",d"),
     "tcp_mb_s": ("plain TCP (MB/s)", ".0f"),
@@ -52,8 +58,9 @@ UPLOADS: Columns = {
 }
 FOLDING: Columns = {
     "parameters": ("parameters", ",d"),
-    "fold_ms": ("fold (ms)", ".2f"),
-    "copyto_ms": ("np.copyto, cold (ms)", ".2f"),
+    "fold_ms": ("fold, in one thread (ms)", ".2f"),
+    "spread_ms": ("in the controller's threads (ms)", ".2f"),
+    "copyto_ms": ("np.copyto (ms)", ".2f"),
     "fold_of_copyto": ("fold / copyto", ".2f"),
     "saxpy_ms": ("saxpy (ms)", ".2f"),
 }
@@ -63,17 +70,19 @@ FOLDING: Columns = {
 
 
 def use_generated_code() -> None:
-    """Wrap and unwrap frames with the generated Chunk class instead of by hand."""
-    by_hand = frame_of_chunk
+    """Wrap and unwrap frames with the generated Chunk class instead of by hand, with no copies but its own."""
+    frame_alone = frames.encode
 
     def generated_frame_of_chunk(chunk: bytes) -> memoryview:
         return memoryview(metisfl_pb2.Chunk.FromString(chunk).frame)
 
     def generated_encode(frame: frames.Frame) -> bytes:
-        return metisfl_pb2.Chunk(frame=bytes(by_hand(frames.encode(frame)))).SerializeToString()
+        return metisfl_pb2.Chunk(frame=frame_alone(frame)).SerializeToString()
 
     vars(frames)["frame_of_chunk"] = generated_frame_of_chunk
-    vars(grpc_link)["encode"] = generated_encode
+    vars(frames)["chunk_header"] = lambda size_bytes: b""
+    for module in (frames, grpc_link, grpc_caller):
+        vars(module)["encode"] = generated_encode
 
 
 def send_updates(port: int, parameters: int, rounds: int, generated: bool, results: Connection) -> None:
@@ -123,20 +132,32 @@ async def goodput(parameters: int, rounds: int, *, generated: bool) -> float:
     if generated:
         use_generated_code()
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    async with Controller(ServerParams(), ControllerConfig(evaluate_every=0)) as controller:
+    config = ControllerConfig(evaluate_every=0)
+    async with asyncio.timeout(TIMEOUT_S), Controller(ServerParams(), config) as controller:
         arguments = (controller.client_params.port, parameters, rounds, generated, sender)
         child = multiprocessing.get_context("spawn").Process(target=send_updates, args=arguments)
         child.start()
-        signals = TerminationSignals(federation_rounds=rounds)
-        first = [np.zeros(parameters, np.float32)]
-        await DriverSession(controller, SENDERS, signals, initial_weights=first).run()
-        seconds: list[float] = await asyncio.to_thread(receiver.recv)
-        child.join()
+        sender.close()  # so that the end of the child ends the waiting for it
+        try:
+            signals = TerminationSignals(federation_rounds=rounds)
+            first = [np.zeros(parameters, np.float32)]
+            await DriverSession(controller, SENDERS, signals, initial_weights=first).run()
+            seconds: list[float] = await asyncio.to_thread(receiver.recv)
+            await asyncio.to_thread(child.join, TIMEOUT_S)
+        finally:
+            child.kill()
     return SENDERS * 4 * parameters / statistics.median(seconds[1:]) / 1e6
 
 
 def measured_goodput(parameters: int, rounds: int, generated: bool) -> float:
     return uvloop.run(goodput(parameters, rounds, generated=generated))
+
+
+def by_hand_and_generated(parameters: int, rounds: int) -> tuple[float, float]:
+    first, second, third, fourth = (
+        in_fresh_process(measured_goodput, parameters, rounds, generated) for generated in (False, True, True, False)
+    )
+    return (first + fourth) / 2, (second + third) / 2
 
 
 # --- folding ---------------------------------------------------------------------------------------------------------
@@ -154,24 +175,30 @@ def median_ms(work: Callable[[], object], times: int = 9) -> float:
 
 
 def folding(parameters: int) -> dict[str, float]:
-    """Milliseconds to fold one update, to copy it to a destination that is in no cache, and of saxpy."""
-    update = Model.from_arrays([np.random.default_rng(1).standard_normal(parameters, np.float32)])
-    rule = FedAvg()
-    rule.start(update)
-    cold = [np.empty(parameters, np.float32) for _ in range(max(3, 200_000_000 // (4 * parameters)))]
-    for buffer in cold:
+    """Milliseconds to fold one update, in one thread and in several, to copy it, and of saxpy."""
+    model = Model.from_arrays([np.random.default_rng(1).standard_normal(parameters, np.float32)])
+    update, source = Update(LearnerId("a"), model, 2.0), model.arrays()[0]
+    rules = [FedAvg() for _ in range(-(-COLD_BYTES // (8 * parameters)))]
+    buffers = [np.empty(parameters, np.float32) for _ in range(2 * len(rules))]
+    for buffer in buffers:
         buffer.fill(0)  # its pages are there
-    source: NDArray[np.float32] = update.arrays()[0]
-    turns = iter(range(10**9))
-    return {
-        "fold_ms": median_ms(lambda: rule.fold(Update(LearnerId("a"), update, 2.0))),
-        "copyto_ms": median_ms(lambda: np.copyto(cold[next(turns) % len(cold)], source)),
-        "saxpy_ms": median_ms(lambda: blas.saxpy(source, cold[0], a=2.0)),
+    turns = cycle(buffers)
+    threads = Threads()
+
+    def folding_ms(spread: Spread) -> float:
+        for rule in rules:
+            rule.spread = spread
+            rule.start(model)
+            rule.fold(update)  # the pages of its sum are there
+        ready = cycle(rules)
+        return median_ms(lambda: next(ready).fold(update))
+
+    times = {"fold_ms": folding_ms(at_once), "spread_ms": folding_ms(threads.spread)}
+    threads.close()
+    return times | {
+        "copyto_ms": median_ms(lambda: np.copyto(next(turns), source)),
+        "saxpy_ms": median_ms(lambda: blas.saxpy(source, next(turns), a=2.0)),
     }
-
-
-async def limits() -> tuple[float, float]:
-    return await raw_tcp(), await bare_grpc()
 
 
 def main() -> None:
@@ -179,11 +206,7 @@ def main() -> None:
     rounds, sizes = (3, [1_000_000]) if run.is_quick else (6, [1_000_000, 10_000_000])
     uploads, folds = run.table("uploads", UPLOADS), run.table("folding", FOLDING)
     for parameters in sizes:
-        before = uvloop.run(limits())
-        ours, generated = (
-            in_fresh_process(measured_goodput, parameters, rounds, generated) for generated in (False, True)
-        )
-        tcp, grpc = (statistics.mean(pair) for pair in zip(before, uvloop.run(limits()), strict=True))
+        (ours, generated), tcp, grpc = beside_the_limits(partial(by_hand_and_generated, parameters, rounds))
         uploads.add(
             parameters=parameters,
             tcp_mb_s=tcp,
