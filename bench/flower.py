@@ -131,7 +131,7 @@ def measure(parameters: int, learners: int, rounds: int, *, evaluate: bool) -> R
     server = TimedServer(learners, evaluate=evaluate)
     start_server(server_address=f"127.0.0.1:{port}", server=server, config=ServerConfig(num_rounds=rounds + 1))
     for child in children:
-        child.join()
+        child.join(START_TIMEOUT_S)
     rss_mb = peak_rss_mb()
     for layer in parameters_to_ndarrays(server.parameters):
         np.testing.assert_allclose(layer, 0.001 * (rounds + 1), rtol=1e-4)

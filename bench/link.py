@@ -1,9 +1,9 @@
 """Five learners behind one slow, lossy link: 20 Mbit/s each way, 50 ms each way, 1% of the packets lost.
 
-The learners, in one process, share the link to their controller in another. `lossy.py` makes it of real packets where
-this runs as root, else of pauses. Nothing is trained: each learner returns the model plus a constant, for three rounds,
-with the configuration's defaults. The run fails unless every update counted, no task failed, nobody's lease ended, and
-the model is the one that it must be.
+The learners, in one process, share the link to their controller in another; both on uvloop. `lossy.py` makes it of real
+packets where this runs as root, else of pauses. Nothing is trained: each learner returns the model plus a constant, for
+three rounds, with the configuration's defaults. The run fails unless every update counted, no task failed, nobody's
+lease ended, and the model is the one that it must be.
 
 "Of the link" is the models' bytes, both ways together, over what the link carries one way in that time. A round
 downloads first and uploads then, so 1 is what can be had; a link whose ways were both busy all the time would carry 2.
@@ -50,6 +50,7 @@ from metisfl_async import (
 )
 
 Weights = Sequence[NDArray[Any]]
+JOIN_TIMEOUT_S, FAREWELL_S = 120, 60
 CONSTANT = np.float32(0.5)  # sums of it are exact
 CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 COLUMNS: Columns = {
@@ -127,7 +128,9 @@ async def be_controller(case: Case, pipe: Connection, congestion: str) -> None:
         pipe.send(controller.client_params.port)
         first = [np.zeros(case.parameters, np.float32)]
         signals = TerminationSignals(federation_rounds=case.rounds)
-        session = DriverSession(controller, case.learners, signals, initial_weights=first)
+        session = DriverSession(
+            controller, case.learners, signals, initial_weights=first, join_timeout_secs=JOIN_TIMEOUT_S
+        )
         running = asyncio.create_task(session.run())
         events: Counter[str] = Counter()
         silence_ms = 0.0
@@ -216,10 +219,10 @@ def measure(link: Link, case: Case) -> Row:
                 learners.send(("127.0.0.1", proxy.port))
         told: dict[str, Any] = answer(controller, ends)
         for process in ends:
-            process.join()
+            process.join(FAREWELL_S)
     finally:
         for process in ends:
-            process.terminate()
+            process.kill()
         for carrier in carriers:
             carrier.close()
     told |= {
@@ -235,8 +238,10 @@ def measure(link: Link, case: Case) -> Row:
 
 
 def answer(controller: Connection, ends: Sequence[BaseProcess]) -> Any:
+    """Wait for what the controller says next, unless a process ends before; that of the learners may end well."""
     while not controller.poll(1.0):
-        if any(process.exitcode for process in ends):
+        has_ended = ends[0].exitcode is not None and not controller.poll()
+        if has_ended or ends[1].exitcode:
             raise SystemExit("one of the two processes failed; see above")
     return controller.recv()
 

@@ -55,12 +55,10 @@ class Way:
     def __init__(self, link: Link, seed: int) -> None:
         self.link, self.random = link, random.Random(seed)
         self.free_at = 0.0
-        self.entered = self.lost = self.overflowed = self.entered_bytes = 0
+        self.lost = self.overflowed = 0
 
     def send(self, size: int, now: float) -> float:
         """Say when so many bytes arrive; from `free_at` on, the next ones can be sent."""
-        self.entered += 1
-        self.entered_bytes += size
         self.free_at = max(self.free_at, now) + size / self.link.bytes_per_s
         return self.free_at + self.link.delay_s
 

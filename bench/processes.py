@@ -1,14 +1,18 @@
-"""Work in a process of its own, so that memory and CPU time are its alone."""
+"""Work in a process of its own, so that memory and CPU time are its alone; commands that end with all they started."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-__all__ = ["in_fresh_process", "peak_rss_mb"]
+__all__ = ["in_fresh_process", "peak_rss_mb", "run_command"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -18,6 +22,17 @@ def in_fresh_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     """Call it there; a process that dies is an error here."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args, **kwargs).result()
+
+
+def run_command(command: Sequence[str], timeout_s: float) -> None:
+    """Run a command to its end; when it fails, takes too long or is interrupted, nothing that it started goes on."""
+    with subprocess.Popen(command, start_new_session=True) as process:
+        try:
+            if code := process.wait(timeout_s):
+                raise subprocess.CalledProcessError(code, command)
+        finally:
+            with suppress(ProcessLookupError):  # as a rule, all have ended
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def peak_rss_mb() -> float:

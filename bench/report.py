@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import growth
+from processes import run_command
 from tables import Table, machine, on_machine
 
 __all__ = ["BLOCK", "FIGURES", "PAGES", "blocks", "filled", "tables_of"]
@@ -59,7 +60,7 @@ def run(names: Sequence[str], *, quick: bool) -> None:
             file = Path(directory, f"{name}.json")
             command = [sys.executable, str(BENCH / f"{name}.py"), "--json", str(file)]
             start = time.perf_counter()
-            subprocess.run([*command, "--quick"] if quick else command, check=True, timeout=LONGEST_S)
+            run_command([*command, "--quick"] if quick else command, LONGEST_S)
             print(f"\n{name} took {time.perf_counter() - start:.0f} s", flush=True)
             if not quick:
                 figures["tables"] |= json.loads(file.read_text())
@@ -157,6 +158,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer and smaller, to see that it works")
     parser.add_argument("--pages", action="store_true", help="write the pages anew, from what was measured last")
     options = parser.parse_args()
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))  # and so ends what it started
     if unknown := set(options.names) - BENCHMARKS.keys():
         parser.error(f"no benchmark: {', '.join(sorted(unknown))}")
     if options.pages:
