@@ -16,7 +16,7 @@ help:
 	@echo 'make test         set up, with PyTorch (0.8 GB, or several with GPU support), then run every check and test (needs Node.js 20, npm and redis-server as well; installs the last on Debian)'
 	@echo 'make bench        set up, then measure everything on this machine, and write the figures into docs/ (a quarter of an hour)'
 	@echo 'make bench-quick  the same with fewer and smaller runs, to see that it works; writes nothing (two minutes)'
-	@echo 'make figures      set up, then draw the picture of the schedulers in docs/ anew'
+	@echo 'make figures      set up, then draw the picture of the schedulers in docs/ anew, with its table'
 	@echo 'make proto        generate the protobuf code anew'
 	@echo 'make clean        remove the virtual environment and everything that was made'
 
@@ -75,7 +75,8 @@ bench-quick: $(READY) $(FLOWER_READY)
 
 figures: $(READY)
 	@sh examples/quickstart_tensorflow/get_fashion_mnist.sh
-	PYTHONPATH=examples/quickstart_tensorflow $(PYTHON) bench/skewed.py
+	PYTHONPATH=examples/quickstart_tensorflow $(PYTHON) bench/skewed.py --json docs/skewed.json
+	$(PYTHON) bench/report.py --pages
 
 proto: $(READY)
 	$(PYTHON) -m grpc_tools.protoc -Iprotos --python_out=src --pyi_out=src \

@@ -3,12 +3,12 @@
 A small network on Fashion-MNIST, four learners with skewed classes (Dirichlet, alpha 0.5), in simulated time: a batch
 of 32 takes three learners 10 ms and the fourth 50 ms; moving models takes nothing. The decisions, the rules, the
 training and the accuracy are real. It matters which classes the slow learner has, so all of it is done for several
-draws of the learners' data. Writes docs/images/skewed.png, or the file that --output names, and prints a table.
+draws of the learners' data. Writes docs/images/skewed.png, or the file that --output names, and prints a table; with
+--json docs/skewed.json, `report.py --pages` puts it into docs/strategies.md.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from data import load, scaled
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from simulation import Simulated, Simulation
+from tables import Columns, Run
 
 from metisfl_async import ControllerConfig, FedAsync, Model, TerminationSignals, dirichlet_partition
 from metisfl_async.core.ids import LearnerId
@@ -121,33 +122,37 @@ def draw(curves: dict[str, NDArray[np.float64]], seconds: NDArray[np.float64], o
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=1.5, help="simulated; default: %(default)s")
-    parser.add_argument("--images", type=int, default=8_000, help="to train on; default: %(default)s")
-    parser.add_argument("--draws", type=int, default=5, help="of the learners' data; default: %(default)s")
-    parser.add_argument("--output", type=Path, default=IMAGE, help="the picture; default: docs/images/skewed.png")
-    options = parser.parse_args()
+    run = Run(__doc__, minutes=1.5, images=8_000, draws=5, output=IMAGE)
+    options = run.options
+    if run.is_quick:
+        options |= {"minutes": 0.1, "images": 2_000, "draws": 2}
     dataset = load("fashion-mnist")
     x, y = scaled(dataset.x_train).reshape(len(dataset.x_train), -1), dataset.y_train.astype(np.int64)
     test = Images(scaled(dataset.x_test).reshape(len(dataset.x_test), -1), dataset.y_test.astype(np.int64))
-    seconds = np.linspace(0.0, options.minutes * 60, POINTS)
+    seconds = np.linspace(0.0, options["minutes"] * 60, POINTS)
     found: dict[str, list[list[float]]] = {label: [] for label in CASES}
-    for seed in range(1, options.draws + 1):
-        taken = np.random.default_rng(seed).permutation(len(x))[: options.images]
+    for seed in range(1, options["draws"] + 1):
+        taken = np.random.default_rng(seed).permutation(len(x))[: options["images"]]
         parts = [Images(*p) for p in dirichlet_partition(x[taken], y[taken], num_partitions=4, alpha=0.5, seed=seed)]
         for label, config in CASES.items():
             found[label].append(curve(config, parts, test, seconds))
     curves = {label: np.array(values) for label, values in found.items()}
-    shown = [POINTS // 8, POINTS // 4, POINTS // 2, POINTS - 1]
-    print(f"{dataset.name}: {options.images} images, mean accuracy of {options.draws} draws\n")
-    print(
-        "| scheduler and rule | " + " | ".join(f"after {seconds[i]:.2g} s" for i in shown) + " | lowest and highest |"
-    )
-    print("| --- |" + " ---: |" * 5)
+    shown = {f"mean_{part}": POINTS // part if part > 1 else POINTS - 1 for part in (8, 4, 2, 1)}
+    columns: Columns = {
+        "case": ("scheduler and rule", ""),
+        **{key: (f"after {seconds[index]:.2g} s", ".2f") for key, index in shown.items()},
+        "lowest": ("lowest", ".2f"),
+        "highest": ("highest", ".2f"),
+    }
+    print(f"\n{dataset.name}: {options['images']} images, mean accuracy of {options['draws']} draws")
+    table = run.table("skewed", columns)
     for label, values in curves.items():
-        means = " | ".join(f"{value:.2f}" for value in values.mean(axis=0)[shown])
-        print(f"| {label} | {means} | {values[:, -1].min():.2f} to {values[:, -1].max():.2f} |")
-    draw(curves, seconds, options.output)
+        means = values.mean(axis=0)
+        taken_at = {key: float(means[index]) for key, index in shown.items()}
+        last = values[:, -1]
+        table.add(case=label, **taken_at, lowest=float(last.min()), highest=float(last.max()))
+    draw(curves, seconds, options["output"])
+    run.end()
 
 
 if __name__ == "__main__":
