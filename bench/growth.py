@@ -19,7 +19,7 @@ __all__ = ["draw", "each", "on_paper"]
 EACH: Columns = {
     "parameters": ("parameters", ",d"),
     "round_ms": ("round (ms)", ".1f"),
-    "cpu_ms": ("controller CPU (ms)", ".1f"),
+    "cpu_ms": ("CPU (ms)", ".1f"),
     "moved_mb": ("moved (MB)", ".1f"),
     "rss_mb": ("peak RSS (MB)", ".1f"),
 }
@@ -35,7 +35,7 @@ ON_PAPER: Columns = {
 }
 SIZES = {"small_s": 100_000, "medium_s": 1_000_000, "large_s": 10_000_000}
 SLOPES = ("round_ms", "cpu_s", "moved_mb", "rss_mb")
-SHOWN = (("round_ms", "federation round (ms)"), ("rss_mb", "controller's peak RSS (MB)"))
+SHOWN = (("round_ms", "federation round (ms)"), ("rss_mb", "peak RSS of controller and driver (MB)"))
 AGAINST = (("learners", "parameters"), ("parameters", "learners"))
 MARKERS = "osD^v"
 ENOUGH = 3  #: rows for a line
