@@ -12,10 +12,10 @@ FLOWER_READY := $(FLOWER)/.ready
 .PHONY: help quickstart test check unit bench bench-quick figures proto clean
 
 help:
-	@echo 'make quickstart   set up, then train a real model on real images in five processes (a minute or two; downloads TensorFlow, 2 GB on disk)'
-	@echo 'make test         set up, with PyTorch (0.8 GB, or several with GPU support), then run every check and test (needs Node.js 20, npm and redis-server as well; installs the last on Debian)'
-	@echo 'make bench        set up, then measure everything on this machine, and write the figures into docs/ (a quarter of an hour)'
-	@echo 'make bench-quick  the same with fewer and smaller runs, to see that it works; writes nothing (two minutes)'
+	@echo 'make quickstart   set up, then train a real model on real images in five processes (about two minutes; downloads TensorFlow, about 2 GB on disk)'
+	@echo 'make test         set up, with PyTorch (about 0.8 GB, or several with GPU support) and Flower, then run every check and test (needs Node.js 20, npm and redis-server; on Debian it installs that one, with sudo)'
+	@echo 'make bench        set up, then measure everything on this machine, and write the figures into docs/ (about a quarter of an hour)'
+	@echo 'make bench-quick  the same with fewer and smaller runs, to see that it works; writes nothing (about two minutes)'
 	@echo 'make figures      set up, then draw the picture of the schedulers in docs/ anew, with its table'
 	@echo 'make proto        generate the protobuf code anew'
 	@echo 'make clean        remove the virtual environment and everything that was made'
