@@ -2,7 +2,7 @@
 
 For each size ours, Flower, and ours again, so that a machine that gets slower or faster is seen by both: the same
 model, work and evaluation, and as many learners in as many processes. `flower.py` says which part of Flower that is.
-Ours runs on uvloop, Flower in threads. Rounds are medians of three to eight, without the first; RSS is what the
+Ours runs on uvloop, Flower in threads. Rounds are medians of three to five, without the first; RSS is what the
 controller with its driver, or Flower's server, has at most. With evaluation Flower sends the global model twice in a
 round, and ours once; without, both move the same.
 """
@@ -61,7 +61,7 @@ def main() -> None:
     run = Run(__doc__)
     table = run.table("peer", PEER)
     for parameters, learners, evaluate in QUICK if run.is_quick else FULL:
-        rounds = 2 if run.is_quick else 8 if learners == 10 and parameters <= MILLION else 3
+        rounds = 2 if run.is_quick else 5 if learners == 10 and parameters <= MILLION else 3
         before, peer, after = (do(parameters, learners, rounds, evaluate=evaluate) for do in (ours, flower, ours))
         texts = [row["round_ms"] for row in (before, after) if isinstance(row["round_ms"], str)]
         if texts:  # there is too little memory

@@ -186,7 +186,7 @@ def rounds_of(parameters: int, learners: int, is_quick: bool) -> int:
     if parameters == 1:
         return 20
     moved = parameters * learners
-    if moved > 1_000 * MILLION:
+    if moved >= 1_000 * MILLION:
         return 1
     if is_quick or moved > 250 * MILLION:
         return 2
