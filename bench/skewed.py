@@ -9,6 +9,10 @@ draws of the learners' data. Writes docs/images/skewed.png, or the file that --o
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for matrices so small, a second thread mostly waits for its core
+
 from pathlib import Path
 from typing import NamedTuple
 
