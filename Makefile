@@ -64,7 +64,7 @@ check: $(READY)
 
 unit: $(READY) $(TORCH_READY) $(NODE_READY)
 	@sh tests/get_redis_server.sh
-	$(PYTHON) -m pytest --cov --cov-report=term:skip-covered
+	$(PYTHON) -m pytest -n 3 --dist worksteal --cov --cov-report=term:skip-covered
 	$(PYTHON) -m coverage report --include='*/core/*,*/codec/*' --fail-under=100 --skip-covered
 
 bench: $(READY) $(FLOWER_READY)

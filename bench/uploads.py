@@ -33,9 +33,9 @@ from metisfl_async import ClientParams, Controller, ControllerConfig, DriverSess
 from metisfl_async.codec import frame as frames
 from metisfl_async.codec.frame import Header
 from metisfl_async.controller.threads import Threads
-from metisfl_async.core.aggregation.arithmetic import Spread, at_once
 from metisfl_async.core.aggregation.fedavg import FedAvg
 from metisfl_async.core.aggregation.rule import Update
+from metisfl_async.core.aggregation.spreading import spreading
 from metisfl_async.core.ids import LearnerId, Token
 from metisfl_async.core.messages import Accept, Farewell, Hello, JoinRequest, TaskOffer
 from metisfl_async.core.model import Model
@@ -185,15 +185,13 @@ def folding(parameters: int) -> dict[str, float]:
     turns = cycle(buffers)
     threads = Threads()
 
-    def folding_ms(spread: Spread) -> float:
-        for rule in rules:
-            rule.spread = spread
-            rule.start(model)
-            rule.fold(update)  # the pages of its sum are there
-        ready = cycle(rules)
-        return median_ms(lambda: next(ready).fold(update))
-
-    times = {"fold_ms": folding_ms(at_once), "spread_ms": folding_ms(threads.spread)}
+    for rule in rules:
+        rule.start(model)
+        rule.fold(update)  # the pages of its sum are there
+    ready = cycle(rules)
+    times = {"fold_ms": median_ms(lambda: next(ready).fold(update))}
+    with spreading(threads.spread):
+        times["spread_ms"] = median_ms(lambda: next(ready).fold(update))
     threads.close()
     return times | {
         "copyto_ms": median_ms(lambda: np.copyto(next(turns), source)),

@@ -17,7 +17,7 @@ from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Array
 from metisfl_async.learner.learner import Config, TrainResult
 
-PATIENCE_S = 30.0  #: a hang fails after this
+PATIENCE_S = 120.0  #: a hang fails after this
 
 
 class Adds(Learner):

@@ -73,7 +73,7 @@ class DriverSession:
     initial_weights : sequence of ndarray, optional
         Where training starts. Without them, one learner is asked for its weights.
     seed : int
-        Draws the learner that gives the first weights.
+        Draws the learner that gives the first weights, and the cohorts: the same ones in each run.
     join_timeout_secs : float, optional
         How long to wait for the controller and the learners; without it, for ever.
     worker : {"thread", "process"} or concurrent.futures.Executor
