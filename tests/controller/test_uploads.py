@@ -363,7 +363,7 @@ async def test_an_upload_that_came_too_late_is_not_read_to_its_end() -> None:
             assert isinstance(await b.next(), Withdrawn)
             await call.write(encode(frames[1]))
             assert from_update_reply(await call.read()).reason.startswith("the task is late")
-            assert made.controller._open.service._staging.used_bytes == 0
+            assert made.controller._open.service._updates._staging.used_bytes == 0
             await farewell(b)
             await finish(made, a)
 
@@ -505,7 +505,7 @@ async def test_an_update_in_very_many_runs_is_looked_at_by_the_worker() -> None:
 async def test_a_stream_that_was_replaced_while_it_waited_for_room_gets_none() -> None:
     config = replace(CONFIG, max_inflight_bytes=4 * SIZE)  # room for one
     async for made in federation(config, 2):
-        waiting = made.controller._open.service._staging._budget._waiting
+        waiting = made.controller._open.service._updates._staging._budget._waiting
         async with puppet(made.controller, "a") as a, puppet(made.controller, "b") as b:
             offers = await a.task(), await b.task()
             (header, *_), frames = a.frames(offers[0], weights(1, SIZE)), b.frames(offers[1], weights(3, SIZE))
@@ -525,7 +525,7 @@ async def test_a_stream_that_was_replaced_while_it_waited_for_room_gets_none() -
 async def test_an_update_that_is_withdrawn_while_it_waits_for_room_costs_no_bytes() -> None:
     config = replace(CONFIG, max_inflight_bytes=4 * SIZE)
     async for made in federation(config, 2):
-        waiting = made.controller._open.service._staging._budget._waiting
+        waiting = made.controller._open.service._updates._staging._budget._waiting
         async with puppet(made.controller, "a") as a, puppet(made.controller, "b") as b:
             offers = await a.task(), await b.task()
             holds_room, waits = a.upload(), b.upload()

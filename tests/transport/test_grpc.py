@@ -357,7 +357,7 @@ async def test_a_link_that_is_closed_ends_a_large_update_on_its_way() -> None:
             header = b.frames(offer_b, update := weights(1, 2**19))[0]
             assert isinstance(header, Header)
             waiting = asyncio.create_task(b.link.train_done(header, Model.from_arrays(update)))
-            await until(lambda: len(controller._open.service._staging._budget._waiting) == 1)
+            await until(lambda: len(controller._open.service._updates._staging._budget._waiting) == 1)
             await b.link.close()
             await asyncio.wait([waiting])
             assert waiting.cancelled()

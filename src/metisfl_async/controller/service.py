@@ -4,37 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import TypeAlias
 
-from metisfl_async.codec.frame import Assembly, Frame, Header, Publication, check_size
-from metisfl_async.controller.aggregator import Upload
+from metisfl_async.codec.frame import Assembly, Frame, Publication, check_size
 from metisfl_async.controller.connection import Connection, StreamConnection
 from metisfl_async.controller.dispatcher import Dispatcher
 from metisfl_async.controller.listeners import DialledConnection, Listeners
 from metisfl_async.controller.open_files import scarce
 from metisfl_async.controller.registry import Member, Registry
-from metisfl_async.controller.staging import Room, Staging
+from metisfl_async.controller.staging import Staging
 from metisfl_async.controller.turns import Turns
-from metisfl_async.core.aggregation.arithmetic import Inspection, unfit
+from metisfl_async.controller.updates import GoAhead, Updates, header_of, next_frame
+from metisfl_async.core.aggregation.arithmetic import unfit
 from metisfl_async.core.commands import Command
 from metisfl_async.core.config import ControllerConfig, named_learners
 from metisfl_async.core.errors import (
-    CodecError,
-    ConfigError,
     ConnectionLost,
-    Damaged,
     MetisError,
     PeerTimeout,
     Superseded,
-    Truncated,
     UnexpectedMessage,
     UnknownLearner,
 )
 from metisfl_async.core.events import Event
 from metisfl_async.core.federation import Federation
-from metisfl_async.core.ids import FederationId, LearnerId, TaskId, Token
+from metisfl_async.core.ids import FederationId, LearnerId, Token
 from metisfl_async.core.messages import (
     Accept,
     ControllerMessage,
@@ -51,17 +46,13 @@ from metisfl_async.core.messages import (
     UpdateReply,
     Welcome,
 )
-from metisfl_async.core.model import Model, allocate
+from metisfl_async.core.model import allocate
 from metisfl_async.core.records import RoundRecord
-from metisfl_async.core.scaling import weight_of
-from metisfl_async.core.tasks import Task, TaskKind, TaskState
 from metisfl_async.transport.base import Download, Stream
 
 __all__ = ["Service"]
 
 logger = logging.getLogger(__name__)
-
-GoAhead: TypeAlias = Callable[[], Awaitable[None]]
 
 AWAY_S = 2.0  #: how long a learner whose connection is broken may take to come back and hear that it is over
 FAREWELL_S = 30.0  #: how long learners may take to leave, after one of them got further in the final model
@@ -85,9 +76,8 @@ class Service:
         self._config, self._federation = config, federation
         self._registry, self._dispatcher = registry, dispatcher
         self._aggregator, self._post, self._clock = dispatcher.aggregator, dispatcher.post, clock
-        self._staging = staging
-        self._downloads, self._arrivals = Turns(config.max_downloads), Turns()
-        self._uploads: dict[TaskId, object] = {}  # whose stream of a task's update is the latest
+        self._downloads = Turns(config.max_downloads)
+        self._updates = Updates(config, federation, registry, dispatcher, staging, clock=clock)
         self._federation_id = FederationId("")  # the driver's name for it, once started
         self._is_farewell = False
         self._has_warned = False  # that files are scarce
@@ -218,108 +208,7 @@ class Service:
         return Download(begin, moved, turn, member.pace)
 
     async def train_done(self, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> UpdateReply:
-        header = await self._header(frames, "update")
-        member = self._registry.heard(Token(header.token))
-        task = self._federation.admit(member.id, TaskId(header.task_id), header.model_version)
-        if isinstance(task, UpdateReply):
-            return task
-        if task.state is TaskState.STORED:  # sent again because the answer was lost
-            return await self._aggregator.reply_to(task)
-        try:
-            weight = self._check(task, header)
-            room, is_finite = await self._receive_update(task, header, member, frames, go_ahead)
-        except Truncated:
-            self._post(self._federation.interrupted, task)
-            raise
-        except (CodecError, ConfigError, UnexpectedMessage) as error:
-            self._post(self._federation.rejected, task, type(error).__name__, str(error))
-            return UpdateReply(False, str(error))
-        except BaseException:
-            self._post(self._federation.interrupted, task)
-            raise
-        if (refusal := self._federation.arrived(task)) is not None:
-            room.release()
-            return UpdateReply(False, refusal)
-        model = Model(header.manifest, room.buffer, task.model_version)
-        reply: asyncio.Future[UpdateReply] = asyncio.get_running_loop().create_future()
-        self._aggregator.submit(Upload(task, header, model, weight, room, is_finite, reply))
-        return await self._aggregator.reply_to(task)
-
-    def _check(self, task: Task, header: Header) -> float:
-        """Look at everything that the header tells, before the model is let in; the scaling factor of the update."""
-        check_size(header, self._config.max_model_bytes)
-        if task.kind is TaskKind.GET_WEIGHTS:
-            if not header.manifest.tensors:
-                raise UnexpectedMessage("get_weights() gave no arrays")
-            return 1.0
-        if (difference := self._published().model.manifest.difference(header.manifest)) is not None:
-            raise UnexpectedMessage(f"the update does not fit the global model: {difference}")
-        return weight_of(self._config.scaling_factor, task.learner, header.metadata, header.metrics)
-
-    async def _receive_update(
-        self, task: Task, header: Header, member: Member, frames: AsyncIterator[Frame], go_ahead: GoAhead
-    ) -> tuple[Room, bool]:
-        """Read an update into staging, for as long as it is wanted, and look whether its values are finite.
-
-        Nothing counts before its end frame is good.
-        """
-        stream = self._uploads[task.id] = object()
-        room: Room | None = None
-        try:
-            async with self._arrivals.turn(header.manifest.size_bytes) as turn:
-                room = await self._staging.reserve(header.manifest.size_bytes)
-                assembly = Assembly(header, room.buffer)
-                inspection = Inspection(Model(header.manifest, room.buffer))
-                if self._uploads.get(task.id) is not stream:
-                    raise Superseded(member.id)
-                if task.state is TaskState.UPLOADING:
-                    await go_ahead()
-                while task.state is TaskState.UPLOADING and not assembly.is_complete:
-                    frame = await self._next_frame(frames, member.id)
-                    if frame is None:
-                        raise assembly.truncated()
-                    if self._uploads.get(task.id) is not stream:
-                        raise Superseded(member.id)
-                    before = assembly.received_bytes
-                    assembly.add(frame)
-                    inspection.advance(assembly.received_bytes)
-                    turn.moved()
-                    self._federation.moved(member.id, received=assembly.received_bytes - before)
-                    self._heard_frame(member)
-        except BaseException as error:
-            if room is not None:
-                room.release()
-            if isinstance(error, CodecError) and self._uploads.get(task.id) is not stream:
-                raise Superseded(member.id) from error  # what an older stream brings says nothing about the update
-            raise
-        finally:
-            if self._uploads.get(task.id) is stream:
-                del self._uploads[task.id]
-        return room, inspection.is_finite
-
-    def _heard_frame(self, member: Member) -> None:
-        """Renew the lease, and say so now and then: the heartbeats that we would answer wait behind the update."""
-        now = self._clock()
-        member.heard(now)
-        if member.connection is not None and now - member.assured_at >= self._config.heartbeat_secs:
-            member.assured_at = now
-            member.connection.send(Heartbeat())
-
-    async def _header(self, frames: AsyncIterator[Frame], kind: str) -> Header:
-        header = await self._next_frame(frames, "a caller")
-        if header is None:
-            raise Truncated("stream", "ended before the header")
-        if not isinstance(header, Header) or header.kind != kind:
-            raise Damaged("stream", f"the first frame is not the header of a model of kind {kind!r}")
-        return header
-
-    async def _next_frame(self, frames: AsyncIterator[Frame], sender: str) -> Frame | None:
-        try:
-            async with asyncio.timeout(self._config.upload_idle_secs):
-                return await anext(frames, None)
-        except TimeoutError:
-            secs = self._config.upload_idle_secs
-            raise PeerTimeout(sender, f"nothing of the model came for upload_idle_secs={secs:g}") from None
+        return await self._updates.receive(frames, go_ahead)
 
     async def leave(self, token: Token) -> None:
         self.forget(self._registry.heard(token), "it left")
@@ -344,13 +233,14 @@ class Service:
     # --- the driver ------------------------------------------------------------------------------------------------
 
     async def set_initial_model(self, frames: AsyncIterator[Frame]) -> None:
-        header = await self._header(frames, "global")
+        idle_secs = self._config.upload_idle_secs
+        header = await header_of(frames, "global", idle_secs)
         check_size(header, self._config.max_model_bytes)
         if not header.manifest.tensors:
             raise UnexpectedMessage("the model has no tensors")
         assembly = Assembly(header, allocate(header.manifest.size_bytes))
         while not assembly.is_complete:
-            if (frame := await self._next_frame(frames, "the driver")) is None:
+            if (frame := await next_frame(frames, "the driver", idle_secs)) is None:
                 raise assembly.truncated()
             assembly.add(frame)
         model = assembly.model

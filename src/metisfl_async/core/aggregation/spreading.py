@@ -27,16 +27,16 @@ def spread(work: Work, count: int) -> None:
     count : int
         How many elements there are.
     """
-    if (spread := _spread.get()) is None:
+    if (threads := _spread.get()) is None:
         work(slice(0, count))
     else:
-        spread(work, count)
+        threads(work, count)
 
 
 @contextmanager
-def spreading(spread: Spread) -> Iterator[None]:
-    """Within this, work is spread so."""
-    token = _spread.set(spread)
+def spreading(threads: Spread) -> Iterator[None]:
+    """Within this, work is spread over these threads."""
+    token = _spread.set(threads)
     try:
         yield
     finally:
