@@ -5,6 +5,7 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 TORCH_READY := $(VENV)/.torch
 INTEROP := tests/interop
+WITH_THREADS := tests/learner/test_worker.py tests/learner/test_client.py tests/driver/test_session.py
 NODE_READY := $(INTEROP)/node_modules/.ready
 FLOWER := bench/.venv-flower
 FLOWER_READY := $(FLOWER)/.ready
@@ -65,6 +66,7 @@ check: $(READY)
 unit: $(READY) $(TORCH_READY) $(NODE_READY)
 	@sh tests/get_redis_server.sh
 	$(PYTHON) -m pytest -n 3 --dist worksteal --cov --cov-report=term:skip-covered
+	$(PYTHON) -m pytest -q -n 3 --dist worksteal -o asyncio_debug=true $(WITH_THREADS)
 	$(PYTHON) -m coverage report --include='*/core/*,*/codec/*' --fail-under=100 --skip-covered
 
 bench: $(READY) $(FLOWER_READY)

@@ -241,4 +241,4 @@ class ContinuousMachine(Everyone):
 
 
 TestContinuousMachine = ContinuousMachine.TestCase
-TestContinuousMachine.settings = settings(max_examples=400, stateful_step_count=60)
+TestContinuousMachine.settings = settings(max_examples=200, stateful_step_count=60)

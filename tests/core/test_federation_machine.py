@@ -123,4 +123,4 @@ class FederationMachine(Everyone):
 
 
 TestFederationMachine = FederationMachine.TestCase
-TestFederationMachine.settings = settings(max_examples=400, stateful_step_count=60)
+TestFederationMachine.settings = settings(max_examples=200, stateful_step_count=60)

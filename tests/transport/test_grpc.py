@@ -107,7 +107,6 @@ async def test_a_connection_that_is_slow_to_be_made_is_waited_for() -> None:
 
 
 async def test_nobody_is_sent_away_however_many_come_at_once() -> None:
-    asyncio.get_running_loop().set_debug(False)  # which takes most of the time when there are thousands of tasks
     async with Controller(ServerParams()) as controller:
         link = GrpcLink(controller.client_params)
         try:
