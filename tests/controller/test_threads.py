@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from metisfl_async.controller.threads import Threads
+from metisfl_async.controller.threads import INLINE_BYTES, Threads
 from metisfl_async.core.aggregation.arithmetic import BLOCK, CompensatedSum, Sum
-from metisfl_async.core.aggregation.spreading import spreading
+from metisfl_async.core.aggregation.spreading import spread, spreading
 from metisfl_async.core.model import Model
 
 
@@ -34,6 +34,15 @@ def test_long_work_is_done_in_as_many_threads_as_there_are_cores() -> None:
 
     threads.spread(meet, 8 * BLOCK)
     threads.close()
+
+
+async def test_what_a_rule_spreads_is_done_in_those_threads() -> None:
+    threads, together = Threads(2), threading.Barrier(2, timeout=30)
+    await threads.work(INLINE_BYTES, spread, lambda _: together.wait(), 8 * BLOCK)
+    threads.close()
+    touched: list[slice] = []
+    spread(touched.append, 8 * BLOCK)  # here, nobody has any
+    assert touched == [slice(0, 8 * BLOCK)]
 
 
 @pytest.mark.parametrize("failing", [0, 4 * BLOCK])
