@@ -61,7 +61,7 @@ def main() -> None:
     run = Run(__doc__)
     table = run.table("peer", PEER)
     for parameters, learners, evaluate in QUICK if run.is_quick else FULL:
-        rounds = 2 if run.is_quick else 5 if learners == 10 and parameters <= MILLION else 2
+        rounds = 2 if run.is_quick else 5 if learners == 10 and parameters <= MILLION else 3
         before, peer, after = (do(parameters, learners, rounds, evaluate=evaluate) for do in (ours, flower, ours))
         texts = [row["round_ms"] for row in (before, after) if isinstance(row["round_ms"], str)]
         if texts:  # there is too little memory
