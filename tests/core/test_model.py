@@ -254,6 +254,33 @@ def test_a_model_shares_nothing_with_the_arrays_it_was_made_from() -> None:
     assert model.arrays()[0].tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("arrays", "fits"),
+    [
+        ([np.zeros((2, 3), np.float32), np.float64(1)], True),
+        ([np.zeros((3, 2), np.float32).T, np.zeros(())], True),
+        ([np.zeros((2, 3), np.float64), np.zeros(())], False),
+        ([np.zeros((2, 3), ">f4"), np.zeros(())], False),
+        ([np.zeros((3, 2), np.float32), np.zeros(())], False),
+        ([np.zeros((2, 3), np.float32)], False),
+        ([np.zeros((2, 3), np.float32), np.zeros(()), np.zeros(())], False),
+    ],
+)
+def test_arrays_fit_a_manifest_of_their_dtypes_and_shapes(arrays: list[Array], fits: bool) -> None:
+    manifest = Manifest.lay_out([("w", "float32", (2, 3)), ("b", "float64", ())])
+    assert manifest.fits(arrays) is fits
+
+
+def test_a_manifest_is_filled_with_arrays_that_fit() -> None:
+    manifest = Manifest.lay_out([("w", "float32", (2, 3)), ("b", "float64", ())])
+    arrays: list[Any] = [np.arange(6, dtype=np.float32).reshape(3, 2).T, np.float64(7)]
+    model = Model.filled(manifest, arrays, version=4)
+    assert (model.manifest is manifest, model.version) == (True, 4)
+    same = Model.from_arrays(arrays, ["w", "b"])
+    assert (model.manifest == same.manifest, hash(model.manifest)) == (True, hash(same.manifest))
+    assert model.buffer.tobytes() == same.buffer.tobytes()
+
+
 def test_arrays_are_views_of_the_buffer() -> None:
     model = Model.from_arrays([np.zeros(3), np.zeros((), np.int8)])
     for array in model.arrays():

@@ -7,7 +7,7 @@ tensors there are, and a checkpoint is one write.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -93,6 +93,27 @@ class Manifest:
             end = specs[-1].offset + specs[-1].size_bytes
         return cls(tuple(specs))
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.tensors)
+
+    @cached_property
+    def places(self) -> tuple[tuple[slice, np.dtype[Any], tuple[int, ...]], ...]:
+        """Of each tensor: its bytes in the buffer, dtype and shape."""
+        return tuple(
+            (slice(spec.offset, spec.offset + spec.size_bytes), DTYPES[spec.dtype], spec.shape) for spec in self.tensors
+        )
+
+    def fits(self, arrays: Sequence[Array]) -> bool:
+        """Say whether arrays have these dtypes and shapes, in this order."""
+        return len(arrays) == len(self.tensors) and all(
+            array.shape == shape and array.dtype == dtype
+            for array, (_, dtype, shape) in zip(arrays, self.places, strict=True)
+        )
+
     @cached_property
     def runs(self) -> tuple[Run, ...]:
         """The buffer cut where the dtype changes."""
@@ -168,7 +189,11 @@ class Model:
                 what = array.dtype if isinstance(array, np.ndarray) else type(array)
                 raise ConfigError(f"tensor {name!r}", str(what), f"a NumPy array of {', '.join(DTYPES)}")
             specs.append((name, array.dtype.name, array.shape))
-        manifest = Manifest.lay_out(specs)
+        return cls.filled(Manifest.lay_out(specs), arrays, version=version)
+
+    @classmethod
+    def filled(cls, manifest: Manifest, arrays: Sequence[Array], *, version: int = 0) -> Model:
+        """Copy arrays that fit the manifest into a new model."""
         model = cls(manifest, allocate(manifest.size_bytes), version)
         model.buffer[manifest.padding] = 0
         for view, array in zip(model.arrays(), arrays, strict=True):
@@ -177,17 +202,12 @@ class Model:
 
     def arrays(self) -> list[Array]:
         """View the tensors in the buffer; nothing is copied."""
-        return list(self._views())
+        return [self.buffer[place].view(dtype).reshape(shape) for place, dtype, shape in self.manifest.places]
 
     def copies(self) -> list[Array]:
         """Copy the tensors out; the arrays are the caller's own."""
         private = self.buffer.copy()
         return Model(self.manifest, private).arrays()
-
-    def _views(self) -> Iterator[Array]:
-        for spec in self.manifest.tensors:
-            part = self.buffer[spec.offset : spec.offset + spec.size_bytes]
-            yield part.view(DTYPES[spec.dtype]).reshape(spec.shape)
 
     def freeze(self) -> Model:
         """Make the buffer read-only, so that many readers can share it."""

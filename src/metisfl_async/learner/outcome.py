@@ -36,6 +36,8 @@ def packed_weights(weights: object, source: str = "get_weights()", like: Manifes
     for index, array in enumerate(weights):
         if not isinstance(array, np.ndarray | np.generic):
             raise ConfigError(f"{source}[{index}]", _kind(array), "a NumPy array")
+    if like is not None and like.fits(weights):
+        return Model.filled(like, weights)
     names = [spec.name for spec in like.tensors] if like is not None and len(like.tensors) == len(weights) else None
     return Model.from_arrays(weights, names)
 
