@@ -39,7 +39,7 @@ from metisfl_async.core.aggregation.spreading import spreading
 from metisfl_async.core.ids import LearnerId, Token
 from metisfl_async.core.messages import Accept, Farewell, Hello, JoinRequest, TaskOffer
 from metisfl_async.core.model import Model
-from metisfl_async.transport import grpc_caller, grpc_link
+from metisfl_async.transport import grpc_caller, grpc_host, grpc_link, grpc_server
 from metisfl_async.transport._proto import metisfl_pb2
 from metisfl_async.transport.grpc_link import GrpcLink
 
@@ -73,16 +73,17 @@ def use_generated_code() -> None:
     """Wrap and unwrap frames with the generated Chunk class instead of by hand, with no copies but its own."""
     frame_alone = frames.encode
 
-    def generated_frame_of_chunk(chunk: bytes) -> memoryview:
-        return memoryview(metisfl_pb2.Chunk.FromString(chunk).frame)
+    def generated_split(chunk: bytes) -> list[memoryview]:
+        return [memoryview(frame) for frame in metisfl_pb2.Chunk.FromString(chunk).frames]
 
-    def generated_encode(frame: frames.Frame) -> bytes:
-        return metisfl_pb2.Chunk(frame=frame_alone(frame)).SerializeToString()
+    def generated_encode(*bundle: frames.Frame) -> bytes:
+        return metisfl_pb2.Chunk(frames=map(frame_alone, bundle)).SerializeToString()
 
-    vars(frames)["frame_of_chunk"] = generated_frame_of_chunk
-    vars(frames)["chunk_header"] = lambda size_bytes: b""
+    vars(frames)["frame_head"] = lambda size_bytes: b""
     for module in (frames, grpc_link, grpc_caller):
         vars(module)["encode"] = generated_encode
+    for module in (grpc_host, grpc_server, grpc_caller):
+        vars(module)["split"] = generated_split
 
 
 def send_updates(port: int, parameters: int, rounds: int, generated: bool, results: Connection) -> None:

@@ -15,7 +15,7 @@ from metisfl_async.codec.manifest import (
     MAX_MODEL_BYTES,
     MAX_TENSORS,
     manifest_from_wire,
-    manifest_to_wire,
+    packed_manifest,
 )
 from metisfl_async.core.errors import CodecError, Damaged, TooLarge, UnknownDtype
 from metisfl_async.core.model import DTYPES, Manifest, Model
@@ -34,7 +34,7 @@ layouts = st.lists(
 @given(layouts)
 def test_a_manifest_comes_back_equal_through_msgpack(layout: list[tuple[str, str, tuple[int, ...]]]) -> None:
     manifest = Manifest.lay_out(layout)
-    wire = msgpack.unpackb(msgpack.packb(manifest_to_wire(manifest)))
+    wire = msgpack.unpackb(packed_manifest(manifest))
     assert manifest_from_wire(wire) == manifest
 
 
@@ -58,7 +58,7 @@ def test_lists_within_lists_without_end_are_damaged() -> None:
 
 def test_the_wire_form_is_name_dtype_shape_offset() -> None:
     manifest = Manifest.lay_out([("w", "float32", (2, 3)), ("b", "bfloat16", ())])
-    assert manifest_to_wire(manifest) == [["w", "float32", [2, 3], 0], ["b", "bfloat16", [], 64]]
+    assert msgpack.unpackb(packed_manifest(manifest)) == [["w", "float32", [2, 3], 0], ["b", "bfloat16", [], 64]]
 
 
 #: A second tensor after ["first", "int8", [3], 0], the class of the error, and what its text must say.

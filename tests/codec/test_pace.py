@@ -6,6 +6,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from metisfl_async.codec.chunk import split
 from metisfl_async.codec.frame import Assembly, Data, Frame, Header, Publication, decode, frames_of
 from metisfl_async.codec.pace import CHUNK_BYTES, FIRST_BYTES, LEAST_BYTES, Pace
 from metisfl_async.core.model import Model, allocate
@@ -90,7 +91,7 @@ def test_readers_at_any_pace_get_the_same_model_and_the_quick_ones_the_same_chun
             chunks.append(chunk)
             pace.took(size, seconds)
         taken.append(chunks)
-        header, *frames = map(decode, chunks)
+        header, *frames = [decode(frame) for chunk in chunks for frame in split(chunk)]
         assert isinstance(header, Header)
         assembly = Assembly(header, allocate(header.manifest.size_bytes))
         assert [assembly.add(frame) for frame in frames][-1]

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 
+import grpc.aio
 import msgpack
 import numpy as np
 import pytest
@@ -22,10 +23,10 @@ from metisfl_async import (
     ServerParams,
     TerminationSignals,
 )
-from metisfl_async.codec.chunk import chunk_header
+from metisfl_async.codec.chunk import frame_head
 from metisfl_async.codec.frame import Data, End, Header, encode
 from metisfl_async.core.aggregation.arithmetic import MOST_RUNS
-from metisfl_async.core.errors import CodecError, ConnectionLost, MetisError, Superseded, UnknownLearner
+from metisfl_async.core.errors import CodecError, ConnectionLost, MetisError, Superseded, TooLarge, UnknownLearner
 from metisfl_async.core.ids import Token
 from metisfl_async.core.messages import Evaluated, Failed, Farewell, Heartbeat, Hello, Settled, UpdateReply, Withdrawn
 from metisfl_async.core.model import Array, Model
@@ -48,13 +49,13 @@ class Federation:
             return await self.running
 
 
-async def federation(config: ControllerConfig, learners: int) -> AsyncIterator[Federation]:
+async def federation(config: ControllerConfig, learners: int, size: int = SIZE) -> AsyncIterator[Federation]:
     async with Controller(ServerParams(), config) as controller:
         session = DriverSession(
             controller,
             learners,
             TerminationSignals(federation_rounds=1),
-            initial_weights=weights(0, SIZE),
+            initial_weights=weights(0, size),
         )
         running = asyncio.create_task(session.run())
         try:
@@ -75,6 +76,13 @@ async def alone() -> AsyncIterator[Federation]:
 async def pair() -> AsyncIterator[Federation]:
     """Two learners are awaited."""
     async for made in federation(CONFIG, 2):
+        yield made
+
+
+@pytest.fixture
+async def small() -> AsyncIterator[Federation]:
+    """One learner is awaited, whose updates fit in a chunk."""
+    async for made in federation(CONFIG, 1, 100):
         yield made
 
 
@@ -100,6 +108,47 @@ async def test_an_update_counts_once_however_often_it_is_sent(alone: Federation)
     assert result.final_model is not None
     assert result.final_model[0][0] == 3.0
     assert result.rounds[0].bytes_received == 3 * 2**20 + 8
+
+
+@pytest.mark.parametrize("together", [2, 3])
+async def test_a_small_update_that_comes_unasked_is_answered_with_its_outcome(small: Federation, together: int) -> None:
+    async with puppet(small.controller, "a") as learner:
+        frames = learner.frames(await learner.task(), weights(3, 100))
+        call = learner.upload()
+        await call.write(encode(*frames[:together]))
+        for frame in frames[together:]:
+            await call.write(encode(frame))
+        assert from_update_reply(await call.read()) == UpdateReply(True)
+        assert await call.read() == grpc.aio.EOF  # although it did not close its half
+        result = await finish(small, learner)
+    assert result.final_model is not None
+    assert result.final_model[0][0] == 3.0
+
+
+async def test_a_large_update_that_comes_unasked_is_not_taken_and_may_be_sent_again(alone: Federation) -> None:
+    async with puppet(alone.controller, "a") as learner:
+        frames = learner.frames(await learner.task(), weights(3, SIZE))
+        call = learner.upload()
+        await call.write(encode(*frames[:2]))
+        with pytest.raises(TooLarge, match="bytes before 'send'; at most 131072"), ours(""):
+            await call.read()
+        assert await learner.push(frames) == UpdateReply(True)
+        await finish(alone, learner)
+
+
+@pytest.mark.parametrize("count", [1, 100, 2**15 - 100, 2**15, 2**18])
+async def test_updates_of_any_size_are_sent_and_counted(count: int) -> None:
+    """On both sides of what goes up at once."""
+    async for made in federation(CONFIG, 1, count):
+        async with puppet(made.controller, "a") as learner:
+            offer = await learner.task()
+            (header, *_), model = learner.frames(offer, weights(3, count)), Model.from_arrays(weights(3, count))
+            assert isinstance(header, Header)
+            learner.link._caller.pace.payload_bytes = 2**20
+            assert await learner.link.train_done(header, model) == UpdateReply(True)
+            result = await finish(made, learner)
+        assert result.final_model is not None
+        assert result.final_model[0][0] == 3.0
 
 
 @pytest.mark.parametrize("kept", [1, 2, 3, 4])
@@ -132,7 +181,7 @@ def _damage(frames: list[Header | Data | End], how: str) -> list[Header | Data |
         case "garbage":
             return [header, b"\xff\xff\xff"]
         case "no chunk":
-            return [header, chunk_header(3) + b"abc"]
+            return [header, frame_head(3) + b"abc"]
         case "second header":
             return [header, first, header]
         case "manifest":
@@ -151,7 +200,7 @@ def _damage(frames: list[Header | Data | End], how: str) -> list[Header | Data |
         ("repeated", "data frame: offset 0 after 1048576 bytes"),
         ("digest", "end frame: the digest is not that of the header and the bytes received"),
         ("beyond", "data frame: offset 3145792 after 3145736 bytes"),
-        ("garbage", "Chunk: starts with byte 0xff instead of field 1, 0x0a"),
+        ("garbage", "Chunk: byte 0xff where a frame should begin with field 1, 0x0a"),
         ("second header", "stream: a second header"),
         ("manifest", "does not fit the global model: tensor '0' is float32[786433] instead of float32[786432]"),
         ("no weight", "num_training_examples is None; allowed: a number, which scaling_factor"),
@@ -190,7 +239,7 @@ async def test_a_lying_manifest_is_refused_before_anything_is_allocated(pair: Fe
             "manifest": [["0", "float32", [2**45], 0]],
         }
         packed = msgpack.packb(lie)
-        reply = await bad.push([chunk_header(len(packed)) + packed])
+        reply = await bad.push([frame_head(len(packed)) + packed])
         assert not reply.is_counted
         assert "at most max_model_bytes=4294967296" in reply.reason
         offer = await good.task()

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 import xxhash
 
-from metisfl_async.codec import frame, manifest
+from metisfl_async.codec import chunk, frame, manifest
+from metisfl_async.codec.chunk import split
 from metisfl_async.codec.frame import Header, encode, frames_of
 from metisfl_async.controller import registry
 from metisfl_async.core import errors, metrics
 from metisfl_async.core.ids import TaskId, Token
-from metisfl_async.core.model import ALIGNMENT, DTYPES, Manifest, Model
+from metisfl_async.core.model import ALIGNMENT, DTYPES, Manifest, Model, allocate
 from metisfl_async.transport import convert
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 
@@ -31,25 +33,34 @@ def test_the_worked_example_is_what_our_codec_writes() -> None:
     model = Model.from_arrays([np.array([1.5, -2.0], np.float32)], ["w"])
     task_id, token = TaskId(bytes(range(16)).hex()), Token(bytes(range(0xF0, 0x100)).hex())
     header = Header("update", model.manifest, 3, task_id, token, {"loss": 0.5}, {"num_training_examples": 40})
-    assert [chunk.hex(" ") for chunk in example()] == [encode(each).hex(" ") for each in frames_of(header, model)]
+    assert [message.hex(" ") for message in example()] == [encode(each).hex(" ") for each in frames_of(header, model)]
+
+
+def test_the_worked_example_goes_in_one_chunk() -> None:
+    frames = split(b"".join(example()))
+    header, data, end = map(frame.decode, frames)
+    assert isinstance(header, Header)
+    assembly = frame.Assembly(header, allocate(header.manifest.size_bytes))
+    assert [assembly.add(data), assembly.add(end)] == [False, True]
+    assert assembly.model.arrays()[0].tolist() == [1.5, -2.0]
 
 
 def test_the_worked_example_can_be_followed_without_our_code() -> None:
-    first, second, third = (pb.Chunk.FromString(chunk).frame for chunk in example())
+    (first,), (second,), (third,) = (pb.Chunk.FromString(message).frames for message in example())
     payload = second[-8:]
     assert np.frombuffer(payload, "<f4").tolist() == [1.5, -2.0]
     digest = xxhash.xxh3_128(first + payload)
     assert third.endswith(digest.digest())
     assert f"`{digest.hexdigest()}`" in PAGE
     assert f"`{xxhash.xxh3_128().hexdigest()}`" in PAGE
-    shorter = frame.decode(b"\x0a\x0c" + bytes.fromhex("92 00 c4 08") + payload)
+    shorter = frame.decode(memoryview(bytes.fromhex("92 00 c4 08") + payload))
     assert isinstance(shorter, frame.Data)
     assert (shorter.offset, bytes(shorter.payload)) == (0, payload)
 
 
 def test_the_manifest_of_two_tensors_is_laid_out_as_the_page_says() -> None:
     both = Manifest.lay_out([("w", "float32", (2,)), ("b", "float32", ())])
-    text = str(manifest.manifest_to_wire(both)).replace("'", '"')
+    text = str(msgpack.unpackb(manifest.packed_manifest(both))).replace("'", '"')
     assert f"`{text}`, `size_bytes` {both.size_bytes}" in PAGE.replace("\n", " ")
 
 
@@ -85,6 +96,9 @@ def test_every_error_that_crosses_the_wire_is_on_the_page() -> None:
     ("what", "limit"),
     [
         ("a frame", frame.MAX_FRAME_BYTES),
+        ("a chunk, as a message", frame.MAX_FRAME_BYTES + 1024),
+        ("frames in a chunk", chunk.MAX_FRAMES),
+        ('a chunk with a whole update that does not wait for "send"', frame.UNASKED_BYTES),
         ("`metrics` and `metadata` of a header, packed together", frame.MAX_FACTS_BYTES),
         ("levels of nesting in `metadata`", metrics.MAX_DEPTH),
         ("tensors in a model", manifest.MAX_TENSORS),

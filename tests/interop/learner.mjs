@@ -30,19 +30,21 @@ const ask = (method, request) =>
 async function fetchModel (token, version) {
   const hash = (await createXXHash128()).init()
   let header, buffer, received = 0, digest
-  for await (const { frame } of client.FetchModel({ token, model_version: version })) {
-    const content = decode(frame)
-    if (header === undefined) {
-      header = content
-      buffer = new Uint8Array(header.size_bytes)
-      hash.update(frame)
-    } else if (Array.isArray(content)) {
-      const [offset, payload] = content
-      if (offset !== received || offset + payload.length > buffer.length) throw new Error(`a frame at ${offset}`)
-      buffer.set(payload, offset)
-      hash.update(payload)
-      received += payload.length
-    } else digest = Buffer.from(content.digest).toString('hex')
+  for await (const { frames } of client.FetchModel({ token, model_version: version })) {
+    for (const frame of frames) {
+      const content = decode(frame)
+      if (header === undefined) {
+        header = content
+        buffer = new Uint8Array(header.size_bytes)
+        hash.update(frame)
+      } else if (Array.isArray(content)) {
+        const [offset, payload] = content
+        if (offset !== received || offset + payload.length > buffer.length) throw new Error(`a frame at ${offset}`)
+        buffer.set(payload, offset)
+        hash.update(payload)
+        received += payload.length
+      } else digest = Buffer.from(content.digest).toString('hex')
+    }
   }
   if (received !== buffer?.length || digest !== hash.digest('hex')) throw new Error('the model is cut off or damaged')
   return { header, buffer }
@@ -55,7 +57,7 @@ async function trainDone (header, buffer) {
   const next = async () => (await replies.next()).value ?? { state: 'none', reason: 'no answer' }
   const packed = encode({ kind: 'update', codec: 'raw', size_bytes: buffer.length, ...header })
   hash.update(packed)
-  call.write({ frame: packed })
+  call.write({ frames: [packed] })
   const first = await next()
   if (first.state === 'send') {
     const outcome = next()
@@ -63,11 +65,11 @@ async function trainDone (header, buffer) {
     for (let offset = 0; offset < buffer.length; offset += chunk) {
       const payload = buffer.subarray(offset, offset + chunk)
       hash.update(payload)
-      if (!call.write({ frame: encode([offset, payload]) })) await Promise.race([once(call, 'drain'), outcome])
+      if (!call.write({ frames: [encode([offset, payload])] })) await Promise.race([once(call, 'drain'), outcome])
     }
     const digest = hash.digest('binary')
     if (data.misbehave === 'digest') digest[0] ^= 1
-    call.end({ frame: encode({ digest }) })
+    call.end({ frames: [encode({ digest })] })
     return outcome
   }
   call.end()

@@ -57,7 +57,7 @@ def _said(**message: Any) -> bytes:
 
 
 def _chunk(value: object) -> bytes:
-    return pb.Chunk(frame=msgpack.packb(value)).SerializeToString()
+    return pb.Chunk(frames=[msgpack.packb(value)]).SerializeToString()
 
 
 def _header(**fields: object) -> bytes:

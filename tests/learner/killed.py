@@ -40,14 +40,14 @@ def main() -> None:
     if when.startswith("upload:"):
         sent = int(when.removeprefix("upload:"))
 
-        def dying_frames(header: Header, model: Model, pace: Pace | None = None) -> Iterator[Frame]:
+        def dying_frames(header: Header, model: Model, pace: Pace | None = None) -> Iterator[list[Frame]]:
             for index, frame in enumerate(frames_of(header, model, pace)):
                 # GET_WEIGHTS uploads go through; dies when the k-th data frame of training would follow.
                 if index == sent + 1 and header.metadata:
                     die()
-                yield frame
+                yield [frame]
 
-        grpc_link.frames_of = dying_frames  # type: ignore[attr-defined]
+        grpc_link.bundles_of = dying_frames  # type: ignore[attr-defined]
     own = ServerParams(port=int(own_port[0])) if own_port else None
     asyncio.run(run_learner(learner, ClientParams("127.0.0.1", int(port)), own, learner_id=learner_id))
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from metisfl_async import ClientParams, TerminationSignals
 from metisfl_async.core import messages as m
 from metisfl_async.core.errors import Damaged, TooLarge
+from metisfl_async.core.events import Event, LearnerJoined
 from metisfl_async.core.ids import FederationId, LearnerId, TaskId, Token
 from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.transport import convert
@@ -132,6 +133,15 @@ def test_a_named_learner_whose_certificate_is_missing_is_damaged() -> None:
         convert.from_start_request(request.SerializeToString())
 
 
+@given(st.lists(st.integers(0, 300_000), max_size=12))
+def test_events_travel_together_as_far_as_a_message_goes(sizes: list[int]) -> None:
+    events: list[Event] = [LearnerJoined("x" * size, number) for number, size in enumerate(sizes)]
+    messages = list(convert.events(events))
+    assert [event for message in messages for event in convert.from_events(message)] == events
+    assert all(len(message) < convert.NEWS_BYTES + 100 for message in messages)
+    assert len(messages) <= 1 + 2 * sum(map(len, messages)) // convert.NEWS_BYTES
+
+
 READERS = [getattr(convert, name) for name in convert.__all__ if name.startswith("from_")]
 
 
@@ -148,7 +158,7 @@ def test_any_bytes_are_understood_or_damaged(data: bytes, read: Callable[[bytes]
         (convert.from_controller_message, b""),
         (convert.from_update_reply, convert.GO_AHEAD),  # no outcome
         (convert.from_start_request, b""),  # no signal
-        (convert.from_event, b'\n\x10{"event": "Nix"}'),
+        (convert.from_events, b'\n\x10{"event": "Nix"}'),
     ],
 )
 def test_what_says_nothing_is_damaged(read: Callable[[bytes], object], data: bytes) -> None:

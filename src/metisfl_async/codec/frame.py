@@ -3,7 +3,8 @@
 The header says everything before the receiver allocates anything. Data frames are ``[offset, bin]`` slices of the flat
 buffer, in order, whatever the tensor boundaries. Only the end frame ends a model: a stream that merely stops is a dead
 sender. The digest is XXH3-128 of the header frame and all payloads, so that neither a weight nor its name, shape or
-scaling factor changes on the way; it guards against damage, TLS guards against tampering.
+scaling factor changes on the way; it guards against damage, TLS guards against tampering. Neighbouring frames may share
+a Chunk message, since each message costs more than a small model's bytes.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any, TypeAlias
 import msgpack
 import xxhash
 
-from metisfl_async.codec.chunk import chunk_header, frame_of_chunk
-from metisfl_async.codec.manifest import MAX_TENSORS, manifest_from_wire, manifest_to_wire
+from metisfl_async.codec.chunk import frame_head
+from metisfl_async.codec.manifest import MAX_TENSORS, manifest_from_wire, packed_manifest
 from metisfl_async.codec.pace import CHUNK_BYTES, Pace
 from metisfl_async.core.errors import CodecError, ConfigError, Damaged, TooLarge, Truncated, brief
 from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metrics
@@ -26,12 +27,15 @@ from metisfl_async.core.model import Bytes, Manifest, Model
 
 __all__ = [
     "MAX_FRAME_BYTES",
+    "SMALL_BYTES",
+    "UNASKED_BYTES",
     "Assembly",
     "Data",
     "End",
     "Frame",
     "Header",
     "Publication",
+    "bundles_of",
     "check_size",
     "decode",
     "encode",
@@ -40,6 +44,8 @@ __all__ = [
 
 MAX_FRAME_BYTES = 4 * 2**20  #: a header with many tensors; nothing larger is sent or taken
 
+SMALL_BYTES = 64 * 1024  #: a header with a larger manifest has a chunk of its own
+UNASKED_BYTES = 128 * 1024  #: a chunk with a whole update in it that need not wait for room
 MAX_FACTS_BYTES = 64 * 1024  #: of metrics and metadata in a header
 MAX_CONTAINERS = 2 * MAX_TENSORS + 1024  #: lists and maps in a header: two for each tensor, some for metadata
 
@@ -69,6 +75,11 @@ class Data:
     offset: int
     payload: memoryview
 
+    @property
+    def end(self) -> int:
+        """Where the next one begins."""
+        return self.offset + len(self.payload)
+
 
 @dataclass(frozen=True, slots=True)
 class End:
@@ -86,37 +97,55 @@ def frames_of(header: Header, model: Model, pace: Pace | None = None) -> Iterato
     digest = xxhash.xxh3_128(_pack_header(header))
     buffer, offset = model.buffer.data, 0
     while offset < len(buffer):
-        payload = buffer[offset : offset + (pace.payload_bytes if pace else CHUNK_BYTES)]
-        digest.update(payload)
-        yield Data(offset, payload)
-        offset += len(payload)
+        data = Data(offset, buffer[offset : offset + (pace.payload_bytes if pace else CHUNK_BYTES)])
+        digest.update(data.payload)
+        yield data
+        offset = data.end
     yield End(digest.digest())
 
 
-def encode(frame: Frame) -> bytes:
-    """Turn a frame into the bytes of a Chunk message; one copy of the payload."""
-    match frame:
-        case Data(offset, payload):
-            head = _DATA_HEAD.pack(0x92, 0xCF, offset, 0xC6, len(payload))
-            return b"".join((chunk_header(len(head) + len(payload)), head, payload))
-        case End(digest):
-            packed: bytes = msgpack.packb({"digest": digest})
-        case _:
-            packed = _pack_header(frame)
-    return chunk_header(len(packed)) + packed
+def bundles_of(header: Header, model: Model, pace: Pace | None = None) -> Iterator[list[Frame]]:
+    """Cut a model into frames, as those that go in one chunk: the header with the first data, the end with the last."""
+    bundle: list[Frame] = []
+    for frame in frames_of(header, model, pace):
+        bundle.append(frame)
+        match frame:
+            case Header(manifest=manifest) if len(packed_manifest(manifest)) <= SMALL_BYTES:
+                pass
+            case Data() if frame.end == len(model.buffer):
+                pass
+            case _:
+                yield bundle
+                bundle = []
 
 
-def decode(chunk: bytes) -> Frame:
-    """Read the bytes of a Chunk message; a data frame's payload is a view of them.
+def encode(*frames: Frame) -> bytes:
+    """Turn frames into the bytes of one Chunk message; one copy of the payloads."""
+    parts: list[bytes | memoryview] = []
+    for frame in frames:
+        match frame:
+            case Data(offset, payload):
+                head = _DATA_HEAD.pack(0x92, 0xCF, offset, 0xC6, len(payload))
+                parts += frame_head(len(head) + len(payload)), head, payload
+            case End(digest):
+                packed: bytes = msgpack.packb({"digest": digest})
+                parts += frame_head(len(packed)), packed
+            case _:
+                packed = _pack_header(frame)
+                parts += frame_head(len(packed)), packed
+    return b"".join(parts)
+
+
+def decode(frame: memoryview) -> Frame:
+    """Read one frame of a chunk; a data frame's payload is a view of it.
 
     Raises
     ------
     CodecError
         If the bytes are not a whole, sane frame.
     """
-    if len(chunk) > MAX_FRAME_BYTES + 8:
-        raise TooLarge("frame", f"{len(chunk)} bytes; at most {MAX_FRAME_BYTES}")
-    frame = frame_of_chunk(chunk)
+    if len(frame) > MAX_FRAME_BYTES:
+        raise TooLarge("frame", f"{len(frame)} bytes; at most {MAX_FRAME_BYTES}")
     if not frame:
         raise Truncated("frame", "empty")
     if frame[0] == 0x92:
@@ -155,7 +184,7 @@ class Assembly:
             raise Damaged("stream", "a frame after the end frame")
         match frame:
             case Data(offset, payload):
-                end = offset + len(payload)
+                end = frame.end
                 if not payload:
                     raise Damaged("data frame", "an empty payload")  # a stream of them would have no end
                 if offset != self.received_bytes:
@@ -192,9 +221,9 @@ class Publication:
 
     def __init__(self, model: Model) -> None:
         self.model = model.freeze()
-        self._frames: list[Frame] = []  # as far as somebody has read; payloads are views
-        self._rest = frames_of(Header("global", model.manifest, model.version), model)
-        self._chunks: dict[int, bytes] = {}  # by the index of their frame
+        self._bundles: list[list[Frame]] = []  # as far as somebody has read; payloads are views
+        self._rest = bundles_of(Header("global", model.manifest, model.version), model)
+        self._chunks: dict[int, bytes] = {}  # by the index of their bundle
 
     def chunks(self, pace: Pace | None = None) -> Iterator[tuple[bytes, int]]:
         """Give all chunks from the first, each with its bytes of model; encoded when the first reader comes to it.
@@ -203,17 +232,18 @@ class Publication:
         """
         index = 0
         while True:
-            if index == len(self._frames):
-                if (frame := next(self._rest, None)) is None:
+            if index == len(self._bundles):
+                if (bundle := next(self._rest, None)) is None:
                     return
-                self._frames.append(frame)
-            frame = self._frames[index]
-            size = len(frame.payload) if isinstance(frame, Data) else 0
-            if isinstance(frame, Data) and pace is not None and size > pace.payload_bytes:
-                yield from self._cut(frame.offset, frame.offset + size, pace)
+                self._bundles.append(bundle)
+            bundle = self._bundles[index]
+            size = sum(len(frame.payload) for frame in bundle if isinstance(frame, Data))
+            if pace is not None and size > pace.payload_bytes:
+                for frame in _cut(bundle, pace):
+                    yield encode(frame), len(frame.payload) if isinstance(frame, Data) else 0
             else:
                 if index not in self._chunks:
-                    self._chunks[index] = encode(frame)
+                    self._chunks[index] = encode(*bundle)
                 yield self._chunks[index], size
             index += 1
 
@@ -221,11 +251,18 @@ class Publication:
         """Give up their memory, which is as much as the model's; whoever still reads has them encoded anew."""
         self._chunks.clear()
 
-    def _cut(self, start: int, end: int, pace: Pace) -> Iterator[tuple[bytes, int]]:
-        while start < end:
-            payload = self.model.buffer.data[start : min(start + pace.payload_bytes, end)]
-            yield encode(Data(start, payload)), len(payload)
-            start += len(payload)
+
+def _cut(frames: list[Frame], pace: Pace) -> Iterator[Frame]:
+    """Give the same frames, data in pieces as large as `pace` allows at the time."""
+    for frame in frames:
+        match frame:
+            case Data(offset, payload):
+                while payload:
+                    size = pace.payload_bytes
+                    yield Data(offset, payload[:size])
+                    offset, payload = offset + size, payload[size:]
+            case _:
+                yield frame
 
 
 def _check_facts(metrics: Metrics, metadata: dict[str, Json]) -> None:
@@ -237,22 +274,27 @@ def _check_facts(metrics: Metrics, metadata: dict[str, Json]) -> None:
 
 def _pack_header(header: Header) -> bytes:
     _check_facts(header.metrics, header.metadata)
-    packed: bytes = msgpack.packb(
-        {
-            "kind": header.kind,
-            "task_id": header.task_id,
-            "token": header.token,
-            "model_version": header.model_version,
-            "codec": "raw",
-            "size_bytes": header.manifest.size_bytes,
-            "manifest": manifest_to_wire(header.manifest),
-            "metrics": header.metrics,
-            "metadata": header.metadata,
-        }
-    )
+    fields = {
+        "kind": header.kind,
+        "task_id": header.task_id,
+        "token": header.token,
+        "model_version": header.model_version,
+        "codec": "raw",
+        "size_bytes": header.manifest.size_bytes,
+    }
+    facts = {"metrics": header.metrics, "metadata": header.metadata}
+    head = bytes([0x80 + len(fields) + 1 + len(facts)])  # a map of so many
+    manifest = msgpack.packb("manifest") + packed_manifest(header.manifest)  # once for all that have the same
+    packed = b"".join((head, _pairs(fields), manifest, _pairs(facts)))
     if len(packed) > MAX_FRAME_BYTES:
         raise TooLarge("header", f"{len(packed)} bytes; at most {MAX_FRAME_BYTES}: fewer tensors, or less metadata")
     return packed
+
+
+def _pairs(fields: dict[str, object]) -> bytes:
+    """Pack a small map, without its head of one byte: a part of a larger one."""
+    packed: bytes = msgpack.packb(fields)
+    return packed[1:]
 
 
 def _decode_data(frame: memoryview) -> Data:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import math
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import msgpack
 
 from metisfl_async.core.errors import Damaged, TooLarge, UnknownDtype, brief
 from metisfl_async.core.model import DTYPES, Manifest, TensorSpec, align
 
-__all__ = ["MAX_DIMENSIONS", "MAX_MODEL_BYTES", "MAX_TENSORS", "manifest_from_wire", "manifest_to_wire"]
+__all__ = ["MAX_DIMENSIONS", "MAX_MODEL_BYTES", "MAX_TENSORS", "manifest_from_wire", "packed_manifest"]
 
 MAX_TENSORS = 16_384  #: read in about 35 ms
 MAX_DIMENSIONS = 32  #: what every NumPy takes
 MAX_MODEL_BYTES = 2**48  #: above any memory; keeps every offset a small integer
 
-# By their bytes, for as long as somebody uses them. A federation's models all have one manifest, and what is known of
-# it need not be found out for each of them: with a hundred tensors, that is a millisecond.
+# Both for as long as somebody uses them. A federation's models all have one manifest, and what is known of it need not
+# be found out for each of them: with a hundred tensors, that is a millisecond.
 _known: WeakValueDictionary[bytes, Manifest] = WeakValueDictionary()
+_packed: WeakKeyDictionary[Manifest, bytes] = WeakKeyDictionary()
 
 
-def manifest_to_wire(manifest: Manifest) -> list[object]:
-    """Turn a manifest into ``[[name, dtype, shape, offset], ...]``."""
-    return [[spec.name, spec.dtype, list(spec.shape), spec.offset] for spec in manifest.tensors]
+def packed_manifest(manifest: Manifest) -> bytes:
+    """Turn a manifest into msgpack's bytes of ``[[name, dtype, shape, offset], ...]``."""
+    if (packed := _packed.get(manifest)) is None:
+        tensors = [[spec.name, spec.dtype, list(spec.shape), spec.offset] for spec in manifest.tensors]
+        packed = _packed[manifest] = msgpack.packb(tensors)
+    return packed
 
 
 def manifest_from_wire(value: object) -> Manifest:

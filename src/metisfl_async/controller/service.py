@@ -48,6 +48,7 @@ from metisfl_async.core.messages import (
 )
 from metisfl_async.core.model import allocate
 from metisfl_async.core.records import RoundRecord
+from metisfl_async.store.event_log import count_of
 from metisfl_async.transport.base import Download, Stream
 
 __all__ = ["Service"]
@@ -262,11 +263,13 @@ class Service:
         self._federation_id = request.federation_id
         self.listeners.name(request.learners)
 
-    async def watch_events(self, federation_id: FederationId) -> AsyncIterator[Event]:
+    async def watch_events(self, federation_id: FederationId) -> AsyncIterator[list[Event]]:
         if federation_id and federation_id != self._federation_id:
             raise UnexpectedMessage("this controller runs another federation, or none: it was started again meanwhile")
-        async for event in self._dispatcher.events.follow():
-            yield event
+        seen = 0
+        while events := await self._dispatcher.events.after(seen):
+            yield events
+            seen += count_of(events)
 
     async def get_logs(self) -> AsyncIterator[RoundRecord]:
         for record in self._federation.records:

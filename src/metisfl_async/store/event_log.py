@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
+from itertools import islice
 from typing import Self
 
 from metisfl_async.core.events import Event, EventsMissed
 
-__all__ = ["EventLog"]
+__all__ = ["EventLog", "count_of"]
 
 KEPT = 10_000  #: events; a watcher that falls further behind is told how many it missed
+MOST = 256  #: events at one time; more would keep the event loop when they are sent
 
 
 class EventLog:
@@ -37,16 +39,19 @@ class EventLog:
         """Give all events, those that happened before included, and end when the log is closed."""
         return _Follower(self)
 
-    async def after(self, seen: int) -> Event | None:
-        """Wait for the event after the first `seen` ones; `EventsMissed` if it is not kept, None if none will come."""
-        while True:
-            if (missed := self._total - len(self._events) - seen) > 0:
-                return EventsMissed(missed)
-            if seen < self._total:
-                return self._events[seen - self._total]
+    async def after(self, seen: int, most: int = MOST) -> list[Event]:
+        """Wait for events after the first `seen` ones: those that are there, or none if none will come.
+
+        `EventsMissed` stands first for those that are not kept.
+        """
+        while seen >= self._total:
             if self.is_closed:
-                return None
+                return []
             await self._changed.wait()
+        first = self._total - len(self._events)
+        missed: list[Event] = [EventsMissed(first - seen)] if seen < first else []
+        start = max(seen - first, 0)
+        return missed + list(islice(self._events, start, start + most - len(missed)))
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
@@ -63,8 +68,12 @@ class _Follower:
         return self
 
     async def __anext__(self) -> Event:
-        event = await self._log.after(self._seen)
-        if event is None:
+        if not (events := await self._log.after(self._seen, 1)):
             raise StopAsyncIteration
-        self._seen += event.count if isinstance(event, EventsMissed) else 1
-        return event
+        self._seen += count_of(events)
+        return events[0]
+
+
+def count_of(events: list[Event]) -> int:
+    """Count events, those that were missed included."""
+    return sum(event.count if isinstance(event, EventsMissed) else 1 for event in events)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -26,12 +26,12 @@ __all__ = [
     "controller_message",
     "delivery",
     "delivery_method",
-    "event",
+    "events",
     "fetch_model",
     "from_confirm_join",
     "from_controller_message",
     "from_delivery",
-    "from_event",
+    "from_events",
     "from_fetch_model",
     "from_get_model",
     "from_join_reply",
@@ -58,6 +58,7 @@ __all__ = [
 ]
 
 MAX_MESSAGE_BYTES = 128 * 1024  #: of a learner on its Tasks stream: an evaluation of some thousand metrics
+NEWS_BYTES = 2**20  #: of events that a driver is told together
 MAX_HELD = 1024  #: tasks of one learner; an honest one holds a few
 
 P = TypeVar("P", bound=Message)
@@ -379,15 +380,31 @@ def stop(reason: str) -> bytes:
 from_stop = _reader(pb.StopRequest, lambda p: str(p.reason))
 
 
-def event(happened: Event) -> bytes:
-    return pb.Json(json=json.dumps(event_to_dict(happened))).SerializeToString()
+def events(happened: Sequence[Event]) -> Iterator[bytes]:
+    """Put events into messages of at most `NEWS_BYTES`, or of one event: a round's record may be as large."""
+    texts: list[str] = []
+    size = 0
+    for event in happened:
+        text = json.dumps(event_to_dict(event))
+        if texts and size + len(text) > NEWS_BYTES:
+            yield pb.Json(json=texts).SerializeToString()
+            texts, size = [], 0
+        texts.append(text)
+        size += len(text)
+    if texts:
+        yield pb.Json(json=texts).SerializeToString()
 
 
-from_event = _reader(pb.Json, lambda p: event_from_dict(json.loads(p.json)))
+from_events = _reader(pb.Json, lambda p: [event_from_dict(json.loads(text)) for text in p.json])
 
 
 def record(of_round: RoundRecord) -> bytes:
-    return pb.Json(json=json.dumps(of_round.to_dict())).SerializeToString()
+    return pb.Json(json=[json.dumps(of_round.to_dict())]).SerializeToString()
 
 
-from_record = _reader(pb.Json, lambda p: RoundRecord.from_dict(json.loads(p.json)))
+def _record(p: pb.Json) -> RoundRecord:
+    (text,) = p.json
+    return RoundRecord.from_dict(json.loads(text))
+
+
+from_record = _reader(pb.Json, _record)

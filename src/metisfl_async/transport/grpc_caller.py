@@ -9,7 +9,8 @@ from contextlib import suppress
 import grpc
 import grpc.aio
 
-from metisfl_async.codec.frame import Assembly, Header, check_size, decode, encode, frames_of
+from metisfl_async.codec.chunk import split
+from metisfl_async.codec.frame import Assembly, Header, bundles_of, check_size, decode, encode
 from metisfl_async.codec.pace import Pace
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost, Damaged
@@ -77,15 +78,15 @@ class GrpcCaller:
             with ours(self.address):
                 while (chunk := await call.read()) is not grpc.aio.EOF:
                     heard()
-                    frame = decode(chunk)
-                    if assembly is not None:
-                        assembly.add(frame)
-                    elif isinstance(frame, Header):
-                        if max_model_bytes is not None:
-                            check_size(frame, max_model_bytes)
-                        assembly = Assembly(frame, allocate(frame.manifest.size_bytes))
-                    else:
-                        raise Damaged("stream", "the first frame is no header")
+                    for frame in map(decode, split(chunk)):
+                        if assembly is not None:
+                            assembly.add(frame)
+                        elif isinstance(frame, Header):
+                            if max_model_bytes is not None:
+                                check_size(frame, max_model_bytes)
+                            assembly = Assembly(frame, allocate(frame.manifest.size_bytes))
+                        else:
+                            raise Damaged("stream", "the first frame is no header")
         finally:
             call.cancel()
         if assembly is None:
@@ -99,8 +100,8 @@ class GrpcCaller:
         try:
             with ours(self.address):
                 try:
-                    for frame in frames_of(header, model, self.pace):
-                        chunk = encode(frame)
+                    for frames in bundles_of(header, model, self.pace):
+                        chunk = encode(*frames)
                         with self.pace.sending(chunk):
                             await call.write(chunk)
                     await call.done_writing()

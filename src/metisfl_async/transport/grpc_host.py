@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from metisfl_async.codec.chunk import split
 from metisfl_async.codec.frame import Frame, decode
 from metisfl_async.core.config import ServerParams, address_of
 from metisfl_async.core.errors import ConfigError, PeerTimeout, ProtocolError, TooLarge, TransportError
@@ -146,7 +147,8 @@ async def write_model(download: Download, context: Context) -> None:
 
 async def frames_from(context: Context) -> AsyncIterator[Frame]:
     while (chunk := await context.read()) is not grpc.aio.EOF:
-        yield decode(chunk)
+        for frame in split(chunk):
+            yield decode(frame)
 
 
 @asynccontextmanager

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import chain
 
 import grpc
 import grpc.aio
 
-from metisfl_async.codec.frame import Header, encode, frames_of
+from metisfl_async.codec.frame import UNASKED_BYTES, End, Header, bundles_of, encode
 from metisfl_async.codec.pace import Pace
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost
@@ -99,19 +100,28 @@ class GrpcLink:
             await other.close()
 
     async def upload(self, header: Header, update: Model, over: GrpcCaller | None = None) -> UpdateReply:
-        """Send the header, wait for room, send the rest."""
+        """Send the header, wait for room, send the rest; or all at once, if it is small."""
         caller = over or self._caller
         call, pace = caller.channel.stream_stream(caller.path("TrainDone"))(), caller.pace
+
+        async def send(chunk: bytes) -> None:
+            with pace.sending(chunk):
+                await call.write(chunk)
+
         try:
             with ours(self.address):
-                for frame in frames_of(header, update, pace):
-                    chunk = encode(frame)
-                    with pace.sending(chunk):
-                        await call.write(chunk)
-                    if frame is header and (reply := await self._reply(call)) != convert.GO_AHEAD:
+                bundles = bundles_of(header, update, pace)
+                first = next(bundles)
+                is_small = update.manifest.size_bytes <= UNASKED_BYTES and isinstance(first[-1], End)
+                if is_small and len(chunk := encode(*first)) <= UNASKED_BYTES:
+                    await send(chunk)
+                else:
+                    await send(encode(first.pop(0)))
+                    if (reply := await self._reply(call)) != convert.GO_AHEAD:
                         return convert.from_update_reply(reply)
-                await call.done_writing()
-                return convert.from_update_reply(await self._reply(call))
+                    for frames in chain([first] if first else [], bundles):
+                        await send(encode(*frames))
+                return convert.from_update_reply(await self._reply(call))  # the end frame says that nothing follows
         except asyncio.InvalidStateError as error:  # it ended while we were writing
             raise ConnectionLost(self.address, "the controller broke off the upload") from error
         finally:
@@ -138,7 +148,8 @@ class GrpcLink:
 
     async def watch_events(self, federation_id: FederationId) -> AsyncIterator[Event]:
         async for data in self._caller.stream("WatchEvents", convert.watch(federation_id)):
-            yield convert.from_event(data)
+            for event in convert.from_events(data):
+                yield event
 
     async def get_logs(self) -> AsyncIterator[RoundRecord]:
         async for data in self._caller.stream("GetLogs", b""):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
 import grpc.aio
 
+from metisfl_async.codec.chunk import split
+from metisfl_async.codec.frame import UNASKED_BYTES, End, Frame, decode
 from metisfl_async.core.config import ServerParams
-from metisfl_async.core.errors import ConnectionLost
+from metisfl_async.core.errors import ConnectionLost, TooLarge
 from metisfl_async.core.messages import ControllerMessage, LearnerMessage
 from metisfl_async.transport import convert
 from metisfl_async.transport.base import ControllerService, Download
@@ -28,6 +31,8 @@ from metisfl_async.transport.grpc_options import SERVICE
 
 __all__ = ["GrpcServer"]
 
+PAUSE_S = 0.01  #: between two messages to a driver; what happens meanwhile goes in one
+
 
 class _ServerStream:
     """The controller's end of a Tasks stream."""
@@ -44,6 +49,30 @@ class _ServerStream:
     async def receive(self) -> LearnerMessage | None:
         data = await self._context.read()
         return None if data is grpc.aio.EOF else convert.from_learner_message(data)
+
+
+class _Update:
+    """An update that a learner sends: a small one at once, a large one when it is told to go ahead."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._waits: bool | None = None  # for the word to go ahead; not known before the first chunk
+        self.has_ended = False
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        while (chunk := await self._context.read()) is not grpc.aio.EOF:
+            frames = split(chunk)
+            if self._waits is None:
+                self._waits = len(frames) == 1
+                if len(chunk) > UNASKED_BYTES and not self._waits:
+                    raise TooLarge("Chunk", f"{len(chunk)} bytes before 'send'; at most {UNASKED_BYTES}")
+            for frame in map(decode, frames):
+                self.has_ended = isinstance(frame, End)
+                yield frame
+
+    async def go_ahead(self) -> None:
+        if self._waits:
+            await self._context.write(convert.GO_AHEAD)
 
 
 class GrpcServer(GrpcHost):
@@ -73,9 +102,7 @@ class _Handlers:
             "GetModel": grpc.unary_stream_rpc_method_handler(self.get_model),
             "TrainDone": grpc.stream_stream_rpc_method_handler(self.train_done),
             "SetInitialModel": grpc.stream_unary_rpc_method_handler(self.set_initial_model),
-            "WatchEvents": unary_stream(
-                "watch_events", lambda request: service.watch_events(convert.from_watch(request)), convert.event
-            ),
+            "WatchEvents": unary_stream("watch_events", self._news, bytes),
             "GetLogs": unary_stream("get_logs", lambda _: service.get_logs(), convert.record),
         }
 
@@ -93,13 +120,18 @@ class _Handlers:
             await write_model(Download(lambda: publication, _ignore), context)
 
     async def train_done(self, _: AsyncIterator[bytes], context: Context) -> None:
-        async def go_ahead() -> None:
-            await context.write(convert.GO_AHEAD)
-
+        update = _Update(context)
         async with theirs(context, "train_done"):
-            reply = await self._service.train_done(frames_from(context), go_ahead)
+            reply = await self._service.train_done(update.frames(), update.go_ahead)
             await context.write(convert.update_reply(reply))
-            await drain(context)  # whoever is still sending hears the answer only if the call does not end under it
+            if not update.has_ended:
+                await drain(context)  # whoever is still sending hears the answer only if the call does not end under it
+
+    async def _news(self, request: bytes) -> AsyncIterator[bytes]:
+        async for events in self._service.watch_events(convert.from_watch(request)):
+            for message in convert.events(events):
+                yield message
+            await asyncio.sleep(PAUSE_S)
 
     async def set_initial_model(self, _: AsyncIterator[bytes], context: Context) -> bytes:
         async with theirs(context, "set_initial_model"), hearing_out(context):

@@ -131,8 +131,10 @@ class MemoryLink:
     async def start_training(self, request: StartRequest) -> None:
         await self._service.start_training(request)
 
-    def watch_events(self, federation_id: FederationId) -> AsyncIterator[Event]:
-        return self._service.watch_events(federation_id)
+    async def watch_events(self, federation_id: FederationId) -> AsyncIterator[Event]:
+        async for events in self._service.watch_events(federation_id):
+            for event in events:
+                yield event
 
     def get_logs(self) -> AsyncIterator[RoundRecord]:
         return self._service.get_logs()
