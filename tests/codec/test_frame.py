@@ -21,7 +21,7 @@ from metisfl_async.codec import frame as frame_module
 from metisfl_async.codec.chunk import frame_head, split
 from metisfl_async.codec.frame import (
     MAX_FRAME_BYTES,
-    SMALL_BYTES,
+    SHARED_MANIFEST_BYTES,
     Assembly,
     Data,
     End,
@@ -249,8 +249,12 @@ def test_frames_may_share_chunks_in_any_way(data: st.DataObject) -> None:
         (CHUNK_BYTES, 1, [[Header, Data, End]]),
         (CHUNK_BYTES + 1, 1, [[Header, Data], [Data, End]]),
         (2 * CHUNK_BYTES + 1, 1, [[Header, Data], [Data], [Data, End]]),
-        (1, SMALL_BYTES, [[Header], [Data, End]]),  # a large header travels alone: together they might be too large
-        (0, SMALL_BYTES, [[Header], [End]]),
+        (
+            1,
+            SHARED_MANIFEST_BYTES,
+            [[Header], [Data, End]],
+        ),  # a large header travels alone: together they might be too large
+        (0, SHARED_MANIFEST_BYTES, [[Header], [End]]),
     ],
 )
 def test_the_header_goes_with_the_first_data_and_the_end_with_the_last(

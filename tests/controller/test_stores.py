@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from federations import PATIENCE_S, Adds, nothing_left_behind, session_of, until
+from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, session_of, until
 from redis_server import RedisServer
 
 from metisfl_async import (
@@ -96,13 +96,14 @@ async def test_learners_models_are_kept_only_if_asked_for() -> None:
 async def test_a_federation_goes_on_when_redis_comes_back(
     my_redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    learner = AddsOnLoop(1)
+    learner.may_train.clear()
     async with Controller(ServerParams(), model_store_config=in_redis(my_redis_server, lineage_length=0)) as controller:
-        session = DriverSession(controller, [Adds(1)], THREE_ROUNDS)
+        session = DriverSession(controller, [learner], THREE_ROUNDS)
         running = asyncio.create_task(session.run())
-        async for event in session.events():
-            if isinstance(event, ModelPublished):
-                break
+        await learner.is_training.wait()
         my_redis_server.kill()
+        learner.may_train.set()
         await until(lambda: "the model store waits for Redis" in caplog.text)
         my_redis_server.start()
         result = await running

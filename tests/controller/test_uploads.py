@@ -7,6 +7,7 @@ import operator
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
+from unittest import mock
 
 import grpc.aio
 import msgpack
@@ -26,11 +27,20 @@ from metisfl_async import (
 from metisfl_async.codec.chunk import frame_head
 from metisfl_async.codec.frame import Data, End, Header, encode
 from metisfl_async.core.aggregation.arithmetic import MOST_RUNS
-from metisfl_async.core.errors import CodecError, ConnectionLost, MetisError, Superseded, TooLarge, UnknownLearner
-from metisfl_async.core.ids import Token
+from metisfl_async.core.errors import (
+    CodecError,
+    ConnectionLost,
+    Damaged,
+    MetisError,
+    Superseded,
+    TooLarge,
+    UnknownLearner,
+)
+from metisfl_async.core.ids import TaskId, Token
 from metisfl_async.core.messages import Evaluated, Failed, Farewell, Heartbeat, Hello, Settled, UpdateReply, Withdrawn
 from metisfl_async.core.model import Array, Model
 from metisfl_async.core.tasks import TaskKind
+from metisfl_async.transport import grpc_host, grpc_link
 from metisfl_async.transport.convert import GO_AHEAD, from_update_reply
 from metisfl_async.transport.grpc_errors import ours
 
@@ -110,42 +120,55 @@ async def test_an_update_counts_once_however_often_it_is_sent(alone: Federation)
     assert result.rounds[0].bytes_received == 3 * 2**20 + 8
 
 
-@pytest.mark.parametrize("together", [2, 3])
-async def test_a_small_update_that_comes_unasked_is_answered_with_its_outcome(small: Federation, together: int) -> None:
+async def test_a_small_update_that_comes_unasked_is_answered_with_its_outcome(
+    small: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_host, "DRAIN_S", 3600.0)  # nothing is left to be read
     async with puppet(small.controller, "a") as learner:
-        frames = learner.frames(await learner.task(), weights(3, 100))
-        call = learner.upload()
-        await call.write(encode(*frames[:together]))
-        for frame in frames[together:]:
-            await call.write(encode(frame))
-        assert from_update_reply(await call.read()) == UpdateReply(True)
-        assert await call.read() == grpc.aio.EOF  # although it did not close its half
+        offer = await learner.task()
+        for task_id, is_counted in ((TaskId("0" * 32), False), (offer.task_id, True), (offer.task_id, True)):
+            call = learner.upload()
+            await call.write(encode(*learner.frames(replace(offer, task_id=task_id), weights(3, 100))))
+            assert from_update_reply(await call.read()).is_counted == is_counted
+            assert await call.read() == grpc.aio.EOF  # although it did not close its half
         result = await finish(small, learner)
     assert result.final_model is not None
     assert result.final_model[0][0] == 3.0
 
 
-async def test_a_large_update_that_comes_unasked_is_not_taken_and_may_be_sent_again(alone: Federation) -> None:
-    async with puppet(alone.controller, "a") as learner:
-        frames = learner.frames(await learner.task(), weights(3, SIZE))
-        call = learner.upload()
-        await call.write(encode(*frames[:2]))
-        with pytest.raises(TooLarge, match="bytes before 'send'; at most 131072"), ours(""):
-            await call.read()
-        assert await learner.push(frames) == UpdateReply(True)
-        await finish(alone, learner)
+@pytest.mark.parametrize(
+    ("size", "count", "error", "message"),
+    [
+        (SIZE, 2, TooLarge, "bytes before 'send'; at most 131072"),
+        (2**15, 3, TooLarge, "bytes before 'send'; at most 131072"),
+        (100, 2, Damaged, "neither the header alone, which waits for 'send', nor a whole update"),
+    ],
+)
+async def test_who_does_not_wait_for_the_word_hears_it_and_may_send_again(
+    size: int, count: int, error: type[CodecError], message: str
+) -> None:
+    async for made in federation(CONFIG, 1, size):
+        async with puppet(made.controller, "a") as learner:
+            frames = learner.frames(await learner.task(), weights(3, size))
+            call = learner.upload()
+            await call.write(encode(*frames[:count]))
+            with pytest.raises(error, match=message), ours(""):
+                await call.read()
+            assert await learner.push(frames) == UpdateReply(True)
+            await finish(made, learner)
 
 
-@pytest.mark.parametrize("count", [1, 100, 2**15 - 100, 2**15, 2**18])
-async def test_updates_of_any_size_are_sent_and_counted(count: int) -> None:
-    """On both sides of what goes up at once."""
+@pytest.mark.parametrize(("count", "chunks"), [(1, 1), (100, 1), (2**15 - 200, 1), (2**15, 2), (2**17, 2), (2**18, 3)])
+async def test_an_update_goes_up_in_as_few_chunks_as_may_be(count: int, chunks: int) -> None:
     async for made in federation(CONFIG, 1, count):
         async with puppet(made.controller, "a") as learner:
             offer = await learner.task()
             (header, *_), model = learner.frames(offer, weights(3, count)), Model.from_arrays(weights(3, count))
             assert isinstance(header, Header)
             learner.link._caller.pace.payload_bytes = 2**20
-            assert await learner.link.train_done(header, model) == UpdateReply(True)
+            with mock.patch.object(grpc_link, "encode", wraps=encode) as spy:
+                assert await learner.link.upload(header, model) == UpdateReply(True)
+            assert spy.call_count == chunks
             result = await finish(made, learner)
         assert result.final_model is not None
         assert result.final_model[0][0] == 3.0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -269,6 +270,14 @@ def test_a_model_shares_nothing_with_the_arrays_it_was_made_from() -> None:
 def test_arrays_fit_a_manifest_of_their_dtypes_and_shapes(arrays: list[Array], fits: bool) -> None:
     manifest = Manifest.lay_out([("w", "float32", (2, 3)), ("b", "float64", ())])
     assert manifest.fits(arrays) is fits
+
+
+def test_a_manifest_travels_to_another_process_without_what_it_has_found_out() -> None:
+    manifest = Manifest.lay_out([("w", "float32", (2, 3)), ("b", "float64", ())])
+    packed = pickle.dumps(manifest)
+    assert (len(manifest.places), len(manifest.padding), isinstance(hash(manifest), int)) == (2, 40, True)
+    assert pickle.dumps(manifest) == packed
+    assert pickle.loads(packed) == manifest
 
 
 def test_a_manifest_is_filled_with_arrays_that_fit() -> None:

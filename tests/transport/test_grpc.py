@@ -41,6 +41,7 @@ from metisfl_async.core.errors import (
     UnexpectedMessage,
     UnknownLearner,
 )
+from metisfl_async.core.events import Event, LearnerJoined
 from metisfl_async.core.ids import FederationId, LearnerId, Token
 from metisfl_async.core.messages import JoinRequest, StartRequest
 from metisfl_async.core.model import Array, Model
@@ -427,6 +428,22 @@ async def test_only_news_for_a_driver_may_be_larger_than_a_frame(method: str, is
             await link._caller.ask(method, b"")
     await link.close()
     await server.stop(0)
+
+
+async def test_a_driver_is_told_together_of_what_happened_meanwhile() -> None:
+    happened: list[Event] = [LearnerJoined(str(number), number) for number in range(500)]
+    async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller:
+        link, log = GrpcLink(controller.client_params), controller._open.service._dispatcher.events
+        call = link._caller.channel.unary_stream(f"/{SERVICE}/WatchEvents")(convert.watch(FederationId("")))
+        told = []
+        for event in happened:
+            log.append(event)
+        log.close()
+        while (message := await call.read()) is not grpc.aio.EOF:
+            told.append(convert.from_events(message))
+        assert [event for events in told for event in events] == happened
+        assert [len(events) for events in told] == [256, 244]
+        await link.close()
 
 
 async def test_who_waits_for_a_turn_gets_the_model_of_when_it_comes_and_keeps_none() -> None:

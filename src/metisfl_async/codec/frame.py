@@ -27,7 +27,7 @@ from metisfl_async.core.model import Bytes, Manifest, Model
 
 __all__ = [
     "MAX_FRAME_BYTES",
-    "SMALL_BYTES",
+    "SHARED_MANIFEST_BYTES",
     "UNASKED_BYTES",
     "Assembly",
     "Data",
@@ -44,7 +44,7 @@ __all__ = [
 
 MAX_FRAME_BYTES = 4 * 2**20  #: a header with many tensors; nothing larger is sent or taken
 
-SMALL_BYTES = 64 * 1024  #: a header with a larger manifest has a chunk of its own
+SHARED_MANIFEST_BYTES = 64 * 1024  #: a header with a larger manifest has a chunk of its own
 UNASKED_BYTES = 128 * 1024  #: a chunk with a whole update in it that need not wait for room
 MAX_FACTS_BYTES = 64 * 1024  #: of metrics and metadata in a header
 MAX_CONTAINERS = 2 * MAX_TENSORS + 1024  #: lists and maps in a header: two for each tensor, some for metadata
@@ -110,7 +110,7 @@ def bundles_of(header: Header, model: Model, pace: Pace | None = None) -> Iterat
     for frame in frames_of(header, model, pace):
         bundle.append(frame)
         match frame:
-            case Header(manifest=manifest) if len(packed_manifest(manifest)) <= SMALL_BYTES:
+            case Header(manifest=manifest) if len(packed_manifest(manifest)) <= SHARED_MANIFEST_BYTES:
                 pass
             case Data() if frame.end == len(model.buffer):
                 pass

@@ -25,6 +25,8 @@ from metisfl_async.store.base import GLOBAL, ModelStore
 
 __all__ = ["Aggregator", "Upload"]
 
+FOLD_INLINE_BYTES = 2**20  #: there is a fold for each update; waking a thread takes longer than folding so much
+
 P = ParamSpec("P")
 
 
@@ -163,7 +165,10 @@ class Aggregator:
         previous = await self._latest(task.learner) if self._rule.needs_previous else None
         staleness = self.publication.model.version - task.model_version
         update = Update(task.learner, model, weight, staleness, previous)
-        await self.threads.work(model.manifest.size_bytes, self._rule.fold, update)
+        if model.manifest.size_bytes < FOLD_INLINE_BYTES:
+            self._rule.fold(update)
+        else:
+            await self.threads.work(model.manifest.size_bytes, self._rule.fold, update)
         if self._keeps_updates:
             await self._store.insert(task.learner, model, weight)
             self._folded_at[task.learner] = self._submitted

@@ -15,7 +15,7 @@ from metisfl_async.transport.concurrency import to_the_end
 
 __all__ = ["Threads"]
 
-INLINE_BYTES = 2**20  #: a smaller model is worked on in less time than it takes to wake a thread and be woken by it
+INLINE_BYTES = 256 * 1024  #: a smaller model is worked on faster than a thread is woken
 MOST = 4  #: additions wait for memory, not for the processor: more threads than this gain nothing
 T = TypeVar("T")
 

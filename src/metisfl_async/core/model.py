@@ -1,6 +1,6 @@
 """A model: a manifest of its tensors and one flat buffer that holds them all.
 
-One flat buffer makes the rest short: a wire chunk is a slice of it, folding an update is one pass over it however many
+One flat buffer makes the rest short: a data frame is a slice of it, folding an update is one pass over it however many
 tensors there are, and a checkpoint is one write.
 """
 
@@ -95,6 +95,9 @@ class Manifest:
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __reduce__(self) -> tuple[type[Manifest], tuple[tuple[TensorSpec, ...]]]:
+        return Manifest, (self.tensors,)  # without what is cached; a hash is another one in another process
 
     @cached_property
     def _hash(self) -> int:

@@ -38,7 +38,7 @@ from metisfl_async.core.messages import (
     Welcome,
     Withdrawn,
 )
-from metisfl_async.core.model import Model
+from metisfl_async.core.model import Manifest, Model
 from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.learner.outcome import Outcome
 from metisfl_async.learner.worker import Worker, users_part
@@ -90,6 +90,7 @@ class LearnerClient:
         self._outbox: asyncio.Queue[LearnerMessage] = asyncio.Queue()
         self._running: tuple[TaskId, asyncio.Task[None]] | None = None
         self._model: Model | None = None  # the latest that was fetched
+        self._manifest: Manifest | None = None  # of the latest; kept, so that the next model has the same object
         self._is_leaving = False  # whether goodbye is being said
         self._has_weights = False  # whether the learner has taken over first weights
 
@@ -278,6 +279,7 @@ class LearnerClient:
         if self._model is None or self._model.version != version:
             self._model = None  # not two at a time
             self._model = await self._insist(partial(self._pull, version))
+            self._manifest = self._model.manifest
         if not self._has_weights:
             await self._worker.set_weights(self._model)
             self._has_weights = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from itertools import islice
 from typing import Self
 
 from metisfl_async.core.events import Event, EventsMissed
@@ -50,8 +49,8 @@ class EventLog:
             await self._changed.wait()
         first = self._total - len(self._events)
         missed: list[Event] = [EventsMissed(first - seen)] if seen < first else []
-        start = max(seen - first, 0)
-        return missed + list(islice(self._events, start, start + most - len(missed)))
+        start = max(seen, first) - self._total  # from the end, near which a watcher as a rule is
+        return missed + [self._events[index] for index in range(start, min(start + most - len(missed), 0))]
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()

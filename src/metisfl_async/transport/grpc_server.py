@@ -11,7 +11,7 @@ import grpc.aio
 from metisfl_async.codec.chunk import split
 from metisfl_async.codec.frame import UNASKED_BYTES, End, Frame, decode
 from metisfl_async.core.config import ServerParams
-from metisfl_async.core.errors import ConnectionLost, TooLarge
+from metisfl_async.core.errors import ConnectionLost, Damaged, TooLarge
 from metisfl_async.core.messages import ControllerMessage, LearnerMessage
 from metisfl_async.transport import convert
 from metisfl_async.transport.base import ControllerService, Download
@@ -31,7 +31,7 @@ from metisfl_async.transport.grpc_options import SERVICE
 
 __all__ = ["GrpcServer"]
 
-PAUSE_S = 0.01  #: between two messages to a driver; what happens meanwhile goes in one
+NEWS_PAUSE_S = 0.01  #: between two messages to a driver; what happens meanwhile goes in one
 
 
 class _ServerStream:
@@ -51,8 +51,8 @@ class _ServerStream:
         return None if data is grpc.aio.EOF else convert.from_learner_message(data)
 
 
-class _Update:
-    """An update that a learner sends: a small one at once, a large one when it is told to go ahead."""
+class _UpdateCall:
+    """The controller's end of a TrainDone: a small update comes at once, a large one when it is told to go ahead."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -64,11 +64,19 @@ class _Update:
             frames = split(chunk)
             if self._waits is None:
                 self._waits = len(frames) == 1
-                if len(chunk) > UNASKED_BYTES and not self._waits:
-                    raise TooLarge("Chunk", f"{len(chunk)} bytes before 'send'; at most {UNASKED_BYTES}")
+                if not self._waits:
+                    self._check_whole(chunk, frames)
             for frame in map(decode, frames):
-                self.has_ended = isinstance(frame, End)
+                self.has_ended = self.has_ended or isinstance(frame, End)
                 yield frame
+
+    def _check_whole(self, chunk: bytes, frames: list[memoryview]) -> None:
+        """See whether an update may come at once, and has."""
+        if len(chunk) > UNASKED_BYTES:
+            raise TooLarge("Chunk", f"{len(chunk)} bytes before 'send'; at most {UNASKED_BYTES}")
+        if not isinstance(decode(frames[-1]), End):
+            raise Damaged("Chunk", "neither the header alone, which waits for 'send', nor a whole update")
+        self.has_ended = True
 
     async def go_ahead(self) -> None:
         if self._waits:
@@ -120,7 +128,7 @@ class _Handlers:
             await write_model(Download(lambda: publication, _ignore), context)
 
     async def train_done(self, _: AsyncIterator[bytes], context: Context) -> None:
-        update = _Update(context)
+        update = _UpdateCall(context)
         async with theirs(context, "train_done"):
             reply = await self._service.train_done(update.frames(), update.go_ahead)
             await context.write(convert.update_reply(reply))
@@ -131,7 +139,7 @@ class _Handlers:
         async for events in self._service.watch_events(convert.from_watch(request)):
             for message in convert.events(events):
                 yield message
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(NEWS_PAUSE_S)
 
     async def set_initial_model(self, _: AsyncIterator[bytes], context: Context) -> bytes:
         async with theirs(context, "set_initial_model"), hearing_out(context):

@@ -25,9 +25,10 @@ class Update:
 class AggregationRule(ABC):
     """Makes global models of updates: `start` once, then `fold`, `fold`, ..., `aggregate`, and so on.
 
-    Calls come one at a time, long ones in a worker thread. The controller works on a copy of the object that is in its
-    configuration, so one object can configure many controllers. An update is refused, and its learner told why, when
-    `fold` raises a `ConfigError`; the rule must be unchanged then. Any other exception ends the federation.
+    Calls come one at a time, those with large models in a worker thread. The controller works on a copy of the object
+    that is in its configuration, so one object can configure many controllers. An update is refused, and its learner
+    told why, when `fold` raises a `ConfigError`; the rule must be unchanged then. Any other exception ends the
+    federation.
 
     `core.aggregation.arithmetic.Sum` uses the cores there are; `core.aggregation.spreading.spread` does so for others.
     """
