@@ -1,10 +1,11 @@
 """Ours beside Flower: the stress test with both, in one run.
 
-For each size ours, Flower, and ours again, so that a machine that gets slower or faster is seen by both: the same
-model, work and evaluation, and as many learners in as many processes. `flower.py` says which part of Flower that is.
-Ours runs on uvloop, Flower in threads. Rounds are medians of three to five, without the first; RSS is what the
-controller with its driver, or Flower's server, has at most. With evaluation Flower sends the global model twice in a
-round, and ours once; without, both move the same.
+For each size ours, Flower, bare gRPC and ours again, so that a machine that gets slower or faster is seen by all: the
+same model, work and evaluation, and as many learners in as many processes. `flower.py` says which part of Flower that
+is, `bare.py` what gRPC takes for our messages alone. Ours runs on uvloop, Flower in threads. Rounds are medians of
+three to five, bare ones of three times as many, without the first; RSS is what the controller with its driver, or
+Flower's server, has at most. With evaluation Flower sends the global model twice in a round, and ours once; without,
+both move the same.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import json
 import statistics
 import subprocess
 import tempfile
+from functools import partial
 from pathlib import Path
 
+from bare import bare_round_ms
 from processes import in_fresh_process
 from stress import measure
 from tables import Columns, Row, Run
@@ -35,6 +38,8 @@ PEER: Columns = {
     "flower_ms": ("Flower's round (ms)", ".0f"),
     "ours_ms": ("ours (ms)", ".0f"),
     "times_faster": ("times faster", ".1f"),
+    "bare_ms": ("bare gRPC (ms)", ".0f"),
+    "most_times_faster": ("times faster at most", ".1f"),
     "flower_rss_mb": ("Flower's peak RSS (MB)", ".0f"),
     "ours_rss_mb": ("ours (MB)", ".0f"),
     "times_smaller": ("times smaller", ".1f"),
@@ -68,6 +73,7 @@ def main() -> None:
             sizes = {"parameters": parameters, "learners": learners, "evaluation": "on" if evaluate else "off"}
             table.add(**dict.fromkeys(PEER, "-") | sizes | {"ours_ms": texts[0]})
             continue
+        bare_ms = in_fresh_process(partial(bare_round_ms, parameters, learners, 3 * rounds, evaluate=evaluate))
         ours_ms = statistics.mean((before["round_ms"], after["round_ms"]))
         ours_rss_mb = max(before["rss_mb"], after["rss_mb"])
         table.add(
@@ -77,6 +83,8 @@ def main() -> None:
             flower_ms=peer["round_ms"],
             ours_ms=ours_ms,
             times_faster=peer["round_ms"] / ours_ms,
+            bare_ms=bare_ms,
+            most_times_faster=peer["round_ms"] / bare_ms,
             flower_rss_mb=peer["rss_mb"],
             ours_rss_mb=ours_rss_mb,
             times_smaller=peer["rss_mb"] / ours_rss_mb,
