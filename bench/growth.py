@@ -121,7 +121,7 @@ def _panel(axes: Axes, rows: list[Row], x: str, by: str, key: str) -> None:
     ticks = sorted({row[x] for row in rows})
     axes.set_xticks(ticks, [_short(tick) for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3)

@@ -276,6 +276,30 @@ def test_app_is_run_learner_as_a_plain_call() -> None:
     assert asyncio.run(serve()) == 1
 
 
+@pytest.mark.parametrize("over_grpc", [False, True])
+async def test_a_learner_may_change_what_it_is_given_and_gets_it_whole_again(over_grpc: bool) -> None:
+    class Spoils(Adds):
+        def train(self, parameters: list[Array], config: Config) -> TrainResult:
+            self.taken_over.append([parameters[0].copy()])
+            parameters[0] += self.number
+            if len(self.taken_over) % 2 == 0:
+                raise RuntimeError("once more")
+            return parameters, {}
+
+        def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
+            metrics = super().evaluate(parameters, config)
+            parameters[0] += 1000
+            return metrics
+
+        def set_weights(self, parameters: list[Array]) -> None:
+            parameters[0] += 1000
+
+    learner = Spoils(1)
+    result = await session_of([learner], 3, over_grpc=over_grpc).run()
+    assert [float(weights[0][0]) for weights in learner.taken_over] == [0, 1, 1, 2, 2]
+    assert [record.evaluation_metrics["accuracy"] for record in result.rounds if record.participants] == [1, 2, 3]
+
+
 async def test_two_learners_under_one_name_take_turns() -> None:
     async with Controller(ServerParams()) as controller:
         first = asyncio.create_task(run_learner(Adds(1), controller.client_params, learner_id="a"))

@@ -89,7 +89,7 @@ class LearnerClient:
         self._offers: asyncio.Queue[TaskOffer | Farewell] = asyncio.Queue()
         self._outbox: asyncio.Queue[LearnerMessage] = asyncio.Queue()
         self._running: tuple[TaskId, asyncio.Task[None]] | None = None
-        self._model: Model | None = None  # the latest that was fetched
+        self._model: Model | None = None  # the latest that was fetched, unless it was trained on
         self._manifest: Manifest | None = None  # of the latest; kept, so that the next model has the same object
         self._is_leaving = False  # whether goodbye is being said
         self._has_weights = False  # whether the learner has taken over first weights
@@ -229,7 +229,10 @@ class LearnerClient:
                     await self._deliver(offer, Outcome(await self._worker.get_weights()))
                 case TaskKind.TRAIN:
                     model = await self._fetch(offer.model_version)
-                    await self._deliver(offer, await self._worker.train(model, offer.config), model.version)
+                    self._model = None  # training changes it
+                    outcome, version = await self._worker.train(model, offer.config), model.version
+                    del model  # not two while the other one is on its way
+                    await self._deliver(offer, outcome, version)
                 case TaskKind.EVALUATE:
                     model = await self._fetch(offer.model_version)
                     metrics = await self._worker.evaluate(model, offer.config)

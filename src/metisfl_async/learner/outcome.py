@@ -12,7 +12,7 @@ from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metr
 from metisfl_async.core.model import Array, Manifest, Model
 from metisfl_async.transport.convert import MAX_MESSAGE_BYTES
 
-__all__ = ["Outcome", "checked_evaluation", "copies", "packed_result", "packed_weights"]
+__all__ = ["Outcome", "checked_evaluation", "copies", "given_away", "packed_result", "packed_weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,13 @@ class Outcome:
 
 
 def copies(model: Model) -> list[Array]:
-    """Copy the tensors out of a shared model."""
+    """Copy the tensors out of a model that is needed again."""
     return model.copies()
+
+
+def given_away(model: Model) -> list[Array]:
+    """Give the tensors of a model that is not needed again: themselves, unless others read them."""
+    return model.arrays() if model.buffer.flags.writeable else model.copies()
 
 
 def packed_weights(weights: object, source: str = "get_weights()", like: Manifest | None = None) -> Model:

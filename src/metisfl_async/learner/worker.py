@@ -17,7 +17,7 @@ from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Manifest, Model
 from metisfl_async.learner.learner import Config, Learner
-from metisfl_async.learner.outcome import Outcome, checked_evaluation, copies, packed_result, packed_weights
+from metisfl_async.learner.outcome import Outcome, checked_evaluation, copies, given_away, packed_result, packed_weights
 from metisfl_async.transport.concurrency import to_the_end
 
 __all__ = ["Worker", "WorkerKind", "users_part"]
@@ -71,9 +71,10 @@ class Worker:
                 await self._run(_set_weights, model)
 
     async def train(self, model: Model, config: Config) -> Outcome:
+        """Train on a model that is the learner's to change, unless its buffer is read-only."""
         async with self._alone():
             if iscoroutinefunction(self._learner.train):
-                result = await _finished(self._learner.train(await self._run(_copy, model), dict(config)))
+                result = await _finished(self._learner.train(await self._run(_give_away, model), dict(config)))
                 return await self._run(_pack_result, result, model.manifest, dict(config))
             return await self._run(_train, model, config)
 
@@ -220,7 +221,7 @@ def _set_weights(learner: Learner, model: Model) -> None:
 
 
 def _train(learner: Learner, model: Model, config: Config) -> Outcome:
-    return _pack_result(learner, learner.train(copies(model), dict(config)), model.manifest, config)
+    return _pack_result(learner, learner.train(given_away(model), dict(config)), model.manifest, config)
 
 
 def _evaluate(learner: Learner, model: Model, config: Config) -> Metrics:
@@ -229,6 +230,10 @@ def _evaluate(learner: Learner, model: Model, config: Config) -> Metrics:
 
 def _copy(_: Learner, model: Model) -> list[Any]:
     return copies(model)
+
+
+def _give_away(_: Learner, model: Model) -> list[Any]:
+    return given_away(model)
 
 
 def _pack_weights(_: Learner, weights: object) -> Model:

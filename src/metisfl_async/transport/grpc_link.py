@@ -84,7 +84,7 @@ class GrpcLink:
 
     async def fetch_model(self, token: Token, version: int, max_model_bytes: int, heard: Callable[[], object]) -> Model:
         request = convert.fetch_model((token, version))
-        return (await self._caller.read_model("FetchModel", request, max_model_bytes, heard)).freeze()
+        return await self._caller.read_model("FetchModel", request, max_model_bytes, heard)
 
     async def train_done(self, header: Header, update: Model) -> UpdateReply:
         """Send an update: a large one over a connection of its own, if one can be had soon."""
