@@ -21,6 +21,7 @@ from metisfl_async.core.model import (
     TensorSpec,
     align,
     allocate,
+    is_room,
 )
 
 #: Every kind of bits: zeros, ones, quiet and signalling NaNs with payloads, denormals.
@@ -253,6 +254,16 @@ def test_a_model_shares_nothing_with_the_arrays_it_was_made_from() -> None:
     model = Model.from_arrays([array])
     array[:] = 1
     assert model.arrays()[0].tolist() == [0, 0, 0]
+
+
+def test_room_is_what_could_have_been_allocated() -> None:
+    buffer = allocate(200)
+    assert is_room(buffer, 200)
+    assert not is_room(buffer, 199)
+    assert not is_room(buffer[:136], 200)
+    assert not is_room(buffer[8:], 192)
+    buffer.flags.writeable = False
+    assert not is_room(buffer, 200)
 
 
 @pytest.mark.parametrize(

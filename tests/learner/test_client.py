@@ -6,6 +6,7 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest import mock
 
 import pytest
 from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, session_of, until
@@ -28,7 +29,7 @@ from metisfl_async import (
 from metisfl_async.core.errors import ConnectionLost
 from metisfl_async.core.ids import Token
 from metisfl_async.core.metrics import Metrics
-from metisfl_async.core.model import Array, Model
+from metisfl_async.core.model import Array, Model, allocate
 from metisfl_async.learner import client
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.transport.grpc_link import GrpcLink
@@ -298,6 +299,14 @@ async def test_a_learner_may_change_what_it_is_given_and_gets_it_whole_again(ove
     result = await session_of([learner], 3, over_grpc=over_grpc).run()
     assert [float(weights[0][0]) for weights in learner.taken_over] == [0, 1, 1, 2, 2]
     assert [record.evaluation_metrics["accuracy"] for record in result.rounds if record.participants] == [1, 2, 3]
+
+
+async def test_models_are_received_in_the_memory_of_the_last_update() -> None:
+    with mock.patch.object(client, "allocate", wraps=allocate) as spy:
+        result = await session_of([Adds(1, 10_000)], 3, over_grpc=True).run()
+    assert spy.call_count == 0
+    assert result.final_model is not None
+    assert (result.final_model[0] == 3.0).all()
 
 
 async def test_two_learners_under_one_name_take_turns() -> None:

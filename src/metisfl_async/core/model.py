@@ -18,7 +18,19 @@ from numpy.typing import NDArray
 
 from metisfl_async.core.errors import ConfigError
 
-__all__ = ["ALIGNMENT", "DTYPES", "Array", "Bytes", "Manifest", "Model", "Run", "TensorSpec", "align", "allocate"]
+__all__ = [
+    "ALIGNMENT",
+    "DTYPES",
+    "Array",
+    "Bytes",
+    "Manifest",
+    "Model",
+    "Run",
+    "TensorSpec",
+    "align",
+    "allocate",
+    "is_room",
+]
 
 ALIGNMENT = 64  #: bytes; every tensor starts at a multiple of it, a cache line
 
@@ -157,6 +169,11 @@ def allocate(size_bytes: int) -> Bytes:
     room = np.empty(size_bytes + ALIGNMENT, np.uint8)
     start = -room.ctypes.data % ALIGNMENT
     return room[start : start + size_bytes]
+
+
+def is_room(buffer: Bytes, size_bytes: int) -> bool:
+    """Say whether `allocate` could have made this buffer."""
+    return len(buffer) == size_bytes and buffer.ctypes.data % ALIGNMENT == 0 and buffer.flags.writeable
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,7 +38,7 @@ from metisfl_async.core.messages import (
     Welcome,
     Withdrawn,
 )
-from metisfl_async.core.model import Manifest, Model
+from metisfl_async.core.model import Bytes, Manifest, Model, allocate, is_room
 from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.learner.outcome import Outcome
 from metisfl_async.learner.worker import Worker, users_part
@@ -90,6 +90,7 @@ class LearnerClient:
         self._outbox: asyncio.Queue[LearnerMessage] = asyncio.Queue()
         self._running: tuple[TaskId, asyncio.Task[None]] | None = None
         self._model: Model | None = None  # the latest that was fetched, unless it was trained on
+        self._spare: Bytes | None = None  # of the update that was sent last
         self._manifest: Manifest | None = None  # of the latest; kept, so that the next model has the same object
         self._is_leaving = False  # whether goodbye is being said
         self._has_weights = False  # whether the learner has taken over first weights
@@ -273,6 +274,7 @@ class LearnerClient:
 
         await self._insist(push)
         self._held.pop(offer.task_id, None)
+        self._spare = outcome.model.buffer
 
     async def _fetch(self, version: int) -> Model:
         """Get a global model, from the controller unless it is the one that was fetched last.
@@ -290,7 +292,12 @@ class LearnerClient:
 
     async def _pull(self, version: int, token: Token) -> Model:
         assert self._joined is not None
-        return await self._link.fetch_model(token, version, self._joined.max_model_bytes, self._heard)
+        return await self._link.fetch_model(token, version, self._joined.max_model_bytes, self._room, self._heard)
+
+    def _room(self, size_bytes: int) -> Bytes:
+        """Give memory for a model: that of the last update, if it fits. Fresh pages cost as much as receiving them."""
+        spare, self._spare = self._spare, None
+        return spare if spare is not None and is_room(spare, size_bytes) else allocate(size_bytes)
 
     async def _leave(self, farewell: Farewell) -> None:
         """Take over the final model and say goodbye; a controller that is gone by now is not waited for long."""

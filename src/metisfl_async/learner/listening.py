@@ -27,7 +27,7 @@ from metisfl_async.core.messages import (
 )
 from metisfl_async.core.model import Model, allocate
 from metisfl_async.learner.worker import Worker
-from metisfl_async.transport.base import Stream
+from metisfl_async.transport.base import Room, Stream
 from metisfl_async.transport.grpc_link import GrpcLink
 
 __all__ = ["ListeningLink"]
@@ -134,9 +134,11 @@ class ListeningLink:
             conversation.end()
             self._conversation = None
 
-    async def fetch_model(self, token: Token, version: int, max_model_bytes: int, heard: Callable[[], object]) -> Model:
+    async def fetch_model(
+        self, token: Token, version: int, max_model_bytes: int, room: Room, heard: Callable[[], object]
+    ) -> Model:
         async with self._connected() as link:
-            return await link.fetch_model(token, version, max_model_bytes, heard)
+            return await link.fetch_model(token, version, max_model_bytes, room, heard)
 
     async def train_done(self, header: Header, update: Model) -> UpdateReply:
         async with self._connected() as link:

@@ -25,7 +25,7 @@ from metisfl_async.core.messages import (
 )
 from metisfl_async.core.model import Model, allocate
 from metisfl_async.core.records import RoundRecord
-from metisfl_async.transport.base import ControllerService, Stream
+from metisfl_async.transport.base import ControllerService, Room, Stream
 from metisfl_async.transport.concurrency import end_all
 
 __all__ = ["MemoryLink"]
@@ -113,7 +113,9 @@ class MemoryLink:
         finally:
             await end_all([server])
 
-    async def fetch_model(self, token: Token, version: int, max_model_bytes: int, heard: Callable[[], object]) -> Model:
+    async def fetch_model(
+        self, token: Token, version: int, max_model_bytes: int, room: Room, heard: Callable[[], object]
+    ) -> Model:
         download = await self._service.fetch_model(token, version)
         model = download.begin().model
         download.moved(model.manifest.size_bytes)
