@@ -26,7 +26,7 @@ from metisfl_async import (
     TerminationSignals,
 )
 from metisfl_async.environment.endpoint import Endpoint
-from metisfl_async.environment.environment import InProcess, LearnerEntry, SessionOptions
+from metisfl_async.environment.entries import InProcess, LearnerEntry, SessionOptions
 from metisfl_async.environment.errors import ConfigFileError
 from metisfl_async.environment.gathering import snake
 

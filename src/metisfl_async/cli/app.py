@@ -17,7 +17,8 @@ from metisfl_async.controller.controller import Controller
 from metisfl_async.core.errors import ConfigError, MetisError
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.session import DriverSession
-from metisfl_async.environment.environment import FederationEnvironment, InProcess
+from metisfl_async.environment.entries import InProcess
+from metisfl_async.environment.environment import FederationEnvironment
 
 __all__ = ["run_app"]
 

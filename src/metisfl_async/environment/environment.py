@@ -5,60 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, get_args
+from typing import Self
 
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, TerminationSignals
 from metisfl_async.core.errors import ConfigError
-from metisfl_async.core.metrics import checked_json
 from metisfl_async.driver.session import DriverSession
 from metisfl_async.environment.endpoint import Endpoint
+from metisfl_async.environment.entries import InProcess, LearnerEntry, SessionOptions
 from metisfl_async.environment.gathering import nearest
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.run import run_learner
 
-InProcess: TypeAlias = Literal["thread", "process"]
-
-__all__ = ["FederationEnvironment", "LearnerEntry", "SessionOptions"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LearnerEntry:
-    """One learner of an environment. With an endpoint it listens there, and the controller dials it for each task."""
-
-    learner_id: str = ""  #: its name; "" = its address if it listens, else any, and the controller gives a number
-    args: dict[str, Any] = field(default_factory=dict)  #: for whoever makes the learner, such as where its data is
-    endpoint: Endpoint | None = None  #: where it listens; None = it dials the controller
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.learner_id, str):
-            raise ConfigError("learner_id", self.learner_id, "a string")
-        args = checked_json(self.args, "args")
-        if not isinstance(args, dict):
-            raise ConfigError("args", args, "keys with values")
-        if self.endpoint is not None and not self.learner_id:
-            object.__setattr__(self, "learner_id", self.endpoint.address)
-        if args and not self.learner_id:
-            raise ConfigError("learner_id", self.learner_id, "a name, since args belong to one learner")
-        object.__setattr__(self, "args", args)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SessionOptions:
-    """What else `DriverSession` and `run_learner` take."""
-
-    seed: int = 1990  #: draws who gives the first weights, and each round's cohort
-    join_timeout_secs: float | None = None  #: how long the driver waits for the controller and the learners
-    worker: InProcess = "thread"  #: where learners train
-
-    def __post_init__(self) -> None:
-        if type(self.seed) is not int:
-            raise ConfigError("seed", self.seed, "an integer")
-        secs = self.join_timeout_secs
-        if secs is not None and (isinstance(secs, bool) or not isinstance(secs, int | float) or not secs > 0):
-            raise ConfigError("join_timeout_secs", secs, "a number > 0")
-        if self.worker not in get_args(InProcess):
-            raise ConfigError("worker", self.worker, ", ".join(get_args(InProcess)))
+__all__ = ["FederationEnvironment"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from metisfl_async.environment import vocabulary
 from metisfl_async.environment.endpoint import Endpoint
-from metisfl_async.environment.environment import LearnerEntry
+from metisfl_async.environment.entries import LearnerEntry
 from metisfl_async.environment.gathering import Gathering, Words, snake
 from metisfl_async.environment.node import Node
 

@@ -11,7 +11,7 @@ from metisfl_async.core.errors import ConfigError
 from metisfl_async.environment import vocabulary
 from metisfl_async.environment.document import load
 from metisfl_async.environment.endpoint import Endpoint
-from metisfl_async.environment.environment import LearnerEntry, SessionOptions
+from metisfl_async.environment.entries import LearnerEntry, SessionOptions
 from metisfl_async.environment.gathering import Gathering, nearest, snake
 from metisfl_async.environment.node import Node
 from metisfl_async.environment.parties import read_controller, read_learners
