@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, session_of, until
 from proxy import proxy_to
@@ -301,12 +303,46 @@ async def test_a_learner_may_change_what_it_is_given_and_gets_it_whole_again(ove
     assert [record.evaluation_metrics["accuracy"] for record in result.rounds if record.participants] == [1, 2, 3]
 
 
-async def test_models_are_received_in_the_memory_of_the_last_update() -> None:
+async def test_models_are_received_in_the_memory_of_the_ones_before() -> None:
     with mock.patch.object(client, "allocate", wraps=allocate) as spy:
         result = await session_of([Adds(1, 10_000)], 3, over_grpc=True).run()
-    assert spy.call_count == 0
+    assert spy.call_count == 1
     assert result.final_model is not None
     assert (result.final_model[0] == 3.0).all()
+
+
+@pytest.mark.parametrize("kind", [Adds, AddsOnLoop])
+@pytest.mark.parametrize("over_grpc", [False, True])
+async def test_what_a_learner_was_given_stays_its_own(kind: type[Adds], over_grpc: bool) -> None:
+    """Memory is used again: that of updates, and never what somebody may have kept."""
+
+    class Keeps(kind):  # type: ignore[misc,valid-type]
+        def kept(self, parameters: list[Array]) -> None:
+            self.taken_over.append(parameters)
+            parameters[0][:] = len(self.taken_over)
+
+        def set_weights(self, parameters: list[Array]) -> None:
+            self.kept(parameters)
+
+        def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
+            self.kept(parameters)
+            return {}
+
+    async def train_on_loop(learner: Any, parameters: list[Array], config: Config) -> TrainResult:
+        return train(learner, parameters, config)
+
+    def train(learner: Any, parameters: list[Array], config: Config) -> TrainResult:
+        learner.kept(parameters)
+        return parameters, {}
+
+    Keeps.train = train_on_loop if kind is AddsOnLoop else train
+    learner = Keeps(1, 1000)
+    await session_of([learner], 4, over_grpc=over_grpc).run()
+    assert len(learner.taken_over) == 10  # the first weights, 4 times two tasks, the final model
+    for number, parameters in enumerate(learner.taken_over, 1):
+        assert (parameters[0] == number).all()
+    for one, other in combinations(learner.taken_over, 2):
+        assert not np.shares_memory(one[0], other[0])
 
 
 async def test_two_learners_under_one_name_take_turns() -> None:

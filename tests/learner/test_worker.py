@@ -9,11 +9,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, session_of, until
 
 from metisfl_async.core.metrics import Metrics
-from metisfl_async.core.model import Array
+from metisfl_async.core.model import Array, Model
 from metisfl_async.core.records import Failure
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.learner.worker import Worker
@@ -173,3 +174,39 @@ async def test_a_process_that_cannot_get_the_learner_says_what_it_needs() -> Non
         with pytest.raises(RuntimeError, match=r"did not start .* its class must be in a module that can be imported"):
             await worker.get_weights()
         await worker.close()
+
+
+class Keeps(Adds):
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        self.taken_over.append(parameters)
+        return super().train(parameters, config)
+
+
+class KeepsOnLoop(Keeps):
+    async def train(self, parameters: list[Array], config: Config) -> TrainResult:  # type: ignore[override]
+        return super().train(parameters, config)
+
+
+@pytest.mark.parametrize("kind", [Keeps, KeepsOnLoop])
+async def test_training_is_given_its_copy_where_the_last_update_was_and_keeps_it(kind: type[Keeps]) -> None:
+    learner = kind(1)
+    worker = Worker(learner, "thread")
+    model = Model.from_arrays([np.zeros(1000, np.float32)])
+    update = (await worker.train(model, {})).model
+    worker.recycle(update)
+    for _ in range(2):
+        await worker.train(model, {})
+    await worker.close()
+    shares = [np.shares_memory(parameters[0], update.buffer) for parameters in learner.taken_over]
+    assert shares == [False, True, False]
+    assert [float(parameters[0][0]) for parameters in learner.taken_over] == [1, 1, 1]
+    assert (model.arrays()[0] == 0).all()
+
+
+async def test_an_update_that_does_not_fit_is_not_used_again() -> None:
+    learner = Keeps(1)
+    worker = Worker(learner, "thread")
+    worker.recycle(Model.from_arrays([np.zeros(999, np.float32)]))
+    update = await worker.train(Model.from_arrays([np.zeros(1000, np.float32)]), {})
+    await worker.close()
+    assert (update.model.arrays()[0] == 1).all()

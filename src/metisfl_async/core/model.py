@@ -224,10 +224,16 @@ class Model:
         """View the tensors in the buffer; nothing is copied."""
         return [self.buffer[place].view(dtype).reshape(shape) for place, dtype, shape in self.manifest.places]
 
-    def copies(self) -> list[Array]:
-        """Copy the tensors out; the arrays are the caller's own."""
-        private = self.buffer.copy()
+    def copies(self, room: Bytes | None = None) -> list[Array]:
+        """Copy the tensors out; the arrays are the caller's own. They are in `room`, if that is given and fits."""
+        private = room if room is not None and is_room(room, len(self.buffer)) else allocate(len(self.buffer))
+        private[:] = self.buffer
         return Model(self.manifest, private).arrays()
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether it is read-only: others may read it as well."""
+        return not self.buffer.flags.writeable
 
     def freeze(self) -> Model:
         """Make the buffer read-only, so that many readers can share it."""

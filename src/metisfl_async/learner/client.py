@@ -8,7 +8,6 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 from metisfl_async.codec.frame import Header
@@ -38,7 +37,7 @@ from metisfl_async.core.messages import (
     Welcome,
     Withdrawn,
 )
-from metisfl_async.core.model import Bytes, Manifest, Model, allocate, is_room
+from metisfl_async.core.model import Bytes, Model, allocate, is_room
 from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.learner.outcome import Outcome
 from metisfl_async.learner.worker import Worker, users_part
@@ -89,9 +88,7 @@ class LearnerClient:
         self._offers: asyncio.Queue[TaskOffer | Farewell] = asyncio.Queue()
         self._outbox: asyncio.Queue[LearnerMessage] = asyncio.Queue()
         self._running: tuple[TaskId, asyncio.Task[None]] | None = None
-        self._model: Model | None = None  # the latest that was fetched, unless it was trained on
-        self._spare: Bytes | None = None  # of the update that was sent last
-        self._manifest: Manifest | None = None  # of the latest; kept, so that the next model has the same object
+        self._model: Model | None = None  # the latest that was fetched
         self._is_leaving = False  # whether goodbye is being said
         self._has_weights = False  # whether the learner has taken over first weights
 
@@ -230,10 +227,10 @@ class LearnerClient:
                     await self._deliver(offer, Outcome(await self._worker.get_weights()))
                 case TaskKind.TRAIN:
                     model = await self._fetch(offer.model_version)
-                    self._model = None  # training changes it
-                    outcome, version = await self._worker.train(model, offer.config), model.version
-                    del model  # not two while the other one is on its way
-                    await self._deliver(offer, outcome, version)
+                    outcome = await self._worker.train(model, offer.config)
+                    await self._deliver(offer, outcome, model.version)
+                    if not model.is_frozen:  # in one process, where models are shared, there are too many learners
+                        self._worker.recycle(outcome.model)
                 case TaskKind.EVALUATE:
                     model = await self._fetch(offer.model_version)
                     metrics = await self._worker.evaluate(model, offer.config)
@@ -274,30 +271,33 @@ class LearnerClient:
 
         await self._insist(push)
         self._held.pop(offer.task_id, None)
-        self._spare = outcome.model.buffer
 
     async def _fetch(self, version: int) -> Model:
         """Get a global model, from the controller unless it is the one that was fetched last.
 
         Without rounds, what the controller gives may be newer than what the task says.
         """
-        if self._model is None or self._model.version != version:
-            self._model = None  # not two at a time
-            self._model = await self._insist(partial(self._pull, version))
-            self._manifest = self._model.manifest
+        model = await self._received(version)
         if not self._has_weights:
-            await self._worker.set_weights(self._model)
+            await self._worker.set_weights(model)
             self._has_weights = True
+        return model
+
+    async def _received(self, version: int, patience_s: float | None = None) -> Model:
+        """Receive it in the memory of the one before: fresh pages would take as long as the bytes."""
+        if self._model is None or self._model.version != version:
+            before, self._model = self._model, None
+
+            def room(size_bytes: int) -> Bytes:
+                fits = before is not None and is_room(before.buffer, size_bytes)
+                return before.buffer if before is not None and fits else allocate(size_bytes)
+
+            async def pull(token: Token) -> Model:
+                assert self._joined is not None
+                return await self._link.fetch_model(token, version, self._joined.max_model_bytes, room, self._heard)
+
+            self._model = await self._insist(pull, patience_s)
         return self._model
-
-    async def _pull(self, version: int, token: Token) -> Model:
-        assert self._joined is not None
-        return await self._link.fetch_model(token, version, self._joined.max_model_bytes, self._room, self._heard)
-
-    def _room(self, size_bytes: int) -> Bytes:
-        """Give memory for a model: that of the last update, if it fits. Fresh pages cost as much as receiving them."""
-        spare, self._spare = self._spare, None
-        return spare if spare is not None and is_room(spare, size_bytes) else allocate(size_bytes)
 
     async def _leave(self, farewell: Farewell) -> None:
         """Take over the final model and say goodbye; a controller that is gone by now is not waited for long."""
@@ -305,10 +305,7 @@ class LearnerClient:
         try:
             version = farewell.model_version
             if version is not None:
-                model = self._model
-                if model is None or model.version != version:
-                    model = await self._insist(partial(self._pull, version), GOODBYE_S)
-                await self._worker.set_weights(model)
+                await self._worker.set_weights(await self._received(version, GOODBYE_S))
         except MetisError as error:
             logger.warning("%s could not get the final model: %s", self._id, error)
         except Exception:  # the user's set_weights may raise anything

@@ -9,10 +9,10 @@ import numpy as np
 
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metrics, requested_names
-from metisfl_async.core.model import Array, Manifest, Model
+from metisfl_async.core.model import Manifest, Model
 from metisfl_async.transport.convert import MAX_MESSAGE_BYTES
 
-__all__ = ["Outcome", "checked_evaluation", "copies", "given_away", "packed_result", "packed_weights"]
+__all__ = ["Outcome", "checked_evaluation", "packed_result", "packed_weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +22,6 @@ class Outcome:
     model: Model
     metrics: Metrics = field(default_factory=dict)
     metadata: dict[str, Json] = field(default_factory=dict)
-
-
-def copies(model: Model) -> list[Array]:
-    """Copy the tensors out of a model that is needed again."""
-    return model.copies()
-
-
-def given_away(model: Model) -> list[Array]:
-    """Give the tensors of a model that is not needed again: themselves, unless others read them."""
-    return model.arrays() if model.buffer.flags.writeable else model.copies()
 
 
 def packed_weights(weights: object, source: str = "get_weights()", like: Manifest | None = None) -> Model:

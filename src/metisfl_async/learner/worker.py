@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.metrics import Metrics
-from metisfl_async.core.model import Manifest, Model
+from metisfl_async.core.model import Bytes, Manifest, Model
 from metisfl_async.learner.learner import Config, Learner
-from metisfl_async.learner.outcome import Outcome, checked_evaluation, copies, given_away, packed_result, packed_weights
+from metisfl_async.learner.outcome import Outcome, checked_evaluation, packed_result, packed_weights
 from metisfl_async.transport.concurrency import to_the_end
 
 __all__ = ["Worker", "WorkerKind", "users_part"]
@@ -46,6 +46,7 @@ class Worker:
         self._process: tuple[ProcessPoolExecutor, int] | None = None  # with its process id
         self._threads: ThreadPoolExecutor | None = None
         self._executor: Executor | None = None
+        self._room: Bytes | None = None  # of the last update
         if isinstance(kind, Executor):
             self._executor = kind
         elif kind == "thread":
@@ -71,12 +72,20 @@ class Worker:
                 await self._run(_set_weights, model)
 
     async def train(self, model: Model, config: Config) -> Outcome:
-        """Train on a model that is the learner's to change, unless its buffer is read-only."""
         async with self._alone():
+            room, self._room = self._room, None
             if iscoroutinefunction(self._learner.train):
-                result = await _finished(self._learner.train(await self._run(_give_away, model), dict(config)))
+                result = await _finished(self._learner.train(await self._run(_copy, model, room), dict(config)))
                 return await self._run(_pack_result, result, model.manifest, dict(config))
-            return await self._run(_train, model, config)
+            return await self._run(_train, model, config, room)
+
+    def recycle(self, update: Model) -> None:
+        """Take back an update that nobody needs any more: the next training gets its copy there.
+
+        Fresh pages would take as long as the copy. It is the user's from then on, and never comes back.
+        """
+        if isinstance(self._executor, ThreadPoolExecutor):  # others have memory of their own
+            self._room = update.buffer
 
     async def evaluate(self, model: Model, config: Config) -> Metrics:
         async with self._alone():
@@ -217,23 +226,19 @@ def _get_weights(learner: Learner) -> Model:
 
 
 def _set_weights(learner: Learner, model: Model) -> None:
-    learner.set_weights(copies(model))
+    learner.set_weights(model.copies())
 
 
-def _train(learner: Learner, model: Model, config: Config) -> Outcome:
-    return _pack_result(learner, learner.train(given_away(model), dict(config)), model.manifest, config)
+def _train(learner: Learner, model: Model, config: Config, room: Bytes | None) -> Outcome:
+    return _pack_result(learner, learner.train(model.copies(room), dict(config)), model.manifest, config)
 
 
 def _evaluate(learner: Learner, model: Model, config: Config) -> Metrics:
-    return checked_evaluation(learner.evaluate(copies(model), dict(config)), config)
+    return checked_evaluation(learner.evaluate(model.copies(), dict(config)), config)
 
 
-def _copy(_: Learner, model: Model) -> list[Any]:
-    return copies(model)
-
-
-def _give_away(_: Learner, model: Model) -> list[Any]:
-    return given_away(model)
+def _copy(_: Learner, model: Model, room: Bytes | None = None) -> list[Any]:
+    return model.copies(room)
 
 
 def _pack_weights(_: Learner, weights: object) -> Model:
