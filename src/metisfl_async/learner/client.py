@@ -229,7 +229,7 @@ class LearnerClient:
                     model = await self._fetch(offer.model_version)
                     outcome = await self._worker.train(model, offer.config)
                     await self._deliver(offer, outcome, model.version)
-                    if not model.is_frozen:  # in one process, where models are shared, there are too many learners
+                    if not model.is_frozen:  # where models are shared, in one process, learners are many
                         self._worker.recycle(outcome.model)
                 case TaskKind.EVALUATE:
                     model = await self._fetch(offer.model_version)
@@ -284,7 +284,7 @@ class LearnerClient:
         return model
 
     async def _received(self, version: int, patience_s: float | None = None) -> Model:
-        """Receive it in the memory of the one before: fresh pages would take as long as the bytes."""
+        """Receive a model that is not here, in the memory of the one before: fresh pages take as long as the bytes."""
         if self._model is None or self._model.version != version:
             before, self._model = self._model, None
 
