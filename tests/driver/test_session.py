@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import uvloop
-from federations import Adds, AddsOnLoop, nothing_left_behind, session_of, until
+from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, session_of, until
 from proxy import proxy_to
 
 from metisfl_async import (
@@ -614,3 +614,24 @@ async def test_numpy_integers_count_examples() -> None:
     learner.num_training_examples = np.int64(6)  # type: ignore[assignment]
     result = await session_of([learner, Adds(np.int64(7))], rounds=1).run()  # type: ignore[arg-type]
     assert {part.weight for part in result.rounds[0].learners.values()} == {6.0, 7.0}
+
+
+def test_a_program_may_end_at_any_await_while_a_session_runs() -> None:
+    """asyncio cancels all tasks then, also those that the session would have ended one after another."""
+
+    async def program(steps: int) -> bool:
+        running = asyncio.create_task(session_of([Adds(1), Adds(2)], 1000).run())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        return running.done()
+
+    def run_all() -> None:
+        for steps in [*range(60), *range(60)]:
+            assert not asyncio.run(program(steps))
+            ended.append(steps)
+
+    ended: list[int] = []
+    thread = threading.Thread(target=run_all, daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert len(ended) == 120

@@ -22,6 +22,7 @@ from metisfl_async.core.messages import UpdateReply
 from metisfl_async.core.model import Model, allocate
 from metisfl_async.core.tasks import Task, TaskKind, TaskState
 from metisfl_async.store.base import GLOBAL, ModelStore
+from metisfl_async.transport.concurrency import is_being_cancelled
 
 __all__ = ["Aggregator", "Upload"]
 
@@ -118,7 +119,7 @@ class Aggregator:
             try:
                 return await asyncio.shield(reply)
             except asyncio.CancelledError:
-                if not reply.cancelled():
+                if not reply.cancelled() or is_being_cancelled():
                     raise
         raise ConnectionLost("controller", "it ends, and the update was not folded")
 

@@ -18,7 +18,7 @@ from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Bytes, Manifest, Model
 from metisfl_async.learner.learner import Config, Learner
 from metisfl_async.learner.outcome import Outcome, checked_evaluation, packed_result, packed_weights
-from metisfl_async.transport.concurrency import to_the_end
+from metisfl_async.transport.concurrency import is_being_cancelled, to_the_end
 
 __all__ = ["Worker", "WorkerKind", "users_part"]
 
@@ -150,7 +150,7 @@ class Worker:
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            if not _is_being_cancelled():
+            if not is_being_cancelled():
                 raise RuntimeError("the executor was shut down before it came to this") from None
             self._learner.is_cancelled = True
             work.cancel()
@@ -188,14 +188,9 @@ async def _finished(users: Awaitable[T]) -> T:
     try:
         return await users
     except (SystemExit, asyncio.CancelledError) as error:
-        if _is_being_cancelled():
+        if is_being_cancelled():
             raise
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _call(function: Callable[..., T], *args: object) -> T:

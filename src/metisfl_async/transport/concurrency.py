@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Container, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["beside", "end_all", "first_of", "to_the_end"]
+__all__ = ["beside", "end_all", "first_of", "is_being_cancelled", "to_the_end"]
 
 T = TypeVar("T")
 
@@ -62,6 +62,12 @@ async def _until_done(tasks: Sequence[asyncio.Future[Any]]) -> None:
             cancelled = error
     if cancelled is not None:
         raise cancelled
+
+
+def is_being_cancelled() -> bool:
+    """Whether this task is asked to end, and not only something that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _name(coroutine: Coroutine[Any, Any, Any]) -> str:

@@ -79,7 +79,7 @@ class GrpcHost:
 
     async def _start(self) -> None:
         keep_freed_memory()
-        server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._server = server = grpc.aio.server(options=SERVER_OPTIONS)
         server.add_generic_rpc_handlers((self._handlers,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._reflection:
@@ -95,7 +95,6 @@ class GrpcHost:
                 address, "cannot listen there; is the port taken, or the host another machine's?"
             ) from error
         await server.start()
-        self._server = server
         await self._health.set(self._name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace_s: float) -> None:
