@@ -38,7 +38,7 @@ from metisfl_async.core.errors import (
 )
 from metisfl_async.core.ids import TaskId, Token
 from metisfl_async.core.messages import Evaluated, Failed, Farewell, Heartbeat, Hello, Settled, UpdateReply, Withdrawn
-from metisfl_async.core.model import Array, Model, allocate
+from metisfl_async.core.model import Array, Model
 from metisfl_async.core.tasks import TaskKind
 from metisfl_async.transport import grpc_host, grpc_link
 from metisfl_async.transport.convert import GO_AHEAD, from_update_reply
@@ -134,6 +134,17 @@ async def test_a_small_update_that_comes_unasked_is_answered_with_its_outcome(
         result = await finish(small, learner)
     assert result.final_model is not None
     assert result.final_model[0][0] == 3.0
+
+
+async def test_a_first_chunk_with_a_frame_that_cannot_be_read_is_not_taken(small: Federation) -> None:
+    async with puppet(small.controller, "a") as learner:
+        header, data, end = learner.frames(await learner.task(), weights(3, 100))
+        call = learner.upload()
+        await call.write(encode(header) + frame_head(3) + b"abc" + encode(data, end))
+        with pytest.raises(Damaged, match="msgpack"), ours(""):
+            await call.read()
+        assert await learner.push([header, data, end]) == UpdateReply(True)
+        await finish(small, learner)
 
 
 @pytest.mark.parametrize(
@@ -527,7 +538,7 @@ async def test_the_outcome_of_an_evaluation_is_acknowledged() -> None:
                 assert (await learner.push(learner.frames(await learner.task(), weights(3, SIZE)))).is_counted
             of_a, of_b = await a.task(), await b.task()
             assert of_a.kind is TaskKind.EVALUATE
-            model = await a.link.fetch_model(a.token, of_a.model_version, 2**30, allocate, lambda: None)
+            model = await a.link.fetch_model(a.token, of_a.model_version, 2**30, None, lambda: None)
             assert model.arrays()[0][0] == 3.0
             await a.stream.send(Evaluated(of_a.task_id, {"accuracy": 0.5}))
             assert await a.next() == Settled(of_a.task_id)
@@ -548,9 +559,9 @@ async def test_breaking_the_rules_of_the_stream_is_answered(alone: Federation) -
             await learner.next()
     async with puppet(alone.controller, "b") as learner:
         with pytest.raises(MetisError, match="model version 7 is not here; the latest is 0"):
-            await learner.link.fetch_model(learner.token, 7, 2**30, allocate, lambda: None)
+            await learner.link.fetch_model(learner.token, 7, 2**30, None, lambda: None)
         with pytest.raises(UnknownLearner):
-            await learner.link.fetch_model(Token("nobody"), 0, 2**30, allocate, lambda: None)
+            await learner.link.fetch_model(Token("nobody"), 0, 2**30, None, lambda: None)
         async with learner.link.tasks() as stream:
             await stream.send(Evaluated("x", {}))  # type: ignore[arg-type]
             with pytest.raises(MetisError, match="must be Hello, not Evaluated"):

@@ -21,7 +21,6 @@ from metisfl_async.core.model import (
     TensorSpec,
     align,
     allocate,
-    is_room,
 )
 
 #: Every kind of bits: zeros, ones, quiet and signalling NaNs with payloads, denormals.
@@ -256,14 +255,14 @@ def test_a_model_shares_nothing_with_the_arrays_it_was_made_from() -> None:
     assert model.arrays()[0].tolist() == [0, 0, 0]
 
 
-def test_room_is_what_could_have_been_allocated() -> None:
+def test_a_buffer_is_used_again_where_it_could_have_been_allocated() -> None:
     buffer = allocate(200)
-    assert is_room(buffer, 200)
-    assert not is_room(buffer, 199)
-    assert not is_room(buffer[:136], 200)
-    assert not is_room(buffer[8:], 192)
+    assert allocate(200, buffer) is buffer
+    for size, unfit in ((199, buffer), (200, buffer[:136]), (192, buffer[8:])):
+        assert not np.shares_memory(made := allocate(size, unfit), buffer)
+        assert len(made) == size
     buffer.flags.writeable = False
-    assert not is_room(buffer, 200)
+    assert allocate(200, buffer) is not buffer
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,10 @@ from metisfl_async import (
 from metisfl_async.core.errors import ConnectionLost
 from metisfl_async.core.ids import Token
 from metisfl_async.core.metrics import Metrics
-from metisfl_async.core.model import Array, Model, allocate
+from metisfl_async.core.model import Array, Bytes, Model, allocate
 from metisfl_async.learner import client
 from metisfl_async.learner.learner import Config, TrainResult
+from metisfl_async.transport import grpc_caller
 from metisfl_async.transport.grpc_link import GrpcLink
 
 ROUND = TerminationSignals(federation_rounds=1)
@@ -304,9 +305,16 @@ async def test_a_learner_may_change_what_it_is_given_and_gets_it_whole_again(ove
 
 
 async def test_models_are_received_in_the_memory_of_the_ones_before() -> None:
-    with mock.patch.object(client, "allocate", wraps=allocate) as spy:
+    used_again: list[bool] = []
+
+    def spy(size_bytes: int, again: Bytes | None = None) -> Bytes:
+        made = allocate(size_bytes, again)
+        used_again.append(made is again)
+        return made
+
+    with mock.patch.object(grpc_caller, "allocate", spy):
         result = await session_of([Adds(1, 10_000)], 3, over_grpc=True).run()
-    assert spy.call_count == 1
+    assert used_again == [False, True, True, True, False]  # versions 0 to 3, and the driver's
     assert result.final_model is not None
     assert (result.final_model[0] == 3.0).all()
 

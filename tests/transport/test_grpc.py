@@ -44,7 +44,7 @@ from metisfl_async.core.errors import (
 from metisfl_async.core.events import Event, LearnerJoined
 from metisfl_async.core.ids import FederationId, LearnerId, Token
 from metisfl_async.core.messages import JoinRequest, StartRequest
-from metisfl_async.core.model import Array, Model, allocate
+from metisfl_async.core.model import Array, Model
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.transport import convert, grpc_host, grpc_link
 from metisfl_async.transport.convert import GO_AHEAD
@@ -459,7 +459,7 @@ async def test_who_waits_for_a_turn_gets_the_model_of_when_it_comes_and_keeps_no
             fetch = learner.link._caller.channel.unary_stream(f"/{SERVICE}/FetchModel")
             slow = fetch(request)
             await slow.read()
-            waiting = asyncio.create_task(learner.link.fetch_model(learner.token, 0, 2**30, allocate, lambda: None))
+            waiting = asyncio.create_task(learner.link.fetch_model(learner.token, 0, 2**30, None, lambda: None))
             await until(lambda: len(controller._open.service._downloads.all._waiting) == 1)
             first = weakref.ref(controller._open.service._published())
             assert (await learner.push(learner.frames(offer, weights(1, 2**20)))).is_counted
@@ -479,7 +479,7 @@ async def test_chunks_of_the_old_model_are_given_up_when_the_next_is_made() -> N
         async with puppet(controller, "a") as learner:
             offer = await learner.task()
             old = controller._open.service._published()
-            await learner.link.fetch_model(learner.token, 0, 2**30, allocate, lambda: None)
+            await learner.link.fetch_model(learner.token, 0, 2**30, None, lambda: None)
             assert old._chunks
             assert (await learner.push(learner.frames(offer, weights(1)))).is_counted
             await until(lambda: controller._open.service._published() is not old)

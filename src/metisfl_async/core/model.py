@@ -29,7 +29,6 @@ __all__ = [
     "TensorSpec",
     "align",
     "allocate",
-    "is_room",
 ]
 
 ALIGNMENT = 64  #: bytes; every tensor starts at a multiple of it, a cache line
@@ -164,14 +163,19 @@ class Manifest:
         return None
 
 
-def allocate(size_bytes: int) -> Bytes:
-    """Make an uninitialised buffer of shape (size_bytes,) that starts at a multiple of `ALIGNMENT`."""
+def allocate(size_bytes: int, again: Bytes | None = None) -> Bytes:
+    """Make an uninitialised buffer of shape (size_bytes,) that starts at a multiple of `ALIGNMENT`.
+
+    Fresh pages take as long as filling them; so a buffer that nobody needs any more is used `again`, if it fits.
+    """
+    if again is not None and _fits(again, size_bytes):
+        return again
     room = np.empty(size_bytes + ALIGNMENT, np.uint8)
     start = -room.ctypes.data % ALIGNMENT
     return room[start : start + size_bytes]
 
 
-def is_room(buffer: Bytes, size_bytes: int) -> bool:
+def _fits(buffer: Bytes, size_bytes: int) -> bool:
     """Say whether `allocate` could have made this buffer."""
     return len(buffer) == size_bytes and buffer.ctypes.data % ALIGNMENT == 0 and buffer.flags.writeable
 
@@ -224,9 +228,9 @@ class Model:
         """View the tensors in the buffer; nothing is copied."""
         return [self.buffer[place].view(dtype).reshape(shape) for place, dtype, shape in self.manifest.places]
 
-    def copies(self, room: Bytes | None = None) -> list[Array]:
-        """Copy the tensors out; the arrays are the caller's own. They are in `room`, if that is given and fits."""
-        private = room if room is not None and is_room(room, len(self.buffer)) else allocate(len(self.buffer))
+    def copies(self, again: Bytes | None = None) -> list[Array]:
+        """Copy the tensors out; the arrays are the caller's own. A buffer may be used `again` for them."""
+        private = allocate(len(self.buffer), again)
         private[:] = self.buffer
         return Model(self.manifest, private).arrays()
 

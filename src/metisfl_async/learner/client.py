@@ -37,7 +37,7 @@ from metisfl_async.core.messages import (
     Welcome,
     Withdrawn,
 )
-from metisfl_async.core.model import Bytes, Model, allocate, is_room
+from metisfl_async.core.model import Model
 from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.learner.outcome import Outcome
 from metisfl_async.learner.worker import Worker, users_part
@@ -284,17 +284,14 @@ class LearnerClient:
         return model
 
     async def _received(self, version: int, patience_s: float | None = None) -> Model:
-        """Receive a model that is not here, in the memory of the one before: fresh pages take as long as the bytes."""
+        """Receive a model that is not here, in the memory of the one before."""
         if self._model is None or self._model.version != version:
             before, self._model = self._model, None
-
-            def room(size_bytes: int) -> Bytes:
-                fits = before is not None and is_room(before.buffer, size_bytes)
-                return before.buffer if before is not None and fits else allocate(size_bytes)
+            again = None if before is None else before.buffer
 
             async def pull(token: Token) -> Model:
                 assert self._joined is not None
-                return await self._link.fetch_model(token, version, self._joined.max_model_bytes, room, self._heard)
+                return await self._link.fetch_model(token, version, self._joined.max_model_bytes, again, self._heard)
 
             self._model = await self._insist(pull, patience_s)
         return self._model

@@ -25,9 +25,9 @@ from metisfl_async.core.messages import (
     Settled,
     UpdateReply,
 )
-from metisfl_async.core.model import Model, allocate
+from metisfl_async.core.model import Bytes, Model, allocate
 from metisfl_async.learner.worker import Worker
-from metisfl_async.transport.base import Room, Stream
+from metisfl_async.transport.base import Stream
 from metisfl_async.transport.grpc_link import GrpcLink
 
 __all__ = ["ListeningLink"]
@@ -135,10 +135,10 @@ class ListeningLink:
             self._conversation = None
 
     async def fetch_model(
-        self, token: Token, version: int, max_model_bytes: int, room: Room, heard: Callable[[], object]
+        self, token: Token, version: int, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
     ) -> Model:
         async with self._connected() as link:
-            return await link.fetch_model(token, version, max_model_bytes, room, heard)
+            return await link.fetch_model(token, version, max_model_bytes, again, heard)
 
     async def train_done(self, header: Header, update: Model) -> UpdateReply:
         async with self._connected() as link:

@@ -46,7 +46,7 @@ class Worker:
         self._process: tuple[ProcessPoolExecutor, int] | None = None  # with its process id
         self._threads: ThreadPoolExecutor | None = None
         self._executor: Executor | None = None
-        self._room: Bytes | None = None  # of the last update
+        self._spare: Bytes | None = None  # the last update's buffer
         if isinstance(kind, Executor):
             self._executor = kind
         elif kind == "thread":
@@ -73,19 +73,19 @@ class Worker:
 
     async def train(self, model: Model, config: Config) -> Outcome:
         async with self._alone():
-            room, self._room = self._room, None
+            again, self._spare = self._spare, None
             if iscoroutinefunction(self._learner.train):
-                result = await _finished(self._learner.train(await self._run(_copy, model, room), dict(config)))
+                result = await _finished(self._learner.train(await self._run(_copy, model, again), dict(config)))
                 return await self._run(_pack_result, result, model.manifest, dict(config))
-            return await self._run(_train, model, config, room)
+            return await self._run(_train, model, config, again)
 
     def recycle(self, update: Model) -> None:
         """Take back an update that nobody needs any more: the next training gets its copy there.
 
-        Fresh pages would take as long as the copy. It is the user's from then on, and never comes back.
+        It is the user's from then on, and never comes back.
         """
         if isinstance(self._executor, ThreadPoolExecutor):  # others have memory of their own
-            self._room = update.buffer
+            self._spare = update.buffer
 
     async def evaluate(self, model: Model, config: Config) -> Metrics:
         async with self._alone():
@@ -224,16 +224,16 @@ def _set_weights(learner: Learner, model: Model) -> None:
     learner.set_weights(model.copies())
 
 
-def _train(learner: Learner, model: Model, config: Config, room: Bytes | None) -> Outcome:
-    return _pack_result(learner, learner.train(model.copies(room), dict(config)), model.manifest, config)
+def _train(learner: Learner, model: Model, config: Config, again: Bytes | None) -> Outcome:
+    return _pack_result(learner, learner.train(model.copies(again), dict(config)), model.manifest, config)
 
 
 def _evaluate(learner: Learner, model: Model, config: Config) -> Metrics:
     return checked_evaluation(learner.evaluate(model.copies(), dict(config)), config)
 
 
-def _copy(_: Learner, model: Model, room: Bytes | None = None) -> list[Any]:
-    return model.copies(room)
+def _copy(_: Learner, model: Model, again: Bytes | None = None) -> list[Any]:
+    return model.copies(again)
 
 
 def _pack_weights(_: Learner, weights: object) -> Model:

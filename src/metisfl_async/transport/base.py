@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeVar
 
 from metisfl_async.codec.frame import Frame, Header, Publication
 from metisfl_async.codec.pace import Pace
@@ -26,9 +26,8 @@ from metisfl_async.core.messages import (
 from metisfl_async.core.model import Bytes, Model
 from metisfl_async.core.records import RoundRecord
 
-__all__ = ["ControllerLink", "ControllerService", "Download", "LearnerLink", "LearnerService", "Room", "Stream"]
+__all__ = ["ControllerLink", "ControllerService", "Download", "LearnerLink", "LearnerService", "Stream"]
 
-Room: TypeAlias = Callable[[int], Bytes]
 In_co = TypeVar("In_co", covariant=True)
 Out_contra = TypeVar("Out_contra", contravariant=True)
 
@@ -90,11 +89,11 @@ class LearnerLink(Protocol):
     async def join(self, request: JoinRequest) -> JoinReply: ...
     def tasks(self) -> AbstractAsyncContextManager[Stream[ControllerMessage, LearnerMessage]]: ...
     async def fetch_model(
-        self, token: Token, version: int, max_model_bytes: int, room: Room, heard: Callable[[], object]
+        self, token: Token, version: int, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
     ) -> Model:
         """Get a global model; `heard` is called for every chunk that comes.
 
-        It is read-only if others read it as well, and else in the memory that `room` gives for so many bytes.
+        It is read-only if others read it as well. If not, the buffer `again` may be used for it.
         """
         ...
 

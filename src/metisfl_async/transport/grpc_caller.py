@@ -14,8 +14,7 @@ from metisfl_async.codec.frame import Assembly, Header, bundles_of, check_size, 
 from metisfl_async.codec.pace import Pace
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost, Damaged
-from metisfl_async.core.model import Model, allocate
-from metisfl_async.transport.base import Room
+from metisfl_async.core.model import Bytes, Model, allocate
 from metisfl_async.transport.grpc_errors import ours
 from metisfl_async.transport.grpc_options import CHANNEL_OPTIONS
 from metisfl_async.transport.malloc import keep_freed_memory
@@ -71,7 +70,7 @@ class GrpcCaller:
         method: str,
         request: bytes,
         max_model_bytes: int | None = None,
-        room: Room = allocate,
+        again: Bytes | None = None,
         heard: Callable[[], object] = lambda: None,
     ) -> Model:
         call = self.channel.unary_stream(self.path(method))(request)
@@ -86,7 +85,7 @@ class GrpcCaller:
                         elif isinstance(frame, Header):
                             if max_model_bytes is not None:
                                 check_size(frame, max_model_bytes)
-                            assembly = Assembly(frame, room(frame.manifest.size_bytes))
+                            assembly = Assembly(frame, allocate(frame.manifest.size_bytes, again))
                         else:
                             raise Damaged("stream", "the first frame is no header")
         finally:

@@ -25,10 +25,10 @@ from metisfl_async.core.messages import (
     StartRequest,
     UpdateReply,
 )
-from metisfl_async.core.model import Model
+from metisfl_async.core.model import Bytes, Model
 from metisfl_async.core.records import RoundRecord
 from metisfl_async.transport import convert
-from metisfl_async.transport.base import Room, Stream
+from metisfl_async.transport.base import Stream
 from metisfl_async.transport.grpc_caller import GrpcCaller
 from metisfl_async.transport.grpc_errors import ours
 from metisfl_async.transport.grpc_options import SERVICE
@@ -83,10 +83,10 @@ class GrpcLink:
             call.cancel()
 
     async def fetch_model(
-        self, token: Token, version: int, max_model_bytes: int, room: Room, heard: Callable[[], object]
+        self, token: Token, version: int, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
     ) -> Model:
         request = convert.fetch_model((token, version))
-        return await self._caller.read_model("FetchModel", request, max_model_bytes, room, heard)
+        return await self._caller.read_model("FetchModel", request, max_model_bytes, again, heard)
 
     async def train_done(self, header: Header, update: Model) -> UpdateReply:
         """Send an update: a large one over a connection of its own, if one can be had soon."""

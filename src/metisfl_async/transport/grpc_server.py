@@ -61,22 +61,16 @@ class _UpdateCall:
 
     async def frames(self) -> AsyncIterator[Frame]:
         while (chunk := await self._context.read()) is not grpc.aio.EOF:
-            frames = split(chunk)
+            frames = [decode(frame) for frame in split(chunk)]
+            self.has_ended = isinstance(frames[-1], End)
             if self._waits is None:
                 self._waits = len(frames) == 1
-                if not self._waits:
-                    self._check_whole(chunk, frames)
-            for frame in map(decode, frames):
-                self.has_ended = self.has_ended or isinstance(frame, End)
+                if len(chunk) > UNASKED_BYTES and not self._waits:
+                    raise TooLarge("Chunk", f"{len(chunk)} bytes before 'send'; at most {UNASKED_BYTES}")
+                if not self.has_ended and not self._waits:
+                    raise Damaged("Chunk", "neither the header alone, which waits for 'send', nor a whole update")
+            for frame in frames:
                 yield frame
-
-    def _check_whole(self, chunk: bytes, frames: list[memoryview]) -> None:
-        """See whether an update may come at once, and has."""
-        if len(chunk) > UNASKED_BYTES:
-            raise TooLarge("Chunk", f"{len(chunk)} bytes before 'send'; at most {UNASKED_BYTES}")
-        if not isinstance(decode(frames[-1]), End):
-            raise Damaged("Chunk", "neither the header alone, which waits for 'send', nor a whole update")
-        self.has_ended = True
 
     async def go_ahead(self) -> None:
         if self._waits:

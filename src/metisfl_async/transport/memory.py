@@ -23,9 +23,9 @@ from metisfl_async.core.messages import (
     StartRequest,
     UpdateReply,
 )
-from metisfl_async.core.model import Model, allocate
+from metisfl_async.core.model import Bytes, Model, allocate
 from metisfl_async.core.records import RoundRecord
-from metisfl_async.transport.base import ControllerService, Room, Stream
+from metisfl_async.transport.base import ControllerService, Stream
 from metisfl_async.transport.concurrency import end_all
 
 __all__ = ["MemoryLink"]
@@ -114,7 +114,7 @@ class MemoryLink:
             await end_all([server])
 
     async def fetch_model(
-        self, token: Token, version: int, max_model_bytes: int, room: Room, heard: Callable[[], object]
+        self, token: Token, version: int, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
     ) -> Model:
         download = await self._service.fetch_model(token, version)
         model = download.begin().model
