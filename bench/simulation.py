@@ -13,7 +13,7 @@ from functools import partial
 from itertools import count
 
 from metisfl_async import ControllerConfig, Model, TerminationSignals, Update
-from metisfl_async.core.commands import (
+from metisfl_async.core.federation.commands import (
     Aggregate,
     Command,
     Discard,
@@ -23,12 +23,12 @@ from metisfl_async.core.commands import (
     StartTimer,
     StopTimer,
 )
-from metisfl_async.core.continuous import ContinuousFederation
-from metisfl_async.core.federation import Federation
+from metisfl_async.core.federation.continuous import ContinuousFederation
+from metisfl_async.core.federation.federation import Federation
+from metisfl_async.core.federation.in_rounds import FederationInRounds
+from metisfl_async.core.federation.tasks import Task, TaskKind
 from metisfl_async.core.ids import LearnerId
-from metisfl_async.core.in_rounds import FederationInRounds
-from metisfl_async.core.strategies import Strategies
-from metisfl_async.core.tasks import Task, TaskKind
+from metisfl_async.core.strategies.strategies import Strategies
 
 __all__ = ["Simulated", "Simulation"]
 

@@ -33,12 +33,12 @@ from metisfl_async import ClientParams, Controller, ControllerConfig, DriverSess
 from metisfl_async.codec import frame as frames
 from metisfl_async.codec.frame import Header
 from metisfl_async.controller.threads import Threads
-from metisfl_async.core.aggregation.fedavg import FedAvg
-from metisfl_async.core.aggregation.rule import Update
-from metisfl_async.core.aggregation.spreading import spreading
 from metisfl_async.core.ids import LearnerId, Token
 from metisfl_async.core.messages import Accept, Farewell, Hello, JoinRequest, TaskOffer
 from metisfl_async.core.model import Model
+from metisfl_async.core.strategies.aggregation.fedavg import FedAvg
+from metisfl_async.core.strategies.aggregation.rule import Update
+from metisfl_async.core.strategies.aggregation.spreading import spreading
 from metisfl_async.transport import grpc_caller, grpc_host, grpc_link, grpc_server
 from metisfl_async.transport._proto import metisfl_pb2
 from metisfl_async.transport.grpc_link import GrpcLink

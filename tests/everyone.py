@@ -11,10 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sandbox import STRANGE, A, B, C, D, Sandbox
 
 from metisfl_async.core.errors import UnexpectedMessage
-from metisfl_async.core.federation import Federation, Phase
+from metisfl_async.core.federation.federation import Federation, Phase
+from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState, Verdict
 from metisfl_async.core.ids import LearnerId, TaskId
 from metisfl_async.core.messages import UpdateReply
-from metisfl_async.core.tasks import Task, TaskKind, TaskState, Verdict
 
 T = TypeVar("T")
 POOL = [A, B, C, D]

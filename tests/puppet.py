@@ -11,6 +11,7 @@ import numpy as np
 
 from metisfl_async import ClientParams, Controller
 from metisfl_async.codec.frame import Frame, Header, encode, frames_of
+from metisfl_async.core.federation.tasks import HeldTask
 from metisfl_async.core.ids import LearnerId, TaskId, Token
 from metisfl_async.core.messages import (
     Accept,
@@ -23,7 +24,6 @@ from metisfl_async.core.messages import (
     Welcome,
 )
 from metisfl_async.core.model import Array, Model
-from metisfl_async.core.tasks import HeldTask
 from metisfl_async.transport.base import Stream
 from metisfl_async.transport.convert import GO_AHEAD, from_update_reply
 from metisfl_async.transport.grpc_errors import ours

@@ -6,9 +6,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from metisfl_async.core.aggregation.rule import AggregationRule, Update
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.model import Model
+from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
 
 R = TypeVar("R", bound=AggregationRule)
 

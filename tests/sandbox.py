@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TypeVar
 
-from metisfl_async.core.commands import (
+from metisfl_async.core.config import ControllerConfig, TerminationSignals
+from metisfl_async.core.federation.commands import (
     Aggregate,
     Announce,
     Command,
@@ -17,15 +18,14 @@ from metisfl_async.core.commands import (
     StopTimer,
     Withdraw,
 )
-from metisfl_async.core.config import ControllerConfig, TerminationSignals
-from metisfl_async.core.continuous import ContinuousFederation
-from metisfl_async.core.events import Event
-from metisfl_async.core.federation import Federation, Phase
+from metisfl_async.core.federation.continuous import ContinuousFederation
+from metisfl_async.core.federation.events import Event
+from metisfl_async.core.federation.federation import Federation, Phase
+from metisfl_async.core.federation.in_rounds import FederationInRounds
+from metisfl_async.core.federation.tasks import HeldTask, Task, Verdict
 from metisfl_async.core.ids import LearnerId, TaskId
-from metisfl_async.core.in_rounds import FederationInRounds
 from metisfl_async.core.metrics import Json
-from metisfl_async.core.strategies import Strategies
-from metisfl_async.core.tasks import HeldTask, Task, Verdict
+from metisfl_async.core.strategies.strategies import Strategies
 
 E = TypeVar("E", bound=Event)
 

@@ -1,12 +1,6 @@
 """Federated learning as coroutines: a controller, learners and a driver on one event loop, or on many machines."""
 
 from metisfl_async.controller.controller import Controller
-from metisfl_async.core.aggregation.fedasync import FedAsync
-from metisfl_async.core.aggregation.fedavg import FedAvg, FedStride
-from metisfl_async.core.aggregation.fedbuff import FedBuff
-from metisfl_async.core.aggregation.fedrec import FedRec
-from metisfl_async.core.aggregation.rule import AggregationRule, Update
-from metisfl_async.core.aggregation.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from metisfl_async.core.config import (
     ClientParams,
     ControllerConfig,
@@ -26,7 +20,7 @@ from metisfl_async.core.errors import (
     StoreError,
     TransportError,
 )
-from metisfl_async.core.events import (
+from metisfl_async.core.federation.events import (
     Event,
     EventsMissed,
     FederationFinished,
@@ -40,11 +34,23 @@ from metisfl_async.core.events import (
     UpdateCounted,
     event_to_dict,
 )
+from metisfl_async.core.federation.records import Failure, LearnerRecord, RoundRecord
 from metisfl_async.core.model import Model
-from metisfl_async.core.partition import dirichlet_partition, iid_partition, label_partition, quantity_partition
-from metisfl_async.core.records import Failure, LearnerRecord, RoundRecord
-from metisfl_async.core.scheduling import Asynchronous, Scheduler, SemiSynchronous, Synchronous, Timing
-from metisfl_async.core.selection import Scheduled, ScheduledCardinality, Selector
+from metisfl_async.core.strategies.aggregation.fedasync import FedAsync
+from metisfl_async.core.strategies.aggregation.fedavg import FedAvg, FedStride
+from metisfl_async.core.strategies.aggregation.fedbuff import FedBuff
+from metisfl_async.core.strategies.aggregation.fedrec import FedRec
+from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
+from metisfl_async.core.strategies.aggregation.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
+from metisfl_async.core.strategies.scheduling import (
+    Asynchronous,
+    Scheduler,
+    SemiSynchronous,
+    Synchronous,
+    Timing,
+)
+from metisfl_async.core.strategies.selection import Scheduled, ScheduledCardinality, Selector
+from metisfl_async.data.partition import dirichlet_partition, iid_partition, label_partition, quantity_partition
 from metisfl_async.driver.plot import plot_partitions
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.session import DriverSession

@@ -10,8 +10,8 @@ from puppet import puppet, weights
 
 from metisfl_async import Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals, run_learner
 from metisfl_async.controller import service
-from metisfl_async.core.commands import StartTimer
 from metisfl_async.core.errors import ProtocolError
+from metisfl_async.core.federation.commands import StartTimer
 from metisfl_async.core.messages import Farewell
 from metisfl_async.core.model import Model
 from metisfl_async.transport.grpc_options import SERVICE

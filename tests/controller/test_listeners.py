@@ -24,7 +24,7 @@ from metisfl_async import (
 )
 from metisfl_async.controller import listeners, service
 from metisfl_async.core.errors import ConnectionLost, Superseded, UnexpectedMessage, UnknownLearner
-from metisfl_async.core.federation import Federation
+from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.ids import FederationId, LearnerId, Token
 from metisfl_async.core.messages import Accept, Hello, JoinRequest, StartRequest
 from metisfl_async.transport.grpc_link import GrpcLink

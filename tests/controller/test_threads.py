@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from metisfl_async.controller.threads import INLINE_BYTES, Threads
-from metisfl_async.core.aggregation.arithmetic import BLOCK, CompensatedSum, Sum
-from metisfl_async.core.aggregation.spreading import spread, spreading
 from metisfl_async.core.model import Model
+from metisfl_async.core.strategies.aggregation.arithmetic import BLOCK, CompensatedSum, Sum
+from metisfl_async.core.strategies.aggregation.spreading import spread, spreading
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 64])

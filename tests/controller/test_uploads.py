@@ -26,7 +26,6 @@ from metisfl_async import (
 )
 from metisfl_async.codec.chunk import frame_head
 from metisfl_async.codec.frame import Data, End, Header, encode
-from metisfl_async.core.aggregation.arithmetic import MOST_RUNS
 from metisfl_async.core.errors import (
     CodecError,
     ConnectionLost,
@@ -36,10 +35,11 @@ from metisfl_async.core.errors import (
     TooLarge,
     UnknownLearner,
 )
+from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.ids import TaskId, Token
 from metisfl_async.core.messages import Evaluated, Failed, Farewell, Heartbeat, Hello, Settled, UpdateReply, Withdrawn
 from metisfl_async.core.model import Array, Model
-from metisfl_async.core.tasks import TaskKind
+from metisfl_async.core.strategies.aggregation.arithmetic import MOST_RUNS
 from metisfl_async.transport import grpc_host, grpc_link
 from metisfl_async.transport.convert import GO_AHEAD, from_update_reply
 from metisfl_async.transport.grpc_errors import ours

@@ -27,7 +27,7 @@ from metisfl_async.core.errors import ConnectionLost, MetisError, Truncated
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Model
-from metisfl_async.core.scheduling import Timing
+from metisfl_async.core.strategies.scheduling import Timing
 
 SIZES = [1, 100_000]  #: weights; the larger ones are worked on in a thread
 

@@ -12,9 +12,9 @@ from federations import Adds, session_of, until
 from rich.console import Console
 
 from metisfl_async import Controller, ControllerConfig, DriverSession, Learner, TerminationSignals
-from metisfl_async.core.events import Event, ModelPublished, RoundFinished, RoundStarted, TaskFailed
+from metisfl_async.core.federation.events import Event, ModelPublished, RoundFinished, RoundStarted, TaskFailed
+from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.model import Array
-from metisfl_async.core.records import RoundRecord
 from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.learner.learner import Config, TrainResult
 

@@ -40,6 +40,7 @@ from metisfl_async import (
 )
 from metisfl_async.codec.frame import MAX_FRAME_BYTES, Frame, Header, encode, frames_of
 from metisfl_async.core.errors import CodecError, ConnectionLost, TooLarge, UnexpectedMessage, UnknownLearner
+from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.ids import TaskId, Token
 from metisfl_async.core.messages import (
     Accept,
@@ -54,7 +55,6 @@ from metisfl_async.core.messages import (
 )
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Array, Model
-from metisfl_async.core.tasks import TaskKind
 from metisfl_async.learner import listening as module
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.transport.convert import delivery

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, session_of, until
 
+from metisfl_async.core.federation.records import Failure
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Array, Model
-from metisfl_async.core.records import Failure
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.learner.worker import Worker
 

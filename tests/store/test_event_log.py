@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from metisfl_async.core.events import Event, EventsMissed, LearnerJoined
+from metisfl_async.core.federation.events import Event, EventsMissed, LearnerJoined
 from metisfl_async.store.event_log import KEPT, MOST, EventLog, count_of
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from metisfl_async import ClientParams, TerminationSignals
 from metisfl_async.core import messages as m
 from metisfl_async.core.errors import Damaged, TooLarge
-from metisfl_async.core.events import Event, LearnerJoined
+from metisfl_async.core.federation.events import Event, LearnerJoined
+from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, TaskId, Token
-from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.transport import convert
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 

@@ -41,7 +41,7 @@ from metisfl_async.core.errors import (
     UnexpectedMessage,
     UnknownLearner,
 )
-from metisfl_async.core.events import Event, LearnerJoined
+from metisfl_async.core.federation.events import Event, LearnerJoined
 from metisfl_async.core.ids import FederationId, LearnerId, Token
 from metisfl_async.core.messages import JoinRequest, StartRequest
 from metisfl_async.core.model import Array, Model

@@ -12,15 +12,15 @@ from typing import ParamSpec, Protocol, TypeAlias
 from metisfl_async.codec.frame import Header, Publication
 from metisfl_async.controller.staging import Room
 from metisfl_async.controller.threads import Threads
-from metisfl_async.core.aggregation.arithmetic import unfit
-from metisfl_async.core.aggregation.rule import AggregationRule, Update
-from metisfl_async.core.commands import Aggregate, Command, Discard, Forget
 from metisfl_async.core.errors import ConfigError, ConnectionLost
-from metisfl_async.core.federation import Federation
+from metisfl_async.core.federation.commands import Aggregate, Command, Discard, Forget
+from metisfl_async.core.federation.federation import Federation
+from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.messages import UpdateReply
 from metisfl_async.core.model import Model, allocate
-from metisfl_async.core.tasks import Task, TaskKind, TaskState
+from metisfl_async.core.strategies.aggregation.arithmetic import unfit
+from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
 from metisfl_async.store.base import GLOBAL, ModelStore
 from metisfl_async.transport.concurrency import is_being_cancelled
 

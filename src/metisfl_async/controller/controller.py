@@ -13,11 +13,11 @@ from metisfl_async.controller.registry import Registry
 from metisfl_async.controller.service import Service
 from metisfl_async.controller.staging import Staging
 from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, ServerParams
-from metisfl_async.core.continuous import ContinuousFederation
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
-from metisfl_async.core.in_rounds import FederationInRounds
+from metisfl_async.core.federation.continuous import ContinuousFederation
+from metisfl_async.core.federation.in_rounds import FederationInRounds
 from metisfl_async.core.model import Model
-from metisfl_async.core.strategies import Strategies
+from metisfl_async.core.strategies.strategies import Strategies
 from metisfl_async.store.base import GLOBAL, ModelStore
 from metisfl_async.store.by_name import new_store
 from metisfl_async.transport.base import ControllerLink

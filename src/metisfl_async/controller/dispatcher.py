@@ -9,8 +9,8 @@ from typing import ParamSpec, assert_never
 
 from metisfl_async.controller.aggregator import Aggregator
 from metisfl_async.controller.registry import Registry
-from metisfl_async.core.aggregation.rule import AggregationRule
-from metisfl_async.core.commands import (
+from metisfl_async.core.errors import MetisError
+from metisfl_async.core.federation.commands import (
     Aggregate,
     Announce,
     Command,
@@ -22,8 +22,7 @@ from metisfl_async.core.commands import (
     StopTimer,
     Withdraw,
 )
-from metisfl_async.core.errors import MetisError
-from metisfl_async.core.events import (
+from metisfl_async.core.federation.events import (
     Event,
     FederationFinished,
     LearnerJoined,
@@ -32,10 +31,11 @@ from metisfl_async.core.events import (
     RoundStarted,
     TaskFailed,
 )
-from metisfl_async.core.federation import Federation
+from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.messages import ControllerMessage, TaskOffer, Withdrawn
 from metisfl_async.core.repeats import Repeats
+from metisfl_async.core.strategies.aggregation.rule import AggregationRule
 from metisfl_async.store.base import ModelStore
 from metisfl_async.store.event_log import EventLog
 

@@ -16,8 +16,6 @@ from metisfl_async.controller.registry import Member, Registry
 from metisfl_async.controller.staging import Staging
 from metisfl_async.controller.turns import Turns
 from metisfl_async.controller.updates import GoAhead, Updates, header_of, next_frame
-from metisfl_async.core.aggregation.arithmetic import unfit
-from metisfl_async.core.commands import Command
 from metisfl_async.core.config import ControllerConfig, named_learners
 from metisfl_async.core.errors import (
     ConnectionLost,
@@ -27,8 +25,10 @@ from metisfl_async.core.errors import (
     UnexpectedMessage,
     UnknownLearner,
 )
-from metisfl_async.core.events import Event
-from metisfl_async.core.federation import Federation
+from metisfl_async.core.federation.commands import Command
+from metisfl_async.core.federation.events import Event
+from metisfl_async.core.federation.federation import Federation
+from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId, LearnerId, Token
 from metisfl_async.core.messages import (
     Accept,
@@ -47,7 +47,7 @@ from metisfl_async.core.messages import (
     Welcome,
 )
 from metisfl_async.core.model import allocate
-from metisfl_async.core.records import RoundRecord
+from metisfl_async.core.strategies.aggregation.arithmetic import unfit
 from metisfl_async.store.event_log import count_of
 from metisfl_async.transport.base import Download, Stream
 

@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 from typing import TypeVar
 
-from metisfl_async.core.aggregation.arithmetic import BLOCK
-from metisfl_async.core.aggregation.spreading import spreading
+from metisfl_async.core.strategies.aggregation.arithmetic import BLOCK
+from metisfl_async.core.strategies.aggregation.spreading import spreading
 from metisfl_async.transport.concurrency import to_the_end
 
 __all__ = ["Threads"]

@@ -12,7 +12,6 @@ from metisfl_async.controller.dispatcher import Dispatcher
 from metisfl_async.controller.registry import Member, Registry
 from metisfl_async.controller.staging import Room, Staging
 from metisfl_async.controller.turns import Turns
-from metisfl_async.core.aggregation.arithmetic import Inspection
 from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.errors import (
     CodecError,
@@ -23,12 +22,13 @@ from metisfl_async.core.errors import (
     Truncated,
     UnexpectedMessage,
 )
-from metisfl_async.core.federation import Federation
+from metisfl_async.core.federation.federation import Federation
+from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
 from metisfl_async.core.ids import TaskId, Token
 from metisfl_async.core.messages import Heartbeat, UpdateReply
 from metisfl_async.core.model import Model
-from metisfl_async.core.scaling import weight_of
-from metisfl_async.core.tasks import Task, TaskKind, TaskState
+from metisfl_async.core.strategies.aggregation.arithmetic import Inspection
+from metisfl_async.core.strategies.scaling import weight_of
 
 __all__ = ["GoAhead", "Updates", "header_of", "next_frame"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from metisfl_async.core.config import ClientParams, TerminationSignals
+from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, TaskId, Token
 from metisfl_async.core.metrics import Json, Metrics
-from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
 
 __all__ = [
     "Accept",

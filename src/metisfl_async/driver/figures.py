@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.model import Array
-from metisfl_async.core.records import RoundRecord
 
 try:
     from matplotlib.axes import Axes

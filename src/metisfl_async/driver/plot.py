@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.model import Array
-from metisfl_async.core.records import RoundRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from metisfl_async.core.config import TerminationSignals
-from metisfl_async.core.events import (
+from metisfl_async.core.federation.events import (
     Event,
     FederationFinished,
     LearnerEvaluated,
@@ -24,7 +24,7 @@ from metisfl_async.core.events import (
     TaskFailed,
     UpdateCounted,
 )
-from metisfl_async.core.records import RoundRecord
+from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.repeats import Repeats
 
 __all__ = ["ProgressDisplay"]

@@ -13,8 +13,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.model import Array
-from metisfl_async.core.records import RoundRecord
 from metisfl_async.driver.plot import plot_rounds
 
 if TYPE_CHECKING:

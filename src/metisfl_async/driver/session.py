@@ -22,11 +22,11 @@ from metisfl_async.core.errors import (
     TransportError,
     UnexpectedMessage,
 )
-from metisfl_async.core.events import Event, EventsMissed, FederationFinished, RoundFinished
+from metisfl_async.core.federation.events import Event, EventsMissed, FederationFinished, RoundFinished
+from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId, new_federation_id
 from metisfl_async.core.messages import StartRequest
 from metisfl_async.core.model import Array
-from metisfl_async.core.records import RoundRecord
 from metisfl_async.core.repeats import Repeats
 from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.driver.result import FederationResult

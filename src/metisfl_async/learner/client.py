@@ -20,6 +20,7 @@ from metisfl_async.core.errors import (
     UnexpectedMessage,
     UnknownLearner,
 )
+from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import LearnerId, TaskId, Token
 from metisfl_async.core.messages import (
     Accept,
@@ -38,7 +39,6 @@ from metisfl_async.core.messages import (
     Withdrawn,
 )
 from metisfl_async.core.model import Model
-from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.learner.outcome import Outcome
 from metisfl_async.learner.worker import Worker, users_part
 from metisfl_async.transport.base import LearnerLink, Stream

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Self
 
-from metisfl_async.core.events import Event, EventsMissed
+from metisfl_async.core.federation.events import Event, EventsMissed
 
 __all__ = ["EventLog", "count_of"]
 

@@ -13,7 +13,8 @@ from typing import Protocol, TypeVar
 
 from metisfl_async.codec.frame import Frame, Header, Publication
 from metisfl_async.codec.pace import Pace
-from metisfl_async.core.events import Event
+from metisfl_async.core.federation.events import Event
+from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId, Token
 from metisfl_async.core.messages import (
     ControllerMessage,
@@ -24,7 +25,6 @@ from metisfl_async.core.messages import (
     UpdateReply,
 )
 from metisfl_async.core.model import Bytes, Model
-from metisfl_async.core.records import RoundRecord
 
 __all__ = ["ControllerLink", "ControllerService", "Download", "LearnerLink", "LearnerService", "Stream"]
 

@@ -12,11 +12,11 @@ from google.protobuf.message import DecodeError, Message
 from metisfl_async.core import messages as m
 from metisfl_async.core.config import ClientParams, TerminationSignals, named_learners
 from metisfl_async.core.errors import Damaged, TooLarge
-from metisfl_async.core.events import Event, event_from_dict, event_to_dict
+from metisfl_async.core.federation.events import Event, event_from_dict, event_to_dict
+from metisfl_async.core.federation.records import RoundRecord
+from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, TaskId, Token
 from metisfl_async.core.metrics import checked_json
-from metisfl_async.core.records import RoundRecord
-from metisfl_async.core.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 
 __all__ = [

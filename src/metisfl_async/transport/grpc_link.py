@@ -15,7 +15,8 @@ from metisfl_async.codec.frame import UNASKED_BYTES, End, Header, bundles_of, en
 from metisfl_async.codec.pace import Pace
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost
-from metisfl_async.core.events import Event
+from metisfl_async.core.federation.events import Event
+from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId, Token
 from metisfl_async.core.messages import (
     ControllerMessage,
@@ -26,7 +27,6 @@ from metisfl_async.core.messages import (
     UpdateReply,
 )
 from metisfl_async.core.model import Bytes, Model
-from metisfl_async.core.records import RoundRecord
 from metisfl_async.transport import convert
 from metisfl_async.transport.base import Stream
 from metisfl_async.transport.grpc_caller import GrpcCaller

@@ -13,7 +13,8 @@ from typing import Generic, TypeVar
 
 from metisfl_async.codec.frame import Frame, Header, frames_of
 from metisfl_async.core.errors import ConnectionLost, MetisError
-from metisfl_async.core.events import Event
+from metisfl_async.core.federation.events import Event
+from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId, Token
 from metisfl_async.core.messages import (
     ControllerMessage,
@@ -24,7 +25,6 @@ from metisfl_async.core.messages import (
     UpdateReply,
 )
 from metisfl_async.core.model import Bytes, Model, allocate
-from metisfl_async.core.records import RoundRecord
 from metisfl_async.transport.base import ControllerService, Stream
 from metisfl_async.transport.concurrency import end_all
 

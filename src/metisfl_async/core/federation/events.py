@@ -1,0 +1,143 @@
+"""What happens in a federation, as its driver sees it: typed events that travel as JSON-like data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+from metisfl_async.core.federation.records import RoundRecord
+from metisfl_async.core.metrics import Metrics
+
+__all__ = [
+    "Event",
+    "EventsMissed",
+    "FederationFinished",
+    "LearnerEvaluated",
+    "LearnerJoined",
+    "LearnerLeft",
+    "ModelPublished",
+    "RoundFinished",
+    "RoundStarted",
+    "TaskFailed",
+    "UpdateCounted",
+    "event_from_dict",
+    "event_to_dict",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerJoined:
+    """A learner connected, for the first time or again."""
+
+    learner: str
+    connected: int  #: learners connected now
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerLeft:
+    """A learner said goodbye, lost its connection, or was silent for too long."""
+
+    learner: str
+    connected: int  #: learners connected now
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundStarted:
+    """Training tasks go out to these learners."""
+
+    number: int
+    model_version: int
+    cohort: list[str]
+    in_rounds: bool = True  #: False under a scheduler without rounds
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateCounted:
+    """An update is in the mean."""
+
+    number: int
+    learner: str
+    weight: float
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFailed:
+    """A task did not count: its learner failed, was lost or late, or its update was refused."""
+
+    number: int
+    learner: str
+    task: str  #: "train", "evaluate" or "get_weights"
+    type: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPublished:
+    """There is a new global model."""
+
+    number: int
+    model_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerEvaluated:
+    """A learner has evaluated the round's global model."""
+
+    number: int
+    learner: str
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class RoundFinished:
+    """All of a round is known."""
+
+    record: RoundRecord
+
+
+@dataclass(frozen=True, slots=True)
+class FederationFinished:
+    """The last event."""
+
+    reason: str
+    is_failure: bool = False  #: whether it ended without reaching a termination signal or being stopped
+
+
+@dataclass(frozen=True, slots=True)
+class EventsMissed:
+    """The watcher was too slow: this many events are no longer kept."""
+
+    count: int
+
+
+Event: TypeAlias = (
+    LearnerJoined
+    | LearnerLeft
+    | RoundStarted
+    | UpdateCounted
+    | TaskFailed
+    | ModelPublished
+    | LearnerEvaluated
+    | RoundFinished
+    | FederationFinished
+    | EventsMissed
+)
+
+_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__args__}
+
+
+def event_to_dict(event: Event) -> dict[str, Any]:
+    """Give JSON-like data, the class under ``"event"``."""
+    facts = {"record": event.record.to_dict()} if isinstance(event, RoundFinished) else asdict(event)
+    return {"event": type(event).__name__} | facts
+
+
+def event_from_dict(data: dict[str, Any]) -> Event:
+    """Take what `event_to_dict` gave."""
+    facts = dict(data)
+    kind = _KINDS[facts.pop("event")]
+    if kind is RoundFinished:
+        return RoundFinished(RoundRecord.from_dict(facts["record"]))
+    return kind(**facts)

@@ -1,0 +1,98 @@
+"""A task and its life: what was asked of which learner, and how it ended. States that end a task never change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from metisfl_async.core.federation.records import LearnerRecord
+from metisfl_async.core.ids import LearnerId, TaskId
+from metisfl_async.core.metrics import Json
+
+__all__ = ["HeldTask", "Task", "TaskKind", "TaskState", "Verdict"]
+
+
+class TaskKind(StrEnum):
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    GET_WEIGHTS = "get_weights"  #: the first weights of a federation
+
+
+class TaskState(StrEnum):
+    PENDING = "pending"  #: made; its learner is not connected
+    OFFERED = "offered"  #: sent, not acknowledged
+    ACCEPTED = "accepted"  #: acknowledged; its learner works on it
+    UPLOADING = "uploading"  #: its update is on the way
+    STORED = "stored"  #: its update is here, being checked and folded
+    COUNTED = "counted"  #: done
+    FAILED = "failed"  #: its learner could not do it
+    LOST = "lost"  #: its learner left, was silent for too long, or came back without it
+    EXPIRED = "expired"  #: the deadline passed before its outcome came
+    LATE = "late"  #: the deadline passed while its update was on the way
+    CANCELLED = "cancelled"  #: the federation ended
+    REJECTED = "rejected"  #: its update came and was refused
+
+    @property
+    def is_final(self) -> bool:
+        return self not in _NEXT
+
+
+#: What may follow each state that does not end a task. UPLOADING goes back when a connection breaks; evaluations are
+#: counted without an upload.
+_ENDINGS = {TaskState.FAILED, TaskState.LOST, TaskState.EXPIRED, TaskState.CANCELLED, TaskState.REJECTED}
+_NEXT: dict[TaskState, set[TaskState]] = {
+    TaskState.PENDING: {TaskState.OFFERED, *_ENDINGS},
+    TaskState.OFFERED: {TaskState.ACCEPTED, TaskState.COUNTED, *_ENDINGS},
+    TaskState.ACCEPTED: {TaskState.UPLOADING, TaskState.COUNTED, *_ENDINGS},
+    TaskState.UPLOADING: {TaskState.ACCEPTED, TaskState.STORED, TaskState.LATE, *_ENDINGS},
+    TaskState.STORED: {TaskState.COUNTED, TaskState.REJECTED, TaskState.CANCELLED},
+}
+
+
+@dataclass(slots=True)
+class Task:
+    """One piece of work for one learner."""
+
+    id: TaskId
+    kind: TaskKind
+    learner: LearnerId
+    round_number: int
+    model_version: int  #: which its learner works on
+    newest_version: int = field(init=False)  #: that its learner has; without rounds, maybe one that it fetched since
+    part: LearnerRecord  #: its learner's part of a record, which it fills
+    config: dict[str, Json] = field(default_factory=dict)
+    state: TaskState = TaskState.PENDING
+    reason: str = ""  #: why it ended as it did, for its learner
+    error_type: str = ""  #: if it did not count: the exception's class, or the state it ended in
+    streams: int = 0  #: how many streams bring its update; more than one when its learner tries again
+    made_at: float = 0.0  #: seconds on the controller's monotonic clock, like the next five
+    offered_at: float = 0.0
+    accepted_at: float = 0.0
+    upload_at: float = 0.0  #: when the header of its update came
+    stored_at: float = 0.0  #: when the last frame of its update came
+    ended_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.newest_version = self.model_version
+
+    def move_to(self, state: TaskState, reason: str = "") -> None:
+        """Change the state; a move that the table above does not have is a bug, not an input."""
+        if state not in _NEXT.get(self.state, ()):
+            raise AssertionError(f"task {self.id} cannot go from {self.state} to {state}")
+        self.state, self.reason = state, reason
+
+
+class Verdict(StrEnum):
+    """What a learner that connects again should do with a task that it holds."""
+
+    CONTINUE = "continue"
+    UPLOAD = "upload"
+    DISCARD = "discard"
+
+
+class HeldTask(NamedTuple):
+    """A task that a connecting learner still has."""
+
+    task_id: TaskId
+    is_done: bool  #: its outcome is ready to be sent

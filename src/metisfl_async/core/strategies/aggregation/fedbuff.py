@@ -1,0 +1,78 @@
+"""FedBuff: every K updates make a step of the global model."""
+
+from __future__ import annotations
+
+from metisfl_async.core.checks import integer, number, positive
+from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.model import Model
+from metisfl_async.core.strategies.aggregation.arithmetic import Sum
+from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
+
+__all__ = ["FedBuff"]
+
+
+class FedBuff(AggregationRule):
+    """``G += learning_rate * sum(s_k * d_k * (w_k - G_k)) / sum(s_k)`` over `updates_per_version` updates.
+
+    ``G_k`` is the global model that the update started from, ``d_k = (1 + staleness) ** -exponent``. With the scaling
+    factor NumParticipants it is the paper's ``1/K * sum(...)``.
+
+    Parameters
+    ----------
+    updates_per_version : int
+        The paper's K.
+    learning_rate : float
+        > 0; of the server.
+    exponent : float
+        >= 0; 0 treats all alike.
+    max_staleness : int
+        An update that is staler is refused. So many global models, and the latest, are kept to tell what the updates
+        changed.
+
+    References
+    ----------
+    Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba, "Federated Learning with Buffered Asynchronous Aggregation",
+    arXiv:2106.06639, algorithm 1; the discount is its section 5's.
+    """
+
+    in_rounds = False
+    starts_afresh = False
+
+    def __init__(
+        self,
+        updates_per_version: int = 10,
+        *,
+        learning_rate: float = 1.0,
+        exponent: float = 0.5,
+        max_staleness: int = 10,
+    ) -> None:
+        integer("updates_per_version", updates_per_version, 1)
+        positive("learning_rate", learning_rate)
+        number("exponent", exponent, least=0)
+        integer("max_staleness", max_staleness, 0)
+        self.updates_per_version, self.max_staleness = updates_per_version, max_staleness
+        self.learning_rate, self.exponent = learning_rate, exponent
+
+    def start(self, model: Model) -> None:
+        self._models = [model]  # the latest comes last
+        self._changes, self._weight = Sum(model.manifest), 0.0
+
+    def fold(self, update: Update) -> None:
+        if update.staleness > self.max_staleness:
+            raise ConfigError("staleness", update.staleness, f"at most max_staleness={self.max_staleness} versions")
+        share = update.weight * (1.0 + update.staleness) ** -self.exponent
+        self._changes.add(update.model, share)
+        self._changes.add(self._models[-1 - update.staleness], -share)
+        self._weight += update.weight
+
+    def aggregate(self, version: int) -> Model:
+        self._changes.scale(self.learning_rate / self._weight)
+        self._changes.add(self._models[-1], 1.0)
+        model = self._changes.divided_by(1.0, version)
+        self._models = [*self._models[-self.max_staleness :], model] if self.max_staleness else [model]
+        self.discard()
+        return model
+
+    def discard(self) -> None:
+        self._changes.clear()
+        self._weight = 0.0

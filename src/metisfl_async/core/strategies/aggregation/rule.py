@@ -1,0 +1,60 @@
+"""What an aggregation rule is: how updates become the next global model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from metisfl_async.core.ids import LearnerId
+from metisfl_async.core.model import Model
+
+__all__ = ["AggregationRule", "Update"]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one learner returned, checked: the global model's manifest, finite values, a weight > 0."""
+
+    learner: LearnerId
+    model: Model  #: its buffer is used for other updates afterwards: copy what is to be kept
+    weight: float  #: the scaling factor ``s_k``
+    staleness: int = 0  #: global models published since the one that the learner trained from
+    previous: Update | None = None  #: the learner's update before this one, if the rule `needs_previous`
+
+
+class AggregationRule(ABC):
+    """Makes global models of updates: `start` once, then `fold`, `fold`, ..., `aggregate`, and so on.
+
+    Calls come one at a time, those with large models in a worker thread. The controller works on a copy of the object
+    that is in its configuration, so one object can configure many controllers. An update is refused, and its learner
+    told why, when `fold` raises a `ConfigError`; the rule must be unchanged then. Any other exception ends the
+    federation.
+
+    `core.strategies.aggregation.arithmetic.Sum` uses the cores there are; for other arithmetic,
+    `core.strategies.aggregation.spreading.spread` does.
+    """
+
+    in_rounds: bool | None = None  #: whether the rule is only for schedulers with rounds (True) or without (False)
+    starts_afresh: bool = True  #: whether a model is made of the updates since the one before, and nothing else
+    needs_previous: bool = False  #: whether each learner's latest update is to be kept and given as `Update.previous`
+    updates_per_version: int = 1  #: how many updates, at least, make a model where there are no rounds
+    stride_length: int | None = None  #: at most so many updates in memory at a time
+
+    @abstractmethod
+    def start(self, model: Model) -> None:
+        """Take the first global model, version 0. It is shared and never changes, so it may be kept."""
+
+    @abstractmethod
+    def fold(self, update: Update) -> None:
+        """Take in one update."""
+
+    @abstractmethod
+    def aggregate(self, version: int) -> Model:
+        """Make the next global model: a new buffer, the manifest of `start`, and the given version."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Forget the updates since the latest model: too few came."""
+
+    def remove(self, update: Update) -> None:  # noqa: B027 - most rules remember nobody
+        """Take out the share of a learner that left; `update` is its latest. Only where the rule `needs_previous`."""

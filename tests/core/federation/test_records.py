@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metisfl_async.core.federation.records import Failure, LearnerRecord, RoundRecord
+
+text = st.text(max_size=8)
+number = st.floats(allow_nan=False, allow_infinity=False)
+metrics = st.dictionaries(text, number, max_size=3)
+maybe = st.none() | number
+facts: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | number | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=5,
+)
+parts = st.builds(
+    LearnerRecord,
+    train_state=text,
+    **dict.fromkeys(("weight", "acknowledge_ms", "train_ms", "staging_ms", "aggregation_ms", "evaluation_ms"), maybe),
+    **dict.fromkeys(("sent_ms", "ended_ms", "evaluation_sent_ms"), maybe),
+    **dict.fromkeys(("bytes_sent", "bytes_received"), st.integers(0)),
+    train_metrics=metrics,
+    train_metadata=st.dictionaries(text, facts, max_size=3),
+    evaluation_metrics=metrics,
+    failures=st.lists(st.builds(Failure, text, text, text), max_size=2),
+)
+records = st.builds(
+    RoundRecord,
+    number=st.integers(1),
+    model_version=st.integers(0),
+    is_published=st.booleans(),
+    in_rounds=st.booleans(),
+    **dict.fromkeys(("started_ms", "duration_ms", "dispatch_ms", "train_ms"), number),
+    **dict.fromkeys(("aggregation_ms", "evaluation_dispatch_ms", "evaluation_ms"), number),
+    **dict.fromkeys(("bytes_sent", "bytes_received"), st.integers(0)),
+    participants=st.lists(text, max_size=3),
+    train_metrics=metrics,
+    evaluation_metrics=metrics,
+    learners=st.dictionaries(text, parts, max_size=3),
+)
+
+
+@given(records)
+def test_a_record_comes_back_from_json_as_it_was(record: RoundRecord) -> None:
+    assert RoundRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+
+
+@given(records)
+def test_what_to_dict_gave_and_what_from_dict_took_are_not_shared_with_the_record(record: RoundRecord) -> None:
+    data = record.to_dict()
+    taken = RoundRecord.from_dict(data)
+    record.learners["another"] = LearnerRecord(failures=[Failure("train", "lost", "it left")])
+    record.participants.append("another")
+    assert taken.to_dict() == data
+
+
+def closed(weights: dict[str, float], **learners: LearnerRecord) -> RoundRecord:
+    record = RoundRecord(1, 0, learners=learners)
+    record.close(weights)
+    return record
+
+
+def test_the_evaluation_of_a_learner_that_left_since_counts_with_its_own_weight() -> None:
+    record = closed(
+        {"b": 1.0},
+        a=LearnerRecord(weight=3.0, evaluation_metrics={"accuracy": 1.0}),
+        b=LearnerRecord(evaluation_metrics={"accuracy": 0.0}),  # its update did not count, an earlier one did
+    )
+    assert record.evaluation_metrics == {"accuracy": 0.75}
+
+
+def test_closing_adds_up_bytes_and_lists_whose_updates_counted() -> None:
+    record = closed(
+        {},
+        a=LearnerRecord(train_state="counted", weight=1.0, bytes_sent=1, bytes_received=10),
+        b=LearnerRecord(train_state="failed", bytes_sent=2),
+        c=LearnerRecord(train_state="counted", weight=1.0, bytes_sent=4, bytes_received=30),
+    )
+    assert (record.bytes_sent, record.bytes_received) == (7, 40)
+
+
+def test_training_metrics_are_means_weighted_by_the_updates_own_weights() -> None:
+    record = closed(
+        {"a": 100.0},
+        a=LearnerRecord(weight=1.0, train_metrics={"loss": 4.0}),
+        b=LearnerRecord(weight=3.0, train_metrics={"loss": 8.0, "auc": 0.5}),
+        c=LearnerRecord(train_metrics={"loss": 1000.0}),
+    )
+    assert record.train_metrics == {"loss": 7.0, "auc": 0.5}
+
+
+def test_evaluations_of_learners_without_a_known_weight_do_not_count_where_others_have_one() -> None:
+    record = closed(
+        {"a": 1.0, "b": 3.0, "elsewhere": 5.0},
+        a=LearnerRecord(evaluation_metrics={"accuracy": 0.0}),
+        b=LearnerRecord(evaluation_metrics={"accuracy": 1.0}),
+        c=LearnerRecord(evaluation_metrics={"accuracy": 0.5}),
+        d=LearnerRecord(),
+    )
+    assert record.evaluation_metrics == {"accuracy": 0.75}
+
+
+def test_evaluations_count_alike_where_nobody_has_a_known_weight() -> None:
+    record = closed(
+        {"d": 3.0},
+        a=LearnerRecord(evaluation_metrics={"accuracy": 0.0}),
+        b=LearnerRecord(evaluation_metrics={"accuracy": 1.0}),
+        d=LearnerRecord(),
+    )
+    assert record.evaluation_metrics == {"accuracy": 0.5}
+
+
+def test_a_round_without_reports_has_no_metrics() -> None:
+    record = closed({"a": 1.0}, a=LearnerRecord(), b=LearnerRecord(train_state="counted", weight=1.0))
+    assert (record.train_metrics, record.evaluation_metrics) == ({}, {})
+
+
+def test_the_summary_is_one_line_and_says_whether_a_model_came_of_it() -> None:
+    record = RoundRecord(
+        3,
+        2,
+        is_published=True,
+        duration_ms=1234.5,
+        participants=["a"],
+        train_metrics={"loss": 0.123456},
+        evaluation_metrics={"accuracy": 0.75},
+        learners={"a": LearnerRecord(), "b": LearnerRecord()},
+    )
+    facts = "1 of 2 updates in 1.23 s, train loss 0.1235, evaluation accuracy 0.75"
+    assert record.summary() == facts
+    record.is_published = False
+    assert record.summary() == f"not published: {facts}"
+
+
+def test_the_summary_without_rounds_counts_updates_and_says_how_old_their_models_were() -> None:
+    learners = {"a": LearnerRecord(staleness=2), "b": LearnerRecord(staleness=9), "c": LearnerRecord()}
+    record = RoundRecord(8, 7, True, participants=["a", "a", "b"], learners=learners)
+    assert record.summary() == "3 of 4 updates in 0.00 s, staleness 9"

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from metisfl_async.core.config import TerminationSignals
+from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.federation.records import RoundRecord
+from metisfl_async.core.federation.termination import cutoff_s, reason_to_stop
+
+
+def record(**metrics: float) -> RoundRecord:
+    """A round that was evaluated to these metrics."""
+    return RoundRecord(1, 0, evaluation_metrics=metrics)
+
+
+def test_as_many_models_as_were_asked_for_are_enough() -> None:
+    for name, signals in (
+        ("federation_rounds", TerminationSignals(federation_rounds=2)),
+        ("global_updates", TerminationSignals(global_updates=2)),
+    ):
+        assert reason_to_stop(signals, 1, record()) is None
+        assert reason_to_stop(signals, 2, record()) == f"{name}=2 reached"
+
+
+@pytest.mark.parametrize(
+    ("in_rounds", "name", "signals"),
+    [
+        (True, "global_updates", TerminationSignals(global_updates=2)),
+        (False, "federation_rounds", TerminationSignals(federation_rounds=2)),
+    ],
+)
+def test_a_signal_that_the_scheduler_never_reaches_is_refused(
+    in_rounds: bool, name: str, signals: TerminationSignals
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        signals.check(in_rounds=in_rounds)
+    assert (error.value.field, error.value.value) == (name, 2)
+    signals.check(in_rounds=not in_rounds)
+
+
+@pytest.mark.parametrize(
+    ("mode", "cutoff", "score", "is_reached"),
+    [
+        *(("max", 0.9, 0.89, False), ("max", 0.9, 0.9, True), ("max", 0.9, 0.91, True)),
+        *(("min", 0.1, 0.11, False), ("min", 0.1, 0.1, True), ("min", 0.1, 0.09, True)),
+        *(("max", 0.0, -0.1, False), ("max", 0.0, 0.0, True), ("max", 0.0, 0.1, True)),
+        *(("min", 0.0, 0.1, False), ("min", 0.0, 0.0, True), ("min", 0.0, -0.1, True)),
+        *(("max", 0.9, math.nan, False), ("min", 0.1, math.nan, False)),
+        *(("max", 0.9, math.inf, True), ("min", 0.1, math.inf, False)),
+    ],
+)
+def test_a_score_reaches_its_cutoff_from_below_or_from_above(
+    mode: str, cutoff: float, score: float, is_reached: bool
+) -> None:
+    signals = TerminationSignals(
+        evaluation_metric="score",
+        evaluation_metric_cutoff_score=cutoff,
+        mode=mode,  # type: ignore[arg-type]
+    )
+    assert (reason_to_stop(signals, 1, record(score=score)) is not None) is is_reached
+
+
+def test_only_the_named_metric_is_looked_at() -> None:
+    signals = TerminationSignals(evaluation_metric="auc", evaluation_metric_cutoff_score=0.5)
+    assert reason_to_stop(signals, 1, record()) is None
+    assert reason_to_stop(signals, 1, record(accuracy=0.9)) is None
+    assert reason_to_stop(signals, 1, record(auc=0.9)) == "auc=0.9 reached evaluation_metric_cutoff_score=0.5"
+
+
+def test_the_first_signal_that_is_reached_ends_it() -> None:
+    signals = TerminationSignals(
+        federation_rounds=3, evaluation_metric="auc", evaluation_metric_cutoff_score=0.5, execution_cutoff_time_mins=1.0
+    )
+    assert reason_to_stop(signals, 1, record(auc=0.1)) is None
+    assert reason_to_stop(signals, 1, record(auc=0.5)) == "auc=0.5 reached evaluation_metric_cutoff_score=0.5"
+    assert reason_to_stop(signals, 3, record(auc=0.1)) == "federation_rounds=3 reached"
+
+
+def test_the_cutoff_time_is_given_in_minutes_and_kept_in_seconds() -> None:
+    assert cutoff_s(TerminationSignals(execution_cutoff_time_mins=1.5)) == 90.0
+    assert cutoff_s(TerminationSignals(federation_rounds=1)) is None
