@@ -20,6 +20,7 @@ from metisfl_async.transport._proto import metisfl_pb2
 from metisfl_async.transport.base import Download
 from metisfl_async.transport.concurrency import to_the_end
 from metisfl_async.transport.grpc_errors import theirs
+from metisfl_async.transport.grpc_guard import ServerGuard
 from metisfl_async.transport.grpc_options import SERVER_OPTIONS
 from metisfl_async.transport.malloc import keep_freed_memory
 
@@ -67,7 +68,7 @@ class GrpcHost:
         self._name, self._params, self._reflection = name, params, reflection
         self._handlers = grpc.method_handlers_generic_handler(name, handlers)
         self._health = health.aio.HealthServicer()
-        self._server: grpc.aio.Server | None = None
+        self._guard: ServerGuard | None = None
 
     async def start(self) -> None:
         """Bind and serve; `TransportError` if the port cannot be had. When cancelled, nothing is left."""
@@ -79,7 +80,7 @@ class GrpcHost:
 
     async def _start(self) -> None:
         keep_freed_memory()
-        self._server = server = grpc.aio.server(options=SERVER_OPTIONS)
+        server = grpc.aio.server(options=SERVER_OPTIONS)
         server.add_generic_rpc_handlers((self._handlers,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._reflection:
@@ -94,15 +95,16 @@ class GrpcHost:
             raise TransportError(
                 address, "cannot listen there; is the port taken, or the host another machine's?"
             ) from error
+        self._guard = ServerGuard(server, self)
         await server.start()
         await self._health.set(self._name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace_s: float) -> None:
         """Stop listening; calls under way get so many seconds to end, then they are cancelled."""
-        server, self._server = self._server, None
-        if server is not None:
+        guard, self._guard = self._guard, None
+        if guard is not None:
             await self._health.enter_graceful_shutdown()
-            await server.stop(grace_s)
+            await guard.stop(grace_s)
 
 
 def unary(

@@ -30,14 +30,22 @@ class GrpcLearnerServer(GrpcHost):
     """Serves a learner on a port."""
 
     def __init__(self, service: LearnerService, params: ServerParams) -> None:
+        super().__init__(LEARNER_SERVICE, _Handlers(service).table(), params)
+
+
+class _Handlers:
+    """One method for each RPC: bytes to our messages, the service, and back."""
+
+    def __init__(self, service: LearnerService) -> None:
         self._service = service
-        handlers = {
-            "ConfirmJoin": unary("confirm_join", service.confirm_join, convert.from_confirm_join),
+
+    def table(self) -> dict[str, grpc.RpcMethodHandler]:
+        return {
+            "ConfirmJoin": unary("confirm_join", self._service.confirm_join, convert.from_confirm_join),
             **{method: self._delivery(method) for method in ("Train", "Evaluate", "ShutDown", "Tell")},
-            "GetModel": grpc.unary_stream_rpc_method_handler(self._get_model),
-            "SetInitialModel": grpc.stream_unary_rpc_method_handler(self._set_initial_model),
+            "GetModel": grpc.unary_stream_rpc_method_handler(self.get_model),
+            "SetInitialModel": grpc.stream_unary_rpc_method_handler(self.set_initial_model),
         }
-        super().__init__(LEARNER_SERVICE, handlers, params)
 
     def _delivery(self, method: str) -> grpc.RpcMethodHandler:
         async def deliver(told: tuple[Token, int, ControllerMessage]) -> None:
@@ -48,12 +56,12 @@ class GrpcLearnerServer(GrpcHost):
 
         return unary(method, deliver, convert.from_delivery)
 
-    async def _get_model(self, request: bytes, context: Context) -> None:
+    async def get_model(self, request: bytes, context: Context) -> None:
         async with theirs(context, "get_model"):
             publication = Publication(await self._service.get_model(convert.from_get_model(request)))
             await write_model(Download(lambda: publication, _count_nothing), context)
 
-    async def _set_initial_model(self, _: AsyncIterator[bytes], context: Context) -> bytes:
+    async def set_initial_model(self, _: AsyncIterator[bytes], context: Context) -> bytes:
         async with theirs(context, "set_initial_model"), hearing_out(context):
             await self._service.set_initial_model(frames_from(context))
         return EMPTY
