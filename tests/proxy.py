@@ -12,7 +12,7 @@ from metisfl_async.transport.concurrency import first_of
 
 
 class Proxy:
-    """A TCP proxy whose connections can be cut or slow to be made, and carry so many bytes a second if that is said."""
+    """A TCP proxy whose connections can be cut, forgotten or slow to be made, and carry so many bytes a second."""
 
     def __init__(self, port: int, target: int, bytes_per_s: float | None = None) -> None:
         self.params = ClientParams("127.0.0.1", port)
@@ -23,10 +23,15 @@ class Proxy:
         self.connections = 0
         self.answers_after_s = 0.0
         self.cut_after: int | None = None  #: bytes towards the target
+        self._known: object = object()  #: what connections have that are not forgotten
 
     def cut(self) -> None:
         for writer in self.writers:
             writer.transport.abort()
+
+    def forget(self) -> None:
+        """Carry nothing more over the connections that are there, without a word; new ones are as good as ever."""
+        self._known = object()
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -55,7 +60,10 @@ class Proxy:
             up_writer.transport.abort()
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_up: bool) -> None:
+        known = self._known
         while data := await source.read(2**16):
+            if known is not self._known:
+                continue
             self.bytes_up += len(data) * is_up
             if self.cut_after is not None and self.bytes_up > self.cut_after:
                 self.cut_after = None

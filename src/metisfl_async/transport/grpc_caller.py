@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Self
 
 import grpc
 import grpc.aio
@@ -15,11 +16,12 @@ from metisfl_async.codec.pace import Pace
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost, Damaged
 from metisfl_async.core.model import Bytes, Model, allocate
+from metisfl_async.transport.concurrency import is_being_cancelled
 from metisfl_async.transport.grpc_errors import ours
 from metisfl_async.transport.grpc_options import CHANNEL_OPTIONS
 from metisfl_async.transport.malloc import keep_freed_memory
 
-__all__ = ["UNARY_TIMEOUT_S", "GrpcCaller"]
+__all__ = ["UNARY_TIMEOUT_S", "Answers", "GrpcCaller"]
 
 UNARY_TIMEOUT_S = 30.0  #: for calls that are answered at once
 
@@ -34,6 +36,7 @@ class GrpcCaller:
         self.address = params.address
         self.pace = pace or Pace()
         self._service = service
+        self._is_given_up = False
         keep_freed_memory()
         if (certificate := params.root_certificate_bytes) is None:
             self.channel = grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
@@ -52,18 +55,24 @@ class GrpcCaller:
     def path(self, method: str) -> str:
         return f"/{self._service}/{method}"
 
-    async def ask(self, method: str, request: bytes, timeout_s: float | None = UNARY_TIMEOUT_S) -> bytes:
-        with ours(self.address):
-            return bytes(await self.channel.unary_unary(self.path(method))(request, timeout=timeout_s))
-
-    async def stream(self, method: str, request: bytes) -> AsyncIterator[bytes]:
-        call = self.channel.unary_stream(self.path(method))(request)
+    @contextmanager
+    def ours(self) -> Iterator[None]:
+        """Around a call: raise our errors instead of gRPC's."""
         try:
             with ours(self.address):
-                while (data := await call.read()) is not grpc.aio.EOF:
-                    yield data
-        finally:
-            call.cancel()
+                yield
+        except asyncio.CancelledError:
+            if self._is_given_up and not is_being_cancelled():  # the call is cancelled, not whoever waits for it
+                raise ConnectionLost(self.address, "the connection was given up for a new one") from None
+            raise
+
+    async def ask(self, method: str, request: bytes, timeout_s: float | None = UNARY_TIMEOUT_S) -> bytes:
+        with self.ours():
+            return bytes(await self.channel.unary_unary(self.path(method))(request, timeout=timeout_s))
+
+    def stream(self, method: str, request: bytes) -> Answers:
+        with self.ours():
+            return Answers(self, self.channel.unary_stream(self.path(method))(request))
 
     async def read_model(
         self,
@@ -73,10 +82,11 @@ class GrpcCaller:
         again: Bytes | None = None,
         heard: Callable[[], object] = lambda: None,
     ) -> Model:
-        call = self.channel.unary_stream(self.path(method))(request)
+        with self.ours():
+            call = self.channel.unary_stream(self.path(method))(request)
         assembly: Assembly | None = None
         try:
-            with ours(self.address):
+            with self.ours():
                 while (chunk := await call.read()) is not grpc.aio.EOF:
                     heard()
                     for frame in map(decode, split(chunk)):
@@ -97,9 +107,10 @@ class GrpcCaller:
         return assembly.model
 
     async def send_model(self, method: str, header: Header, model: Model) -> None:
-        call = self.channel.stream_unary(self.path(method))()
+        with self.ours():
+            call = self.channel.stream_unary(self.path(method))()
         try:
-            with ours(self.address):
+            with self.ours():
                 try:
                     for frames in bundles_of(header, model, self.pace):
                         chunk = encode(*frames)
@@ -112,5 +123,31 @@ class GrpcCaller:
         finally:
             call.cancel()
 
+    async def give_up(self) -> None:
+        """Close the connection for a new one; what is under way ends with `ConnectionLost`."""
+        self._is_given_up = True
+        await self.close()
+
     async def close(self) -> None:
+        """Close the connection; what is under way is cancelled."""
         await self.channel.close()
+
+
+class Answers:
+    """The answers to one call, in order. Unlike a generator, it can be dropped at any time: gRPC cancels the call."""
+
+    def __init__(self, caller: GrpcCaller, call: grpc.aio.UnaryStreamCall) -> None:
+        self._caller, self._call = caller, call
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with self._caller.ours():
+            data = await self._call.read()
+        if data is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return bytes(data)
+
+    async def aclose(self) -> None:
+        self._call.cancel()

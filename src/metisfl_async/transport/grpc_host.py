@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -19,6 +18,7 @@ from metisfl_async.core.errors import ConfigError, PeerTimeout, ProtocolError, T
 from metisfl_async.transport._proto import metisfl_pb2
 from metisfl_async.transport.base import Download
 from metisfl_async.transport.concurrency import to_the_end
+from metisfl_async.transport.grpc_certificates import ServerCertificate
 from metisfl_async.transport.grpc_errors import theirs
 from metisfl_async.transport.grpc_guard import ServerGuard
 from metisfl_async.transport.grpc_options import SERVER_OPTIONS
@@ -28,6 +28,7 @@ __all__ = [
     "EMPTY",
     "Context",
     "GrpcHost",
+    "closing",
     "drain",
     "frames_from",
     "hearing_out",
@@ -40,6 +41,8 @@ EMPTY = b""
 DRAIN_S = 5.0  #: for the rest of a model that is refused in the middle
 STALL_S = 60.0  #: for reading a chunk; who does not would keep an old model in memory
 Context: TypeAlias = grpc.aio.ServicerContext
+
+T = TypeVar("T")
 
 
 class GrpcHost:
@@ -90,7 +93,7 @@ class GrpcHost:
             if self._params.server_certificate is None:
                 self.port = server.add_insecure_port(address)
             else:
-                self.port = server.add_secure_port(address, _server_credentials(self._params))
+                self.port = server.add_secure_port(address, ServerCertificate(self._params).credentials())
         except RuntimeError as error:
             raise TransportError(
                 address, "cannot listen there; is the port taken, or the host another machine's?"
@@ -125,11 +128,21 @@ def unary_stream(
     name: str, method: Callable[[bytes], AsyncIterator[Any]], write: Callable[[Any], bytes]
 ) -> grpc.RpcMethodHandler:
     async def handle(request: bytes, context: Context) -> None:
-        async with theirs(context, name):
-            async for item in method(request):
+        async with theirs(context, name), closing(method(request)) as items:
+            async for item in items:
                 await context.write(write(item))
 
     return grpc.unary_stream_rpc_method_handler(handle)
+
+
+@asynccontextmanager
+async def closing(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """Around the use of what may be a generator: close it here and now, not when it is garbage, without a loop."""
+    try:
+        yield items
+    finally:
+        if isinstance(items, AsyncGenerator):
+            await items.aclose()
 
 
 async def write_model(download: Download, context: Context) -> None:
@@ -146,7 +159,8 @@ async def write_model(download: Download, context: Context) -> None:
             download.moved(size_bytes)
 
 
-async def frames_from(context: Context) -> AsyncIterator[Frame]:
+async def frames_from(context: Context) -> AsyncGenerator[Frame]:
+    """Read a model's frames; to be closed by whoever asks for them."""
     while (chunk := await context.read()) is not grpc.aio.EOF:
         for frame in split(chunk):
             yield decode(frame)
@@ -168,13 +182,6 @@ async def drain(context: Context) -> None:
         async with asyncio.timeout(DRAIN_S):
             while await context.read() is not grpc.aio.EOF:
                 pass
-
-
-def _server_credentials(params: ServerParams) -> grpc.ServerCredentials:
-    assert params.private_key is not None
-    assert params.server_certificate is not None
-    key, certificate = (Path(file).read_bytes() for file in (params.private_key, params.server_certificate))
-    return grpc.ssl_server_credentials([(key, certificate)])
 
 
 def _add_reflection(name: str, server: grpc.aio.Server) -> None:

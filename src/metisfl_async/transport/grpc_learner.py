@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import grpc
 import grpc.aio
@@ -17,6 +17,7 @@ from metisfl_async.core.model import Model
 from metisfl_async.transport import convert
 from metisfl_async.transport.base import Download, LearnerService
 from metisfl_async.transport.grpc_caller import GrpcCaller
+from metisfl_async.transport.grpc_certificates import FreshParams
 from metisfl_async.transport.grpc_errors import theirs
 from metisfl_async.transport.grpc_host import EMPTY, Context, GrpcHost, frames_from, hearing_out, unary, write_model
 from metisfl_async.transport.grpc_options import LEARNER_SERVICE
@@ -62,8 +63,8 @@ class _Handlers:
             await write_model(Download(lambda: publication, _count_nothing), context)
 
     async def set_initial_model(self, _: AsyncIterator[bytes], context: Context) -> bytes:
-        async with theirs(context, "set_initial_model"), hearing_out(context):
-            await self._service.set_initial_model(frames_from(context))
+        async with theirs(context, "set_initial_model"), hearing_out(context), aclosing(frames_from(context)) as frames:
+            await self._service.set_initial_model(frames)
         return EMPTY
 
 
@@ -72,7 +73,7 @@ class DialledLearner:
 
     def __init__(self, params: ClientParams) -> None:
         self.address = params.address
-        self._params = params
+        self._params = FreshParams(params)
 
     async def confirm_join(self, secret: str) -> None:
         """Ask whether the learner there is the one that wants to join: `UnknownLearner` if not."""
@@ -94,7 +95,7 @@ class DialledLearner:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[GrpcCaller]:
-        caller = GrpcCaller(self._params, LEARNER_SERVICE)
+        caller = GrpcCaller(self._params.read(), LEARNER_SERVICE)
         try:
             yield caller
         finally:

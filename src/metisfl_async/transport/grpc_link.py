@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from itertools import chain
+from typing import Generic, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -29,8 +30,8 @@ from metisfl_async.core.messages import (
 from metisfl_async.core.model import Bytes, Model
 from metisfl_async.transport import convert
 from metisfl_async.transport.base import Stream
-from metisfl_async.transport.grpc_caller import GrpcCaller
-from metisfl_async.transport.grpc_errors import ours
+from metisfl_async.transport.grpc_caller import Answers, GrpcCaller
+from metisfl_async.transport.grpc_certificates import FreshParams
 from metisfl_async.transport.grpc_options import SERVICE
 
 __all__ = ["GrpcLink"]
@@ -38,28 +39,56 @@ __all__ = ["GrpcLink"]
 LARGE_BYTES = 2**21  #: an update of this size takes longer to send than a connection to make
 CONNECT_S = 3.0  #: on a slow link that is full, or where a controller may open no more files, it takes longer
 
+T = TypeVar("T")
+
 
 class _ClientStream:
     """A learner's end of a Tasks stream."""
 
-    def __init__(self, address: str, call: grpc.aio.StreamStreamCall) -> None:
-        self._address, self._call = address, call
+    def __init__(self, caller: GrpcCaller, call: grpc.aio.StreamStreamCall) -> None:
+        self._caller, self._call = caller, call
 
     async def send(self, message: LearnerMessage) -> None:
-        with ours(self._address):
+        with self._caller.ours():
             try:
                 await self._call.write(convert.learner_message(message))
             except asyncio.InvalidStateError as error:  # the call has ended; reading says why
-                raise ConnectionLost(self._address, "the call has ended") from error
+                raise ConnectionLost(self._caller.address, "the call has ended") from error
 
     async def receive(self) -> ControllerMessage | None:
-        with ours(self._address):
+        with self._caller.ours():
             data = await self._call.read()
         return None if data is grpc.aio.EOF else convert.from_controller_message(data)
 
 
+class _News(Generic[T]):
+    """What a call tells, one by one. Unlike a generator, it can be dropped at any time."""
+
+    def __init__(self, begin: Callable[[], Awaitable[Answers]], read: Callable[[bytes], Iterable[T]]) -> None:
+        self._begin, self._read = begin, read
+        self._answers: Answers | None = None
+        self._told: deque[T] = deque()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        while not self._told:
+            if self._answers is None:
+                self._answers = await self._begin()
+            self._told.extend(self._read(await anext(self._answers)))
+        return self._told.popleft()
+
+    async def aclose(self) -> None:
+        if self._answers is not None:
+            await self._answers.aclose()
+
+
 class GrpcLink:
     """Reaches a controller at an address; one connection, made when it is first needed and made again by itself.
+
+    A proxy or router may forget a connection without a word, and gRPC goes on using it until its pings are missed. So
+    whoever joins or watches again, as is done after a break, dials anew; the root certificate is read again then.
 
     A large update has another, for as long as it is on its way. On a connection on which much was received, gRPC keeps
     about a megabyte for the next time: with a thousand learners, the controller would have a gigabyte of that.
@@ -67,18 +96,32 @@ class GrpcLink:
 
     def __init__(self, params: ClientParams, pace: Pace | None = None) -> None:
         self.address = params.address
-        self._params = replace(params, root_certificate=params.root_certificate_bytes)  # the file may go
-        self._caller = GrpcCaller(self._params, SERVICE, pace)
+        self._params = FreshParams(params)
+        self._caller = GrpcCaller(self._params.read(), SERVICE, pace)
         self._others: set[GrpcCaller] = set()  # of updates on their way
+        self._has_joined = self._has_watched = self._is_closed = False
+
+    async def renew(self) -> None:
+        """Drop the connection: calls under way on it end with `ConnectionLost`, and the next one dials anew."""
+        if self._is_closed:
+            return
+        old, self._caller = self._caller, GrpcCaller(self._params.read(), SERVICE, self._caller.pace)
+        await old.give_up()
 
     async def join(self, request: JoinRequest) -> JoinReply:
+        """Join; from the second time on, over a new connection."""
+        if self._has_joined:
+            await self.renew()
+        self._has_joined = True
         return convert.from_join_reply(await self._caller.ask("JoinFederation", convert.join_request(request)))
 
     @asynccontextmanager
     async def tasks(self) -> AsyncIterator[Stream[ControllerMessage, LearnerMessage]]:
-        call = self._caller.channel.stream_stream(self._caller.path("Tasks"))()
+        caller = self._caller
+        with caller.ours():
+            call = caller.channel.stream_stream(caller.path("Tasks"))()
         try:
-            yield _ClientStream(self.address, call)
+            yield _ClientStream(caller, call)
         finally:
             call.cancel()
 
@@ -92,7 +135,7 @@ class GrpcLink:
         """Send an update: a large one over a connection of its own, if one can be had soon."""
         if update.manifest.size_bytes < LARGE_BYTES:
             return await self.upload(header, update)
-        other = GrpcCaller(self._params, SERVICE, self._caller.pace)
+        other = GrpcCaller(self._params.read(), SERVICE, self._caller.pace)
         self._others.add(other)
         try:
             is_there = await other.connects_within(CONNECT_S)
@@ -104,14 +147,16 @@ class GrpcLink:
     async def upload(self, header: Header, update: Model, over: GrpcCaller | None = None) -> UpdateReply:
         """Send the header, wait for room, send the rest; or all at once, if it is small."""
         caller = over or self._caller
-        call, pace = caller.channel.stream_stream(caller.path("TrainDone"))(), caller.pace
+        pace = caller.pace
+        with caller.ours():
+            call = caller.channel.stream_stream(caller.path("TrainDone"))()
 
         async def send(chunk: bytes) -> None:
             with pace.sending(chunk):
                 await call.write(chunk)
 
         try:
-            with ours(self.address):
+            with caller.ours():
                 bundles = bundles_of(header, update, pace)
                 first = next(bundles)
                 is_small = update.manifest.size_bytes <= UNASKED_BYTES and isinstance(first[-1], End)
@@ -148,14 +193,22 @@ class GrpcLink:
     async def start_training(self, request: StartRequest) -> None:
         await self._caller.ask("StartTraining", convert.start_request(request))
 
-    async def watch_events(self, federation_id: FederationId) -> AsyncIterator[Event]:
-        async for data in self._caller.stream("WatchEvents", convert.watch(federation_id)):
-            for event in convert.from_events(data):
-                yield event
+    def watch_events(self, federation_id: FederationId) -> AsyncIterator[Event]:
+        """Follow the events; from the second time on, over a new connection."""
 
-    async def get_logs(self) -> AsyncIterator[RoundRecord]:
-        async for data in self._caller.stream("GetLogs", b""):
-            yield convert.from_record(data)
+        async def begin() -> Answers:
+            if self._has_watched:
+                await self.renew()
+            self._has_watched = True
+            return self._caller.stream("WatchEvents", convert.watch(federation_id))
+
+        return _News(begin, convert.from_events)
+
+    def get_logs(self) -> AsyncIterator[RoundRecord]:
+        async def begin() -> Answers:
+            return self._caller.stream("GetLogs", b"")
+
+        return _News(begin, lambda data: [convert.from_record(data)])
 
     async def get_model(self) -> Model:
         return await self._caller.read_model("GetModel", b"")
@@ -167,5 +220,6 @@ class GrpcLink:
         await self._caller.ask("ShutDown", b"", timeout_s=None)
 
     async def close(self) -> None:
+        self._is_closed = True
         for caller in (self._caller, *self._others):
             await caller.close()

@@ -1,0 +1,115 @@
+"""A link dials anew after every break: the connection from before may be forgotten on the way, and nobody says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from federations import PATIENCE_S, Adds, until
+from proxy import Proxy, proxy_to
+from puppet import weights
+
+from metisfl_async import Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals, run_learner
+from metisfl_async.core.errors import ConnectionLost
+from metisfl_async.core.federation.events import LearnerJoined
+from metisfl_async.core.ids import FederationId, LearnerId, Token
+from metisfl_async.core.messages import Hello, JoinRequest
+from metisfl_async.core.model import Model
+from metisfl_async.transport.grpc_link import GrpcLink
+
+ANYONE = JoinRequest(LearnerId(""), Token(""))
+WATCHED = FederationId("")
+
+
+@asynccontextmanager
+async def forgetful() -> AsyncIterator[tuple[Controller, Proxy, GrpcLink]]:
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        Controller(ServerParams()) as controller,
+        proxy_to(controller) as proxy,
+    ):
+        link = GrpcLink(proxy.params)
+        try:
+            yield controller, proxy, link
+        finally:
+            await link.close()
+
+
+async def test_joining_again_dials_anew_though_the_first_connection_looks_alive() -> None:
+    async with forgetful() as (_, proxy, link):
+        await link.join(ANYONE)
+        proxy.forget()
+        await link.join(ANYONE)  # over the first one, it would time out
+        assert proxy.connections == 2
+        await until(lambda: len(proxy.writers) == 2)  # both ends of the second one; the first is closed
+
+
+async def test_watching_again_dials_anew_though_the_first_connection_looks_alive() -> None:
+    async with forgetful() as (controller, proxy, link):
+        controller._open.service._dispatcher.events.append(LearnerJoined("a", 1))
+        for _ in range(2):
+            assert await anext(link.watch_events(WATCHED)) == LearnerJoined("a", 1)
+            proxy.forget()
+        assert proxy.connections == 2
+
+
+async def test_calls_under_way_on_a_connection_that_is_dropped_are_lost_and_may_be_made_again() -> None:
+    async with forgetful() as (_, proxy, link):
+        reply = await link.join(ANYONE)
+        await link.set_initial_model(Model.from_arrays(weights(0)))
+        async with link.tasks() as stream:
+            await stream.send(Hello(reply.token, []))
+            assert await stream.receive()
+            events = link.watch_events(WATCHED)
+            assert isinstance(await anext(events), LearnerJoined)
+            proxy.forget()
+            under_way = [
+                asyncio.ensure_future(each)
+                for each in (stream.receive(), anext(events), link.get_model(), link.leave(reply.token))
+            ]
+            await asyncio.sleep(0)  # they are begun
+            await link.renew()
+            lost = await asyncio.gather(*under_way, return_exceptions=True)
+            assert [type(each) for each in lost] == [ConnectionLost] * len(under_way), lost
+            with pytest.raises(ConnectionLost):
+                await stream.send(Hello(reply.token, []))
+        assert (await link.get_model()).arrays()[0][0] == 0.0
+
+
+async def test_a_call_that_is_cancelled_while_its_connection_is_dropped_is_cancelled() -> None:
+    async with forgetful() as (_, proxy, link):
+        await link.join(ANYONE)
+        proxy.forget()
+        leaving = asyncio.create_task(link.leave(Token("a")))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await link.renew()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+
+
+async def test_a_link_that_is_closed_is_not_renewed() -> None:
+    async with forgetful() as (_, proxy, link):
+        await link.join(ANYONE)
+        await link.close()
+        with pytest.raises(ConnectionLost):
+            await link.join(ANYONE)
+        assert proxy.connections == 1
+
+
+async def test_a_learner_whose_connection_is_forgotten_connects_again_when_its_lease_is_over() -> None:
+    config = ControllerConfig(heartbeat_secs=0.1, lease_secs=0.5)
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        Controller(ServerParams(), config) as controller,
+        proxy_to(controller) as proxy,
+    ):
+        learner = asyncio.create_task(run_learner(Adds(1), proxy.params, learner_id="a"))
+        await until(lambda: "a" in controller.longest_silences_ms())
+        proxy.forget()
+        await until(lambda: proxy.connections == 2)
+        signals = TerminationSignals(federation_rounds=1)
+        assert (await DriverSession(controller, 1, signals).run()).model_version == 1
+        await learner
