@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 import grpc
 import grpc.aio
@@ -20,6 +21,7 @@ from metisfl_async.transport.grpc_host import (
     EMPTY,
     Context,
     GrpcHost,
+    closing,
     drain,
     frames_from,
     hearing_out,
@@ -59,7 +61,7 @@ class _UpdateCall:
         self._waits: bool | None = None  # for the word to go ahead; not known before the first chunk
         self.has_ended = False
 
-    async def frames(self) -> AsyncIterator[Frame]:
+    async def frames(self) -> AsyncGenerator[Frame]:
         while (chunk := await self._context.read()) is not grpc.aio.EOF:
             frames = [decode(frame) for frame in split(chunk)]
             self.has_ended = isinstance(frames[-1], End)
@@ -124,20 +126,22 @@ class _Handlers:
     async def train_done(self, _: AsyncIterator[bytes], context: Context) -> None:
         update = _UpdateCall(context)
         async with theirs(context, "train_done"):
-            reply = await self._service.train_done(update.frames(), update.go_ahead)
+            async with aclosing(update.frames()) as frames:
+                reply = await self._service.train_done(frames, update.go_ahead)
             await context.write(convert.update_reply(reply))
             if not update.has_ended:
                 await drain(context)  # whoever is still sending hears the answer only if the call does not end under it
 
     async def _news(self, request: bytes) -> AsyncIterator[bytes]:
-        async for events in self._service.watch_events(convert.from_watch(request)):
-            for message in convert.events(events):
-                yield message
-            await asyncio.sleep(NEWS_PAUSE_S)
+        async with closing(self._service.watch_events(convert.from_watch(request))) as news:
+            async for events in news:
+                for message in convert.events(events):
+                    yield message
+                await asyncio.sleep(NEWS_PAUSE_S)
 
     async def set_initial_model(self, _: AsyncIterator[bytes], context: Context) -> bytes:
-        async with theirs(context, "set_initial_model"), hearing_out(context):
-            await self._service.set_initial_model(frames_from(context))
+        async with theirs(context, "set_initial_model"), hearing_out(context), aclosing(frames_from(context)) as frames:
+            await self._service.set_initial_model(frames)
         return EMPTY
 
 
