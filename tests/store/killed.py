@@ -1,4 +1,4 @@
-"""Inserts one model after another and says so, until it is killed."""
+"""Commits one model after another and says so, until it is killed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,28 @@ import numpy as np
 from metisfl_async import Model, ModelStoreConfig
 from metisfl_async.store.by_name import new_store
 
+SIZE = 30_000
+
 
 async def main() -> None:
-    store = new_store(ModelStoreConfig(lineage_length=3, **json.loads(sys.argv[1])))
+    store = new_store(ModelStoreConfig(lineage_length=2, **json.loads(sys.argv[1])))
     await store.open()
-    for version in itertools.count(1):
-        await store.insert("a", Model.from_arrays([np.full(300_000, version, np.float32)], version=version))
-        sys.stdout.write(f"{version}\n")
+    federation = await store.unfinished()
+    if federation is None:
+        await store.begin("f", "0")
+        begun = 0
+    else:
+        begun = int((await store.resume(federation)).standing)
+    for number in itertools.count(begun + 1):
+        model = Model.from_arrays([np.full(SIZE, number, np.float32)], version=number)
+        await store.insert("a", model, number)
+        await store.insert(f"b{number % 3}", model, number)
+        await store.erase(f"b{(number + 1) % 3}")
+        arrays = {"sum": np.full(SIZE, number, np.float64)}
+        await store.commit(str(number), model=model, arrays=arrays, rounds=[str(number)])
+        sys.stdout.write(f"{number}\n")
         sys.stdout.flush()
+        await store.insert("late", model)
 
 
 if __name__ == "__main__":

@@ -1,95 +1,18 @@
-"""What every model store keeps to."""
+"""What every model store keeps to, of models."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import secrets
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-import redis
 from federations import nothing_left_behind
+from stores import LARGE, OWNERS, Place, keep, model_of, same, versions
 
-from metisfl_async import Model, ModelStoreConfig
+from metisfl_async import Model
 from metisfl_async.core.model import DTYPES
-from metisfl_async.store.base import GLOBAL, ModelStore, Stored
-from metisfl_async.store.by_name import new_store
-
-OWNERS = [GLOBAL, "global", "a/b", "..", ".", "ü", "Ü", "u\u0308", "*", ":", "a:b", "%2F", "a b", "[a]", "?", "x" * 128]
-LARGE = 300_000  #: elements; more than is handled on the loop
-
-
-def model_of(version: int, size: int = 3) -> Model:
-    return Model.from_arrays([np.full(size, version, np.float32)], version=version)
-
-
-async def versions(store: ModelStore, owner: str = GLOBAL) -> list[int]:
-    return [kept.model.version for kept in await store.lineage(owner)]
-
-
-def same(kept: Stored | None, model: Model, weight: float = 1.0) -> bool:
-    return (
-        kept is not None
-        and kept.weight == weight
-        and kept.model.manifest == model.manifest
-        and kept.model.version == model.version
-        and kept.model.buffer.tobytes() == model.buffer.tobytes()
-    )
-
-
-class Place:
-    """Where a store keeps its models, which it may be opened on again and again."""
-
-    def __init__(self, **options: Any) -> None:
-        self.options = options
-
-    @asynccontextmanager
-    async def open(self, length: int) -> AsyncIterator[ModelStore]:
-        store = new_store(ModelStoreConfig(lineage_length=length, **self.options))
-        try:
-            await store.open()
-            yield store
-        finally:
-            await store.close()
-            await store.close()
-
-    def count(self) -> int | None:
-        """Count the models that take room, those that nobody could read included; None if there is no telling."""
-        return None
-
-
-class Directory(Place):
-    def count(self) -> int:
-        return sum(path.is_file() for path in Path(self.options["directory"]).rglob("*"))
-
-
-class Prefix(Place):
-    def count(self) -> int:
-        with redis.Redis(port=self.options["model_store_port"], decode_responses=True) as client:
-            keys = list(client.scan_iter(f"{self.options['key_prefix']}:*"))
-        return sum(":index:" not in key for key in keys)
-
-
-@pytest.fixture(params=["InMemory", "Disk", "Redis"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    match request.param:
-        case "Disk":
-            return Directory(model_store="Disk", directory=tmp_path / "some" / "models")
-        case "Redis":
-            port = request.getfixturevalue("redis_server").port
-            return Prefix(model_store="Redis", model_store_port=port, key_prefix=secrets.token_hex(8))
-        case _:
-            return Place()
-
-
-lasting = pytest.mark.parametrize("place", ["Disk", "Redis"], indirect=True)
+from metisfl_async.store.base import GLOBAL
 
 
 @pytest.mark.parametrize(
@@ -99,8 +22,8 @@ lasting = pytest.mark.parametrize("place", ["Disk", "Redis"], indirect=True)
 async def test_exactly_so_many_are_kept_of_each_owner_oldest_first(place: Place, length: int, kept: list[int]) -> None:
     async with place.open(length) as store:
         for version in range(5):
-            await store.insert(GLOBAL, model_of(version))
             await store.insert("a", model_of(10 + version))
+            await store.commit("", model=model_of(version))
             newest = await store.latest(GLOBAL)
             assert newest is not None
             assert newest.model.version == version
@@ -115,6 +38,7 @@ async def test_nobody_has_nothing(place: Place) -> None:
             assert await store.latest(owner) is None
             assert await store.lineage(owner) == []
             await store.erase(owner)
+        assert [text async for text in store.rounds()] == []
 
 
 async def test_a_model_comes_back_exactly(place: Place) -> None:
@@ -161,9 +85,9 @@ async def test_a_large_model_comes_back(place: Place) -> None:
 async def test_owners_are_kept_apart_whatever_they_are_called(place: Place) -> None:
     async with place.open(1) as store:
         for number, owner in enumerate(OWNERS):
-            await store.insert(owner, model_of(number), number)
+            await keep(store, owner, model_of(number), number)
         for number, owner in enumerate(OWNERS):
-            assert same(await store.latest(owner), model_of(number), number)
+            assert same(await store.latest(owner), model_of(number), number or 1)
         await store.erase("*")
         await store.erase("..")
         left = [owner for owner in OWNERS if await store.latest(owner) is not None]
@@ -177,6 +101,7 @@ async def test_what_is_erased_is_gone_and_may_come_again(place: Place) -> None:
         await store.erase("a")
         assert await store.latest("a") is None
         assert await store.lineage("a") == []
+        await store.commit("")
         assert not place.count()
         await store.insert("a", model_of(7))
         assert await versions(store, "a") == [7]
@@ -203,83 +128,33 @@ async def test_many_insert_at_the_same_time_in_the_order_of_the_calls(place: Pla
             assert same(await store.latest(owner), model_of(3), 3)
 
 
-async def test_a_cancelled_insertion_has_happened_whole_or_not_at_all(place: Place) -> None:
+@pytest.mark.parametrize("what", ["insertion", "commit"])
+async def test_what_is_cancelled_has_happened_whole_or_not_at_all(place: Place, what: str) -> None:
+    owner = "a" if what == "insertion" else GLOBAL
     async with nothing_left_behind(), place.open(2) as store:
-        await store.insert("a", model_of(0, LARGE))
-        before = [0]
+        await keep(store, owner, model_of(0, LARGE))
+        before, texts = [0], 0
         outcomes = set()
         steps = 0
         while True:
-            inserting = asyncio.create_task(store.insert("a", model_of(steps + 1, LARGE)))
+            model = model_of(steps + 1, LARGE)
+            adding = store.insert("a", model) if what == "insertion" else store.commit("", model=model, rounds=["x"])
+            task = asyncio.ensure_future(adding)
             for _ in range(steps):
                 await asyncio.sleep(0)
-            inserting.cancel()
-            await asyncio.wait([inserting])
-            after = await versions(store, "a")
+            task.cancel()
+            await asyncio.wait([task])
+            after = await versions(store, owner)
             outcomes.add("before" if after == before else "after")
             assert after in (before, [*before, steps + 1][-2:])
-            assert same(await store.latest("a"), model_of(after[-1], LARGE))
+            texts += what == "commit" and after != before
+            assert len([text async for text in store.rounds()]) == texts
+            assert same(await store.latest(owner), model_of(after[-1], LARGE))
+            if what == "insertion":
+                await store.commit("")
             assert place.count() in (None, len(after))
             before = after
-            if not inserting.cancelled():
+            if not task.cancelled():
                 break
             steps = max(steps + 1, steps * 5 // 4)  # one with a server behind it takes thousands
         assert outcomes == {"before", "after"}
-
-
-@lasting
-async def test_what_was_kept_is_there_again(place: Place) -> None:
-    async with place.open(3) as store:
-        for version in range(12):  # so that there is a tenth after a ninth
-            for number, owner in enumerate(OWNERS):
-                await store.insert(owner, model_of(version), number)
-    async with place.open(3) as store:
-        for number, owner in enumerate(OWNERS):
-            assert await versions(store, owner) == [9, 10, 11]
-            assert same(await store.latest(owner), model_of(11), number)
-        await store.insert("a", model_of(1))
-        await store.insert(GLOBAL, model_of(12))
-        assert await versions(store) == [10, 11, 12]
-        await store.erase("*")
-    async with place.open(3) as store:
-        assert await versions(store) == [10, 11, 12]
-        assert await versions(store, "a") == [1]
-        assert await versions(store, "*") == []
-
-
-@lasting
-async def test_another_lineage_length_holds_from_the_next_opening_on(place: Place) -> None:
-    async with place.open(0) as store:
-        for version in range(5):
-            await store.insert("a", model_of(version))
-    async with place.open(2) as store:
-        assert await versions(store, "a") == [3, 4]
-        await store.insert("a", model_of(5))
-        assert await versions(store, "a") == [4, 5]
-        assert place.count() == 2
-    async with place.open(4) as store:
-        await store.insert("a", model_of(6))
-        assert await versions(store, "a") == [4, 5, 6]
-
-
-@lasting
-async def test_killed_in_the_middle_it_has_all_that_was_inserted_and_nothing_else(place: Place) -> None:
-    script = Path(__file__).with_name("killed.py")
-    options = {name: str(value) if isinstance(value, Path) else value for name, value in place.options.items()}
-    for trial in range(5):
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, str(script), json.dumps(options), stdout=asyncio.subprocess.PIPE
-        )
-        assert child.stdout is not None
-        for _ in range(3 + trial):
-            said = int(await child.stdout.readline())
-        child.kill()
-        said = max([said, *map(int, (await child.stdout.read()).split())])
-        await child.wait()
-        async with place.open(3) as store:
-            assert await versions(store, "a") in ([said - 2, said - 1, said], [said - 1, said, said + 1])
-            for kept in await store.lineage("a"):
-                assert same(kept, model_of(kept.model.version, LARGE))
-            assert place.count() in (3, 4)  # the oldest goes after the newest has come, or at the next insertion
-            await store.erase("a")
-            assert place.count() == 0

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import hashlib
 import itertools
-import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
+import numpy as np
 
 from metisfl_async.core.config import ModelStoreConfig
 from metisfl_async.core.errors import ConfigError, StoreError
-from metisfl_async.core.model import Model
+from metisfl_async.core.model import DTYPES, Array, Manifest
 from metisfl_async.store.base import GLOBAL, Stored
-from metisfl_async.store.record import record_of, stored_of
+from metisfl_async.store.durable import DurableStore, Found, Unreadable
+from metisfl_async.store.files import read, sync, write
+from metisfl_async.store.journal import Journal
+from metisfl_async.store.kept import Change, Entry
+from metisfl_async.store.record import record_of
 from metisfl_async.store.worker import Worker
 
 __all__ = ["DiskStore"]
@@ -30,57 +33,88 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class DiskStore:
-    """A `ModelStore` in a directory: a directory for each owner in it, a numbered file for each model in that.
+class DiskStore(DurableStore):
+    """A `ModelStore` in a directory: in it one for each federation, one for each owner in that, a file for each model.
 
-    A file is written under another name, brought to the disk, and moved to its place; so every file that has a number
-    is whole, also after a crash. One open store at a time uses a directory.
+    A file is written under another name, brought to the disk, and moved to its place; it is valid once the journal
+    names it. One open store at a time uses a directory.
     """
 
     def __init__(self, config: ModelStoreConfig) -> None:
         assert config.directory is not None
         self._directory = Path(config.directory).absolute()
+        super().__init__(str(self._directory), config.lineage_length)
         self._unfinished = self._directory / ".unfinished"
-        self._length = config.lineage_length
+        self._journal = Journal(self._directory / "journal.sqlite")
         self._lock: int | None = None
-        self._names = itertools.count()
+        self._numbers = itertools.count()
+        self._lasting: set[Path] = set()  # directories whose names are on the disk
         self._worker = Worker()
-        self._order = asyncio.Lock()  # an insertion takes several jobs of the worker
 
     async def open(self) -> None:
         await self._do(self._open)
 
     async def close(self) -> None:
-        self._worker.close()
+        self._kept = None
         lock, self._lock = self._lock, None
-        if lock is not None:
-            os.close(lock)
-
-    async def insert(self, owner: str, model: Model, weight: float = 1.0) -> None:
-        async with self._order:
-            unfinished = self._unfinished / f"{next(self._names)}"
-            try:
-                await self._do(_write, unfinished, owner, model, weight)
-                await self._do(self._commit, unfinished, owner)
-            finally:
-                await self._do(unfinished.unlink, missing_ok=True)
-
-    async def latest(self, owner: str) -> Stored | None:
-        kept = await self._do(self._read, owner, 1)
-        return kept[0] if kept else None
-
-    async def lineage(self, owner: str) -> list[Stored]:
-        return await self._do(self._read, owner, self._length)
-
-    async def erase(self, owner: str) -> None:
-        async with self._order:
-            await self._do(self._erase, owner)
+        try:
+            if lock is not None:
+                await self._do(self._journal.close)
+        finally:
+            self._worker.close()
+            if lock is not None:
+                os.close(lock)
 
     async def _do(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await self._worker.do(job, *args, **kwargs)
-        except (OSError, SafetensorError) as error:
-            raise StoreError(str(self._directory), str(error)) from error
+        except (OSError, sqlite3.Error, MemoryError) as error:
+            raise StoreError(self._where, str(error) or type(error).__name__) from error
+
+    async def _find_unfinished(self) -> str | None:
+        return await self._do(self._journal.unfinished)
+
+    async def _add(self, federation_id: str, standing: str) -> None:
+        if not await self._do(self._journal.begin, federation_id, standing):
+            raise StoreError(self._where, f"it has a federation {federation_id!r} already")
+        self._numbers = itertools.count()
+
+    async def _find(self, federation_id: str) -> Found | None:
+        return await self._do(self._look_up, federation_id)
+
+    async def _count_commits(self, federation_id: str) -> int:
+        return await self._do(self._journal.commits, federation_id)
+
+    async def _write(
+        self, federation_id: str, owner: str | None, what: Stored | Mapping[str, Array], written: list[Entry]
+    ) -> str:
+        name = f"{next(self._numbers):010}"
+        written.append(Entry(owner, name))
+        await self._do(self._write_file, federation_id, Entry(owner, name), what)
+        return name
+
+    async def _commit(self, change: Change) -> None:
+        await self._do(self._journal.commit, change)
+
+    async def _discard(self, federation_id: str, entries: list[Entry]) -> None:
+        await self._do(self._remove, federation_id, entries)
+
+    async def _read(self, federation_id: str, entry: Entry) -> Stored:
+        path = self._path(federation_id, entry)
+        try:
+            return await self._do(read, path)
+        except ValueError as error:
+            raise Unreadable(str(path), f"the file is damaged: {error}") from error
+        except StoreError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise Unreadable(str(path), "the file is not there") from error
+            raise
+
+    async def _quarantine(self, federation_id: str, entry: Entry) -> str | None:
+        return await self._do(self._move_aside, self._path(federation_id, entry))
+
+    async def _read_rounds(self, federation_id: str, start: int, count: int) -> list[str]:
+        return await self._do(self._journal.rounds, federation_id, start, count)
 
     # From here on, in the worker.
 
@@ -94,74 +128,85 @@ class DiskStore:
             raise ConfigError("directory", str(self._directory), allowed) from None
         shutil.rmtree(self._unfinished, ignore_errors=True)  # what a crash has left
         self._unfinished.mkdir(exist_ok=True)
+        for federation_id in self._journal.federations():
+            self._look_up(federation_id)
+        sync(self._directory)
 
-    def _commit(self, unfinished: Path, owner: str) -> None:
-        """Make a whole file its owner's latest, in one step."""
-        folder = self._folder(owner)
-        if not folder.is_dir():
-            folder.mkdir()
-            _sync(self._directory)
-        files = _files(folder)
-        number = int(files[-1].stem) + 1 if files else 0
-        files.append(unfinished.replace(folder / f"{number:010}.safetensors"))
-        _sync(folder)
-        if self._length:
-            for file in files[: -self._length]:
-                file.unlink()
+    def _look_up(self, federation_id: str) -> Found | None:
+        """Find a federation, and remove files that its last commit does not name."""
+        found = self._journal.find(federation_id)
+        if found is None:
+            return None
+        entries = [Entry(owner, name) for owner, names in found.kept.committed.items() for name in names]
+        if found.kept.arrays is not None:
+            entries.append(Entry(None, found.kept.arrays))
+        valid = {self._path(federation_id, entry) for entry in entries}
+        for path in self._home(federation_id).glob("*/[0-9]*.safetensors"):
+            if path not in valid:
+                path.unlink(missing_ok=True)
+                self._remove_if_empty(path.parent)
+        self._numbers = itertools.count(max((int(entry.name) + 1 for entry in entries), default=0))
+        return found
 
-    def _read(self, owner: str, count: int) -> list[Stored]:
-        return [_read(file) for file in _files(self._folder(owner))[-count:]]
-
-    def _erase(self, owner: str) -> None:
-        folder = self._folder(owner)
-        if folder.is_dir():
-            gone = self._unfinished / f"{next(self._names)}"
-            folder.replace(gone)  # all of them at once
-            _sync(self._directory)
-            shutil.rmtree(gone)
-
-    def _folder(self, owner: str) -> Path:
-        """Name an owner's directory: readable, and different for every owner, also where case makes no difference."""
-        if owner == GLOBAL:
-            return self._directory / "global"
-        readable = re.sub(r"[^A-Za-z0-9]+", "-", owner)[:40]
-        return self._directory / f"learner-{readable}-{hashlib.sha256(owner.encode()).hexdigest()[:32]}"
-
-
-def _files(folder: Path) -> list[Path]:
-    """Give an owner's files, oldest first."""
-    return sorted(folder.glob("[0-9]*.safetensors"), key=lambda file: int(file.stem))
-
-
-def _write(path: Path, owner: str, model: Model, weight: float) -> None:
-    # Any text may be the name of a tensor, but not of one in a safetensors file; so there they are numbered.
-    tensors = {str(index): array for index, array in enumerate(model.arrays())}
-    save_file(tensors, path, {"owner": owner, "record": record_of(model, weight)})
-    _sync(path)
-
-
-def _read(path: Path) -> Stored:
-    # safetensors' own reader copies every tensor, and holds Python's lock meanwhile; this reads each into its place.
-    with path.open("rb") as file:
+    def _write_file(self, federation_id: str, entry: Entry, what: Stored | Mapping[str, Array]) -> None:
+        if isinstance(what, Stored):
+            model, arrays = what.model, what.model.arrays()
+            record = record_of(model.manifest, model.version, what.weight, what.task_id)
+        else:
+            arrays = [np.asarray(array, DTYPES[array.dtype.name], order="C") for array in what.values()]
+            facts = [(name, array.dtype.name, array.shape) for name, array in zip(what, arrays, strict=True)]
+            record = record_of(Manifest.lay_out(facts))
+        unfinished, path = self._unfinished / entry.name, self._path(federation_id, entry)
         try:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            stored = stored_of(header["__metadata__"]["record"])
-            start = file.tell()
-            for index, spec in enumerate(stored.model.manifest.tensors):
-                file.seek(start + header[str(index)]["data_offsets"][0])
-                room = stored.model.buffer[spec.offset : spec.offset + spec.size_bytes]
-                if file.readinto(room.data) != spec.size_bytes:
-                    raise EOFError(f"it ends within tensor {spec.name!r}")
-        except (ValueError, LookupError, TypeError, EOFError, OverflowError, MemoryError) as error:
-            raise StoreError(str(path), f"the file is damaged: {error!r}") from error
-    stored.model.freeze()
-    return stored
+            write(unfinished, entry.owner or "", record, arrays)
+            self._make_lasting(path.parent)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        sync(path.parent)
+
+    def _make_lasting(self, folder: Path) -> None:
+        """Make a directory that is there after a crash."""
+        if folder not in self._lasting:
+            folder.mkdir(parents=True, exist_ok=True)
+            sync(folder.parent)
+            sync(folder.parent.parent)
+            self._lasting.add(folder)
+
+    def _remove(self, federation_id: str, entries: list[Entry]) -> None:
+        for path in (self._path(federation_id, entry) for entry in entries):
+            path.unlink(missing_ok=True)
+            if path.parent.name.startswith("learner-"):
+                self._remove_if_empty(path.parent)
+
+    def _remove_if_empty(self, folder: Path) -> None:
+        with suppress(OSError):
+            folder.rmdir()
+            self._lasting.discard(folder)
+
+    def _move_aside(self, path: Path) -> str | None:
+        quarantine = self._directory / "quarantine"
+        quarantine.mkdir(exist_ok=True)
+        aside = quarantine / f"{path.parent.parent.name}-{path.parent.name}-{path.name}"
+        try:
+            path.replace(aside)
+        except FileNotFoundError:
+            return None
+        sync(quarantine)
+        return str(aside)
+
+    def _home(self, federation_id: str) -> Path:
+        is_ours = re.fullmatch("[0-9a-f]{32}", federation_id) is not None
+        return self._directory / (federation_id if is_ours else f"federation-{_readable(federation_id)}")
+
+    def _path(self, federation_id: str, entry: Entry) -> Path:
+        """Name a file: readable, and different for every owner, also where case makes no difference."""
+        folder = "arrays" if entry.owner is None else "global"
+        if entry.owner is not None and entry.owner != GLOBAL:
+            folder = f"learner-{_readable(entry.owner)}"
+        return self._home(federation_id) / folder / f"{entry.name}.safetensors"
 
 
-def _sync(path: Path) -> None:
-    """Bring a file, or the names in a directory, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _readable(text: str) -> str:
+    start = re.sub(r"[^A-Za-z0-9]+", "-", text)[:40]
+    return f"{start}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"

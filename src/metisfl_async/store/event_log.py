@@ -3,31 +3,57 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Self
 
-from metisfl_async.core.federation.events import Event, EventsMissed
+from metisfl_async.core.federation.events import (
+    Event,
+    EventsMissed,
+    LearnerEvaluated,
+    RoundFinished,
+    RoundStarted,
+    TaskFailed,
+    UpdateFolded,
+)
+from metisfl_async.core.federation.records import LearnerRecord
 
 __all__ = ["EventLog", "count_of"]
 
+HISTORY_BYTES = 64 * 2**20  #: of events that are kept
 KEPT = 10_000  #: events; a watcher that falls further behind is told how many it missed
+SMALL_BYTES = 512  #: of an event without lists and texts
 MOST = 256  #: events at one time; more would keep the event loop when they are sent
 
 
 class EventLog:
-    """Events are added by one side and followed by others; a slow watcher delays nobody."""
+    """Events are added by one side and followed by others; a slow watcher delays nobody.
 
-    def __init__(self) -> None:
-        self._events: deque[Event] = deque(maxlen=KEPT)
+    The latest are kept: `KEPT` of them, in about so many bytes; one is kept in any case.
+    """
+
+    def __init__(self, history_bytes: int = HISTORY_BYTES) -> None:
+        self._events: deque[Event] = deque()
+        self._sizes: deque[int] = deque()
+        self._bytes_left = history_bytes
         self._total = 0
         self.is_closed = False
         self._changed = asyncio.Event()
 
     def append(self, event: Event) -> None:
         self._events.append(event)
+        self._sizes.append(size_of(event))
+        self._bytes_left -= self._sizes[-1]
+        while len(self._events) > KEPT or (self._bytes_left < 0 and len(self._events) > 1):
+            self._events.popleft()
+            self._bytes_left += self._sizes.popleft()
         self._total += 1
         self._wake()
+
+    def kept(self) -> list[Event]:
+        """Give the events that are kept."""
+        return list(self._events)
 
     def close(self) -> None:
         """Let the watchers end once they have seen everything."""
@@ -71,6 +97,27 @@ class _Follower:
             raise StopAsyncIteration
         self._seen += count_of(events)
         return events[0]
+
+
+def size_of(event: Event) -> int:
+    """Say about how many bytes an event takes."""
+    match event:
+        case RoundFinished(record):
+            return SMALL_BYTES + sum(_size_of_part(part) for part in record.learners.values())
+        case RoundStarted(cohort=cohort):
+            return SMALL_BYTES + 64 * len(cohort)
+        case UpdateFolded(metrics=metrics) | LearnerEvaluated(metrics=metrics):
+            return SMALL_BYTES + 64 * len(metrics)
+        case TaskFailed(message=message):
+            return SMALL_BYTES + len(message)
+        case _:
+            return SMALL_BYTES
+
+
+def _size_of_part(part: LearnerRecord) -> int:
+    texts = sum(len(failure.message) for failure in part.failures)
+    metadata = len(json.dumps(part.train_metadata)) if part.train_metadata else 0
+    return 4 * SMALL_BYTES + 64 * (len(part.train_metrics) + len(part.evaluation_metrics)) + texts + metadata
 
 
 def count_of(events: list[Event]) -> int:

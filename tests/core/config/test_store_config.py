@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,14 @@ EVICTION = "NoEviction with lineage_length=0, which keeps all; LineageLengthEvic
         *(
             ({"lineage_length": value}, "lineage_length", value, "an integer >= 0")
             for value in (-1, None, 1.0, "1", True)
+        ),
+        *(
+            ({"history_bytes": value}, "history_bytes", value, "an integer >= 1")
+            for value in (0, -1, None, 1.0, "1", True)
+        ),
+        *(
+            ({"retry_secs": value}, "retry_secs", value, "a finite number > 0")
+            for value in (0, -1.5, math.inf, math.nan, "60", True)
         ),
         ({"keep_local_models": "yes"}, "keep_local_models", "yes", "True, False"),
         ({"keep_local_models": 1}, "keep_local_models", 1, "True, False"),
@@ -77,6 +86,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
 
 def test_right_values_are_taken(tmp_path: Path) -> None:
     assert ModelStoreConfig() == ModelStoreConfig(model_store="InMemory", lineage_length=1, keep_local_models=False)
+    ModelStoreConfig(retry_secs=None, history_bytes=1)
     ModelStoreConfig(lineage_length=0, eviction_policy="NoEviction", keep_local_models=True)
     ModelStoreConfig(lineage_length=3, eviction_policy="LineageLengthEviction")
     ModelStoreConfig(model_store="Disk", directory=tmp_path)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from metisfl_async.core.checks import hostname, integer, one_of
+from metisfl_async.core.checks import hostname, integer, one_of, positive
 from metisfl_async.core.errors import ConfigError
 
 __all__ = ["ModelStoreConfig"]
@@ -26,16 +26,26 @@ class ModelStoreConfig:
     lineage_length: int = 1  #: how many global models are kept, and how many of each learner; 0 = all of them
     keep_local_models: bool = False  #: keep the learners' updates as well; rules that need them keep them in any case
     eviction_policy: Eviction | None = None  #: MetisFL's name for what `lineage_length` says, and must agree with it
+    history_bytes: int = 64 * 2**20  #: of rounds' records that are kept in memory; Disk and Redis keep all, elsewhere
+    retry_secs: float | None = 600.0  #: how long a store that fails is tried again before it ends; None = for ever
     directory: str | Path | None = None  #: for Disk, which needs it; made if it is not there
     model_store_hostname: str | None = None  #: for Redis; None = 127.0.0.1
     model_store_port: int | None = None  #: for Redis; None = 6379
     key_prefix: str | None = None  #: for Redis: to find the models again; None = a new one, erased when it closes
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether a federation outlives its controller: what is kept can be found again."""
+        return self.model_store == "Disk" or (self.model_store == "Redis" and self.key_prefix is not None)
 
     def __post_init__(self) -> None:
         one_of("model_store", self.model_store, get_args(Store))
         integer("lineage_length", self.lineage_length, 0)
         if not isinstance(self.keep_local_models, bool):
             raise ConfigError("keep_local_models", self.keep_local_models, "True, False")
+        integer("history_bytes", self.history_bytes, 1)
+        if self.retry_secs is not None:
+            positive("retry_secs", self.retry_secs)
         if self.eviction_policy is not None:
             one_of("eviction_policy", self.eviction_policy, get_args(Eviction))
             if (self.eviction_policy == "NoEviction") != (self.lineage_length == 0):
