@@ -189,9 +189,13 @@ def rss_mb() -> float:
 
 
 async def until_joined(controller: Controller, learners: int) -> None:
-    federation = controller._open.service._federation
+    members = controller._open.registry
+
+    def are_there() -> bool:
+        return len(members) >= learners and all(member.connection is not None for member in members)
+
     async with asyncio.timeout(TIMEOUT_S):
-        while federation.num_connected < learners:  # noqa: ASYNC110 - events for each would be part of what is measured
+        while not are_there():  # noqa: ASYNC110 - events for each would be part of what is measured
             await asyncio.sleep(POLL_S)
 
 

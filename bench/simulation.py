@@ -13,21 +13,28 @@ from functools import partial
 from itertools import count
 
 from metisfl_async import ControllerConfig, Model, TerminationSignals, Update
+from metisfl_async.core.federation import inputs as happened
 from metisfl_async.core.federation.commands import (
     Aggregate,
+    Announce,
     Command,
     Discard,
     Finish,
     Forget,
     Offer,
+    Receive,
     StartTimer,
     StopTimer,
+    TimerName,
 )
 from metisfl_async.core.federation.continuous import ContinuousFederation
+from metisfl_async.core.federation.events import RoundFinished
 from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.federation.in_rounds import FederationInRounds
-from metisfl_async.core.federation.tasks import Task, TaskKind
-from metisfl_async.core.ids import LearnerId
+from metisfl_async.core.federation.records import RoundRecord
+from metisfl_async.core.federation.tasks import TaskKind
+from metisfl_async.core.ids import LearnerId, StreamId, new_federation_id
+from metisfl_async.core.messages import TaskOffer
 from metisfl_async.core.strategies.strategies import Strategies
 
 __all__ = ["Simulated", "Simulation"]
@@ -62,27 +69,26 @@ class Simulation:
         self.learners = {learner.name: learner for learner in learners}
         self.strategies = Strategies(config)
         kind = FederationInRounds if self.strategies.in_rounds else ContinuousFederation
-        self.federation: Federation = kind(config, self.strategies, lambda: self.now_ms / 1e3)
+        self.federation: Federation = kind(new_federation_id(), config, self.strategies)
         self._signals = signals
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._order = count()
-        self._timers: dict[str, int] = {}
+        self._timers: dict[TimerName, int] = {}
         self._latest: dict[LearnerId, Update] = {}  # of each learner, where updates are kept
         self._due: int | None = None  # the version that is to be made
+        self.records: list[RoundRecord] = []
         self._is_finished = False
 
     def run(self) -> None:
         """Go on until the federation is over."""
-        rule, federation = self.strategies.rule, self.federation
-        rule.start(self.published[0][1])
-        self._act(federation.model_given())
+        self.strategies.rule.start(self.published[0][1])
         early = [learner.name for learner in self.learners.values() if learner.joins_ms == 0.0]
         for learner in self.learners.values():
             if learner.name in early:
                 self.join(learner.name)
             else:
                 self.after(learner.joins_ms, partial(self.join, learner.name))
-        self._act(federation.start(self._signals, num_learners=len(early), seed=1, join_timeout_s=None))
+        self._hear(happened.Start(self._signals, len(early), seed=1, is_model_given=True))
         while not self._is_finished:
             self.now_ms, _, happen = heapq.heappop(self._events)
             happen()
@@ -91,19 +97,20 @@ class Simulation:
                 self._publish(version)
 
     def join(self, name: LearnerId) -> None:
-        _, commands = self.federation.joined(name)
-        self._act(commands)
+        self._hear(happened.Joined(name))
 
-    def after(self, ms: float, happen: Callable[[], None]) -> None:
+    def after(self, ms: float, happen: Callable[[], object]) -> None:
         """Let something happen later."""
         heapq.heappush(self._events, (self.now_ms + ms, next(self._order), happen))
 
-    def _act(self, commands: list[Command]) -> None:
+    def _hear(self, what: happened.Input) -> list[Command]:
+        """Let something happen, and carry out what follows; what is about an update is left to its sender."""
+        commands = self.federation.handle(what, self.now_ms / 1e3)
         for command in commands:
             match command:
-                case Offer(task):
-                    self._act(self.federation.accepted(task.learner, task.id))
-                    self._work(task)
+                case Offer(learner, task):
+                    self._hear(happened.Accepted(learner, task.task_id))
+                    self._work(learner, task)
                 case Aggregate(version, others):
                     for learner in others:
                         self.strategies.rule.fold(self._latest[learner])
@@ -118,15 +125,18 @@ class Simulation:
                     self.after(seconds * 1e3, partial(self._fire, name, number))
                 case StopTimer(name):
                     self._timers.pop(name, None)
+                case Announce(RoundFinished(record)):
+                    self.records.append(record)
                 case Finish():
                     self._is_finished = True
                 case _:
                     pass
+        return commands
 
-    def _work(self, task: Task) -> None:
-        learner = self.learners[task.learner]
+    def _work(self, name: LearnerId, task: TaskOffer) -> None:
+        learner = self.learners[name]
         if task.kind is TaskKind.EVALUATE:
-            self.after(0.0, lambda: self._act(self.federation.evaluated(task.learner, task.id, {})))
+            self.after(0.0, lambda: self._hear(happened.Evaluated(name, task.task_id, {})))
             return
         model = next(model for _, model in reversed(self.published) if model.version == task.model_version)
         epochs, updates = task.config.get("epochs", 1), task.config.get("num_local_updates")
@@ -134,37 +144,32 @@ class Simulation:
         batches = updates if isinstance(updates, int) else epochs * learner.batches_per_epoch
         self.after(batches * learner.ms_per_batch, lambda: self._report(task, learner, model, batches))
 
-    def _report(self, task: Task, learner: Simulated, model: Model, batches: int) -> None:
-        if not isinstance(self.federation.admit(task.learner, task.id), Task):
+    def _report(self, task: TaskOffer, learner: Simulated, model: Model, batches: int) -> None:
+        stream = StreamId(next(self._order))
+        if not any(isinstance(c, Receive) for c in self._hear(happened.Admit(stream, learner.name, task.task_id))):
             return  # it is not wanted any more
-        assert self.federation.arrived(task) is None
+        self._hear(happened.Arrived(stream))
         learner.finished_ms.append(self.now_ms)
         learner.batches.append(batches)
         staleness = self.published[-1][1].version - task.model_version
         trained = learner.train(model, batches)
-        previous = self._latest.get(task.learner) if self.strategies.rule.needs_previous else None
-        self.strategies.rule.fold(Update(task.learner, trained, learner.weight, staleness, previous))
+        previous = self._latest.get(learner.name) if self.strategies.rule.needs_previous else None
+        self.strategies.rule.fold(Update(learner.name, trained, learner.weight, staleness, previous))
         if self.strategies.keeps_updates:
-            self._latest[task.learner] = Update(task.learner, trained, learner.weight)
+            self._latest[learner.name] = Update(learner.name, trained, learner.weight)
         metadata = {
             "num_completed_batches": batches,
             "processing_ms_per_batch": learner.ms_per_batch,
             "processing_ms_per_epoch": learner.ms_per_batch * learner.batches_per_epoch,
         }
-        self._act(self.federation.counted(task, learner.weight, {}, dict(metadata)))
+        self._hear(happened.Folded(stream, learner.weight, {}, dict(metadata)))
 
     def _publish(self, version: int) -> None:
         self.published.append((self.now_ms, self.strategies.rule.aggregate(version)))
-        self._act(self.federation.published(version))
+        self._hear(happened.Published(version))
 
-    def _fire(self, name: str, number: int) -> None:
+    def _fire(self, name: TimerName, number: int) -> None:
         if self._timers.get(name) != number:
             return  # stopped, or started anew
         del self._timers[name]
-        federation = self.federation
-        on_timer = {
-            "gather": federation.gather_timed_out,
-            "phase": federation.phase_timed_out,
-            "cutoff": federation.cutoff_passed,
-        }
-        self._act(on_timer[name]())
+        self._hear(happened.TimerFired(name))

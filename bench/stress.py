@@ -37,6 +37,7 @@ from metisfl_async import (
     ControllerConfig,
     DriverSession,
     Learner,
+    ModelStoreConfig,
     RoundFinished,
     ServerParams,
     TerminationSignals,
@@ -114,11 +115,13 @@ def needed_mb(parameters: int, learners: int) -> float:
     return learners * (2 * 4 * parameters / 1e6 + 3) + PROCESSES * (150 + 2 * 4 * parameters / 1e6)
 
 
-async def federation(parameters: int, learners: int, rounds: int, evaluate_every: int) -> Row:
+async def federation(
+    parameters: int, learners: int, rounds: int, evaluate_every: int, store: ModelStoreConfig | None = None
+) -> Row:
     spawn = multiprocessing.get_context("spawn")
     lags_ms: list[float] = []
     config = ControllerConfig(evaluate_every=evaluate_every)
-    async with asyncio.timeout(TIMEOUT_S), Controller(ServerParams(), config) as controller:
+    async with asyncio.timeout(TIMEOUT_S), Controller(ServerParams(), config, store) as controller:
         port = controller.client_params.port
         shares = [len(share) for share in np.array_split(np.arange(learners), PROCESSES)]
         children = [spawn.Process(target=run_learners, args=(port, parameters, share)) for share in shares]

@@ -115,15 +115,14 @@ async def be_a_learner(link: GrpcLink, name: str, model: Model, barrier: asyncio
     reply = await link.join(JoinRequest(LearnerId(name), Token("")))
     async with link.tasks() as stream:
         await stream.send(Hello(reply.token))
-        while not isinstance(message := await stream.receive(), Farewell):
+        while (messages := await stream.receive()) and not isinstance(message := messages[-1], Farewell):
             if isinstance(message, TaskOffer):
                 await stream.send(Accept(message.task_id))
                 facts: dict[str, Any] = {"num_training_examples": 1}
-                header = Header(
-                    "update", model.manifest, message.model_version, message.task_id, reply.token, {}, facts
-                )
+                (federation_id, version), task_id = message.model, message.task_id
+                header = Header("update", model.manifest, version, task_id, reply.token, {}, facts, federation_id)
                 await barrier.wait()  # all have their task
-                assert (await link.train_done(header, model)).is_counted
+                assert (await link.train_done(header, model)).is_taken
                 await barrier.wait()
     await link.leave(reply.token)
 

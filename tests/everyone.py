@@ -11,10 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sandbox import STRANGE, A, B, C, D, Sandbox
 
 from metisfl_async.core.errors import UnexpectedMessage
+from metisfl_async.core.federation import inputs as happened
+from metisfl_async.core.federation.commands import Fold
 from metisfl_async.core.federation.federation import Federation, Phase
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState, Verdict
-from metisfl_async.core.ids import LearnerId, TaskId
-from metisfl_async.core.messages import UpdateReply
+from metisfl_async.core.ids import LearnerId, StreamId, TaskId
+from metisfl_async.core.messages import Outcome, UpdateReply
 
 T = TypeVar("T")
 POOL = [A, B, C, D]
@@ -31,6 +33,7 @@ class Stream:
     """An update on its way."""
 
     task: Task
+    id: StreamId
     is_latest: bool = True  #: the controller reads only the latest stream of a task
 
 
@@ -64,7 +67,10 @@ class Everyone(RuleBasedStateMachine):
         assert list(verdicts) == [task_id for task_id, _ in held]
         for task_id, (verdict, reason) in verdicts.items():
             is_wanted = task_id in mine and not mine[task_id].state.is_final
-            assert (verdict is not Verdict.DISCARD) == is_wanted
+            counts = task_id in mine and mine[task_id].state is TaskState.COUNTED
+            assert (verdict is Verdict.COUNTED) == counts
+            assert (verdict is Verdict.DISCARD) == (not is_wanted and verdict is not Verdict.COUNTED)
+            assert (verdict is Verdict.KEEP) == (task_id in mine and mine[task_id].state is TaskState.FOLDED)
             assert reason
 
     @rule(learner=learners, for_good=st.booleans())
@@ -121,19 +127,19 @@ class Everyone(RuleBasedStateMachine):
     @rule(position=index, sender=st.none() | learners)
     def accept(self, position: int, sender: LearnerId | None) -> None:
         task = pick(self.sandbox.offers, position)
-        self.sandbox.act(self.federation.accepted(sender or task.learner, task.id))
+        self.sandbox.accepted(sender or task.learner, task.id)
 
     @precondition(offered)
     @rule(position=index, sender=st.none() | learners)
     def fail(self, position: int, sender: LearnerId | None) -> None:
         task = pick(self.sandbox.offers, position)
-        self.sandbox.act(self.federation.failed(sender or task.learner, task.id, "ValueError", "no data"))
+        self.sandbox.failed(sender or task.learner, task.id, "ValueError", "no data")
 
     @precondition(offered)
     @rule(position=index, sender=st.none() | learners, accuracy=st.sampled_from([0.0, 0.5, 1.0]))
     def evaluate(self, position: int, sender: LearnerId | None, accuracy: float) -> None:
         task = pick(self.sandbox.offers, position)
-        self.sandbox.act(self.federation.evaluated(sender or task.learner, task.id, {"accuracy": accuracy}))
+        self.sandbox.evaluated(sender or task.learner, task.id, {"accuracy": accuracy})
 
     @precondition(offered)
     @rule(position=index, sender=st.none() | learners)
@@ -141,10 +147,10 @@ class Everyone(RuleBasedStateMachine):
         task = pick(self.sandbox.offers, position)
         is_its_own = sender in (None, task.learner) and task.kind is not TaskKind.EVALUATE
         is_over = task.state.is_final
-        admitted = self.federation.admit(sender or task.learner, task.id, self.trained_from.get(task.id, 0))
+        admitted = self.sandbox.admit(sender or task.learner, task.id, self.trained_from.get(task.id, 0))
         if isinstance(admitted, UpdateReply):
-            assert admitted.reason
-            assert is_over or not is_its_own
+            assert admitted.reason or admitted.outcome is Outcome.FOLDED
+            assert is_over or not is_its_own or task.state is TaskState.FOLDED
             assert not admitted.is_counted or (is_its_own and task.state is TaskState.COUNTED)
             return
         assert admitted is task
@@ -153,7 +159,7 @@ class Everyone(RuleBasedStateMachine):
         if task.state is TaskState.UPLOADING:
             for stream in self.streams:
                 stream.is_latest &= stream.task is not task
-            self.streams.append(Stream(task))
+            self.streams.append(Stream(task, self.sandbox.streams[task.id][-1]))
 
     def uploading(self) -> bool:
         return bool(self.streams)
@@ -164,15 +170,16 @@ class Everyone(RuleBasedStateMachine):
         stream = pick(self.streams, position)
         self.streams.remove(stream)
         task, was = stream.task, stream.task.state
-        if how == "broken" or not stream.is_latest:
-            self.sandbox.act(self.federation.interrupted(task))
+        if how == "broken":
+            self.sandbox.hear(happened.Interrupted(stream.id))
         elif how == "damaged":
-            self.sandbox.act(self.federation.rejected(task, "Damaged", "end frame"))
-            assert task.state.is_final
+            self.sandbox.hear(happened.Rejected(stream.id, "Damaged", "end frame"))
+            assert task.state.is_final or not stream.is_latest
         else:
-            refusal = self.federation.arrived(task)
-            assert (refusal is None) == (was is TaskState.UPLOADING) == (not was.is_final)
-            if refusal is None:
+            is_wanted = stream.is_latest and was is TaskState.UPLOADING
+            commands = self.sandbox.hear(happened.Arrived(stream.id))
+            assert any(isinstance(command, Fold) for command in commands) == is_wanted
+            if is_wanted:
                 self.whole.append(task)
 
     def folding(self) -> bool:
@@ -183,15 +190,15 @@ class Everyone(RuleBasedStateMachine):
     def fold(self, weight: float, is_finite: bool) -> None:
         task = self.whole.pop(0)
         if not is_finite:
-            self.sandbox.act(self.federation.rejected(task, "NotFinite", "tensor '0' holds NaN"))
-        elif task.state is TaskState.STORED and task.kind is TaskKind.TRAIN:
+            self.sandbox.rejected(task, "NotFinite", "tensor '0' holds NaN")
+        elif task.state is TaskState.RECEIVED and task.kind is TaskKind.TRAIN:
             self.sandbox.fold(task, weight)
         else:
-            self.sandbox.act(self.federation.counted(task, weight, {}, {}))
+            self.sandbox.folded(task, weight, {}, {})
 
     @rule(learner=learners, size_bytes=st.integers(0, 9))
     def move(self, learner: LearnerId, size_bytes: int) -> None:
-        self.federation.moved(learner, sent=size_bytes, received=size_bytes)
+        self.sandbox.moved(learner, sent=size_bytes, received=size_bytes)
 
     # --- the aggregator, the clock and the driver ------------------------------------------------------------------
 
@@ -209,17 +216,11 @@ class Everyone(RuleBasedStateMachine):
 
     @rule(dice=st.integers(0, 50))
     def meddle(self, dice: int) -> None:
-        can_be_given = self.federation.phase is Phase.GATHERING and self.federation.model_version is None
         if dice == 37:
-            self.sandbox.act(self.federation.stop("enough", is_failure=True))
-        elif dice < 10 and can_be_given:
-            self.sandbox.act(self.federation.model_given())
+            self.sandbox.stop("enough", is_failure=True)
         else:
             with pytest.raises(UnexpectedMessage):
                 self.sandbox.start(1)
-            if not can_be_given:
-                with pytest.raises(UnexpectedMessage):
-                    self.federation.model_given()
 
     # --- what always holds -----------------------------------------------------------------------------------------
 
@@ -247,7 +248,7 @@ class Everyone(RuleBasedStateMachine):
         if not hasattr(self, "sandbox"):
             return
         for stream in self.streams:
-            self.sandbox.act(self.federation.interrupted(stream.task))
+            self.sandbox.hear(happened.Interrupted(stream.id))
         for learner in POOL:
             self.go(learner, True)
         while self.whole or self.aggregating():

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import grpc.aio
 import numpy as np
 
-from metisfl_async import ClientParams, Controller
+from metisfl_async import ClientParams, Controller, TerminationSignals
 from metisfl_async.codec.frame import Frame, Header, encode, frames_of
 from metisfl_async.core.federation.tasks import HeldTask
-from metisfl_async.core.ids import LearnerId, TaskId, Token
+from metisfl_async.core.ids import FederationId, LearnerId, TaskId, Token
 from metisfl_async.core.messages import (
     Accept,
     ControllerMessage,
     Hello,
     JoinRequest,
     LearnerMessage,
+    StartRequest,
     TaskOffer,
     UpdateReply,
     Welcome,
 )
 from metisfl_async.core.model import Array, Model
-from metisfl_async.transport.base import Stream
+from metisfl_async.transport.base import ControllerLink, Stream
 from metisfl_async.transport.convert import GO_AHEAD, from_update_reply
 from metisfl_async.transport.grpc_errors import ours
 from metisfl_async.transport.grpc_link import GrpcLink
@@ -33,13 +35,18 @@ from metisfl_async.transport.grpc_link import GrpcLink
 class Puppet:
     """One incarnation of a learner, joined and connected."""
 
-    def __init__(self, link: GrpcLink, token: Token, stream: Stream[ControllerMessage, LearnerMessage]) -> None:
+    def __init__(
+        self, link: GrpcLink, token: Token, stream: Stream[Sequence[ControllerMessage], LearnerMessage]
+    ) -> None:
         self.link, self.token, self.stream = link, token, stream
+        self._unread: deque[ControllerMessage] = deque()
         self.welcome: Welcome | None = None
 
     async def next(self) -> ControllerMessage | None:
-        async with asyncio.timeout(30):
-            return await self.stream.receive()
+        if not self._unread:
+            async with asyncio.timeout(30):
+                self._unread.extend(await self.stream.receive() or [])
+        return self._unread.popleft() if self._unread else None
 
     async def task(self) -> TaskOffer:
         """Wait for a task and accept it."""
@@ -52,7 +59,10 @@ class Puppet:
         """Make the frames of a good update."""
         model = Model.from_arrays(arrays)
         facts = {"num_training_examples": 1.0} | metadata
-        header = Header("update", model.manifest, offer.model_version, offer.task_id, self.token, {}, dict(facts))
+        task_id, federation_id = offer.task_id, offer.model.federation_id
+        header = Header(
+            "update", model.manifest, offer.model_version, task_id, self.token, {}, dict(facts), federation_id
+        )
         return list(frames_of(header, model))
 
     async def push(self, frames: Iterable[Frame | bytes]) -> UpdateReply:
@@ -95,6 +105,16 @@ async def dialled(
             yield of_learner
     finally:
         await link.close()
+
+
+FEDERATION = FederationId("f" * 32)
+
+
+async def begun(link: ControllerLink, model: Model, *, num_learners: int = 1) -> None:
+    """Start a federation under `FEDERATION` that begins with this model."""
+    signals = TerminationSignals(federation_rounds=1)
+    await link.set_initial_model(FEDERATION, model)
+    await link.start_training(StartRequest(signals, num_learners, 0, None, FEDERATION, has_model=True))
 
 
 def weights(value: float, size: int = 1) -> list[Array]:

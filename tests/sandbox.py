@@ -2,79 +2,131 @@
 
 from __future__ import annotations
 
+from bisect import insort
+from collections import defaultdict
 from collections.abc import Collection
 from typing import TypeVar
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
+from metisfl_async.core.federation import inputs as happened
 from metisfl_async.core.federation.commands import (
+    Abandon,
     Aggregate,
     Announce,
+    Answer,
     Command,
+    Count,
     Discard,
     Finish,
+    Fold,
     Forget,
+    Greet,
     Offer,
+    Receive,
+    Save,
     StartTimer,
     StopTimer,
+    TimerName,
     Withdraw,
 )
 from metisfl_async.core.federation.continuous import ContinuousFederation
-from metisfl_async.core.federation.events import Event
+from metisfl_async.core.federation.events import Event, RoundFinished
 from metisfl_async.core.federation.federation import Federation, Phase
 from metisfl_async.core.federation.in_rounds import FederationInRounds
+from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.federation.tasks import HeldTask, Task, Verdict
-from metisfl_async.core.ids import LearnerId, TaskId
-from metisfl_async.core.metrics import Json
+from metisfl_async.core.ids import FederationId, LearnerId, StreamId, TaskId
+from metisfl_async.core.messages import UpdateReply
+from metisfl_async.core.metrics import Json, Metrics
 from metisfl_async.core.strategies.strategies import Strategies
 
 E = TypeVar("E", bound=Event)
 
 A, B, C, D = (LearnerId(name) for name in "abcd")
+FEDERATION = FederationId("f" * 32)
 STRANGE = TaskId("0" * 32)  #: nobody's task
 
 
 class Sandbox:
     """Carries out a federation's commands as a controller does, and keeps what it did."""
 
-    def __init__(self, config: ControllerConfig | None = None) -> None:
+    def __init__(self, config: ControllerConfig | None = None, *, is_durable: bool = False) -> None:
         self.now = 1000.0  #: seconds
         config = config or ControllerConfig()
         self.strategies = Strategies(config)
         kind = FederationInRounds if self.strategies.in_rounds else ContinuousFederation
-        self.federation: Federation = kind(config, self.strategies, lambda: self.now)
+        self.federation: Federation = kind(FEDERATION, config, self.strategies, is_durable=is_durable)
+        self.is_model_given = False
+        self.records: list[RoundRecord] = []  #: by number
+        self.saved: list[str] = []  #: standings, the latest last
+        self.told: list[TaskId] = []  #: tasks whose updates were said to count
         self.offers: list[Task] = []
         self.withdrawn: list[Task] = []
-        self.timers: dict[str, float] = {}  #: when each is due
+        self.verdicts: dict[TaskId, tuple[Verdict, str]] = {}  #: of the learner that came last
+        self.timers: dict[TimerName, float] = {}  #: when each is due
         self.events: list[Event] = []
         self.mean_of: list[Task] = []  #: updates in the accumulator
         self.aggregating: int | None = None  #: the version that the aggregator makes
+        self.to_save = ""  #: with that version
         self.others: tuple[LearnerId, ...] = ()  #: whose latest updates are in it too
         self.forgotten: list[LearnerId] = []
         self.finish: Finish | None = None
+        self.unsaved: list[int] = []  #: that wait for `save`
+        self.answers: dict[StreamId, UpdateReply] = {}
+        self.abandoned: set[StreamId] = set()
+        self.streams: defaultdict[TaskId, list[StreamId]] = defaultdict(list)  #: that bring a task's update, in order
+        self._number_of_streams = 0
 
-    def act(self, commands: list[Command]) -> None:
+    def hear(self, happened: happened.Input) -> list[Command]:
+        """Let something happen, and carry out what follows."""
+        commands = self.federation.handle(happened, self.now)
         for command in commands:
-            assert self.finish is None or isinstance(command, Announce), command
-            match command:
-                case Offer(task):
-                    assert task.learner in self.federation.connected
-                    self.offers.append(task)
-                case Withdraw(task):
-                    self.withdrawn.append(task)
-                case StartTimer(name, seconds):
-                    self.timers[name] = self.now + seconds
-                case StopTimer(name):
-                    self.timers.pop(name, None)
-                case Aggregate(version, others):
-                    self.aggregating, self.others = version, others
-                case Forget(learner):
-                    self.forgotten.append(learner)
-                case Discard():
-                    self.mean_of.clear()
-                case Announce(event):
-                    self.events.append(event)
-                case Finish():
-                    self.finish = command
+            self._do(command)
+        return commands
+
+    def _do(self, command: Command) -> None:
+        assert self.finish is None or isinstance(command, Announce | Greet | Answer), command
+        match command:
+            case Greet(_, verdicts):
+                self.verdicts = verdicts
+            case Offer(learner, offer):
+                assert learner in self.federation.connected
+                task = self.federation.ledger.find(learner, offer.task_id)
+                assert task is not None
+                self.offers.append(task)
+            case Count(learner, task_id):
+                self.told.append(task_id)
+            case Save(number, standing):
+                self.saved.append(standing)
+                self.unsaved.append(number)
+            case Withdraw(learner, task_id, reason):
+                # An evaluation of a learner that is away was never offered.
+                of = [task for task in self.offers if (task.learner, task.id) == (learner, task_id)]
+                assert all(task.reason == reason for task in of)
+                self.withdrawn.extend(of[:1])
+            case Receive() | Fold():
+                pass
+            case Abandon(stream):
+                self.abandoned.add(stream)
+            case Answer(stream, reply):
+                assert stream not in self.answers
+                self.answers[stream] = reply
+            case StartTimer(name, seconds):
+                self.timers[name] = self.now + seconds
+            case StopTimer(name):
+                self.timers.pop(name, None)
+            case Aggregate(version, others, standing):
+                self.aggregating, self.others, self.to_save = version, others, standing
+            case Forget(learner):
+                self.forgotten.append(learner)
+            case Discard():
+                self.mean_of.clear()
+            case Announce(event):
+                self.events.append(event)
+                if isinstance(event, RoundFinished):
+                    insort(self.records, event.record, key=lambda record: record.number)
+            case Finish():
+                self.finish = command
 
     # --- the driver and the clock ----------------------------------------------------------------------------------
 
@@ -87,8 +139,19 @@ class Sandbox:
         join_timeout_s: float | None = None,
     ) -> None:
         signals = signals or TerminationSignals(federation_rounds=1000)
-        start = self.federation.start
-        self.act(start(signals, num_learners=num_learners, seed=seed, join_timeout_s=join_timeout_s))
+        self.hear(happened.Start(signals, num_learners, seed, join_timeout_s, self.is_model_given))
+
+    def give_model(self) -> None:
+        """Have the first weights before it starts."""
+        self.is_model_given = True
+
+    def save(self) -> None:
+        """Let what is to be saved be saved."""
+        while self.unsaved:
+            self.hear(happened.Saved(self.unsaved.pop(0)))
+
+    def stop(self, reason: str = "enough", *, is_failure: bool = False) -> list[Command]:
+        return self.hear(happened.Stop(reason, is_failure))
 
     def wait(self, seconds: float) -> None:
         """Let time pass; timers fire when they are due."""
@@ -99,16 +162,10 @@ class Sandbox:
             self.fire(name)
         self.now = until
 
-    def fire(self, name: str) -> None:
+    def fire(self, name: TimerName) -> list[Command]:
         """Let a timer end now."""
-        del self.timers[name]
-        federation = self.federation
-        on_timer = {
-            "gather": federation.gather_timed_out,
-            "phase": federation.phase_timed_out,
-            "cutoff": federation.cutoff_passed,
-        }
-        self.act(on_timer[name]())
+        self.timers.pop(name, None)
+        return self.hear(happened.TimerFired(name))
 
     # --- learners --------------------------------------------------------------------------------------------------
 
@@ -120,15 +177,14 @@ class Sandbox:
         self, learner: LearnerId, held: Collection[tuple[TaskId, bool]] = ()
     ) -> dict[TaskId, tuple[Verdict, str]]:
         """Connect with tasks that are held, each with whether it is done."""
-        verdicts, commands = self.federation.joined(learner, [HeldTask(*task) for task in held])
-        self.act(commands)
-        return verdicts
+        self.hear(happened.Joined(learner, [HeldTask(*task) for task in held]))
+        return self.verdicts
 
     def disconnect(self, learner: LearnerId) -> None:
-        self.act(self.federation.disconnected(learner, "its connection broke"))
+        self.hear(happened.Disconnected(learner, "its connection broke"))
 
     def leave(self, learner: LearnerId, reason: str = "it left") -> None:
-        self.act(self.federation.left(learner, reason))
+        self.hear(happened.Left(learner, reason))
 
     def task(self, learner: LearnerId) -> Task:
         """The task that was offered to a learner last."""
@@ -136,27 +192,91 @@ class Sandbox:
 
     def accept(self, *learners: LearnerId) -> None:
         for learner in learners:
-            self.act(self.federation.accepted(learner, self.task(learner).id))
+            self.accepted(learner, self.task(learner).id)
+
+    def accepted(self, learner: LearnerId, task_id: TaskId) -> list[Command]:
+        return self.hear(happened.Accepted(learner, task_id))
 
     def fail(self, learner: LearnerId, message: str = "no data", error_type: str = "ValueError") -> None:
-        self.act(self.federation.failed(learner, self.task(learner).id, error_type, message))
+        self.failed(learner, self.task(learner).id, error_type, message)
+
+    def failed(self, learner: LearnerId, task_id: TaskId, error_type: str, message: str) -> list[Command]:
+        return self.hear(happened.Failed(learner, task_id, error_type, message))
+
+    def served(self, learner: LearnerId, version: int) -> None:
+        self.hear(happened.Served(learner, version))
+
+    def moved(self, learner: LearnerId, *, sent: int = 0, received: int = 0) -> None:
+        self.hear(happened.Moved(learner, sent, received))
+
+    def evaluate(self, *learners: LearnerId, **metrics: float) -> None:
+        for learner in learners:
+            self.evaluated(learner, self.task(learner).id, metrics)
+
+    def evaluated(self, learner: LearnerId, task_id: TaskId, metrics: Metrics) -> list[Command]:
+        return self.hear(happened.Evaluated(learner, task_id, metrics))
+
+    # --- updates ---------------------------------------------------------------------------------------------------
+
+    def admit(
+        self, learner: LearnerId, task_id: TaskId, trained_from: int = 0, content: bytes = b"its"
+    ) -> Task | UpdateReply:
+        """Open a stream with the header of an update: what it is received for, or the answer."""
+        self._number_of_streams += 1
+        stream = StreamId(self._number_of_streams)
+        self.hear(happened.Admit(stream, learner, task_id, trained_from, content))
+        if (reply := self.answers.get(stream)) is not None:
+            return reply
+        self.streams[task_id].append(stream)
+        task = self.federation.ledger.find(learner, task_id)
+        assert task is not None
+        return task
 
     def begin_upload(self, learner: LearnerId, trained_from: int = 0) -> Task:
         """Send the header of an update."""
-        task = self.federation.admit(learner, self.task(learner).id, trained_from)
+        task = self.admit(learner, self.task(learner).id, trained_from)
         assert isinstance(task, Task)
         return task
 
     def upload(self, learner: LearnerId) -> Task:
         """Send all of an update; it is not folded yet."""
         task = self.begin_upload(learner)
-        assert self.federation.arrived(task) is None
+        assert self.arrived(task) is None
         return task
+
+    def arrived(self, task: Task) -> str | None:
+        """Bring the latest stream of an update to its end: None if it is to be folded, or why not."""
+        if not self.streams[task.id] and isinstance(reply := self.admit(task.learner, task.id), UpdateReply):
+            return reply.reason
+        stream = self._stream(task)
+        commands = self.hear(happened.Arrived(stream))
+        if any(isinstance(command, Fold) for command in commands):
+            return None
+        return self.answers[stream].reason if stream in self.answers else ""
+
+    def interrupted(self, task: Task, *, oldest: bool = False) -> list[Command]:
+        """Break the latest stream of an update, or the oldest."""
+        return self.hear(happened.Interrupted(self._stream(task, 0 if oldest else -1)))
+
+    def rejected(
+        self, task: Task, error_type: str = "NotFinite", reason: str = "tensor '0' holds NaN"
+    ) -> list[Command]:
+        """Refuse the update of the latest stream."""
+        return self.hear(happened.Rejected(self._stream(task), error_type, reason))
 
     def fold(self, task: Task, weight: float = 1.0, metadata: dict[str, Json] | None = None, **metrics: float) -> None:
         """Do what the aggregator does with a whole update."""
         self.mean_of.append(task)
-        self.act(self.federation.counted(task, weight, metrics, metadata or {}))
+        self.folded(task, weight, metrics, metadata)
+
+    def folded(
+        self, task: Task, weight: float, metrics: Metrics | None = None, metadata: dict[str, Json] | None = None
+    ) -> list[Command]:
+        return self.hear(happened.Folded(self._stream(task), weight, metrics or {}, metadata or {}))
+
+    def _stream(self, task: Task, position: int = -1) -> StreamId:
+        """Find a stream that brings a task's update, or make one up that nobody knows."""
+        return self.streams[task.id][position] if self.streams[task.id] else StreamId(0)
 
     def train(self, *learners: LearnerId, weight: float = 1.0, **metrics: float) -> None:
         """Go all the way from the acknowledgement to the mean; for the request for first weights too."""
@@ -169,11 +289,10 @@ class Sandbox:
         assert self.aggregating is not None
         version, self.aggregating = self.aggregating, None
         self.mean_of.clear()
-        self.act(self.federation.published(version))
+        self.published(version)
 
-    def evaluate(self, *learners: LearnerId, **metrics: float) -> None:
-        for learner in learners:
-            self.act(self.federation.evaluated(learner, self.task(learner).id, metrics))
+    def published(self, version: int, selection_ms: float = 0.0) -> list[Command]:
+        return self.hear(happened.Published(version, selection_ms))
 
     # --- what happened ---------------------------------------------------------------------------------------------
 
@@ -189,7 +308,7 @@ def training(
 ) -> Sandbox:
     """A federation whose first round has just started, with these learners and given weights."""
     sandbox = Sandbox(config)
-    sandbox.act(sandbox.federation.model_given())
+    sandbox.give_model()
     sandbox.start(len(learners), signals)
     sandbox.join(*learners)
     return sandbox

@@ -24,14 +24,20 @@ from metisfl_async.core.federation.events import (
     Event,
     EventsMissed,
     FederationFinished,
+    FederationResumed,
+    FederationStarted,
+    FirstWeights,
     LearnerEvaluated,
     LearnerJoined,
     LearnerLeft,
     ModelPublished,
     RoundFinished,
     RoundStarted,
+    StoreRecovered,
+    StoreStalled,
     TaskFailed,
     UpdateCounted,
+    UpdateFolded,
     event_to_dict,
 )
 from metisfl_async.core.federation.records import Failure, LearnerRecord, RoundRecord
@@ -51,6 +57,7 @@ from metisfl_async.core.strategies.scheduling import (
 )
 from metisfl_async.core.strategies.selection import Scheduled, ScheduledCardinality, Selector
 from metisfl_async.data.partition import dirichlet_partition, iid_partition, label_partition, quantity_partition
+from metisfl_async.driver.attached import AttachedSession
 from metisfl_async.driver.plot import plot_partitions
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.session import DriverSession
@@ -67,6 +74,7 @@ from metisfl_async.learner.run import app, run_learner
 __all__ = [
     "AggregationRule",
     "Asynchronous",
+    "AttachedSession",
     "BatchBudget",
     "ClientParams",
     "CodecError",
@@ -90,6 +98,9 @@ __all__ = [
     "FederationEnvironment",
     "FederationFinished",
     "FederationResult",
+    "FederationResumed",
+    "FederationStarted",
+    "FirstWeights",
     "KerasLearner",
     "Learner",
     "LearnerEvaluated",
@@ -114,6 +125,8 @@ __all__ = [
     "ServerParams",
     "SklearnLearner",
     "StoreError",
+    "StoreRecovered",
+    "StoreStalled",
     "Synchronous",
     "TaskFailed",
     "TerminationSignals",
@@ -123,6 +136,7 @@ __all__ = [
     "TransportError",
     "Update",
     "UpdateCounted",
+    "UpdateFolded",
     "app",
     "dirichlet_partition",
     "event_to_dict",

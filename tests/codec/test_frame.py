@@ -40,7 +40,16 @@ from metisfl_async.core.model import DTYPES, Array, Manifest, Model, allocate
 
 
 def header_of(model: Model) -> Header:
-    return Header("update", model.manifest, 3, "task-1", "token-1", {"loss": 0.5}, {"site": "a", "sizes": [1, 2.5]})
+    return Header(
+        "update",
+        model.manifest,
+        3,
+        "task-1",
+        "token-1",
+        {"loss": 0.5},
+        {"site": "a", "sizes": [1, 2.5]},
+        "federation-1",
+    )
 
 
 def send(model: Model, header: Header | None = None, *, chunk_bytes: int = CHUNK_BYTES) -> list[bytes]:
@@ -298,6 +307,7 @@ def test_the_frames_we_write_are_what_any_msgpack_library_reads() -> None:
         "task_id": "task-1",
         "token": "token-1",
         "model_version": 3,
+        "federation_id": "federation-1",
         "codec": "raw",
         "size_bytes": MODEL.manifest.size_bytes,
         "manifest": msgpack.unpackb(packed_manifest(MODEL.manifest)),

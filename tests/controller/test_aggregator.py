@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +18,14 @@ from metisfl_async import (
     ControllerConfig,
     DriverSession,
     FedAvg,
+    ModelStoreConfig,
     ServerParams,
     StoreError,
     TerminationSignals,
     Update,
 )
-from metisfl_async.core.errors import ConnectionLost
-from metisfl_async.core.messages import Farewell
+from metisfl_async.core.federation import federation
+from metisfl_async.core.messages import Farewell, Outcome, UpdateReply
 from metisfl_async.store.base import GLOBAL, Stored
 from metisfl_async.store.memory import InMemoryStore
 
@@ -35,36 +37,48 @@ async def fails(*_: object) -> None:
     raise StoreError("the store", "it is full")
 
 
+def fails_for_learners(works: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a store keep global models, and nobody else's."""
+
+    async def insert(self: InMemoryStore, owner: str, *args: object) -> None:
+        if owner != GLOBAL:
+            await fails()
+        await works(self, owner, *args)
+
+    return insert
+
+
 async def hangs(*_: object) -> None:
     await asyncio.Event().wait()
 
 
-def break_store(monkeypatch: pytest.MonkeyPatch, method: str, owner: str | None, how: Callable[..., object]) -> None:
-    """Make a method of the store fail or hang: for global models, for learners' updates (None), after the first."""
+def break_store(monkeypatch: pytest.MonkeyPatch, method: str, how: Callable[..., object]) -> None:
+    """Make a method of the store fail or hang after two calls; a global model is inserted by `commit`."""
     works = getattr(InMemoryStore, method)
     calls = 0
 
-    async def breaks(self: InMemoryStore, of: str, *args: object) -> object:
+    async def breaks(self: InMemoryStore, *args: object, **kwargs: object) -> object:
         nonlocal calls
-        calls += (of == GLOBAL) == (owner == GLOBAL)
-        if (of == GLOBAL) == (owner == GLOBAL) and calls > 2:
+        calls += method == "commit" or args[0] != GLOBAL
+        if calls > 2 and (method == "commit" or args[0] != GLOBAL):
             await how()  # type: ignore[misc]
-        return await works(self, of, *args)
+        return await works(self, *args, **kwargs)
 
     monkeypatch.setattr(InMemoryStore, method, breaks)
 
 
-BROKEN = [("insert", GLOBAL), ("insert", None), ("latest", None)]
+BROKEN = ["commit", "insert", "latest"]
+IMPATIENT = ModelStoreConfig(retry_secs=0.2)
 
 
 @pytest.mark.parametrize("over_grpc", [False, True])
-@pytest.mark.parametrize(("method", "owner"), BROKEN)
+@pytest.mark.parametrize("method", BROKEN)
 async def test_a_store_that_fails_ends_the_federation(
-    method: str, owner: str | None, over_grpc: bool, monkeypatch: pytest.MonkeyPatch
+    method: str, over_grpc: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    break_store(monkeypatch, method, owner, fails)
+    break_store(monkeypatch, method, fails)
     async with nothing_left_behind():
-        controller = Controller(ServerParams() if over_grpc else None, FED_REC)
+        controller = Controller(ServerParams() if over_grpc else None, FED_REC, IMPATIENT)
         session = DriverSession(controller, [Adds(1), Adds(2)], ENDLESS)
         async with asyncio.timeout(PATIENCE_S):
             try:
@@ -75,9 +89,9 @@ async def test_a_store_that_fails_ends_the_federation(
 
 
 @pytest.mark.parametrize("over_grpc", [False, True])
-@pytest.mark.parametrize(("method", "owner"), BROKEN)
+@pytest.mark.parametrize("method", BROKEN)
 async def test_a_store_that_hangs_does_not_hold_up_the_end(
-    method: str, owner: str | None, over_grpc: bool, monkeypatch: pytest.MonkeyPatch
+    method: str, over_grpc: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_hanging = asyncio.Event()
 
@@ -85,9 +99,10 @@ async def test_a_store_that_hangs_does_not_hold_up_the_end(
         is_hanging.set()
         await asyncio.Event().wait()
 
-    break_store(monkeypatch, method, owner, hangs)
+    break_store(monkeypatch, method, hangs)
+    monkeypatch.setattr(federation, "ENDING_S", 0.2)
     async with nothing_left_behind():
-        controller = Controller(ServerParams() if over_grpc else None, FED_REC)
+        controller = Controller(ServerParams() if over_grpc else None, FED_REC, IMPATIENT)
         session = DriverSession(controller, [Adds(1), Adds(2)], ENDLESS)
         async with asyncio.timeout(PATIENCE_S):
             running = asyncio.create_task(session.run())
@@ -102,18 +117,19 @@ async def test_a_store_that_hangs_does_not_hold_up_the_end(
 
 
 async def test_who_waits_for_an_answer_that_will_not_come_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InMemoryStore, "latest", fails)
-    async with Controller(ServerParams(), FED_REC) as controller:
+    monkeypatch.setattr(InMemoryStore, "insert", fails_for_learners(InMemoryStore.insert))
+    async with Controller(ServerParams(), FED_REC, IMPATIENT) as controller:
         session = DriverSession(controller, 1, ENDLESS, initial_weights=[np.zeros(1, np.float32)])
         running = asyncio.create_task(session.run())
         async with puppet(controller, "a") as learner, asyncio.timeout(PATIENCE_S):
             offer = await learner.task()
-            with pytest.raises(ConnectionLost):
-                await learner.push(learner.frames(offer, [np.zeros(1, np.float32)]))
+            reply = await learner.push(learner.frames(offer, [np.zeros(1, np.float32)]))
+            assert reply == UpdateReply(Outcome.CANCELLED, "the task is cancelled: the federation ended")
+            await learner.link.leave(learner.token)
         with pytest.raises(StoreError, match="it is full"):
             await running
-        with pytest.raises(StoreError, match="it is full"):
-            await controller.close()
+        assert session.result is not None
+        assert session.result.model_version == 0
 
 
 async def test_who_leaves_and_comes_back_while_its_update_is_folded_has_its_share(
@@ -140,14 +156,14 @@ async def test_who_leaves_and_comes_back_while_its_update_is_folded_has_its_shar
                 frames = learner.frames(await learner.task(), [np.full(1, value, np.float32)])
                 pushing = asyncio.create_task(learner.push(frames))
                 if value == 1:
-                    assert (await pushing).is_counted
+                    assert (await pushing).is_taken
             await is_folding.wait()
             await learner.link.leave(learner.token)
             async with puppet(controller, "a") as back:
                 may_fold.set()
-                assert (await pushing).is_counted
+                assert (await pushing).is_taken
                 frames = other.frames(await other.task(), [np.full(1, 8, np.float32)])
-                assert (await other.push(frames)).is_counted
+                assert (await other.push(frames)).is_taken
                 for one in (back, other):
                     while not isinstance(await one.next(), Farewell):
                         pass
@@ -180,11 +196,11 @@ async def test_the_latest_updates_of_others_are_as_stale_as_they_are_and_may_be_
         signals = TerminationSignals(global_updates=3)
         session = DriverSession(controller, 2, signals, initial_weights=[np.zeros(1, np.float32)])
         running = asyncio.create_task(session.run())
-        rule = controller._open.service._aggregator._rule
         async with puppet(controller, "a") as a, puppet(controller, "b") as b:
+            rule = controller._open.job.aggregator._rule
             for learner, value in ((a, 2), (b, 3), (b, 4)):
                 frames = learner.frames(await learner.task(), [np.full(1, value, np.float32)])
-                assert (await learner.push(frames)).is_counted
+                assert (await learner.push(frames)).is_taken
             for learner in (a, b):
                 while not isinstance(await learner.next(), Farewell):
                     pass

@@ -23,6 +23,7 @@ from metisfl_async import (
     UpdateCounted,
 )
 from metisfl_async.core.errors import MetisError
+from metisfl_async.core.federation.events import UpdateFolded
 from metisfl_async.core.messages import Accept, Farewell, TaskOffer
 from metisfl_async.core.model import Array
 
@@ -93,7 +94,7 @@ async def test_after_many_commits_with_learners_coming_and_going_the_model_is_wh
         departures = 0
         async for event in session.events():
             match event:
-                case UpdateCounted(number, learner, weight):
+                case UpdateFolded(number, learner, weight):
                     if learner in present:  # else it left while its update was folded, and took it along
                         latest[learner] = weight
                     if number == commits:

@@ -6,13 +6,14 @@ import asyncio
 
 import pytest
 from federations import PATIENCE_S, Adds, nothing_left_behind, until
-from puppet import puppet, weights
+from puppet import FEDERATION, begun, puppet, weights
 
 from metisfl_async import Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals, run_learner
-from metisfl_async.controller import service
+from metisfl_async.controller import farewell
 from metisfl_async.core.errors import ProtocolError
 from metisfl_async.core.federation.commands import StartTimer
-from metisfl_async.core.messages import Farewell
+from metisfl_async.core.ids import FederationId, ModelRef
+from metisfl_async.core.messages import Farewell, StartRequest
 from metisfl_async.core.model import Model
 from metisfl_async.transport.grpc_options import SERVICE
 
@@ -74,8 +75,8 @@ async def test_a_learner_whose_connection_breaks_at_the_end_still_hears_the_fare
             pass
         await until(lambda: all(member.connection is None for member in controller._open.registry))
         link = controller.connect()
-        shutting = asyncio.create_task(link.shut_down())
-        await until(lambda: controller._open.service._is_farewell)
+        shutting = asyncio.create_task(link.shut_down(FEDERATION))
+        await until(lambda: controller._open.service.farewells.message is not None)
         async with puppet(controller, "a", learner.token) as learner:
             assert isinstance(await learner.next(), Farewell)
             await learner.link.leave(learner.token)
@@ -87,10 +88,10 @@ async def test_a_learner_whose_connection_breaks_at_the_end_still_hears_the_fare
 async def test_a_learner_that_comes_after_the_end_is_told_so_and_not_kept_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(service, "AWAY_S", 0.01)
+    monkeypatch.setattr(farewell, "AWAY_S", 0.01)
     async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller:
         link = controller.connect()
-        await link.shut_down()
+        await link.shut_down(FEDERATION)
         await link.close()
         await controller.serve()
         await run_learner(Adds(1), controller.client_params)  # returns
@@ -99,21 +100,24 @@ async def test_a_learner_that_comes_after_the_end_is_told_so_and_not_kept_waitin
 async def test_the_farewell_takes_as_long_as_a_learner_gets_further_in_the_final_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(service, "AWAY_S", 0.01)
-    monkeypatch.setattr(service, "FAREWELL_S", 0.5)
+    monkeypatch.setattr(farewell, "AWAY_S", 0.01)
+    monkeypatch.setattr(farewell, "FAREWELL_S", 0.5)
     now = 0.0
     async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller:
         link, of = controller.connect(), controller._open.service
-        monkeypatch.setattr(of, "_clock", lambda: now)
-        await link.set_initial_model(Model.from_arrays(weights(0)))
+        monkeypatch.setattr(of.farewells, "_clock", lambda: now)
+        await begun(link, Model.from_arrays(weights(0)), num_learners=2)
         async with puppet(controller, "a") as learner:
-            shutting = asyncio.create_task(link.shut_down())
-            assert isinstance(await learner.next(), Farewell)
+            shutting = asyncio.create_task(link.shut_down(FEDERATION))
+            while not isinstance(await learner.next(), Farewell):
+                pass
             now = 0.4
-            (await of.fetch_model(learner.token, 0)).moved(1)
+            (await of.fetch_model(learner.token, ModelRef(FEDERATION, 0))).moved(1)
             now = 0.8
             assert not (await asyncio.wait([shutting], timeout=1.2))[0]
-            (await of.fetch_model(learner.token, 0)).moved(1)  # from the beginning again: that may have no end
+            (await of.fetch_model(learner.token, ModelRef(FEDERATION, 0))).moved(
+                1
+            )  # from the beginning again: that may have no end
             now = 1.0
             await shutting
         await link.close()
@@ -144,8 +148,10 @@ async def test_a_stream_on_which_nothing_comes_is_ended(method: str) -> None:
 
 async def test_what_happens_while_it_closes_starts_no_timer() -> None:
     async with Controller() as controller:
+        await controller.connect().start_training(StartRequest(ROUND, 1, 0, None, FederationId("f")))
         of_controller = controller._open.service
         of_controller.closing.set()
         await controller.serve()
-        of_controller._post(lambda: [StartTimer("gather", 600.0)])
-        assert not of_controller._dispatcher._timers
+        dispatcher = controller._open.job._dispatcher
+        dispatcher._act([StartTimer("gather", 600.0)])
+        assert not dispatcher._timers

@@ -10,7 +10,7 @@ import pytest
 from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, until
 from listening import listening
 from proxy import proxy_to_port
-from puppet import puppet
+from puppet import FEDERATION, puppet
 
 from metisfl_async import (
     ClientParams,
@@ -22,7 +22,7 @@ from metisfl_async import (
     ServerParams,
     TerminationSignals,
 )
-from metisfl_async.controller import listeners, service
+from metisfl_async.controller import farewell, listeners
 from metisfl_async.core.errors import ConnectionLost, Superseded, UnexpectedMessage, UnknownLearner
 from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.ids import FederationId, LearnerId, Token
@@ -111,8 +111,9 @@ async def test_reports_are_for_learners_that_listen_and_have_said_hello() -> Non
             await until(lambda: listener.is_connected)
             with pytest.raises(Superseded):
                 await dials.link.report(listener.token, Hello(listener.token))
-            controller._open.registry.get(LearnerId(listener.params.address)).connection.close()  # type: ignore[union-attr]
-            await until(lambda: controller._open.service._federation.num_connected == 1)
+            of_listener = LearnerId(listener.params.address)
+            controller._open.registry.get(of_listener).connection.close()  # type: ignore[union-attr]
+            await until(lambda: controller._open.registry.get(of_listener).connection is None)  # type: ignore[union-attr]
             with pytest.raises(UnknownLearner):
                 await dials.link.report(listener.token, Accept("x"))  # type: ignore[arg-type]
 
@@ -148,15 +149,15 @@ async def test_a_learner_that_died_does_not_hold_up_the_end(monkeypatch: pytest.
             controller._open.service.listeners.name([listener.params])
             await until(lambda: listener.is_connected)
         async with link_to(controller) as link:
-            await link.shut_down()
+            await link.shut_down(FEDERATION)
         await controller.serve()
 
 
 async def test_a_learner_that_comes_after_the_end_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "AWAY_S", 0.01)
+    monkeypatch.setattr(farewell, "AWAY_S", 0.01)
     async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller, link_to(controller) as link:
-        await link.start_training(StartRequest(ROUND, 1, 0, None, FederationId("f")))
-        await link.shut_down()
+        await link.start_training(StartRequest(ROUND, 1, 0, None, FEDERATION))
+        await link.shut_down(FEDERATION)
         await controller.serve()
         async with listening(controller.client_params, Adds(1)) as listener:
             controller._open.service.listeners.name([listener.params])
@@ -206,10 +207,13 @@ async def test_a_bug_in_a_conversation_ends_the_controller(monkeypatch: pytest.M
     def joined(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Federation, "joined", joined)
+    monkeypatch.setattr(Federation, "_joined", joined)
     async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller:
-        async with listening(controller.client_params, Adds(1)) as listener:
+        async with listening(controller.client_params, Adds(1)) as listener, link_to(controller) as link:
             controller._open.service.listeners.name([listener.params])
+            await until(lambda: listener.is_connected)
+            with pytest.raises(ConnectionLost):
+                await link.start_training(StartRequest(ROUND, 1, 0, None, FederationId("f")))
             with pytest.raises(ZeroDivisionError):
                 await controller.serve()
         with pytest.raises(ZeroDivisionError):

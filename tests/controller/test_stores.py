@@ -62,8 +62,7 @@ async def test_a_federation_keeps_its_models(config: ModelStoreConfig) -> None:
             assert of_learner is not None
             assert of_learner.weight == 3
         async with Controller(model_store_config=config) as controller:
-            versions = [model.version for model in await controller.lineage()]
-            assert versions == ([] if config.model_store == "InMemory" else [2, 3])
+            assert await controller.lineage() == []  # those of the federation that runs
 
 
 @pytest.mark.parametrize(("length", "kept"), [(1, [2]), (2, [1, 2]), (0, [0, 1, 2])])
@@ -182,7 +181,7 @@ async def test_cancelled_while_it_opens_its_store_is_free_again(config: ModelSto
 async def test_a_store_that_fails_ends_the_federation_and_says_why(
     tmp_path: Path, server_params: ServerParams | None
 ) -> None:
-    config = ModelStoreConfig(model_store="Disk", directory=tmp_path / "models")
+    config = ModelStoreConfig(model_store="Disk", directory=tmp_path / "models", retry_secs=0.1)
     controller = Controller(server_params, model_store_config=config)
     session = DriverSession(controller, [Adds(1)], TerminationSignals(execution_cutoff_time_mins=10))
     running = asyncio.create_task(session.run())

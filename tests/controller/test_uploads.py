@@ -33,11 +33,23 @@ from metisfl_async.core.errors import (
     MetisError,
     Superseded,
     TooLarge,
+    UnknownFederation,
     UnknownLearner,
 )
 from metisfl_async.core.federation.tasks import TaskKind
-from metisfl_async.core.ids import TaskId, Token
-from metisfl_async.core.messages import Evaluated, Failed, Farewell, Heartbeat, Hello, Settled, UpdateReply, Withdrawn
+from metisfl_async.core.ids import FederationId, ModelRef, TaskId, Token
+from metisfl_async.core.messages import (
+    Counted,
+    Evaluated,
+    Failed,
+    Farewell,
+    Heartbeat,
+    Hello,
+    Outcome,
+    Settled,
+    UpdateReply,
+    Withdrawn,
+)
 from metisfl_async.core.model import Array, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import MOST_RUNS
 from metisfl_async.transport import grpc_host, grpc_link
@@ -111,9 +123,10 @@ async def test_an_update_counts_once_however_often_it_is_sent(alone: Federation)
     async with puppet(alone.controller, "a") as learner:
         offer = await learner.task()
         frames = learner.frames(offer, weights(3, SIZE))
-        assert await learner.push(frames) == UpdateReply(True)
-        assert await learner.push(frames) == UpdateReply(True, "it was counted already")
-        assert await learner.push(frames[:1]) == UpdateReply(True, "it was counted already")
+        assert await learner.push(frames) == UpdateReply(Outcome.FOLDED)
+        assert await learner.next() == Counted((offer.task_id,))
+        assert await learner.push(frames) == UpdateReply(Outcome.COUNTED, "it was counted already")
+        assert await learner.push(frames[:1]) == UpdateReply(Outcome.COUNTED, "it was counted already")
         result = await finish(alone, learner)
     assert result.final_model is not None
     assert result.final_model[0][0] == 3.0
@@ -126,10 +139,10 @@ async def test_a_small_update_that_comes_unasked_is_answered_with_its_outcome(
     monkeypatch.setattr(grpc_host, "DRAIN_S", 3600.0)  # nothing is left to be read
     async with puppet(small.controller, "a") as learner:
         offer = await learner.task()
-        for task_id, is_counted in ((TaskId("0" * 32), False), (offer.task_id, True), (offer.task_id, True)):
+        for task_id, is_taken in ((TaskId("0" * 32), False), (offer.task_id, True), (offer.task_id, True)):
             call = learner.upload()
             await call.write(encode(*learner.frames(replace(offer, task_id=task_id), weights(3, 100))))
-            assert from_update_reply(await call.read()).is_counted == is_counted
+            assert from_update_reply(await call.read()).is_taken == is_taken
             assert await call.read() == grpc.aio.EOF  # although it did not close its half
         result = await finish(small, learner)
     assert result.final_model is not None
@@ -143,7 +156,7 @@ async def test_a_first_chunk_with_a_frame_that_cannot_be_read_is_not_taken(small
         await call.write(encode(header) + frame_head(3) + b"abc" + encode(data, end))
         with pytest.raises(Damaged, match="msgpack"), ours(""):
             await call.read()
-        assert await learner.push([header, data, end]) == UpdateReply(True)
+        assert await learner.push([header, data, end]) == UpdateReply(Outcome.FOLDED)
         await finish(small, learner)
 
 
@@ -165,7 +178,7 @@ async def test_who_does_not_wait_for_the_word_hears_it_and_may_send_again(
             await call.write(encode(*frames[:count]))
             with pytest.raises(error, match=message), ours(""):
                 await call.read()
-            assert await learner.push(frames) == UpdateReply(True)
+            assert await learner.push(frames) == UpdateReply(Outcome.FOLDED)
             await finish(made, learner)
 
 
@@ -178,7 +191,7 @@ async def test_an_update_goes_up_in_as_few_chunks_as_may_be(count: int, chunks: 
             assert isinstance(header, Header)
             learner.link._caller.pace.payload_bytes = 2**20
             with mock.patch.object(grpc_link, "encode", wraps=encode) as spy:
-                assert await learner.link.upload(header, model) == UpdateReply(True)
+                assert await learner.link.upload(header, model) == UpdateReply(Outcome.FOLDED)
             assert spy.call_count == chunks
             result = await finish(made, learner)
         assert result.final_model is not None
@@ -193,7 +206,7 @@ async def test_a_stream_that_stops_early_counts_nothing_and_may_be_sent_again(al
         assert len(frames) == 6
         with pytest.raises(CodecError, match="ended after"):
             await learner.push(frames[:kept])
-        assert await learner.push(frames) == UpdateReply(True)
+        assert await learner.push(frames) == UpdateReply(Outcome.FOLDED)
         result = await finish(alone, learner)
     assert result.final_model is not None
     assert result.final_model[0][0] == 3.0
@@ -227,15 +240,67 @@ def _damage(frames: list[Header | Data | End], how: str) -> list[Header | Data |
     raise AssertionError(how)
 
 
+DAMAGES = {
+    "reordered": "data frame: offset 1048576 after 0 bytes",
+    "repeated": "data frame: offset 0 after 1048576 bytes",
+    "digest": "end frame: the digest is not that of the header and the bytes received",
+    "beyond": "data frame: offset 3145792 after 3145736 bytes",
+    "garbage": "Chunk: byte 0xff where a frame should begin with field 1, 0x0a",
+    "no chunk": "frame: not one msgpack object",
+    "second header": "stream: a second header",
+}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+async def test_an_update_that_was_damaged_on_its_way_may_be_sent_again(alone: Federation, how: str) -> None:
+    async with puppet(alone.controller, "a") as learner:
+        frames = learner.frames(await learner.task(), weights(3, SIZE))
+        for _ in range(3):
+            reply = await learner.push(_damage(frames, how))
+            assert reply.outcome is Outcome.DAMAGED
+            assert DAMAGES[how] in reply.reason
+        assert await learner.push(frames) == UpdateReply(Outcome.FOLDED)
+        result = await finish(alone, learner)
+    assert result.final_model is not None
+    assert result.final_model[0][0] == 3.0
+    assert result.rounds[0].participants == ["a"]
+    assert result.rounds[0].learners["a"].failures == []
+
+
+async def test_an_update_that_is_damaged_for_the_fourth_time_is_refused_for_good(pair: Federation) -> None:
+    async with puppet(pair.controller, "bad") as bad, puppet(pair.controller, "good") as good:
+        frames = bad.frames(await bad.task(), weights(100, SIZE))
+        replies = [await bad.push(_damage(frames, how)) for how in ("digest", "reordered", "digest", "digest")]
+        assert [reply.outcome.value for reply in replies] == ["damaged", "damaged", "damaged", "refused"]
+        again = await bad.push(frames)
+        assert again.outcome is Outcome.REFUSED
+        assert again.reason.startswith("the task is rejected")
+        assert (await good.push(good.frames(await good.task(), weights(3, SIZE)))).is_taken
+        await farewell(bad)
+        result = await finish(pair, good)
+    assert result.final_model is not None
+    assert result.final_model[0][0] == 3.0
+    assert result.rounds[0].learners["bad"].failures[0].message == replies[-1].reason
+
+
+async def test_another_content_under_the_same_task_is_refused_and_the_first_one_counts(pair: Federation) -> None:
+    async with puppet(pair.controller, "a") as a, puppet(pair.controller, "b") as b:
+        offer, of_b = await a.task(), await b.task()
+        assert await a.push(a.frames(offer, weights(3, SIZE))) == UpdateReply(Outcome.FOLDED)
+        other = await a.push(a.frames(offer, weights(3, SIZE), num_training_examples=1000.0))
+        assert other.outcome is Outcome.REFUSED
+        assert "another update of the same task was taken in before" in other.reason
+        assert await a.push(a.frames(offer, weights(3, SIZE))) == UpdateReply(Outcome.FOLDED)
+        assert (await b.push(b.frames(of_b, weights(5, SIZE)))).is_taken
+        await farewell(b)
+        result = await finish(pair, a)
+    assert result.final_model is not None
+    assert result.final_model[0][0] == 4.0
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("reordered", "data frame: offset 1048576 after 0 bytes"),
-        ("repeated", "data frame: offset 0 after 1048576 bytes"),
-        ("digest", "end frame: the digest is not that of the header and the bytes received"),
-        ("beyond", "data frame: offset 3145792 after 3145736 bytes"),
-        ("garbage", "Chunk: byte 0xff where a frame should begin with field 1, 0x0a"),
-        ("second header", "stream: a second header"),
         ("manifest", "does not fit the global model: tensor '0' is float32[786433] instead of float32[786432]"),
         ("no weight", "num_training_examples is None; allowed: a number, which scaling_factor"),
         ("lying weight", "num_training_examples is 1e+300; allowed: a number > 0 and <= 2**53"),
@@ -245,14 +310,14 @@ async def test_a_bad_update_is_refused_and_the_round_goes_on(pair: Federation, h
     async with puppet(pair.controller, "bad") as bad, puppet(pair.controller, "good") as good:
         offer = await bad.task()
         reply = await bad.push(_damage(bad.frames(offer, weights(100, SIZE)), how))
-        assert not reply.is_counted
+        assert not reply.is_taken
         assert message in reply.reason
         # Refused is refused: the same task cannot try again.
         again = await bad.push(bad.frames(offer, weights(100, SIZE)))
-        assert not again.is_counted
+        assert not again.is_taken
         assert again.reason.startswith("the task is rejected")
         offer = await good.task()
-        assert (await good.push(good.frames(offer, weights(3, SIZE)))).is_counted
+        assert (await good.push(good.frames(offer, weights(3, SIZE)))).is_taken
         await farewell(bad)
         result = await finish(pair, good)
     assert result.final_model is not None
@@ -268,16 +333,17 @@ async def test_a_lying_manifest_is_refused_before_anything_is_allocated(pair: Fe
             "task_id": offer.task_id,
             "token": bad.token,
             "model_version": 0,
+            "federation_id": offer.model.federation_id,
             "codec": "raw",
             "size_bytes": 2**45 * 4,
             "manifest": [["0", "float32", [2**45], 0]],
         }
         packed = msgpack.packb(lie)
         reply = await bad.push([frame_head(len(packed)) + packed])
-        assert not reply.is_counted
+        assert not reply.is_taken
         assert "at most max_model_bytes=4294967296" in reply.reason
         offer = await good.task()
-        assert (await good.push(good.frames(offer, weights(3, SIZE)))).is_counted
+        assert (await good.push(good.frames(offer, weights(3, SIZE)))).is_taken
         await farewell(bad)
         await finish(pair, good)
 
@@ -286,7 +352,7 @@ async def test_unknown_foreign_and_evaluation_tasks_are_refused(pair: Federation
     async with puppet(pair.controller, "a") as a, puppet(pair.controller, "b") as b:
         of_a, of_b = await a.task(), await b.task()
         assert of_a.kind is TaskKind.TRAIN
-        refusal = UpdateReply(False, "no such task; its round is over")
+        refusal = UpdateReply(Outcome.REFUSED, "no such task; its round is over")
         assert await a.push(a.frames(replace(of_a, task_id="0" * 32), weights(1, SIZE))) == refusal  # type: ignore[arg-type]
         assert await a.push(a.frames(of_b, weights(1, SIZE))) == refusal
         header, *rest = a.frames(of_a, weights(1, SIZE))
@@ -307,7 +373,7 @@ async def test_a_learner_that_comes_back_with_its_task_goes_on(alone: Federation
         assert learner.welcome is not None
         verdicts = {task_id: verdict.value for task_id, (verdict, _) in learner.welcome.verdicts.items()}
         assert verdicts == {offer.task_id: "upload", "f" * 32: "discard"}
-        assert (await learner.push(learner.frames(offer, weights(3, SIZE)))).is_counted
+        assert (await learner.push(learner.frames(offer, weights(3, SIZE)))).is_taken
         await finish(alone, learner)
 
 
@@ -318,7 +384,7 @@ async def test_messages_of_an_older_incarnation_are_refused(alone: Federation) -
             with pytest.raises(UnknownLearner):
                 await old.push(old.frames(offer, weights(100, SIZE)))
             assert await old.next() is None  # its stream was ended
-            assert (await new.push(new.frames(offer, weights(3, SIZE)))).is_counted
+            assert (await new.push(new.frames(offer, weights(3, SIZE)))).is_taken
             result = await finish(alone, new)
     assert result.final_model is not None
     assert result.final_model[0][0] == 3.0
@@ -340,7 +406,7 @@ async def test_a_newer_stream_of_the_same_update_wins(alone: Federation) -> None
         for frame in frames[:2]:
             await stuck.write(encode(frame))
         assert await stuck.read() == GO_AHEAD
-        assert (await learner.push(frames)).is_counted
+        assert (await learner.push(frames)).is_taken
         await stuck.write(encode(frames[2]))
 
         with pytest.raises(MetisError), ours("controller"):
@@ -363,7 +429,7 @@ async def test_garbage_on_an_older_stream_does_not_reject_the_newer_one(alone: F
             await older.read()
         for frame in frames[1:]:
             await newer.write(encode(frame))
-        assert from_update_reply(await newer.read()).is_counted
+        assert from_update_reply(await newer.read()).is_taken
         result = await finish(alone, learner)
     assert result.rounds[0].learners["a"].failures == []
 
@@ -374,7 +440,7 @@ async def test_a_learner_that_comes_back_without_its_task_does_not_hang_the_roun
             await b.task()
         async with puppet(pair.controller, "b", b.token) as b:
             offer = await a.task()
-            assert (await a.push(a.frames(offer, weights(3, SIZE)))).is_counted
+            assert (await a.push(a.frames(offer, weights(3, SIZE)))).is_taken
             await farewell(b)
             result = await finish(pair, a)
     assert result.rounds[0].learners["b"].failures[0].type == "lost"
@@ -385,7 +451,7 @@ async def test_a_learner_that_leaves_does_not_hang_the_round(pair: Federation) -
         await b.task()
         await b.link.leave(b.token)
         offer = await a.task()
-        assert (await a.push(a.frames(offer, weights(3, SIZE)))).is_counted
+        assert (await a.push(a.frames(offer, weights(3, SIZE)))).is_taken
         result = await finish(pair, a)
     (failure,) = result.rounds[0].learners["b"].failures
     assert (failure.type, failure.message) == ("lost", "it left")
@@ -396,13 +462,13 @@ async def test_the_deadline_closes_the_round_and_the_late_one_is_told() -> None:
     async for made in federation(config, 2):
         async with puppet(made.controller, "a") as a, puppet(made.controller, "b") as b:
             offer_a, offer_b = await a.task(), await b.task()
-            assert (await a.push(a.frames(offer_a, weights(3, SIZE)))).is_counted
+            assert (await a.push(a.frames(offer_a, weights(3, SIZE)))).is_taken
             withdrawn = await b.next()
             assert isinstance(withdrawn, Withdrawn)
             assert withdrawn.task_id == offer_b.task_id
             assert "round_timeout_secs=0.5" in withdrawn.reason
             reply = await b.push(b.frames(offer_b, weights(100, SIZE)))
-            assert not reply.is_counted
+            assert not reply.is_taken
             assert reply.reason.startswith("the task is expired: round 1 did not wait longer")
             await farewell(b)
             result = await finish(made, a)
@@ -421,7 +487,7 @@ async def test_an_upload_under_way_at_the_deadline_is_late() -> None:
             for frame in frames[:-1]:
                 await call.write(encode(frame))
             assert await call.read() == GO_AHEAD
-            assert (await a.push(a.frames(offer_a, weights(3, SIZE)))).is_counted
+            assert (await a.push(a.frames(offer_a, weights(3, SIZE)))).is_taken
             assert isinstance(await b.next(), Withdrawn)
             await call.write(encode(frames[-1]))
             await call.done_writing()
@@ -442,11 +508,11 @@ async def test_an_upload_that_came_too_late_is_not_read_to_its_end() -> None:
             call = b.upload()
             await call.write(encode(frames[0]))
             assert await call.read() == GO_AHEAD
-            assert (await a.push(a.frames(offer_a, weights(3, SIZE)))).is_counted
+            assert (await a.push(a.frames(offer_a, weights(3, SIZE)))).is_taken
             assert isinstance(await b.next(), Withdrawn)
             await call.write(encode(frames[1]))
             assert from_update_reply(await call.read()).reason.startswith("the task is late")
-            assert made.controller._open.service._updates._staging.used_bytes == 0
+            assert made.controller._open.job.staging.used_bytes == 0
             await farewell(b)
             await finish(made, a)
 
@@ -457,17 +523,17 @@ async def test_an_update_that_is_folded_while_the_federation_ends_is_not_said_to
     async with puppet(alone.controller, "a") as learner:
         offer = await learner.task()
         service = alone.controller._open.service
-        threads = service._aggregator.threads
+        threads = alone.controller._open.job.aggregator._threads
         work = threads.work
 
         async def work_and_stop(*args: object) -> object:
             done: object = await work(*args)  # type: ignore[arg-type]
-            await service.stop_training("enough")
+            await service.stop_training(alone.controller._open.job.id, "enough")
             return done
 
         monkeypatch.setattr(threads, "work", work_and_stop)
         reply = await learner.push(learner.frames(offer, weights(3, SIZE)))
-        assert reply == UpdateReply(False, "the task is cancelled: the federation ended")
+        assert reply == UpdateReply(Outcome.CANCELLED, "the task is cancelled: the federation ended")
         result = await finish(alone, learner)
     assert result.rounds[0].participants == []
 
@@ -478,7 +544,7 @@ async def test_silence_ends_the_lease_and_the_round_goes_on() -> None:
         async with puppet(made.controller, "a") as a, puppet(made.controller, "b") as b:
             await b.task()
             offer = await a.task()
-            assert (await a.push(a.frames(offer, weights(3, SIZE)))).is_counted
+            assert (await a.push(a.frames(offer, weights(3, SIZE)))).is_taken
 
             async def beat() -> None:
                 while True:
@@ -505,7 +571,7 @@ async def test_an_upload_that_stalls_is_dropped_and_may_be_sent_again() -> None:
 
             with pytest.raises(ConnectionLost, match=r"upload_idle_secs=0\.2"), ours("controller"):
                 await call.read()
-            assert (await a.push(frames)).is_counted
+            assert (await a.push(frames)).is_taken
             await finish(made, a)
 
 
@@ -524,7 +590,7 @@ async def test_updates_beyond_the_room_wait_and_none_is_lost() -> None:
                 learner.push(learner.frames(offer, weights(value, SIZE)))
                 for value, (learner, offer) in enumerate(zip(puppets, offers, strict=True))
             ]
-            assert [reply.is_counted for reply in await asyncio.gather(*pushes)] == [True] * 4
+            assert [reply.is_taken for reply in await asyncio.gather(*pushes)] == [True] * 4
             await asyncio.gather(*(farewell(learner) for learner in puppets))
             result = await made.result()
         assert result.final_model is not None
@@ -535,10 +601,10 @@ async def test_the_outcome_of_an_evaluation_is_acknowledged() -> None:
     async for made in federation(ControllerConfig(), 2):
         async with puppet(made.controller, "a") as a, puppet(made.controller, "b") as b:
             for learner in (a, b):
-                assert (await learner.push(learner.frames(await learner.task(), weights(3, SIZE)))).is_counted
+                assert (await learner.push(learner.frames(await learner.task(), weights(3, SIZE)))).is_taken
             of_a, of_b = await a.task(), await b.task()
             assert of_a.kind is TaskKind.EVALUATE
-            model = await a.link.fetch_model(a.token, of_a.model_version, 2**30, None, lambda: None)
+            model = await a.link.fetch_model(a.token, of_a.model, 2**30, None, lambda: None)
             assert model.arrays()[0][0] == 3.0
             await a.stream.send(Evaluated(of_a.task_id, {"accuracy": 0.5}))
             assert await a.next() == Settled(of_a.task_id)
@@ -553,15 +619,19 @@ async def test_the_outcome_of_an_evaluation_is_acknowledged() -> None:
 
 async def test_breaking_the_rules_of_the_stream_is_answered(alone: Federation) -> None:
     async with puppet(alone.controller, "a") as learner:
-        await learner.task()
+        model = (await learner.task()).model
         await learner.stream.send(Hello(learner.token))
         with pytest.raises(MetisError, match="Hello is the first message"):
             await learner.next()
     async with puppet(alone.controller, "b") as learner:
         with pytest.raises(MetisError, match="model version 7 is not here; the latest is 0"):
-            await learner.link.fetch_model(learner.token, 7, 2**30, None, lambda: None)
+            await learner.link.fetch_model(learner.token, ModelRef(model.federation_id, 7), 2**30, None, lambda: None)
         with pytest.raises(UnknownLearner):
-            await learner.link.fetch_model(Token("nobody"), 0, 2**30, None, lambda: None)
+            await learner.link.fetch_model(Token("nobody"), model, 2**30, None, lambda: None)
+        with pytest.raises(UnknownFederation):
+            await learner.link.fetch_model(
+                learner.token, ModelRef(FederationId("another"), 0), 2**30, None, lambda: None
+            )
         async with learner.link.tasks() as stream:
             await stream.send(Evaluated("x", {}))  # type: ignore[arg-type]
             with pytest.raises(MetisError, match="must be Hello, not Evaluated"):
@@ -581,16 +651,16 @@ async def test_an_update_in_very_many_runs_is_looked_at_by_the_worker() -> None:
             offers = await a.task(), await b.task()
             refused = await b.push(b.frames(offers[1], pairs(np.nan)))
             assert "tensor '0' holds a value that is not finite" in refused.reason
-            assert await a.push(a.frames(offers[0], pairs(1.0))) == UpdateReply(True)
+            assert await a.push(a.frames(offers[0], pairs(1.0))) == UpdateReply(Outcome.FOLDED)
         await asyncio.wait([running])
 
 
 async def test_a_stream_that_was_replaced_while_it_waited_for_room_gets_none() -> None:
     config = replace(CONFIG, max_inflight_bytes=4 * SIZE)  # room for one
     async for made in federation(config, 2):
-        waiting = made.controller._open.service._updates._staging._budget._waiting
         async with puppet(made.controller, "a") as a, puppet(made.controller, "b") as b:
             offers = await a.task(), await b.task()
+            waiting = made.controller._open.job.staging._budget._waiting
             (header, *_), frames = a.frames(offers[0], weights(1, SIZE)), b.frames(offers[1], weights(3, SIZE))
             holds_room, waits = a.upload(), b.upload()
             await holds_room.write(encode(header))
@@ -602,15 +672,15 @@ async def test_a_stream_that_was_replaced_while_it_waited_for_room_gets_none() -
             holds_room.cancel()
             with pytest.raises(Superseded), ours(b.link.address):
                 await waits.read()
-            assert await pushing == UpdateReply(True)
+            assert await pushing == UpdateReply(Outcome.FOLDED)
 
 
 async def test_an_update_that_is_withdrawn_while_it_waits_for_room_costs_no_bytes() -> None:
     config = replace(CONFIG, max_inflight_bytes=4 * SIZE)
     async for made in federation(config, 2):
-        waiting = made.controller._open.service._updates._staging._budget._waiting
         async with puppet(made.controller, "a") as a, puppet(made.controller, "b") as b:
             offers = await a.task(), await b.task()
+            waiting = made.controller._open.job.staging._budget._waiting
             holds_room, waits = a.upload(), b.upload()
             await holds_room.write(encode(a.frames(offers[0], weights(1, SIZE))[0]))
             assert await holds_room.read() == GO_AHEAD
@@ -620,4 +690,4 @@ async def test_an_update_that_is_withdrawn_while_it_waits_for_room_costs_no_byte
             holds_room.cancel()
             reply = await waits.read()
             assert reply != GO_AHEAD
-            assert not from_update_reply(reply).is_counted
+            assert not from_update_reply(reply).is_taken

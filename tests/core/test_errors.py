@@ -22,7 +22,9 @@ from metisfl_async.core.errors import (
     Truncated,
     UnexpectedMessage,
     UnknownDtype,
+    UnknownFederation,
     UnknownLearner,
+    WrongProtocol,
     brief,
 )
 
@@ -42,6 +44,8 @@ EVERY_ERROR: list[tuple[MetisError, dict[str, object], tuple[type, ...]]] = [
     (ProtocolError("it lied"), {}, (MetisError,)),
     (UnknownLearner("token-1"), {"token": "token-1"}, (ProtocolError,)),
     (Superseded("site-a"), {"learner": "site-a"}, (ProtocolError,)),
+    (UnknownFederation("a", "b"), {"meant": "a", "running": "b"}, (ProtocolError,)),
+    (WrongProtocol("a learner", 1, 2), {"peer": "a learner", "theirs": 1, "ours": 2}, (ProtocolError,)),
     (UnexpectedMessage("no round is open"), {"what": "no round is open"}, (ProtocolError,)),
     (TransportError("a:1", "it broke"), {"address": "a:1", "reason": "it broke"}, (MetisError, OSError)),
     (ConnectionLost("a:1", "it went away"), {"address": "a:1", "reason": "it went away"}, (TransportError,)),

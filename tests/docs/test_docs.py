@@ -44,8 +44,8 @@ async def test_the_stores_in_the_guide_run_as_they_stand(
         await eval(code, {**vars(metisfl_async), "learners": [Adds(1)]})
     said = capsys.readouterr().out
     assert said.endswith("10 [(1,), ()]\n[6, 7, 8, 9, 10]\n")
-    assert count(tmp_path, "models/global/*.safetensors") == 5
-    assert count(tmp_path, "models/learner-learner-0-*/*.safetensors") == 5
+    assert count(tmp_path, "models/*/global/*.safetensors") == 5
+    assert count(tmp_path, "models/*/learner-learner-0-*/*.safetensors") == 5
 
 
 def count(directory: Path, pattern: str) -> int:

@@ -15,8 +15,12 @@ from metisfl_async.codec.chunk import split
 from metisfl_async.codec.frame import Header, encode, frames_of
 from metisfl_async.controller import registry
 from metisfl_async.core import errors, metrics
-from metisfl_async.core.ids import TaskId, Token
+from metisfl_async.core.federation.tasks import TaskKind, Verdict
+from metisfl_async.core.federation.uploads import MOST_DAMAGES
+from metisfl_async.core.ids import FederationId, TaskId, Token
+from metisfl_async.core.messages import PROTOCOL, Afterwards, Outcome
 from metisfl_async.core.model import ALIGNMENT, DTYPES, Manifest, Model, allocate
+from metisfl_async.learner.client import MAX_TEXT
 from metisfl_async.transport import convert
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 
@@ -32,7 +36,9 @@ def example() -> list[bytes]:
 def test_the_worked_example_is_what_our_codec_writes() -> None:
     model = Model.from_arrays([np.array([1.5, -2.0], np.float32)], ["w"])
     task_id, token = TaskId(bytes(range(16)).hex()), Token(bytes(range(0xF0, 0x100)).hex())
-    header = Header("update", model.manifest, 3, task_id, token, {"loss": 0.5}, {"num_training_examples": 40})
+    federation_id = FederationId(bytes(range(0xA0, 0xB0)).hex())
+    metrics_, metadata = {"loss": 0.5}, {"num_training_examples": 40}
+    header = Header("update", model.manifest, 3, task_id, token, metrics_, dict(metadata), federation_id)
     assert [message.hex(" ") for message in example()] == [encode(each).hex(" ") for each in frames_of(header, model)]
 
 
@@ -117,3 +123,17 @@ def test_other_numbers_are_those_of_the_code() -> None:
     assert f"multiple of {ALIGNMENT};" in PAGE.replace("\n  ", " ")
     assert manifest.MAX_MODEL_BYTES == 2**48
     assert "2^48 bytes" in PAGE
+    assert f"at most {metrics.MAX_DEPTH} levels deep" in PAGE
+    assert f"cut it at {MAX_TEXT:,} characters" in PAGE
+    assert MOST_DAMAGES == 3
+    assert "It is so answered three times at most" in PAGE
+
+
+@pytest.mark.parametrize("said", [*TaskKind, *Verdict, *Outcome, *Afterwards])
+def test_every_word_that_the_parties_say_stands_in_a_table(said: str) -> None:
+    assert re.search(rf'^\| "{said}"', PAGE, re.MULTILINE)
+
+
+def test_the_version_of_the_protocol_is_that_of_the_code() -> None:
+    assert f"This is version {PROTOCOL} of the protocol" in PAGE
+    assert len(re.findall(rf"^\| `protocol` \| {PROTOCOL}\b", PAGE, re.MULTILINE)) == 2

@@ -19,6 +19,8 @@ from metisfl_async import (
     ControllerConfig,
     DriverSession,
     FederationFinished,
+    FederationStarted,
+    FirstWeights,
     LearnerEvaluated,
     LearnerJoined,
     ModelPublished,
@@ -31,6 +33,21 @@ from metisfl_async import (
     TerminationSignals,
     UpdateCounted,
     run_learner,
+)
+from metisfl_async.core.federation.events import UpdateFolded
+from metisfl_async.core.federation.federation import Federation
+from metisfl_async.core.federation.inputs import (
+    Accepted,
+    Admit,
+    Arrived,
+    Evaluated,
+    Folded,
+    Input,
+    Joined,
+    Moved,
+    Published,
+    Served,
+    Start,
 )
 from metisfl_async.core.model import Array
 from metisfl_async.learner.learner import Config, TrainResult
@@ -152,9 +169,10 @@ async def test_events_come_in_order_and_end() -> None:
     events = [event async for event in session.events()]
     await running
     kinds = [type(event) for event in events]
-    assert kinds[:3] == [LearnerJoined, LearnerJoined, RoundStarted]
+    assert kinds[:5] == [FederationStarted, LearnerJoined, LearnerJoined, FirstWeights, RoundStarted]
     for kind, count in (
         (RoundStarted, 2),
+        (UpdateFolded, 4),
         (UpdateCounted, 4),
         (ModelPublished, 2),
         (LearnerEvaluated, 4),
@@ -219,20 +237,6 @@ async def test_run_sync_works_under_a_running_loop() -> None:
 async def test_run_sync_raises_what_run_raises() -> None:
     with pytest.raises(QuorumLost, match="ValueError: no data"):
         session_of([Fails()]).run_sync()
-
-
-async def test_run_sync_interrupted_at_once_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    join = threading.Thread.join
-
-    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
-        monkeypatch.setattr(threading.Thread, "join", join)
-        raise KeyboardInterrupt
-
-    async with nothing_left_behind():
-        session = session_of([Adds(1)], rounds=1_000_000)
-        monkeypatch.setattr(threading.Thread, "join", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            session.run_sync()
 
 
 async def test_run_sync_refuses_a_controller_of_another_loop() -> None:
@@ -405,9 +409,9 @@ async def test_stop_ends_it_in_order() -> None:
 async def test_it_ends_by_time_even_in_the_middle_of_a_round() -> None:
     learner = AddsOnLoop(1)
     learner.may_train.clear()
-    session = DriverSession(Controller(), [learner], TerminationSignals(execution_cutoff_time_mins=0.001))
+    session = DriverSession(Controller(), [learner], TerminationSignals(execution_cutoff_time_mins=0.01))
     result = await session.run()
-    assert result.reason == "execution_cutoff_time_mins=0.001 reached"
+    assert result.reason == "execution_cutoff_time_mins=0.01 reached"
     assert result.rounds[0].learners["learner-0"].failures[0].type == "cancelled"
 
 
@@ -563,7 +567,7 @@ async def test_a_driver_does_not_wait_for_a_controller_that_was_started_again() 
         async with Controller(ServerParams()) as again:  # what a driver finds on the port after a kill and a restart
             proxy.target = again.client_params.port
             proxy.cut()
-            with pytest.raises(ProtocolError, match="it was started again meanwhile"):
+            with pytest.raises(ProtocolError, match="was it started again meanwhile"):
                 await running
         learning.cancel()
         await asyncio.wait([learning])
@@ -635,3 +639,24 @@ def test_a_program_may_end_at_any_await_while_a_session_runs() -> None:
     thread.start()
     thread.join(PATIENCE_S)
     assert len(ended) == 120
+
+
+DOORS = [Start, Joined, Accepted, Served, Moved, Admit, Arrived, Folded, Published, Evaluated]
+
+
+@overs
+@pytest.mark.parametrize("door", DOORS, ids=lambda kind: str(kind.__name__))
+async def test_a_bug_in_any_decision_ends_the_session_and_says_so(
+    door: type[Input], over_grpc: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide = Federation._on
+
+    def with_bug(self: Federation, happened: Input) -> None:
+        if isinstance(happened, door):
+            raise AssertionError(f"a bug in {door.__name__}")
+        decide(self, happened)
+
+    monkeypatch.setattr(Federation, "_on", with_bug)
+    async with asyncio.timeout(PATIENCE_S):
+        with pytest.raises(AssertionError, match=f"a bug in {door.__name__}"):
+            await session_of([Adds(1), Adds(2)], rounds=2, over_grpc=over_grpc).run()

@@ -11,6 +11,7 @@ import msgpack
 import pytest
 
 from metisfl_async import Controller, ServerParams
+from metisfl_async.core.messages import PROTOCOL
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 
 HEADER = {"kind": "update", "codec": "raw", "model_version": 0, "size_bytes": 0, "manifest": []}
@@ -48,8 +49,14 @@ async def stranger() -> AsyncIterator[Stranger]:
         yield Stranger(channel)
 
 
-def _join(learner_id: str, token: str = "") -> bytes:
-    return pb.JoinRequest(learner_id=learner_id, token=token).SerializeToString()
+def _join(learner_id: str, token: str = "", protocol: int = PROTOCOL) -> bytes:
+    return pb.JoinRequest(learner_id=learner_id, token=token, protocol=protocol).SerializeToString()
+
+
+def _start(**fields: Any) -> bytes:
+    signals = pb.TerminationSignals(federation_rounds=1, mode="max")
+    facts: dict[str, Any] = {"signals": signals, "federation_id": "f", "protocol": PROTOCOL} | fields
+    return pb.StartRequest(**facts).SerializeToString()
 
 
 def _said(**message: Any) -> bytes:
@@ -82,7 +89,13 @@ HELLO = _said(hello=pb.Hello(token="unknown"))
         ("Tasks", [_said(hello=pb.Hello(held=[pb.HeldTask()] * 1025))], INVALID, "Damaged"),
         ("FetchModel", [pb.FetchModelRequest(token="unknown").SerializeToString()], NOT_NOW, "UnknownLearner"),
         ("LeaveFederation", [pb.LeaveRequest(token="unknown").SerializeToString()], NOT_NOW, "UnknownLearner"),
-        ("GetModel", [b""], NOT_NOW, "UnexpectedMessage"),
+        ("JoinFederation", [_join("a", protocol=0)], NOT_NOW, "WrongProtocol"),
+        ("StartTraining", [_start(protocol=0)], NOT_NOW, "WrongProtocol"),
+        ("StartTraining", [_start(has_model=True)], NOT_NOW, "UnexpectedMessage"),
+        ("GetModel", [b""], NOT_NOW, "UnknownFederation"),
+        ("GetLogs", [b""], NOT_NOW, "UnknownFederation"),
+        ("WatchEvents", [b""], NOT_NOW, "UnknownFederation"),
+        ("StopTraining", [b""], NOT_NOW, "UnknownFederation"),
         ("TrainDone", [], INVALID, "Truncated"),
         ("TrainDone", [b""], INVALID, "Truncated"),
         ("TrainDone", [_chunk([0, b"payload first"])], INVALID, "Damaged"),
@@ -102,7 +115,7 @@ async def test_a_mistake_is_answered_with_a_code_and_a_name(
     status, told = await stranger.refusal(method, *requests)
     assert (status, told["error"]) == (code, error), told
     assert set(told) == {"error", "facts"}
-    assert all(isinstance(fact, str) for fact in told["facts"])
+    assert all(isinstance(fact, str | int) for fact in told["facts"])
 
 
 async def test_a_learner_is_known_by_its_latest_token_alone(stranger: Stranger) -> None:
@@ -147,6 +160,14 @@ async def test_outcomes_of_unknown_tasks_are_settled(stranger: Stranger, say: st
 
 async def test_an_update_for_an_unknown_task_is_refused_in_place_of_send(stranger: Stranger) -> None:
     joined = await stranger.join("a")
-    replies = await stranger.call("TrainDone", _header(token=joined.token, task_id="0" * 32))
+    header = {"token": joined.token, "task_id": "0" * 32}
+    for federation_id in ("", "f"):
+        status, told = await stranger.refusal("TrainDone", _header(**header, federation_id=federation_id))
+        assert (status, told) == (NOT_NOW, {"error": "UnknownFederation", "facts": [federation_id, ""]})
+    await stranger.call("StartTraining", _start())
+    assert (await stranger.join("a", joined.token)).federation_id == "f"
+    joined = await stranger.join("a")
+    header["token"] = joined.token
+    replies = await stranger.call("TrainDone", _header(**header, federation_id="f"))
     (reply,) = (pb.UpdateReply.FromString(data) for data in replies)
     assert (reply.state, reply.reason) == ("refused", "no such task; its round is over")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from federations import PATIENCE_S
 from numpy.typing import NDArray
+from proxy import Proxy, proxy_to
 
 from metisfl_async import (
     Controller,
@@ -27,6 +28,9 @@ from metisfl_async import (
     TerminationSignals,
     run_learner,
 )
+from metisfl_async.core.federation.desk import Desk
+from metisfl_async.core.federation.tasks import HeldTask, Verdict
+from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.learner.learner import Config, TrainResult
 
@@ -90,6 +94,18 @@ class LinearLearner(Learner):
         return {"loss": self.site.loss(parameters)}
 
 
+class SlowLearner(LinearLearner):
+    """Trains when it may."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self.may_train = asyncio.Event()
+
+    async def train(self, parameters: Weights, config: Config) -> TrainResult:  # type: ignore[override]
+        await self.may_train.wait()
+        return super().train(parameters, config)
+
+
 def plain_loop(sites: list[Site], rounds: int) -> list[Weights]:
     """Federated averaging without a federation: the models after each round."""
     models = [sites[0].zeros]
@@ -131,14 +147,15 @@ class Node:
 
 
 @asynccontextmanager
-async def node(controller: Controller, site: Site, directory: Path, **options: str) -> AsyncIterator[Node]:
+async def node(controller: Controller | Proxy, site: Site, directory: Path, **options: str) -> AsyncIterator[Node]:
     program = shutil.which("node")
     assert program is not None, "Node.js 20 or newer is needed, as node"
     assert (HERE / "node_modules" / ".ready").exists(), "run `make tests/interop/node_modules/.ready`, which needs npm"
     facts = {"x": site.x.astype(int).tolist(), "y": site.y.tolist()} | options
     file = directory / "data.json"
     file.write_text(json.dumps(facts | {"learning_rate": site.learning_rate, "steps": site.steps}))
-    command = (program, str(HERE / "learner.mjs"), controller.address, "node", str(file))
+    address = controller.address if isinstance(controller, Controller) else controller.params.address
+    command = (program, str(HERE / "learner.mjs"), address, "node", str(file))
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, limit=2**24)
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -183,7 +200,8 @@ async def test_javascript_beside_python_computes_what_a_plain_loop_computes(tmp_
         result = await federation(controller, {name: LinearLearner(sites[name]) for name in ("a", "b")}, ROUNDS)
         assert await learner.end() == 0
     assert_same(result, sites, ROUNDS)
-    assert [said["state"] for said in learner.of("answer")][-ROUNDS:] == ["counted"] * ROUNDS
+    assert [said["state"] for said in learner.of("answer")][-ROUNDS:] == ["folded"] * ROUNDS
+    assert sum(len(said["task_ids"]) for said in learner.of("counted")) == ROUNDS
     assert len(learner.of("settled")) == ROUNDS
     assert learner.said[-1]["what"] == "final"
     assert learner.said[-1]["loss"] == pytest.approx(sites["node"].loss(plain_loop(list(sites.values()), ROUNDS)[-1]))
@@ -204,7 +222,7 @@ async def test_first_weights_and_models_of_many_frames_travel_both_ways(tmp_path
     assert_same(result, sites, 2)
 
 
-async def test_a_wrong_digest_is_refused_with_a_reason_that_people_can_read(tmp_path: Path) -> None:
+async def test_a_wrong_digest_is_refused_at_the_fourth_time_with_a_reason_that_people_can_read(tmp_path: Path) -> None:
     sites = {"a": Site.of(1, 10), "node": Site.of(3, 40)}
     seed = next(seed for seed in range(100) if random.Random(seed).choice(["a", "node"]) == "a")
     async with (
@@ -215,7 +233,8 @@ async def test_a_wrong_digest_is_refused_with_a_reason_that_people_can_read(tmp_
         result = await federation(controller, {"a": LinearLearner(sites["a"])}, 1, seed)
         assert await learner.end() == 0
     reason = "end frame: the digest is not that of the header and the bytes received"
-    assert learner.of("answer") == [{"what": "answer", "state": "refused", "reason": reason}]
+    states = ["damaged"] * 3 + ["refused"]
+    assert learner.of("answer") == [{"what": "answer", "state": state, "reason": reason} for state in states]
     assert result.rounds[0].participants == ["a"]
     assert result.rounds[0].learners["node"].failures[0].type == "Damaged"
 
@@ -229,7 +248,46 @@ async def test_an_update_that_is_sent_twice_counts_once(tmp_path: Path) -> None:
         result = await federation(controller, {}, 2)
         assert await learner.end() == 0
     assert_same(result, sites, 2)
-    assert [said["state"] for said in learner.of("answer")] == ["counted"] * 2 * (1 + 2)
+    states = [said["state"] for said in learner.of("answer")]
+    assert states[:2] == ["counted"] * 2
+    assert states[2::2] == ["folded"] * 2
+    assert set(states[3::2]) <= {"folded", "counted"}
+
+
+async def test_an_update_is_kept_until_it_counts_and_is_sent_again_when_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sites = {"a": Site.of(1, 10), "node": Site.of(3, 40)}
+    slow, judge, asked = SlowLearner(sites["a"]), Desk.judge, 0
+
+    def asks_again(desk: Desk, learner: LearnerId, held: HeldTask) -> tuple[Verdict, str]:
+        nonlocal asked
+        verdict, reason = judge(desk, learner, held)
+        if verdict is Verdict.KEEP and (asked := asked + 1) == 1:
+            return Verdict.UPLOAD, "the sum that it was in is gone"
+        return verdict, reason
+
+    monkeypatch.setattr(Desk, "judge", asks_again)
+    async with (
+        Controller(ServerParams(), CONFIG) as controller,
+        proxy_to(controller) as proxy,
+        node(proxy, sites["node"], tmp_path) as learner,
+    ):
+        running = asyncio.create_task(federation(controller, {"a": slow}, 1))
+        while (await learner.until("answer"))["state"] != "folded":
+            pass
+        for state in ("folded", None):  # asked for it again, and told to keep it
+            proxy.cut()
+            await learner.until("welcome")
+            if state is not None:
+                assert (await learner.until("answer"))["state"] == state
+        slow.may_train.set()
+        result = await running
+        assert await learner.end() == 0
+    assert asked == 2
+    assert [said["verdicts"][0]["verdict"] for said in learner.of("welcome")[1:]] == ["upload", "keep"]
+    assert len(learner.of("counted")) == 1
+    assert_same(result, sites, 1)
 
 
 async def test_without_rounds_javascript_goes_on_from_the_latest_model(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
+    FederationStarted,
     Learner,
     LearnerJoined,
     LearnerLeft,
@@ -29,7 +30,7 @@ from metisfl_async import (
     run_learner,
 )
 from metisfl_async.core.errors import ConnectionLost
-from metisfl_async.core.ids import Token
+from metisfl_async.core.ids import ModelRef, Token
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Array, Bytes, Model, allocate
 from metisfl_async.learner import client
@@ -99,12 +100,12 @@ async def test_an_evaluation_result_is_kept_through_a_broken_connection() -> Non
 async def test_the_final_model_is_fetched_through_a_broken_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     fetch, cuts = GrpcLink.fetch_model, 0
 
-    async def cut_and_fetch(link: GrpcLink, token: Token, version: int, *rest: Any) -> Model:
+    async def cut_and_fetch(link: GrpcLink, token: Token, model: ModelRef, *rest: Any) -> Model:
         nonlocal cuts
-        if version == 1 and not cuts:
+        if model.version == 1 and not cuts:
             cuts += 1
             proxy.cut()
-        return await fetch(link, token, version, *rest)
+        return await fetch(link, token, model, *rest)
 
     monkeypatch.setattr(GrpcLink, "fetch_model", cut_and_fetch)
     learner = Adds(2)
@@ -123,12 +124,12 @@ async def test_the_final_model_is_fetched_again_however_long_the_first_attempt_t
 ) -> None:
     fetch, attempts = GrpcLink.fetch_model, 0
 
-    async def lose_late(link: GrpcLink, token: Token, version: int, *rest: Any) -> Model:
+    async def lose_late(link: GrpcLink, token: Token, model: ModelRef, *rest: Any) -> Model:
         nonlocal attempts
-        if version == 1 and (attempts := attempts + 1) == 1:
+        if model.version == 1 and (attempts := attempts + 1) == 1:
             await asyncio.sleep(3 * client.GOODBYE_S)
             raise ConnectionLost(link.address, "the stream broke off")
-        return await fetch(link, token, version, *rest)
+        return await fetch(link, token, model, *rest)
 
     monkeypatch.setattr(GrpcLink, "fetch_model", lose_late)
     monkeypatch.setattr(client, "GOODBYE_S", 0.2)
@@ -359,6 +360,7 @@ async def test_two_learners_under_one_name_take_turns() -> None:
         session = DriverSession(controller, 1, TerminationSignals(federation_rounds=1_000_000))
         running = asyncio.create_task(session.run())
         events = session.events()
+        assert isinstance(await anext(events), FederationStarted)
         assert isinstance(await anext(events), LearnerJoined)
         second = asyncio.create_task(run_learner(Adds(2), controller.client_params, learner_id="a"))
         first.cancel()

@@ -16,6 +16,7 @@ import grpc.aio
 import numpy as np
 import pytest
 import trustme
+from durability.in_process import killed
 from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from listening import Listener, connections_to, listening
@@ -28,20 +29,21 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
+    FederationStarted,
     Learner,
     LearnerJoined,
     ServerParams,
     TaskFailed,
     TerminationSignals,
     TransportError,
-    UpdateCounted,
     app,
     run_learner,
 )
 from metisfl_async.codec.frame import MAX_FRAME_BYTES, Frame, Header, encode, frames_of
 from metisfl_async.core.errors import CodecError, ConnectionLost, TooLarge, UnexpectedMessage, UnknownLearner
+from metisfl_async.core.federation.events import UpdateFolded
 from metisfl_async.core.federation.tasks import TaskKind
-from metisfl_async.core.ids import TaskId, Token
+from metisfl_async.core.ids import FederationId, ModelRef, TaskId, Token
 from metisfl_async.core.messages import (
     Accept,
     ControllerMessage,
@@ -61,7 +63,9 @@ from metisfl_async.transport.convert import delivery
 from metisfl_async.transport.grpc_errors import ours
 from metisfl_async.transport.grpc_options import LEARNER_SERVICE
 
+REF = ModelRef(FederationId("f" * 32), 0)
 ROUND = TerminationSignals(federation_rounds=1)
+MODEL = ModelRef(FederationId("f"), 0)
 QUICK = ControllerConfig(heartbeat_secs=0.1, lease_secs=5.0)
 
 
@@ -213,6 +217,7 @@ async def test_what_cannot_be_delivered_at_once_is_tried_again(caplog: pytest.Lo
         session = DriverSession(controller, [proxy.params], ROUND)
         running = asyncio.create_task(session.run())
         events = session.events()
+        assert isinstance(await anext(events), FederationStarted)
         assert isinstance(await anext(events), LearnerJoined)
         await until(lambda: listener.is_connected)
         proxy.target = 1  # nobody listens there
@@ -240,7 +245,7 @@ async def test_a_learner_that_is_gone_when_its_task_is_offered_is_given_up_when_
         running = asyncio.create_task(session.run())
         a.may_train.clear()
         async for event in session.events():
-            if isinstance(event, UpdateCounted) and event.learner == "b":
+            if isinstance(event, UpdateFolded) and event.learner == "b":
                 break
         await of_b.aclose()
         a.may_train.set()
@@ -285,7 +290,7 @@ async def test_a_controller_that_was_started_again_takes_its_learners_up_again()
         listener = await stack.enter_async_context(listening(params, learner, "a"))
         running = asyncio.create_task(DriverSession(params, [listener.params], signals).run())
         await learner.is_training.wait()
-        await first.close()  # without a word to anybody
+        await killed(first)
         running.cancel()
         await asyncio.wait([running])
         config = replace(QUICK, learners=[listener.params])
@@ -380,7 +385,7 @@ async def test_its_weights_can_be_had_and_set_by_whoever_has_the_token() -> None
 
 async def test_strangers_are_not_obeyed() -> None:
     learner = Adds(1)
-    offer = TaskOffer(TaskId("x"), TaskKind.TRAIN, 1, 0, {})
+    offer = TaskOffer(TaskId("x"), TaskKind.TRAIN, 1, MODEL, {})
     async with joined(learner) as listener:
         for token in (Token(""), Token("0" * 32), Token("\N{SNOWMAN}")):
             for message in (
@@ -390,7 +395,7 @@ async def test_strangers_are_not_obeyed() -> None:
                 Farewell("over", None),
             ):
                 with pytest.raises(UnknownLearner):
-                    await listener.dialled.deliver(token, 100, message)
+                    await listener.dialled.deliver(token, 100, [message])
             with pytest.raises(UnknownLearner):
                 await listener.dialled.get_model(token)
             with pytest.raises(UnknownLearner):
@@ -405,7 +410,7 @@ async def test_strangers_are_not_obeyed() -> None:
 async def test_before_it_has_joined_it_obeys_nobody() -> None:
     async with Controller(ServerParams()) as controller, listening(controller.client_params, Adds(1)) as listener:
         with pytest.raises(UnknownLearner):
-            await listener.dialled.deliver(Token(""), 1, Farewell("over", None))
+            await listener.dialled.deliver(Token(""), 1, [Farewell("over", None)])
         with pytest.raises(UnknownLearner):
             await listener.dialled.get_model(Token(""))
 
@@ -413,13 +418,13 @@ async def test_before_it_has_joined_it_obeys_nobody() -> None:
 async def test_what_is_delivered_again_is_done_once() -> None:
     learner = AddsOnLoop(1)
     learner.may_train.clear()
-    offer = TaskOffer(TaskId("x"), TaskKind.GET_WEIGHTS, 0, 0, {})
+    offer = TaskOffer(TaskId("x"), TaskKind.GET_WEIGHTS, 0, MODEL, {})
     async with joined(learner) as listener:
         client = listener.learner._link._conversation
         assert client is not None
         before = client._latest_number
-        await asyncio.gather(*(listener.dialled.deliver(listener.token, before + 1, offer) for _ in range(3)))
-        await listener.dialled.deliver(listener.token, before, Farewell("of old", None))
+        await asyncio.gather(*(listener.dialled.deliver(listener.token, before + 1, [offer]) for _ in range(3)))
+        await listener.dialled.deliver(listener.token, before, [Farewell("of old", None)])
         assert client._latest_number == before + 1
         assert not listener.task.done()
 
@@ -428,16 +433,16 @@ async def test_what_is_delivered_again_is_done_once() -> None:
     ("method", "message"),
     [
         ("Train", Farewell("over", None)),
-        ("Evaluate", TaskOffer(TaskId("x"), TaskKind.TRAIN, 1, 0, {})),
+        ("Evaluate", TaskOffer(TaskId("x"), TaskKind.TRAIN, 1, MODEL, {})),
         ("ShutDown", Settled(TaskId("x"))),
-        ("Tell", TaskOffer(TaskId("x"), TaskKind.EVALUATE, 1, 0, {})),
+        ("Tell", TaskOffer(TaskId("x"), TaskKind.EVALUATE, 1, MODEL, {})),
     ],
 )
 async def test_each_method_takes_its_own_messages(method: str, message: ControllerMessage) -> None:
     async with joined(Adds(1)) as listener, grpc.aio.insecure_channel(listener.params.address) as channel:
         call = channel.unary_unary(f"/{LEARNER_SERVICE}/{method}")
         with pytest.raises(UnexpectedMessage, match=f"{method} does not carry"), ours("here"):
-            await call(delivery((Token(listener.token), 1, message)))
+            await call(delivery((Token(listener.token), 1, [message])))
 
 
 @pytest.mark.parametrize(
@@ -546,7 +551,7 @@ async def test_cancelled_at_any_await_nothing_is_left() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await taking_part
         taking_part = asyncio.create_task(run_learner(Adds(1), controller.client_params, own))
-        await until(lambda: controller._open.service._federation.num_connected == 1)
+        await until(lambda: any(member.connection is not None for member in controller._open.registry))
         taking_part.cancel()
         with pytest.raises(asyncio.CancelledError):
             await taking_part
@@ -585,16 +590,16 @@ async def test_a_message_that_was_not_dealt_with_when_the_conversation_ended_is_
         raise AssertionError(message)
 
     conversation = module._Conversation(Token("t"), "host:1", report)
-    in_hand = asyncio.create_task(conversation.take(1, Settled(TaskId("a"))))
-    assert await conversation.receive() == Settled(TaskId("a"))
-    in_inbox = asyncio.create_task(conversation.take(2, Settled(TaskId("b"))))
+    in_hand = asyncio.create_task(conversation.take(1, [Settled(TaskId("a"))]))
+    assert await conversation.receive() == [Settled(TaskId("a"))]
+    in_inbox = asyncio.create_task(conversation.take(2, [Settled(TaskId("b"))]))
     await asyncio.wait([in_inbox], timeout=0)
     conversation.end()
     for taken in (in_hand, in_inbox):
         with pytest.raises(ConnectionLost, match="host:1: the learner has ended this conversation"):
             await taken
     with pytest.raises(ConnectionLost):
-        await conversation.take(3, Settled(TaskId("c")))
+        await conversation.take(3, [Settled(TaskId("c"))])
 
 
 async def test_whoever_asks_for_the_next_message_has_dealt_with_the_one_before() -> None:
@@ -604,7 +609,7 @@ async def test_whoever_asks_for_the_next_message_has_dealt_with_the_one_before()
         said.append(message)
 
     conversation = module._Conversation(Token("t"), "host:1", report)
-    taken = asyncio.create_task(conversation.take(1, Settled(TaskId("a"))))
+    taken = asyncio.create_task(conversation.take(1, [Settled(TaskId("a"))]))
     await conversation.receive()
     assert not taken.done()
     await conversation.send(Accept(TaskId("x")))
@@ -612,9 +617,9 @@ async def test_whoever_asks_for_the_next_message_has_dealt_with_the_one_before()
     await conversation.send(Evaluated(TaskId("x"), {}))
     await conversation.send(Failed(TaskId("y"), "ValueError", "no"))
     assert [await conversation.receive() for _ in range(3)] == [
-        Heartbeat(),
-        Settled(TaskId("x")),
-        Settled(TaskId("y")),
+        [Heartbeat()],
+        [Settled(TaskId("x"))],
+        [Settled(TaskId("y"))],
     ]
     await taken
     assert said == [Heartbeat(), Evaluated(TaskId("x"), {}), Failed(TaskId("y"), "ValueError", "no")]

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import enum
+import json
 import logging
+import math
+import multiprocessing
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -210,3 +216,137 @@ async def test_an_update_that_does_not_fit_is_not_used_again() -> None:
     update = await worker.train(Model.from_arrays([np.zeros(1000, np.float32)]), {})
     await worker.close()
     assert (update.model.arrays()[0] == 1).all()
+
+
+class TakesTwo(Exception):
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__(f"{a} and {b}")
+
+
+class SaysMoreEachTime(Exception):
+    def __init__(self, what: object) -> None:
+        super().__init__(f"failed with {what}")
+
+
+def two() -> Exception:
+    return TakesTwo(1, 2)
+
+
+def more() -> Exception:
+    return SaysMoreEachTime(3)
+
+
+def holds_a_lock() -> Exception:
+    error = ValueError("it holds a lock")
+    error.lock = threading.Lock()  # type: ignore[attr-defined]
+    return error
+
+
+def of_a_local_class() -> Exception:
+    class Local(Exception):
+        def __str__(self) -> str:
+            class Text(str):
+                pass
+
+            return Text("local")
+
+    return Local()
+
+
+def without_text() -> Exception:
+    return NoText()
+
+
+def looks_like_a_dead_process() -> Exception:
+    return BrokenProcessPool("not this one")
+
+
+class RaisesInProcess(Adds):
+    """Tells in its text in which process it is, and for the how-manieth time it trains there."""
+
+    def __init__(self, error: Callable[[], Exception] = two) -> None:
+        super().__init__(1)
+        self.error = error
+        self.trained = 0
+
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        self.trained += 1
+        raise self.error()
+
+    def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
+        return {"pid": os.getpid(), "trained": self.trained}
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "text"),
+    [
+        (two, "TakesTwo", "1 and 2"),
+        (more, "SaysMoreEachTime", "failed with 3"),
+        (holds_a_lock, "ValueError", "it holds a lock"),
+        (of_a_local_class, "Local", "local"),
+        (without_text, "NoText", "its text cannot be had: str() raises ValueError"),
+        (looks_like_a_dead_process, "BrokenProcessPool", "not this one"),
+    ],
+)
+async def test_an_error_that_does_not_pickle_is_told_by_name_and_text_and_the_process_keeps_its_state(
+    error: Callable[[], Exception], name: str, text: str
+) -> None:
+    worker = Worker(RaisesInProcess(error), "process")
+    model = Model.from_arrays([np.zeros(1)])
+    async with nothing_left_behind():
+        before = await worker.evaluate(model, {})
+        for _ in range(2):
+            with pytest.raises(RuntimeError) as raised:
+                await worker.train(model, {})
+            assert (type(raised.value).__name__, str(raised.value)) == (name, text)
+            assert "in train" in raised.value.__notes__[0]  # where it happened
+        assert await worker.evaluate(model, {}) == {**before, "trained": 2}
+        await worker.close()
+
+
+async def test_an_error_that_does_not_pickle_is_a_learners_failure_by_its_name() -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        session = session_of([Adds(1), RaisesInProcess()], rounds=1, worker="process")
+        result = await session.run()
+    (failure,) = result.rounds[0].learners["learner-1"].failures
+    assert (failure.type, failure.message) == ("TakesTwo", "1 and 2")
+
+
+async def test_an_error_that_does_not_pickle_leaves_the_users_pool_of_processes_whole() -> None:
+    model = Model.from_arrays([np.zeros(1)])
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        worker = Worker(RaisesInProcess(), pool)
+        pid = (await worker.evaluate(model, {}))["pid"]
+        with pytest.raises(RuntimeError, match="1 and 2"):
+            await worker.train(model, {})
+        assert (await worker.evaluate(model, {}))["pid"] == pid
+
+
+class ReportsWhatDoesNotPickle(Adds):
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        class Kind(enum.IntEnum):
+            LOCAL = 3
+
+        class Name(str):
+            pass
+
+        def numbers() -> Iterator[float]:
+            yield 1.0
+
+        self.number += 1
+        metrics: dict[str, float] = {Name("number"): self.number}
+        if config:
+            metrics["loss"] = numbers()  # type: ignore[assignment]
+        return parameters, metrics, {Name("kinds"): [Kind.LOCAL, Name("nan"), math.nan, 0.1]}
+
+
+async def test_results_that_do_not_pickle_are_refused_or_made_plain_and_the_process_stays() -> None:
+    worker = Worker(ReportsWhatDoesNotPickle(1), "process")
+    model = Model.from_arrays([np.zeros(1)])
+    async with nothing_left_behind():
+        with pytest.raises(RuntimeError, match=r"<generator .* allowed: one number"):
+            await worker.train(model, {"generator": True})
+        outcome = await worker.train(model, {})
+        await worker.close()
+    assert outcome.metrics == {"number": 3.0}
+    assert json.dumps(outcome.metadata["kinds"]) == '[3, "nan", NaN, 0.1]'

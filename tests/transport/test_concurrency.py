@@ -47,12 +47,12 @@ async def test_the_first_may_be_a_future() -> None:
 
 
 async def test_beside_waits_for_the_others_and_gives_the_main_result() -> None:
-    assert await beside(returns(1), returns(2)) == 1
+    assert await beside(asyncio.create_task(returns(1)), returns(2)) == 1
     ended: list[str] = []
     with pytest.raises(OSError, match="broken"):
-        await beside(forever(ended), fails())
+        await beside(asyncio.create_task(forever(ended)), fails())
     with pytest.raises(OSError, match="broken"):
-        await beside(fails(), forever(ended))
+        await beside(asyncio.create_task(fails()), forever(ended))
     assert ended == ["forever"] * 2
 
 
@@ -63,9 +63,10 @@ async def test_the_error_that_came_first_is_raised_and_not_what_came_of_it() -> 
         finally:
             raise ConnectionError("lost")
 
-    for together in (beside, first_of):
-        with pytest.raises(OSError, match="broken"):
-            await together(hides(), fails())
+    with pytest.raises(OSError, match="broken"):
+        await beside(asyncio.create_task(hides()), fails())
+    with pytest.raises(OSError, match="broken"):
+        await first_of(hides(), fails())
 
 
 async def test_cancelled_it_ends_all_and_is_cancelled() -> None:

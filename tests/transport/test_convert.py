@@ -10,17 +10,18 @@ from hypothesis import strategies as st
 
 from metisfl_async import ClientParams, TerminationSignals
 from metisfl_async.core import messages as m
-from metisfl_async.core.errors import Damaged, TooLarge
+from metisfl_async.core.errors import Damaged, TooLarge, WrongProtocol
 from metisfl_async.core.federation.events import Event, LearnerJoined
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
-from metisfl_async.core.ids import FederationId, LearnerId, TaskId, Token
+from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
 from metisfl_async.transport import convert
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 
 TASK = TaskId("0123456789abcdef" * 2)
+REF = ModelRef(FederationId("f" * 32), 2)
 
 LEARNER_MESSAGES = [
-    m.Hello(Token("t"), [HeldTask(TASK, True), HeldTask(TaskId("x"), False)]),
+    m.Hello(Token("t"), [HeldTask(TASK, True, "evaluate", REF), HeldTask(TaskId("x"), False)]),
     m.Hello(Token("t")),
     m.Accept(TASK),
     m.Heartbeat(),
@@ -31,13 +32,14 @@ LEARNER_MESSAGES = [
 CONTROLLER_MESSAGES = [
     m.Welcome({}),
     m.Welcome({TASK: (Verdict.UPLOAD, "awaited"), TaskId("x"): (Verdict.DISCARD, "late")}),
-    m.TaskOffer(TASK, TaskKind.TRAIN, 3, 2, {"epochs": 3, "rate": 0.1, "nested": {"list": [None, True, "a"]}}),
-    m.TaskOffer(TASK, TaskKind.GET_WEIGHTS, 0, 0, {}),
+    m.TaskOffer(TASK, TaskKind.TRAIN, 3, REF, {"epochs": 3, "rate": 0.1, "nested": {"list": [None, True, "a"]}}),
+    m.TaskOffer(TASK, TaskKind.GET_WEIGHTS, 0, REF, {}),
     m.Settled(TASK),
     m.Withdrawn(TASK, "late"),
     m.Heartbeat(),
-    m.Farewell("over", 0),
-    m.Farewell("over", None),
+    m.Farewell("over", REF),
+    m.Farewell("over", None, m.Afterwards.STAY),
+    m.Counted((TASK, TaskId("x"))),
 ]
 
 
@@ -48,26 +50,61 @@ def test_what_learners_say_arrives_unchanged(message: m.LearnerMessage) -> None:
 
 @pytest.mark.parametrize("message", CONTROLLER_MESSAGES, ids=repr)
 def test_what_the_controller_says_arrives_unchanged(message: m.ControllerMessage) -> None:
-    assert convert.from_controller_message(convert.controller_message(message)) == message
+    assert convert.from_controller_message(convert.controller_message([message])) == [message]
+
+
+def test_the_word_that_updates_count_goes_with_the_next_message() -> None:
+    together: list[m.ControllerMessage] = [m.Counted((TASK,)), m.Withdrawn(TASK, "late")]
+    assert convert.from_controller_message(convert.controller_message(together)) == together
+
+
+@pytest.mark.parametrize(
+    ("packed", "task_id"),
+    [
+        (pb.ControllerMessage(), None),
+        (pb.ControllerMessage(task=pb.TaskOffer(task_id=TASK, kind="dream")), TASK),
+        (pb.ControllerMessage(task=pb.TaskOffer(task_id=TASK, kind="train", config_json="[" * 100_000)), TASK),
+        (pb.ControllerMessage(task=pb.TaskOffer(task_id=TASK, kind="train", config_json="{")), TASK),
+        (pb.ControllerMessage(farewell=pb.Farewell(then="dance")), None),
+    ],
+)
+def test_what_a_newer_controller_says_is_unknown_and_no_error(
+    packed: pb.ControllerMessage, task_id: str | None
+) -> None:
+    (message,) = convert.from_controller_message(packed.SerializeToString())
+    assert isinstance(message, m.Unknown)
+    assert message.task_id == task_id
+
+
+def test_parties_of_another_version_are_refused_and_both_versions_named() -> None:
+    reply = pb.JoinReply(heartbeat_secs=1.0, lease_secs=2.0, protocol=7)
+    with pytest.raises(WrongProtocol, match=r"speaks version 7 of the protocol, this side version \d"):
+        convert.from_join_reply(reply.SerializeToString())
 
 
 @pytest.mark.parametrize(
     ("write", "read", "message"),
     [
-        (convert.join_request, convert.from_join_request, m.JoinRequest(LearnerId("a"), Token(""))),
+        (convert.join_request, convert.from_join_request, m.JoinRequest(LearnerId("a"), Token(""), protocol=7)),
         (convert.join_request, convert.from_join_request, m.JoinRequest(LearnerId("a"), Token("t"), "host:5", "s")),
         (convert.confirm_join, convert.from_confirm_join, "secret"),
         (convert.get_model, convert.from_get_model, Token("t")),
         (convert.join_reply, convert.from_join_reply, m.JoinReply(LearnerId("a"), Token("t"), 2, 10.0, 60.0, 2**40)),
         (convert.leave, convert.from_leave, Token("t")),
-        (convert.fetch_model, convert.from_fetch_model, (Token("t"), 7)),
-        (convert.update_reply, convert.from_update_reply, m.UpdateReply(True)),
-        (convert.update_reply, convert.from_update_reply, m.UpdateReply(False, "late")),
-        (convert.stop, convert.from_stop, "enough"),
+        (convert.fetch_model, convert.from_fetch_model, (Token("t"), REF)),
+        (convert.update_reply, convert.from_update_reply, m.UpdateReply(m.Outcome.COUNTED)),
+        (convert.update_reply, convert.from_update_reply, m.UpdateReply(m.Outcome.REFUSED, "late")),
+        (convert.stop, convert.from_stop, (REF.federation_id, "enough")),
+        (convert.shut_down, convert.from_shut_down, (REF.federation_id, True)),
+        (convert.federation, convert.from_federation, REF.federation_id),
+        (convert.watch, convert.from_watch, (REF.federation_id, 7, "run")),
+        (convert.status, convert.from_status, m.Status(REF.federation_id, True)),
         (
             convert.start_request,
             convert.from_start_request,
-            m.StartRequest(TerminationSignals(federation_rounds=5), 3, -1, None, FederationId("f")),
+            m.StartRequest(
+                TerminationSignals(federation_rounds=5), 3, -1, None, REF.federation_id, has_model=True, protocol=7
+            ),
         ),
         (
             convert.start_request,
@@ -117,7 +154,7 @@ def test_what_learners_report_arrives_unchanged(message: m.LearnerMessage) -> No
 
 @pytest.mark.parametrize("message", CONTROLLER_MESSAGES, ids=repr)
 def test_what_is_delivered_arrives_unchanged(message: m.ControllerMessage) -> None:
-    assert convert.from_delivery(convert.delivery((Token("t"), 2**60, message))) == (Token("t"), 2**60, message)
+    assert convert.from_delivery(convert.delivery((Token("t"), 2**60, [message]))) == (Token("t"), 2**60, [message])
 
 
 def test_a_certificate_travels_once_however_many_learners_share_it() -> None:
@@ -147,7 +184,7 @@ READERS = [getattr(convert, name) for name in convert.__all__ if name.startswith
 
 @given(st.binary(max_size=200), st.sampled_from(READERS))
 def test_any_bytes_are_understood_or_damaged(data: bytes, read: Callable[[bytes], object]) -> None:
-    with contextlib.suppress(Damaged):
+    with contextlib.suppress(Damaged, WrongProtocol):
         read(data)
 
 
@@ -155,7 +192,6 @@ def test_any_bytes_are_understood_or_damaged(data: bytes, read: Callable[[bytes]
     ("read", "data"),
     [
         (convert.from_learner_message, b""),
-        (convert.from_controller_message, b""),
         (convert.from_update_reply, convert.GO_AHEAD),  # no outcome
         (convert.from_start_request, b""),  # no signal
         (convert.from_events, b'\n\x10{"event": "Nix"}'),
@@ -184,3 +220,37 @@ def test_a_controller_cannot_make_a_learner_beat_without_pause(secs: float) -> N
     ):
         with pytest.raises(Damaged, match="finite numbers > 0"):
             convert.from_join_reply(convert.join_reply(reply))
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("message", "task_id"),
+    [
+        (pb.ControllerMessage(), None),
+        (pb.ControllerMessage.FromString(b"\xf2\x7f\x02\x08\x01"), None),  # a field of number 2046
+        (pb.ControllerMessage(task=pb.TaskOffer(task_id=TASK, kind="distill")), TASK),
+        (pb.ControllerMessage(task=pb.TaskOffer(task_id=TASK, kind="train", config_json="[]")), TASK),
+        (pb.ControllerMessage(task=pb.TaskOffer(task_id=TASK, kind="train", config_json="{")), TASK),
+        (pb.ControllerMessage(task=pb.TaskOffer(task_id=TASK, kind="train", config_json=f'{{"a": {DEEP}}}')), TASK),
+        (pb.ControllerMessage(welcome=pb.Welcome(verdicts=[pb.TaskVerdict(task_id=TASK, verdict="ponder")])), None),
+        (pb.ControllerMessage(farewell=pb.Farewell(then="dance")), None),
+    ],
+    ids=["nothing", "a new kind", "a new task", "a list", "no JSON", "too deep", "a new verdict", "a new farewell"],
+)
+def test_what_a_newer_controller_says_is_known_to_be_unknown(message: pb.ControllerMessage, task_id: TaskId) -> None:
+    (unknown,) = convert.from_controller_message(message.SerializeToString())
+    assert isinstance(unknown, m.Unknown)
+    assert unknown.task_id == task_id
+    message.counted.append("x")
+    counted, *others = convert.from_controller_message(message.SerializeToString())
+    assert counted == m.Counted((TaskId("x"),))
+    assert others == ([unknown] if message.WhichOneof("message") else [])
+
+
+def test_a_controller_of_another_protocol_is_refused_and_both_versions_are_named() -> None:
+    for protocol, said in ((7, "version 7"), (0, "a version without a number")):
+        reply = pb.JoinReply(learner_id="a", token="t", heartbeat_secs=1, lease_secs=9, protocol=protocol)
+        with pytest.raises(WrongProtocol, match=f"the controller speaks {said} .*, this side version {m.PROTOCOL};"):
+            convert.from_join_reply(reply.SerializeToString())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from federations import Adds, session_of
-from puppet import puppet, weights
+from puppet import FEDERATION, puppet, weights
 
 from metisfl_async import Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals
 from metisfl_async.core.errors import MetisError
@@ -62,7 +62,7 @@ async def test_none_is_left_of_models_that_are_refused() -> None:
         async with Controller(ServerParams(), ControllerConfig(max_model_bytes=1000)) as controller:
             link = controller.connect()
             with pytest.raises(MetisError):
-                await link.set_initial_model(Model.from_arrays(weights(0, 2**22)))
+                await link.set_initial_model(FEDERATION, Model.from_arrays(weights(0, 2**22)))
             await link.close()
         async with Controller(ServerParams(), ControllerConfig(max_model_bytes=1000)) as controller:
             signals = TerminationSignals(federation_rounds=1)

@@ -18,7 +18,7 @@ from federations import PATIENCE_S, Adds, nothing_left_behind, session_of, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from proxy import proxy_to
-from puppet import puppet, weights
+from puppet import FEDERATION, begun, puppet, weights
 
 from metisfl_async import (
     ClientParams,
@@ -39,11 +39,13 @@ from metisfl_async.core.errors import (
     Superseded,
     TooLarge,
     UnexpectedMessage,
+    UnknownFederation,
     UnknownLearner,
+    WrongProtocol,
 )
 from metisfl_async.core.federation.events import Event, LearnerJoined
-from metisfl_async.core.ids import FederationId, LearnerId, Token
-from metisfl_async.core.messages import JoinRequest, StartRequest
+from metisfl_async.core.ids import NO_FEDERATION, FederationId, LearnerId, Token
+from metisfl_async.core.messages import PROTOCOL, JoinRequest, StartRequest, Status
 from metisfl_async.core.model import Array, Model
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.transport import convert, grpc_host, grpc_link
@@ -53,6 +55,8 @@ from metisfl_async.transport.grpc_link import GrpcLink
 from metisfl_async.transport.grpc_options import SERVICE
 
 ROUND = TerminationSignals(federation_rounds=1)
+OTHER = FederationId("g")
+WITH_MODEL = StartRequest(ROUND, 1, 0, None, FEDERATION, has_model=True)
 
 
 @pytest.fixture
@@ -195,6 +199,8 @@ async def test_a_message_beyond_the_limit_is_refused_by_the_transport() -> None:
         UnknownLearner("abc"),
         Superseded("a"),
         UnexpectedMessage("no"),
+        UnknownFederation("f", ""),
+        WrongProtocol("the driver", 1, 2),
     ],
 )
 async def test_our_errors_travel_with_their_facts(error: MetisError) -> None:
@@ -237,23 +243,65 @@ async def _call(handler: object) -> bytes:
 async def test_an_initial_model_that_cannot_be_used_is_refused() -> None:
     config = ControllerConfig(max_model_bytes=1000)
     async with Controller(ServerParams(), config) as controller:
-        link = controller.connect()
+        link, mine = controller.connect(), FederationId("a")
         with pytest.raises(TooLarge, match="max_model_bytes=1000"):
-            await link.set_initial_model(Model.from_arrays(weights(0, 2**22)))  # the answer comes before its end
+            await link.set_initial_model(mine, Model.from_arrays(weights(0, 2**22)))  # the answer comes before its end
         with pytest.raises(UnexpectedMessage, match="not finite"):
-            await link.set_initial_model(Model.from_arrays(weights(np.nan)))
+            await link.set_initial_model(mine, Model.from_arrays(weights(np.nan)))
         with pytest.raises(UnexpectedMessage, match="no tensors"):
-            await link.set_initial_model(Model.from_arrays([]))
-        with pytest.raises(UnexpectedMessage, match="no global model yet"):
-            await link.get_model()
-        await link.set_initial_model(Model.from_arrays(weights(5)))
-        with pytest.raises(UnexpectedMessage, match="there already"):
-            await link.set_initial_model(Model.from_arrays(weights(6)))
-        assert (await link.get_model()).arrays()[0][0] == 5.0
-        await link.start_training(StartRequest(ROUND, 1, 0, None, FederationId("a")))
-        await link.start_training(StartRequest(ROUND, 1, 0, None, FederationId("a")))  # changes nothing
-        with pytest.raises(UnexpectedMessage, match="started before"):
+            await link.set_initial_model(mine, Model.from_arrays([]))
+        with pytest.raises(UnknownFederation, match="'a' is meant, but this controller runs none"):
+            await link.get_model(mine)
+        with pytest.raises(UnexpectedMessage, match="the first weights are not here"):
+            await link.start_training(StartRequest(ROUND, 1, 0, None, mine, has_model=True))
+        await link.set_initial_model(mine, Model.from_arrays(weights(5)))
+        await link.start_training(StartRequest(ROUND, 1, 0, None, mine, has_model=True))
+        with pytest.raises(UnexpectedMessage, match="was started before"):
+            await link.set_initial_model(mine, Model.from_arrays(weights(6)))
+        assert (await link.get_model(mine)).arrays()[0][0] == 5.0
+        await link.start_training(StartRequest(ROUND, 1, 0, None, mine))  # changes nothing
+        with pytest.raises(UnexpectedMessage, match="federation a runs here; one ends before the next one starts"):
             await link.start_training(StartRequest(ROUND, 1, 0, None, FederationId("b")))
+        await link.close()
+
+
+async def test_a_driver_that_means_another_federation_is_refused_and_changes_nothing() -> None:
+    async with Controller(ServerParams()) as controller:
+        link = controller.connect()
+        assert await link.status() == Status(NO_FEDERATION)
+        await link.start_training(StartRequest(ROUND, 1, 0, None, FEDERATION))
+        assert await link.status() == Status(FEDERATION)
+        with pytest.raises(UnexpectedMessage, match="no global model yet"):
+            await link.get_model(FEDERATION)
+        for other in (OTHER, NO_FEDERATION):
+            for call in (
+                link.get_model(other),
+                link.stop_training(other, "enough"),
+                link.shut_down(other),
+                link.shut_down(other, keep_running=True),
+                anext(link.watch_events(other)),
+                anext(link.get_logs(other)),
+            ):
+                with pytest.raises(UnknownFederation, match=f"this controller runs federation {FEDERATION}"):
+                    await call
+        assert await link.status() == Status(FEDERATION)
+        await link.stop_training(FEDERATION, "enough")
+        assert await link.status() == Status(FEDERATION, is_finished=True)
+        await link.close()
+
+
+async def test_a_driver_or_a_learner_of_another_protocol_is_refused_and_both_versions_are_named() -> None:
+    async with Controller(ServerParams()) as controller:
+        link = controller.connect()
+        theirs_and_ours = f"speaks version 7 of the protocol, this side version {PROTOCOL}"
+        with pytest.raises(WrongProtocol, match=f"the learner {theirs_and_ours}"):
+            await link.join(JoinRequest(LearnerId("a"), Token(""), protocol=7))
+        with pytest.raises(WrongProtocol, match=f"the driver {theirs_and_ours}"):
+            await link.start_training(StartRequest(ROUND, 1, 0, None, FEDERATION, protocol=7))
+        with pytest.raises(WrongProtocol, match="the learner speaks a version without a number"):
+            await link.join(JoinRequest(LearnerId("a"), Token(""), protocol=0))
+        assert not len(controller._open.registry)
+        assert await link.status() == Status(NO_FEDERATION)
         await link.close()
 
 
@@ -357,7 +405,7 @@ async def test_a_link_that_is_closed_ends_a_large_update_on_its_way() -> None:
             header = b.frames(offer_b, update := weights(1, 2**19))[0]
             assert isinstance(header, Header)
             waiting = asyncio.create_task(b.link.train_done(header, Model.from_arrays(update)))
-            await until(lambda: len(controller._open.service._updates._staging._budget._waiting) == 1)
+            await until(lambda: len(controller._open.job.staging._budget._waiting) == 1)
             await b.link.close()
             await asyncio.wait([waiting])
             assert waiting.cancelled()
@@ -433,8 +481,11 @@ async def test_only_news_for_a_driver_may_be_larger_than_a_frame(method: str, is
 async def test_a_driver_is_told_together_of_what_happened_meanwhile() -> None:
     happened: list[Event] = [LearnerJoined(str(number), number) for number in range(500)]
     async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller:
-        link, log = GrpcLink(controller.client_params), controller._open.service._dispatcher.events
-        call = link._caller.channel.unary_stream(f"/{SERVICE}/WatchEvents")(convert.watch(FederationId("")))
+        link = GrpcLink(controller.client_params)
+        await begun(link, Model.from_arrays(weights(0)))
+        log, run = controller._open.job.events, controller._open.job.run_id
+        request = convert.watch((FEDERATION, len(log.kept()), run))
+        call = link._caller.channel.unary_stream(f"/{SERVICE}/WatchEvents")(request)
         told = []
         for event in happened:
             log.append(event)
@@ -455,14 +506,16 @@ async def test_who_waits_for_a_turn_gets_the_model_of_when_it_comes_and_keeps_no
         running = asyncio.create_task(session.run())
         async with puppet(controller, "a") as learner:
             offer = await learner.task()
-            request = convert.fetch_model((learner.token, offer.model_version))
+            request = convert.fetch_model((learner.token, offer.model))
             fetch = learner.link._caller.channel.unary_stream(f"/{SERVICE}/FetchModel")
             slow = fetch(request)
             await slow.read()
-            waiting = asyncio.create_task(learner.link.fetch_model(learner.token, 0, 2**30, None, lambda: None))
+            waiting = asyncio.create_task(
+                learner.link.fetch_model(learner.token, offer.model, 2**30, None, lambda: None)
+            )
             await until(lambda: len(controller._open.service._downloads.all._waiting) == 1)
-            first = weakref.ref(controller._open.service._published())
-            assert (await learner.push(learner.frames(offer, weights(1, 2**20)))).is_counted
+            first = weakref.ref(controller._open.job.published())
+            assert (await learner.push(learner.frames(offer, weights(1, 2**20)))).is_taken
             await learner.task()
             assert not waiting.done()
             slow.cancel()
@@ -478,11 +531,11 @@ async def test_chunks_of_the_old_model_are_given_up_when_the_next_is_made() -> N
         running = asyncio.create_task(session.run())
         async with puppet(controller, "a") as learner:
             offer = await learner.task()
-            old = controller._open.service._published()
-            await learner.link.fetch_model(learner.token, 0, 2**30, None, lambda: None)
+            old = controller._open.job.published()
+            await learner.link.fetch_model(learner.token, offer.model, 2**30, None, lambda: None)
             assert old._chunks
-            assert (await learner.push(learner.frames(offer, weights(1)))).is_counted
-            await until(lambda: controller._open.service._published() is not old)
+            assert (await learner.push(learner.frames(offer, weights(1)))).is_taken
+            await until(lambda: controller._open.job.published() is not old)
             assert not old._chunks
         running.cancel()
         await asyncio.wait([running])
@@ -497,11 +550,11 @@ async def test_a_reader_that_stalls_does_not_keep_an_old_model(monkeypatch: pyte
         running = asyncio.create_task(session.run())
         async with puppet(controller, "a") as learner:
             offer = await learner.task()
-            old = weakref.ref(controller._open.service._published())
-            request = convert.fetch_model((learner.token, offer.model_version))
+            old = weakref.ref(controller._open.job.published())
+            request = convert.fetch_model((learner.token, offer.model))
             stalled = learner.link._caller.channel.unary_stream(f"/{SERVICE}/FetchModel")(request)
             await stalled.read()
-            assert (await learner.push(learner.frames(offer, weights(1, size)))).is_counted
+            assert (await learner.push(learner.frames(offer, weights(1, size)))).is_taken
             await learner.task()
             await until(lambda: gc.collect() >= 0 and old() is None)
             stalled.cancel()
@@ -513,10 +566,11 @@ async def test_a_reader_that_stalls_does_not_keep_an_old_model(monkeypatch: pyte
 async def test_a_caller_that_goes_away_in_the_middle_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
     async with Controller(ServerParams()) as controller:
         link = controller.connect()
-        await link.set_initial_model(Model.from_arrays(weights(0, 2**22)))
+        await begun(link, Model.from_arrays(weights(0, 2**22)))
+        request = convert.federation(FEDERATION)
         for _ in range(5):
             async with grpc.aio.insecure_channel(controller.address) as channel:
-                await channel.unary_stream(f"/{SERVICE}/GetModel")(b"").read()
-        await link.get_model()
+                await channel.unary_stream(f"/{SERVICE}/GetModel")(request).read()
+        await link.get_model(FEDERATION)
         await link.close()
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

@@ -24,7 +24,7 @@ async def test_the_same_rules_hold_as_over_the_network() -> None:
         reply = await link.join(JoinRequest(LearnerId("a"), Token("")))
         async with link.tasks() as stream:
             await stream.send(Hello(reply.token))
-            assert await stream.receive() == Welcome({})
+            assert await stream.receive() == [Welcome({})]
             with pytest.raises(ProtocolError, match="connected elsewhere"):
                 await link.join(JoinRequest(LearnerId("a"), Token("")))
 

@@ -9,18 +9,26 @@ from contextlib import asynccontextmanager
 import pytest
 from federations import PATIENCE_S, Adds, until
 from proxy import Proxy, proxy_to
-from puppet import weights
+from puppet import FEDERATION, begun, weights
 
-from metisfl_async import Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals, run_learner
+from metisfl_async import (
+    ClientParams,
+    Controller,
+    ControllerConfig,
+    DriverSession,
+    ServerParams,
+    TerminationSignals,
+    run_learner,
+)
+from metisfl_async.codec.frame import Header
 from metisfl_async.core.errors import ConnectionLost
-from metisfl_async.core.federation.events import LearnerJoined
-from metisfl_async.core.ids import FederationId, LearnerId, Token
+from metisfl_async.core.federation.events import FederationStarted, LearnerJoined
+from metisfl_async.core.ids import LearnerId, Token
 from metisfl_async.core.messages import Hello, JoinRequest
 from metisfl_async.core.model import Model
 from metisfl_async.transport.grpc_link import GrpcLink
 
 ANYONE = JoinRequest(LearnerId(""), Token(""))
-WATCHED = FederationId("")
 
 
 @asynccontextmanager
@@ -47,10 +55,10 @@ async def test_joining_again_dials_anew_though_the_first_connection_looks_alive(
 
 
 async def test_watching_again_dials_anew_though_the_first_connection_looks_alive() -> None:
-    async with forgetful() as (controller, proxy, link):
-        controller._open.service._dispatcher.events.append(LearnerJoined("a", 1))
+    async with forgetful() as (_, proxy, link):
+        await begun(link, Model.from_arrays(weights(0)))
         for _ in range(2):
-            assert await anext(link.watch_events(WATCHED)) == LearnerJoined("a", 1)
+            assert isinstance(await anext(link.watch_events(FEDERATION)), FederationStarted)
             proxy.forget()
         assert proxy.connections == 2
 
@@ -58,16 +66,17 @@ async def test_watching_again_dials_anew_though_the_first_connection_looks_alive
 async def test_calls_under_way_on_a_connection_that_is_dropped_are_lost_and_may_be_made_again() -> None:
     async with forgetful() as (_, proxy, link):
         reply = await link.join(ANYONE)
-        await link.set_initial_model(Model.from_arrays(weights(0)))
+        await begun(link, Model.from_arrays(weights(0)), num_learners=2)
         async with link.tasks() as stream:
             await stream.send(Hello(reply.token, []))
             assert await stream.receive()
-            events = link.watch_events(WATCHED)
-            assert isinstance(await anext(events), LearnerJoined)
+            events = link.watch_events(FEDERATION)
+            while not isinstance(await anext(events), LearnerJoined):
+                pass
             proxy.forget()
             under_way = [
                 asyncio.ensure_future(each)
-                for each in (stream.receive(), anext(events), link.get_model(), link.leave(reply.token))
+                for each in (stream.receive(), anext(events), link.get_model(FEDERATION), link.leave(reply.token))
             ]
             await asyncio.sleep(0)  # they are begun
             await link.renew()
@@ -75,7 +84,7 @@ async def test_calls_under_way_on_a_connection_that_is_dropped_are_lost_and_may_
             assert [type(each) for each in lost] == [ConnectionLost] * len(under_way), lost
             with pytest.raises(ConnectionLost):
                 await stream.send(Hello(reply.token, []))
-        assert (await link.get_model()).arrays()[0][0] == 0.0
+        assert (await link.get_model(FEDERATION)).arrays()[0][0] == 0.0
 
 
 async def test_a_call_that_is_cancelled_while_its_connection_is_dropped_is_cancelled() -> None:
@@ -113,3 +122,22 @@ async def test_a_learner_whose_connection_is_forgotten_connects_again_when_its_l
         signals = TerminationSignals(federation_rounds=1)
         assert (await DriverSession(controller, 1, signals).run()).model_version == 1
         await learner
+
+
+async def test_an_update_that_waits_for_a_connection_is_lost_with_it() -> None:
+    async def says_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.set()
+        await dropped.wait()
+        writer.close()
+
+    accepted, dropped = asyncio.Event(), asyncio.Event()
+    model = Model.from_arrays(weights(0))
+    async with asyncio.timeout(PATIENCE_S), await asyncio.start_server(says_nothing, "127.0.0.1", 0) as server:
+        link = GrpcLink(ClientParams(port=server.sockets[0].getsockname()[1]))
+        uploading = asyncio.create_task(link.train_done(Header("update", model.manifest, 0), model))
+        await accepted.wait()
+        await link.renew()
+        with pytest.raises(ConnectionLost):
+            await uploading
+        await link.close()
+        dropped.set()

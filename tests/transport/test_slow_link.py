@@ -31,7 +31,8 @@ async def test_nothing_times_out_while_bytes_move(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(pace, "QUICK_S", 0.05)
     monkeypatch.setattr(grpc_host, "STALL_S", PATIENT_S)
     learner = Adds(2, size=5 * 2**16)
-    config = ControllerConfig(heartbeat_secs=0.2, lease_secs=PATIENT_S, upload_idle_secs=PATIENT_S, evaluate_every=0)
+    lease_s = 2 * PATIENT_S  # a learner is as patient as half of it
+    config = ControllerConfig(heartbeat_secs=0.2, lease_secs=lease_s, upload_idle_secs=PATIENT_S, evaluate_every=0)
     async with (
         asyncio.timeout(PATIENCE_S),
         Controller(ServerParams(), config) as controller,

@@ -48,6 +48,9 @@ output_option = click.option(
     metavar="DIR",
     help="For results.json, model.safetensors and results.png; without it, the current directory.",
 )
+resume_option = click.option(
+    "--resume", is_flag=True, help="Go on with the federation in the model store that is not finished, if there is one."
+)
 verbose_option = click.option("--verbose", "-v", is_flag=True, help="Log every message.")
 
 
@@ -88,8 +91,9 @@ def app() -> None:
 
 @app.command()
 @env_argument
+@resume_option
 @verbose_option
-def controller(env: Path, verbose: bool) -> None:
+def controller(env: Path, resume: bool, verbose: bool) -> None:
     """Run the controller until a driver has shut it down.
 
     Each learner that dials is an open file of this process, or two while it sends a large update: the soft limit
@@ -98,10 +102,11 @@ def controller(env: Path, verbose: bool) -> None:
     \b
     Example:
       metisfl-async controller federation.yaml
+      metisfl-async controller federation.yaml --resume
     """
     show_log(PARTY, verbose=verbose)
     allow_many_files()
-    run(_serve(FederationEnvironment.from_yaml(env).controller()))
+    run(_serve(FederationEnvironment.from_yaml(env).controller(resume=resume)))
 
 
 async def _serve(served: Controller) -> None:
@@ -120,6 +125,7 @@ async def _serve(served: Controller) -> None:
     type=click.Choice(["thread", "process"]),
     help="Where it trains: in a thread, or in a process of its own; without it, what the file says.",
 )
+@click.option("--spool-dir", type=A_PATH, metavar="DIR", help="Keep finished updates there until they count.")
 @click.option(
     "--connect-timeout-secs", type=float, metavar="SECS", help="Give up if the controller is not there in so long."
 )
@@ -131,6 +137,7 @@ def learner(
     learner_id: str,
     args: tuple[str, ...],
     worker: InProcess | None,
+    spool_dir: Path | None,
     connect_timeout_secs: float | None,
     verbose: bool,
 ) -> None:
@@ -146,15 +153,22 @@ def learner(
     entry = environment.entry(learner_id)
     made = make_learner(module, import_factory(module), entry.args | read_args(args))
     run(
-        environment.run_learner(made, entry.learner_id, worker=worker, connect_timeout_secs=connect_timeout_secs),
+        environment.run_learner(
+            made,
+            entry.learner_id,
+            worker=worker,
+            connect_timeout_secs=connect_timeout_secs,
+            spool_dir=spool_dir,
+        ),
     )
 
 
 @app.command()
 @env_argument
 @output_option
+@resume_option
 @verbose_option
-def driver(env: Path, output: Path, verbose: bool) -> None:
+def driver(env: Path, output: Path, resume: bool, verbose: bool) -> None:
     """Start the federation, show how it goes, end it, and save what came of it.
 
     \b
@@ -162,7 +176,7 @@ def driver(env: Path, output: Path, verbose: bool) -> None:
       metisfl-async driver federation.yaml --output results
     """
     show_log(DRIVER, verbose=verbose)
-    _drive(FederationEnvironment.from_yaml(env).session(), output)
+    _drive(FederationEnvironment.from_yaml(env).session(), output, resume=resume)
 
 
 @app.command("run")
@@ -170,9 +184,12 @@ def driver(env: Path, output: Path, verbose: bool) -> None:
 @module_option
 @args_option
 @output_option
+@resume_option
 @click.option("--listen", is_flag=True, help="Talk over the controller's port instead of in memory.")
 @verbose_option
-def run_all(*, env: Path, module: str, args: tuple[str, ...], output: Path, listen: bool, verbose: bool) -> None:
+def run_all(
+    *, env: Path, module: str, args: tuple[str, ...], output: Path, resume: bool, listen: bool, verbose: bool
+) -> None:
     """Run all of it in this process: the controller, a learner for each entry of the file, and the driver.
 
     With --listen, each learner is two to four open files: the soft limit (ulimit -n) is raised to the hard one.
@@ -186,17 +203,17 @@ def run_all(*, env: Path, module: str, args: tuple[str, ...], output: Path, list
     environment = FederationEnvironment.from_yaml(env)
     factory, given = import_factory(module), read_args(args)
     learners = [make_learner(module, factory, entry.args | given) for entry in environment.learners]
-    _drive(environment.session(learners, listen=listen), output)
+    _drive(environment.session(learners, listen=listen), output, resume=resume)
 
 
-def _drive(session: DriverSession, output: Path) -> None:
+def _drive(session: DriverSession, output: Path, *, resume: bool) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError("--output", str(output), f"a directory that can be written to ({error.strerror})") from error
     try:
-        result = run(session.run(progress=True))
-    except MetisError:
+        result = run(session.run(progress=True, resume=resume))
+    except (MetisError, SystemExit):  # it failed, or was interrupted: what was reached is saved all the same
         if session.result is not None:
             _save(session.result, output)
         raise

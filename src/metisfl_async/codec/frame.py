@@ -37,6 +37,7 @@ __all__ = [
     "Publication",
     "bundles_of",
     "check_size",
+    "content_of",
     "decode",
     "encode",
     "frames_of",
@@ -65,6 +66,7 @@ class Header:
     token: str = ""  #: which learner sends it
     metrics: Metrics = field(default_factory=dict)
     metadata: dict[str, Json] = field(default_factory=dict)
+    federation_id: str = ""  #: with the version: which model
     packed: bytes = field(default=b"", compare=False, repr=False)  #: the frame it came in, for the digest
 
 
@@ -159,6 +161,12 @@ def check_size(header: Header, max_model_bytes: int) -> None:
     size = header.manifest.size_bytes
     if size > max_model_bytes:
         raise TooLarge("header", f"a model of {size} bytes; at most max_model_bytes={max_model_bytes}")
+
+
+def content_of(header: Header) -> bytes:
+    """Give what tells an update from another one of the same task: a hash of all that its header says about it."""
+    facts = msgpack.packb([header.model_version, header.metrics, header.metadata])
+    return xxhash.xxh3_128_digest(packed_manifest(header.manifest) + facts)
 
 
 class Assembly:
@@ -279,6 +287,7 @@ def _pack_header(header: Header) -> bytes:
         "task_id": header.task_id,
         "token": header.token,
         "model_version": header.model_version,
+        "federation_id": header.federation_id,
         "codec": "raw",
         "size_bytes": header.manifest.size_bytes,
     }
@@ -372,7 +381,7 @@ def _decode_end(fields: dict[str, object]) -> End:
 def _decode_header(fields: dict[str, object], packed: bytes) -> Header:
     manifest = manifest_from_wire(fields.get("manifest"))
     kind, codec, version = fields.get("kind"), fields.get("codec"), fields.get("model_version")
-    task_id, token = fields.get("task_id", ""), fields.get("token", "")
+    task_id, token, federation_id = (fields.get(name, "") for name in ("task_id", "token", "federation_id"))
     if kind not in ("global", "update"):
         raise Damaged("header", f"kind {brief(kind)}; allowed: 'global', 'update'")
     if codec != "raw":
@@ -382,8 +391,8 @@ def _decode_header(fields: dict[str, object], packed: bytes) -> Header:
     if fields.get("size_bytes") != manifest.size_bytes:
         claim = fields.get("size_bytes")
         raise Damaged("header", f"size_bytes {brief(claim)}, but the manifest takes {manifest.size_bytes}")
-    if not isinstance(task_id, str) or not isinstance(token, str):
-        raise Damaged("header", "task_id and token must be strings")
+    if not isinstance(task_id, str) or not isinstance(token, str) or not isinstance(federation_id, str):
+        raise Damaged("header", "task_id, token and federation_id must be strings")
     try:
         metrics = checked_metrics(fields.get("metrics", {}), "metrics")
         metadata = checked_json(fields.get("metadata", {}), "metadata")
@@ -392,4 +401,4 @@ def _decode_header(fields: dict[str, object], packed: bytes) -> Header:
     if not isinstance(metadata, dict):
         raise Damaged("header", "metadata is not a map")
     _check_facts(metrics, metadata)
-    return Header(str(kind), manifest, version, task_id, token, metrics, metadata, packed)
+    return Header(str(kind), manifest, version, task_id, token, metrics, metadata, federation_id, packed)

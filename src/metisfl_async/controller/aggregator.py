@@ -3,54 +3,59 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import ParamSpec, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from metisfl_async.codec.frame import Header, Publication
+from metisfl_async.controller.keeper import Keeper
 from metisfl_async.controller.staging import Room
 from metisfl_async.controller.threads import Threads
-from metisfl_async.core.errors import ConfigError, ConnectionLost
-from metisfl_async.core.federation.commands import Aggregate, Command, Discard, Forget
-from metisfl_async.core.federation.federation import Federation
-from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
-from metisfl_async.core.ids import LearnerId
+from metisfl_async.core.errors import ConfigError, StoreError
+from metisfl_async.core.federation.commands import Aggregate, Discard, Forget, Save
+from metisfl_async.core.federation.inputs import Folded, Input, Published, Rejected, Stop
+from metisfl_async.core.federation.inputs import Saved as SavedInput
+from metisfl_async.core.federation.tasks import TaskKind
+from metisfl_async.core.ids import LearnerId, StreamId
 from metisfl_async.core.messages import UpdateReply
 from metisfl_async.core.model import Model, allocate
 from metisfl_async.core.strategies.aggregation.arithmetic import unfit
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
-from metisfl_async.store.base import GLOBAL, ModelStore
-from metisfl_async.transport.concurrency import is_being_cancelled
+from metisfl_async.store.base import GLOBAL, NO_ARRAYS, Saved
 
-__all__ = ["Aggregator", "Upload"]
+logger = logging.getLogger(__name__)
+
+__all__ = ["Aggregator", "Post", "Upload"]
 
 FOLD_INLINE_BYTES = 2**20  #: there is a fold for each update; waking a thread takes longer than folding so much
-
-P = ParamSpec("P")
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
     """A whole, undamaged update in its staging room; the aggregator gives the room back."""
 
-    task: Task
+    stream: StreamId
+    learner: LearnerId
+    kind: TaskKind
     header: Header
     model: Model
     weight: float
     room: Room
     is_finite: bool
-    reply: asyncio.Future[UpdateReply]
+    reply: asyncio.Future[UpdateReply]  #: done once it is not wanted any more
+    standing: str = ""  #: of first weights: how the federation stands with them
 
 
-Job: TypeAlias = Upload | Aggregate | Forget | Discard
+Job: TypeAlias = Upload | Aggregate | Save | Forget | Discard
 
 
 class Post(Protocol):
-    """Lets the federation decide and carries out what it says: `Dispatcher.post`."""
+    """Tells the federation what has happened, and carries out what it says: `Dispatcher.post`."""
 
-    def __call__(self, decide: Callable[P, list[Command]], *args: P.args, **kwargs: P.kwargs) -> None: ...
+    def __call__(self, happened: Input) -> None: ...
 
 
 class Aggregator:
@@ -60,121 +65,139 @@ class Aggregator:
     """
 
     def __init__(
-        self, federation: Federation, rule: AggregationRule, store: ModelStore, post: Post, *, keeps_updates: bool
+        self, rule: AggregationRule, keeper: Keeper, post: Post, threads: Threads, *, keeps_updates: bool
     ) -> None:
         self.publication: Publication | None = None
-        self._federation, self._rule, self._store, self._post = federation, rule, store, post
+        self._rule, self._keeper, self._post, self._threads = rule, keeper, post, threads
         self._keeps_updates = keeps_updates
         # Not bounded by itself: each update in it holds staging room, and one model is made at a time. What the
         # federation asks for goes before the updates that wait: it was decided without them.
         self._jobs: asyncio.PriorityQueue[tuple[int, int, Job]] = asyncio.PriorityQueue()
         self._submitted, self._has_ended = 0, False
-        # How many jobs had been submitted when a learner's latest update was folded. It took the place of what an older
-        # Forget means; if its learner has not come back, another Forget follows.
+        # How many jobs had been submitted when a learner's latest update was folded. A Forget that is older than it
+        # means an update that is gone; if the learner has not come back, the federation sends another Forget.
         self._folded_at: dict[LearnerId, int] = {}
-        self._replies: dict[str, asyncio.Future[UpdateReply]] = {}
-        self.threads = Threads()
+        self._inside: dict[LearnerId, str] = {}  # of each learner whose update is kept: the task that it answers
+        self._latest_task = ""  # that the update that was read last answers
 
     async def run(self) -> None:
         """Do the jobs in order, until cancelled; a job under way in the thread is waited for."""
         try:
             while True:
                 _, submitted, job = await self._jobs.get()
-                match job:
-                    case Upload():
-                        await self._take_in(job)
-                    case Aggregate(version, others):
-                        await self._aggregate(version, others)
-                    case Forget(learner):
-                        if submitted > self._folded_at.get(learner, 0):
-                            await self._forget(learner)
-                    case Discard():
-                        if self.publication is not None:
-                            self._rule.discard()
+                try:
+                    await self._do(job, submitted)
+                except StoreError as error:  # it was tried again for as long as was allowed
+                    self._keeper.hurry()
+                    self._post(Stop(str(error), is_failure=True, error_type=type(error).__name__))
         finally:
             self._has_ended = True
-            for reply in self._replies.values():
-                reply.cancel()
-            self.threads.close()
+
+    async def _do(self, job: Job, submitted: int) -> None:
+        match job:
+            case Upload():
+                await self._take_in(job)
+            case Aggregate(version, others, standing):
+                await self._aggregate(version, others, standing)
+            case Save(number, standing, is_finished):
+                await self._save(number, standing, is_finished)
+            case Forget(learner):
+                if submitted > self._folded_at.get(learner, 0):
+                    await self._forget(learner)
+            case Discard():
+                if self.publication is not None:
+                    self._rule.discard()
 
     def submit(self, job: Job) -> None:
         is_upload = isinstance(job, Upload)
-        if isinstance(job, Upload):
-            if self._has_ended:
-                job.room.release()
-                return
-            self._replies[job.task.id] = job.reply
+        if isinstance(job, Upload) and self._has_ended:
+            job.room.release()
+            return
         self._submitted += 1
         self._jobs.put_nowait((int(is_upload), self._submitted, job))
 
-    async def reply_to(self, task: Task) -> UpdateReply:
-        """Wait for what became of an update that was submitted.
-
-        Raises
-        ------
-        ConnectionLost
-            If the controller ends before that is known.
-        """
-        if (reply := self._replies.get(task.id)) is not None:
-            try:
-                return await asyncio.shield(reply)
-            except asyncio.CancelledError:
-                if not reply.cancelled() or is_being_cancelled():
-                    raise
-        raise ConnectionLost("controller", "it ends, and the update was not folded")
-
-    async def set_first_model(self, model: Model) -> None:
+    async def set_first_model(self, model: Model, standing: str) -> None:
         """Publish version 0."""
-        await self.threads.work(model.manifest.size_bytes, self._rule.start, model.freeze())
+        await self._threads.work(model.manifest.size_bytes, self._rule.start, model.freeze())
         publication = Publication(model)
-        await self._store.insert(GLOBAL, model)
+        await self._keeper.commit(standing, model=model)
         self.publication = publication
 
-    async def _take_in(self, upload: Upload) -> None:
-        task, header = upload.task, upload.header
+    async def restore(self, saved: Saved, learners: Iterable[LearnerId]) -> None:
+        """Take up the model and the rule's state of before; and these learners' updates, if the rule needs them."""
+        if saved.version is None:
+            return
+        keeper, store = self._keeper, self._keeper.store
+        models = [kept.model for kept in await keeper.do(store.lineage, GLOBAL)][-self._rule.num_models :]
+        if not models or models[-1].version != saved.version:
+            raise StoreError("the model store", f"global model {saved.version}, which was committed, is not there")
+        size = models[-1].manifest.size_bytes
+        await self._threads.work(size, self._rule.restore, models, saved.arrays)
+        self.publication = Publication(models[-1])
+        if self._rule.needs_previous:
+            await self._remember(learners)
+
+    async def _remember(self, learners: Iterable[LearnerId]) -> None:
+        """Fold the latest update of each learner; one that is damaged or gone is left out, and named."""
+        assert self.publication is not None
+        self._inside.clear()
+        for learner in learners:
+            update = await self._latest(learner)
+            if update is None:
+                logger.warning(
+                    "the latest update of %s is gone from the model store; the sum goes on without it", learner
+                )
+                continue
+            await self._threads.work(update.model.manifest.size_bytes, self._rule.fold, update)
+            self._inside[learner] = self._latest_task
+
+    async def _save(self, number: int, standing: str, is_finished: bool) -> None:
         try:
-            if task.state is not TaskState.STORED:
-                upload.reply.set_result(_answer(task))
+            await self._keeper.commit(standing)  # also at the end: it can be resumed until its driver has the result
+        except StoreError as error:
+            if not is_finished:
+                raise
+            logger.error("the end of the federation could not be saved, it will look unfinished: %s", error)
+        self._post(SavedInput(number))
+
+    async def _take_in(self, upload: Upload) -> None:
+        header, size = upload.header, upload.model.manifest.size_bytes
+        try:
+            if upload.reply.done():
+                return  # the federation has ended
+            if not upload.is_finite and (problem := await self._threads.work(size, unfit, upload.model)) is not None:
+                self._post(Rejected(upload.stream, "NotFinite", problem))
                 return
-            size = upload.model.manifest.size_bytes
-            if not upload.is_finite and (problem := await self.threads.work(size, unfit, upload.model)) is not None:
-                self._post(self._federation.rejected, task, "NotFinite", problem)
-                upload.reply.set_result(UpdateReply(False, problem))
-                return
-            if task.kind is TaskKind.GET_WEIGHTS:
-                await self.set_first_model(await self.threads.work(size, _copy, upload.model))
+            if upload.kind is TaskKind.GET_WEIGHTS:
+                await self.set_first_model(await self._threads.work(size, _copy, upload.model), upload.standing)
             else:
                 try:
                     await self._fold(upload)
                 except ConfigError as error:  # the rule does not want it
-                    self._post(self._federation.rejected, task, type(error).__name__, str(error))
-                    upload.reply.set_result(UpdateReply(False, str(error)))
+                    self._post(Rejected(upload.stream, type(error).__name__, str(error)))
                     return
             held_bytes = upload.room.staging.used_bytes
-            post, counted = self._post, self._federation.counted
-            post(counted, task, upload.weight, header.metrics, header.metadata, held_bytes=held_bytes)
-            upload.reply.set_result(_answer(task))  # the federation may have ended while we folded
+            self._post(Folded(upload.stream, upload.weight, header.metrics, header.metadata, held_bytes))
         finally:
             upload.room.release()
-            upload.reply.cancel()  # unless it has been given: who waits for it is not kept waiting by our end
-            del self._replies[task.id]
 
     async def _fold(self, upload: Upload) -> None:
         """Fold an update, and keep it where updates are kept."""
         assert self.publication is not None
-        task, model, weight = upload.task, upload.model, upload.weight
-        previous = await self._latest(task.learner) if self._rule.needs_previous else None
-        staleness = self.publication.model.version - task.model_version
-        update = Update(task.learner, model, weight, staleness, previous)
+        learner, model, weight = upload.learner, upload.model, upload.weight
+        previous = await self._previous(learner) if self._rule.needs_previous else None
+        staleness = self.publication.model.version - model.version
+        update = Update(learner, model, weight, staleness, previous)
         if model.manifest.size_bytes < FOLD_INLINE_BYTES:
             self._rule.fold(update)
         else:
-            await self.threads.work(model.manifest.size_bytes, self._rule.fold, update)
+            await self._threads.work(model.manifest.size_bytes, self._rule.fold, update)
         if self._keeps_updates:
-            await self._store.insert(task.learner, model, weight)
-            self._folded_at[task.learner] = self._submitted
+            task_id = upload.header.task_id
+            await self._keeper.do(self._keeper.store.insert, learner, model, weight, task_id)
+            self._folded_at[learner], self._inside[learner] = self._submitted, task_id
 
-    async def _aggregate(self, version: int, others: tuple[LearnerId, ...]) -> None:
+    async def _aggregate(self, version: int, others: tuple[LearnerId, ...], standing: str) -> None:
         assert self.publication is not None
         manifest, selection_s = self.publication.model.manifest, 0.0
         self.publication.forget_chunks()  # this is when most memory is taken; in rounds, all have them by now
@@ -184,38 +207,54 @@ class Aggregator:
             selection_s += time.monotonic() - begun_at
             if update is not None:
                 with suppress(ConfigError):  # the rule does not want it; its learner was told nothing else
-                    await self.threads.work(manifest.size_bytes, self._rule.fold, update)
-        model = await self.threads.work(manifest.size_bytes, self._rule.aggregate, version)
+                    await self._threads.work(manifest.size_bytes, self._rule.fold, update)
+        model = await self._threads.work(manifest.size_bytes, self._rule.aggregate, version)
         if (difference := manifest.difference(model.manifest)) is not None or model.version != version:
             wrong = difference or f"version {model.version} instead of {version}"
             raise RuntimeError(f"{type(self._rule).__name__}.aggregate() made no such model as was asked for: {wrong}")
         publication = Publication(model)  # read-only from here on, so that the store can share it
-        await self._store.insert(GLOBAL, model)
-        if self._federation.is_finished:
-            return  # stopped meanwhile; the model before stays the final one
+        arrays = self._rule.state() if self._keeper.store.is_durable else NO_ARRAYS
+        await self._keeper.commit(standing, model=model, arrays=arrays)
         self.publication = publication
-        self._post(self._federation.published, version, selection_s * 1e3)
+        self._post(Published(version, selection_s * 1e3))
 
     async def _forget(self, learner: LearnerId) -> None:
         if not self._keeps_updates:
             return
-        if self._rule.needs_previous and (update := await self._latest(learner)) is not None:
-            await self.threads.work(update.model.manifest.size_bytes, self._rule.remove, update)
-        await self._store.erase(learner)
+        if self._rule.needs_previous and (update := await self._previous(learner)) is not None:
+            await self._threads.work(update.model.manifest.size_bytes, self._rule.remove, update)
+        await self._keeper.do(self._keeper.store.erase, learner)
         self._folded_at.pop(learner, None)
+        self._inside.pop(learner, None)
+
+    async def _previous(self, learner: LearnerId) -> Update | None:
+        """Get the update of a learner that the rule remembers; if it is gone, make the sum anew without it."""
+        if learner not in self._inside:
+            return None
+        update = await self._latest(learner)
+        if update is not None and self._latest_task == self._inside[learner]:
+            return update
+        logger.warning(
+            "the update of %s that is in the sum is gone from the model store; the sum is made anew", learner
+        )
+        assert self.publication is not None
+        others = [other for other in self._inside if other != learner]
+        self._rule.start(self.publication.model)
+        await self._remember(others)
+        return None
 
     async def _latest(self, learner: LearnerId) -> Update | None:
-        stored = await self._store.latest(learner)
+        """Get the latest update of a learner that is kept; None if there is none, or only a damaged one."""
+        store, self._latest_task = self._keeper.store, ""
+        try:
+            stored = await store.latest(learner)
+        except StoreError:  # a damaged one is put aside, and named in the log; everything else is tried again
+            stored = await self._keeper.do(store.latest, learner)
         if stored is None or self.publication is None:
             return None
-        staleness = max(self.publication.model.version - stored.model.version, 0)  # 0 for those of an earlier run
+        self._latest_task = stored.task_id
+        staleness = max(self.publication.model.version - stored.model.version, 0)
         return Update(learner, stored.model, stored.weight, staleness)
-
-
-def _answer(task: Task) -> UpdateReply:
-    if task.state is TaskState.COUNTED:
-        return UpdateReply(True)
-    return UpdateReply(False, f"the task is {task.state}: {task.reason}")
 
 
 def _copy(update: Model) -> Model:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from metisfl_async.core.messages import ControllerMessage, LearnerMessage
+from metisfl_async.core.ids import TaskId
+from metisfl_async.core.messages import ControllerMessage, Counted, LearnerMessage
 from metisfl_async.transport.base import Stream
 from metisfl_async.transport.concurrency import first_of
 
@@ -16,14 +17,14 @@ OUTBOX_SIZE = 64  #: messages; a learner is owed a handful at most, so a full ou
 
 
 class Connection(ABC):
-    """What is open between the controller and one learner. Sending never waits: who does not take it in loses it."""
+    """What is open between the controller and one learner."""
 
     def __init__(self) -> None:
         self._outbox: asyncio.Queue[ControllerMessage] = asyncio.Queue(OUTBOX_SIZE)
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def send(self, message: ControllerMessage) -> None:
-        """Queue a message."""
+        """Queue a message; it never blocks. If the outbox is full, the connection is closed."""
         try:
             self._outbox.put_nowait(message)
         except asyncio.QueueFull:
@@ -34,6 +35,17 @@ class Connection(ABC):
         if not self._closed.done():
             self._closed.set_result(None)
 
+    async def next(self) -> list[ControllerMessage]:
+        """Wait for messages that go together: the word that updates count goes with what is said next."""
+        counted: list[TaskId] = []
+        message = await self._outbox.get()
+        while isinstance(message, Counted):
+            counted.extend(message.task_ids)
+            if self._outbox.empty():
+                return [Counted(tuple(counted))]
+            message = self._outbox.get_nowait()
+        return [Counted(tuple(counted)), message] if counted else [message]
+
     @abstractmethod
     async def run(self, on_message: Callable[[LearnerMessage], None]) -> None:
         """Send what is queued and pass on what comes, until the learner ends it or `close` is called."""
@@ -42,7 +54,7 @@ class Connection(ABC):
 class StreamConnection(Connection):
     """A learner's Tasks stream."""
 
-    def __init__(self, stream: Stream[LearnerMessage, ControllerMessage]) -> None:
+    def __init__(self, stream: Stream[LearnerMessage, Sequence[ControllerMessage]]) -> None:
         super().__init__()
         self._stream = stream
 
@@ -51,7 +63,7 @@ class StreamConnection(Connection):
 
     async def _send(self) -> None:
         while True:
-            await self._stream.send(await self._outbox.get())
+            await self._stream.send(await self.next())
 
     async def _receive(self, on_message: Callable[[LearnerMessage], None]) -> None:
         while (message := await self._stream.receive()) is not None:

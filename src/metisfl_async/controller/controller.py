@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import logging
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from metisfl_async.controller.dispatcher import Dispatcher
+from metisfl_async.controller.job import Job
+from metisfl_async.controller.jobs import Jobs
 from metisfl_async.controller.registry import Registry
 from metisfl_async.controller.service import Service
-from metisfl_async.controller.staging import Staging
+from metisfl_async.controller.threads import Threads
+from metisfl_async.controller.watchdog import Watchdog
 from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, ServerParams
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
-from metisfl_async.core.federation.continuous import ContinuousFederation
-from metisfl_async.core.federation.in_rounds import FederationInRounds
+from metisfl_async.core.ids import FederationId
 from metisfl_async.core.model import Model
+from metisfl_async.core.strategies.durable import check_durable
 from metisfl_async.core.strategies.strategies import Strategies
 from metisfl_async.store.base import GLOBAL, ModelStore
 from metisfl_async.store.by_name import new_store
 from metisfl_async.transport.base import ControllerLink
-from metisfl_async.transport.concurrency import end_all, first_of, to_the_end
+from metisfl_async.transport.concurrency import LATE_S, end_all, first_of, to_the_end
 from metisfl_async.transport.grpc_link import GrpcLink
 from metisfl_async.transport.grpc_server import GrpcServer
 from metisfl_async.transport.memory import MemoryLink
 
 __all__ = ["Controller"]
+
+logger = logging.getLogger(__name__)
 
 GRACE_S = 2.0  #: for calls under way when the controller closes
 
@@ -39,7 +44,13 @@ class _Parts(NamedTuple):
     store: ModelStore
     server: GrpcServer | None
     main: asyncio.Task[None]
-    keeps_updates: bool
+    jobs: Jobs
+
+    @property
+    def job(self) -> Job:
+        """The federation that runs, or ran last."""
+        assert self.jobs.current is not None
+        return self.jobs.current
 
 
 class Controller:
@@ -60,6 +71,9 @@ class Controller:
         Where models are kept. While Redis cannot be reached, opening waits for it.
     reflection : bool
         Also serve ``grpc.reflection``, for tools such as grpcurl. The standard health service is always there.
+    resume : bool
+        Go on with the federation in the model store that was not finished when its controller died; if there is none,
+        wait for a driver as usual. The model store must outlive a controller: Disk, or Redis with a `key_prefix`.
     """
 
     def __init__(
@@ -69,6 +83,7 @@ class Controller:
         model_store_config: ModelStoreConfig | None = None,
         *,
         reflection: bool = False,
+        resume: bool = False,
     ) -> None:
         for name, value, kind in (
             ("server_params", server_params, ServerParams),
@@ -85,7 +100,12 @@ class Controller:
             allowed = "empty, or give server_params: learners that listen fetch the model from the controller's port"
             raise ConfigError("learners", self.controller_config.learners, allowed)
         self.model_store_config = model_store_config or ModelStoreConfig()
-        self._reflection = reflection
+        if resume and not self.model_store_config.is_durable:
+            allowed = "False, or use a model store that outlives the controller: Disk, or Redis with a key_prefix"
+            raise ConfigError("resume", resume, allowed)
+        if self.model_store_config.is_durable:
+            check_durable(self.controller_config)
+        self._reflection, self.resume = reflection, resume
         self._parts: _Parts | None = None
         self._is_opening = False
 
@@ -100,26 +120,44 @@ class Controller:
         return self
 
     async def _make_parts(self) -> _Parts:
-        config, clock = self.controller_config, time.monotonic
-        strategies, registry = Strategies(config), Registry(clock)
-        kind = FederationInRounds if strategies.in_rounds else ContinuousFederation
-        federation, rule = kind(config, strategies, clock), strategies.rule
-        store = new_store(self.model_store_config)
-        keeps_updates = strategies.keeps_updates or self.model_store_config.keep_local_models
-        in_rounds = strategies.in_rounds
-        dispatcher = Dispatcher(federation, registry, rule, store, keeps_updates=keeps_updates, in_rounds=in_rounds)
-        staging = Staging(config.max_inflight_bytes, rule.stride_length)
-        service = Service(config, federation, registry, dispatcher, staging, clock=clock)
+        config, clock = self.controller_config, asyncio.get_running_loop().time
+        strategies, store_config = Strategies(config), self.model_store_config
+        if store_config.is_durable and store_config.lineage_length:  # the rule may need more models than users do
+            length = max(store_config.lineage_length, strategies.rule.num_models)
+            store_config = replace(store_config, lineage_length=length)
+        registry, store, threads = Registry(clock), new_store(store_config), Threads()
+
+        def new_job(federation_id: FederationId) -> Job:
+            return Job(
+                federation_id, config, store_config, registry=registry, store=store, threads=threads, clock=clock
+            )
+
+        jobs = Jobs(registry, new_job, in_rounds=strategies.in_rounds)
+        service = Service(config, registry, jobs, threads, clock=clock)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(lambda: to_the_end(store.close()))
             await store.open()
+            await self._resume_or_refuse(store, jobs)
             server: GrpcServer | None = None
             if self.server_params is not None:
                 server = GrpcServer(service, self.server_params, reflection=self._reflection)
                 await server.start()
-            main = asyncio.create_task(_run(service, dispatcher, registry, config), name="controller")
+            main = asyncio.create_task(_run(service, jobs, registry, config, threads), name="controller")
             undo.pop_all()
-        return _Parts(service, registry, store, server, main, keeps_updates)
+        return _Parts(service, registry, store, server, main, jobs)
+
+    async def _resume_or_refuse(self, store: ModelStore, jobs: Jobs) -> None:
+        """Go on with an unfinished federation, if that is asked for."""
+        unfinished = await store.unfinished()
+        if unfinished is None:
+            return
+        if not self.resume:
+            allowed = (
+                f"True, to go on with federation {unfinished}, which the model store holds and which is not finished; "
+                "or, to begin a new one, another directory or key_prefix"
+            )
+            raise ConfigError("resume", False, allowed)
+        await jobs.resume(FederationId(unfinished))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -161,11 +199,13 @@ class Controller:
             If a learner's are asked for, and learners' updates are not kept.
         """
         parts = self._open
-        if learner_id is not None and not parts.keeps_updates:
+        keeps_updates = Strategies(self.controller_config).keeps_updates or self.model_store_config.keep_local_models
+        if learner_id is not None and not keeps_updates:
             allowed = "True, in the controller's ModelStoreConfig, to ask for a learner's models"
             raise ConfigError("keep_local_models", False, allowed)
         owner = GLOBAL if learner_id is None else learner_id
-        return [kept.model for kept in await parts.store.lineage(owner)]
+        kept = [stored.model for stored in await parts.store.lineage(owner)]
+        return kept[-self.model_store_config.lineage_length :]
 
     def longest_silences_ms(self) -> dict[str, float]:
         """Say for each present learner the longest time between two signs of life, in milliseconds."""
@@ -190,6 +230,7 @@ class Controller:
 
 
 async def _close(parts: _Parts) -> None:
+    await parts.service.say_whether_it_returns(parts.store.is_durable)
     parts.service.closing.set()
     try:
         if parts.server is not None:
@@ -204,20 +245,27 @@ async def _close(parts: _Parts) -> None:
         raise bug  # a second `result()` would forget where it comes from
 
 
-async def _run(service: Service, dispatcher: Dispatcher, registry: Registry, config: ControllerConfig) -> None:
+async def _run(service: Service, jobs: Jobs, registry: Registry, config: ControllerConfig, threads: Threads) -> None:
     """Aggregate, and watch leases and open files, until the controller is closed, or has a bug."""
 
     async def until_closed() -> None:
         await service.closing.wait()
 
     async def watch() -> None:
+        clock = asyncio.get_running_loop().time
         while True:
-            await asyncio.sleep(config.lease_secs / 8)
+            pause_s, asleep_at = config.lease_secs / 8, clock()
+            await asyncio.sleep(pause_s)
+            if (blocked_s := clock() - asleep_at - pause_s) > LATE_S:
+                # The process was stopped, or somebody blocked the loop: what learners sent lies in the sockets.
+                registry.forgive(blocked_s)
+                continue
             for member in registry.silent(config.lease_secs):
-                service.forget(member, f"silent for lease_secs={config.lease_secs:g}")
+                service.conversations.forget(member, f"silent for lease_secs={config.lease_secs:g}")
             service.watch_files()
 
     try:
-        await first_of(until_closed(), dispatcher.broken, watch(), dispatcher.aggregator.run())
+        async with Watchdog():
+            await first_of(until_closed(), watch(), service.without_driver(), service.conversations.broken, jobs.run())
     finally:
-        dispatcher.close()
+        threads.close()

@@ -5,26 +5,37 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import ParamSpec, assert_never
+from typing import assert_never
 
 from metisfl_async.controller.aggregator import Aggregator
+from metisfl_async.controller.keeper import Keeper
 from metisfl_async.controller.registry import Registry
+from metisfl_async.controller.updates import Updates
 from metisfl_async.core.errors import MetisError
 from metisfl_async.core.federation.commands import (
+    Abandon,
     Aggregate,
     Announce,
+    Answer,
     Command,
+    Count,
     Discard,
     Finish,
+    Fold,
     Forget,
+    Greet,
     Offer,
+    Receive,
+    Save,
     StartTimer,
     StopTimer,
+    TimerName,
     Withdraw,
 )
 from metisfl_async.core.federation.events import (
     Event,
     FederationFinished,
+    FirstWeights,
     LearnerJoined,
     LearnerLeft,
     RoundFinished,
@@ -32,16 +43,14 @@ from metisfl_async.core.federation.events import (
     TaskFailed,
 )
 from metisfl_async.core.federation.federation import Federation
+from metisfl_async.core.federation.inputs import Input, TimerFired
 from metisfl_async.core.ids import LearnerId
-from metisfl_async.core.messages import ControllerMessage, TaskOffer, Withdrawn
+from metisfl_async.core.messages import ControllerMessage, Counted, Welcome, Withdrawn
 from metisfl_async.core.repeats import Repeats
-from metisfl_async.core.strategies.aggregation.rule import AggregationRule
-from metisfl_async.store.base import ModelStore
 from metisfl_async.store.event_log import EventLog
+from metisfl_async.transport.concurrency import LATE_S
 
 __all__ = ["Dispatcher"]
-
-P = ParamSpec("P")
 
 logger = logging.getLogger(__name__)
 
@@ -53,28 +62,29 @@ class Dispatcher:
         self,
         federation: Federation,
         registry: Registry,
-        rule: AggregationRule,
-        store: ModelStore,
+        events: EventLog,
+        over: asyncio.Event,
         *,
-        keeps_updates: bool,
+        clock: Callable[[], float],
         in_rounds: bool,
     ) -> None:
-        self.events = EventLog()
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()  #: fails with the first bug
-        self.aggregator = Aggregator(federation, rule, store, self.post, keeps_updates=keeps_updates)
-        self._federation, self._registry = federation, registry
+        self._federation, self._registry, self._events, self._clock = federation, registry, events, clock
+        self._over = over
         self._in_rounds, self._failures = in_rounds, Repeats()
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._on_timer: dict[str, Callable[[], list[Command]]] = {
-            "gather": federation.gather_timed_out,
-            "phase": federation.phase_timed_out,
-            "cutoff": federation.cutoff_passed,
-        }
+        self._timers: dict[TimerName, asyncio.TimerHandle] = {}
+        self._aggregator: Aggregator  # both are told by `connect`, since they post here
+        self._updates: Updates
+        self._keeper: Keeper
 
-    def post(self, decide: Callable[P, list[Command]], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Let the federation decide, and carry out what it says; a bug in either ends the controller."""
+    def connect(self, aggregator: Aggregator, updates: Updates, keeper: Keeper) -> None:
+        """Say who folds, who receives, and who keeps."""
+        self._aggregator, self._updates, self._keeper = aggregator, updates, keeper
+
+    def post(self, happened: Input) -> None:
+        """Tell the federation what has happened, and carry out what it says; a bug in either ends the controller."""
         try:
-            self.act(decide(*args, **kwargs))
+            self._act(self._federation.handle(happened, self._clock()))
         except MetisError:
             raise  # the caller passed something wrong; nothing was decided
         except Exception as bug:
@@ -86,36 +96,48 @@ class Dispatcher:
         if not self.broken.done():
             self.broken.set_exception(bug)
 
-    def act(self, commands: list[Command]) -> None:
+    def _act(self, commands: list[Command]) -> None:
         """Carry out commands in order."""
         for command in commands:
             match command:
-                case Offer(task):
-                    offer = TaskOffer(task.id, task.kind, task.round_number, task.model_version, task.config)
-                    self._send(task.learner, offer)
-                case Withdraw(task):
-                    self._send(task.learner, Withdrawn(task.id, task.reason))
+                case Greet(learner, verdicts):
+                    self._send(learner, Welcome(verdicts))
+                case Offer(learner, task):
+                    self._send(learner, task)
+                case Count(learner, task_id):
+                    self._send(learner, Counted((task_id,)))
+                case Withdraw(learner, task_id, reason):
+                    self._send(learner, Withdrawn(task_id, reason))
+                case Receive() | Abandon() | Fold() | Answer():
+                    self._updates.act(command)
                 case StartTimer(name, seconds):
                     self._stop_timer(name)
-                    if not self.events.is_closed:  # a call under way while we close; nobody would stop the timer
-                        self._timers[name] = asyncio.get_running_loop().call_later(seconds, self._timer_fired, name)
+                    if not self._events.is_closed:  # a call under way while we close; nobody would stop the timer
+                        self._start_timer(name, seconds)
                 case StopTimer(name):
                     self._stop_timer(name)
-                case Aggregate() | Forget() | Discard():
-                    self.aggregator.submit(command)
+                case Aggregate() | Save() | Forget() | Discard():
+                    self._aggregator.submit(command)
                 case Announce(event):
-                    self._log(event)
-                    self.events.append(event)
+                    self.announce(event)
                 case Finish():
-                    self.events.close()
+                    self._events.close()
+                    self._over.set()
                 case _:
                     assert_never(command)
+
+    def announce(self, event: Event) -> None:
+        """Let the watchers know."""
+        self._log(event)
+        self._events.append(event)
+        if isinstance(event, RoundFinished):
+            self._keeper.close_round(event.record)
 
     def close(self) -> None:
         """Stop the timers and let the watchers end."""
         for name in tuple(self._timers):
             self._stop_timer(name)
-        self.events.close()
+        self._events.close()
         self.broken.cancel()
 
     def _send(self, learner: LearnerId, message: ControllerMessage) -> None:
@@ -123,11 +145,19 @@ class Dispatcher:
         if member is not None and member.connection is not None:
             member.connection.send(message)
 
-    def _timer_fired(self, name: str) -> None:
-        del self._timers[name]
-        self.post(self._on_timer[name])
+    def _start_timer(self, name: TimerName, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        due_at = loop.time() + seconds
+        self._timers[name] = loop.call_later(seconds, self._timer_fired, name, due_at)
 
-    def _stop_timer(self, name: str) -> None:
+    def _timer_fired(self, name: TimerName, due_at: float) -> None:
+        if asyncio.get_running_loop().time() - due_at > LATE_S:  # the loop stood still: read the sockets first
+            self._start_timer(name, LATE_S)
+            return
+        del self._timers[name]
+        self.post(TimerFired(name))
+
+    def _stop_timer(self, name: TimerName) -> None:
         if timer := self._timers.pop(name, None):
             timer.cancel()
 
@@ -139,6 +169,8 @@ class Dispatcher:
                 logger.info("%s joined; %d connected", learner, connected)
             case LearnerLeft(learner, connected, reason):
                 logger.info("%s left (%s); %d connected", learner, reason, connected)
+            case FirstWeights(source):
+                logger.info("training starts from weights: %s", source)
             case RoundStarted(number, version, cohort):
                 logger.log(level, "%s %d: %d learners train model version %d", unit, number, len(cohort), version)
             case RoundFinished(record):

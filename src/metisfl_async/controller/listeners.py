@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +20,7 @@ from metisfl_async.core.errors import (
 from metisfl_async.core.ids import Token
 from metisfl_async.core.messages import (
     Accept,
+    Afterwards,
     ControllerMessage,
     Farewell,
     Heartbeat,
@@ -115,7 +116,7 @@ class DialledConnection(Connection):
         if isinstance(message, Heartbeat | Settled):
             return
         super().send(message)
-        if isinstance(message, Farewell):
+        if isinstance(message, Farewell) and message.then is not Afterwards.STAY:
             self._is_ending.set()
 
     async def run(self, on_message: Callable[[LearnerMessage], None]) -> None:
@@ -129,20 +130,20 @@ class DialledConnection(Connection):
     async def _deliver_all(self, on_message: Callable[[LearnerMessage], None]) -> None:
         number = 0
         while True:
-            message = await self._outbox.get()
+            messages = await self.next()
             number += 1
             who, address = "the controller", self._learner.address
-            await insisting(who, address, self._lease_s, self._deliver, number, message)
-            match message:
+            await insisting(who, address, self._lease_s, self._deliver, number, messages)
+            match messages[-1]:
                 case TaskOffer(task_id):
                     on_message(Accept(task_id))
                 case Farewell():
                     self._has_heard_the_end.set()
 
-    async def _deliver(self, number: int, message: ControllerMessage) -> None:
+    async def _deliver(self, number: int, messages: Sequence[ControllerMessage]) -> None:
         try:
             async with self._dials:
-                await self._learner.deliver(self._token, number, message)
+                await self._learner.deliver(self._token, number, messages)
         except UnknownLearner:  # not to be tried again
             raise UnexpectedMessage(f"{self._learner.address} connects anew, or was started again") from None
 

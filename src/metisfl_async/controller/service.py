@@ -4,47 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, suppress
 
 from metisfl_async.codec.frame import Assembly, Frame, Publication, check_size
-from metisfl_async.controller.connection import Connection, StreamConnection
-from metisfl_async.controller.dispatcher import Dispatcher
-from metisfl_async.controller.listeners import DialledConnection, Listeners
+from metisfl_async.controller.conversations import Conversations
+from metisfl_async.controller.farewell import Farewells
+from metisfl_async.controller.jobs import Jobs
+from metisfl_async.controller.listeners import Listeners
 from metisfl_async.controller.open_files import scarce
-from metisfl_async.controller.registry import Member, Registry
-from metisfl_async.controller.staging import Staging
+from metisfl_async.controller.registry import Registry
+from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.turns import Turns
-from metisfl_async.controller.updates import GoAhead, Updates, header_of, next_frame
+from metisfl_async.controller.updates import GoAhead, header_of, next_frame
 from metisfl_async.core.config import ControllerConfig, named_learners
-from metisfl_async.core.errors import (
-    ConnectionLost,
-    MetisError,
-    PeerTimeout,
-    Superseded,
-    UnexpectedMessage,
-    UnknownLearner,
-)
-from metisfl_async.core.federation.commands import Command
+from metisfl_async.core.errors import ConnectionLost, UnexpectedMessage, UnknownFederation, WrongProtocol
 from metisfl_async.core.federation.events import Event
-from metisfl_async.core.federation.federation import Federation
+from metisfl_async.core.federation.inputs import Moved, Served, Stop
 from metisfl_async.core.federation.records import RoundRecord
-from metisfl_async.core.ids import FederationId, LearnerId, Token
+from metisfl_async.core.ids import FederationId, ModelRef, Token
 from metisfl_async.core.messages import (
-    Accept,
+    PROTOCOL,
+    Afterwards,
     ControllerMessage,
-    Evaluated,
-    Failed,
     Farewell,
-    Heartbeat,
-    Hello,
     JoinReply,
     JoinRequest,
     LearnerMessage,
-    Settled,
     StartRequest,
+    Status,
     UpdateReply,
-    Welcome,
 )
 from metisfl_async.core.model import allocate
 from metisfl_async.core.strategies.aggregation.arithmetic import unfit
@@ -55,164 +44,76 @@ __all__ = ["Service"]
 
 logger = logging.getLogger(__name__)
 
-AWAY_S = 2.0  #: how long a learner whose connection is broken may take to come back and hear that it is over
-FAREWELL_S = 30.0  #: how long learners may take to leave, after one of them got further in the final model
+CLOSING_S = 1.0  #: for learners to hear that the controller closes
+CONCLUDE_S = 10.0  #: for noting that a federation's driver has the result
 
 
 class Service:
-    """Implements `ControllerService` around one federation."""
+    """Implements `ControllerService`: what concerns one federation goes to its job."""
 
     def __init__(
         self,
         config: ControllerConfig,
-        federation: Federation,
         registry: Registry,
-        dispatcher: Dispatcher,
-        staging: Staging,
+        jobs: Jobs,
+        threads: Threads,
         *,
         clock: Callable[[], float],
     ) -> None:
         self.closing = asyncio.Event()
         self.listeners = Listeners(named_learners("learners", config.learners), self.closing)
-        self._config, self._federation = config, federation
-        self._registry, self._dispatcher = registry, dispatcher
-        self._aggregator, self._post, self._clock = dispatcher.aggregator, dispatcher.post, clock
+        self.farewells = Farewells(registry, clock)
+        self.conversations = Conversations(config, registry, jobs, self.listeners, self.farewells)
+        self._config, self._registry, self._jobs = config, registry, jobs
+        self._threads, self._clock = threads, clock
         self._downloads = Turns(config.max_downloads)
-        self._updates = Updates(config, federation, registry, dispatcher, staging, clock=clock)
-        self._federation_id = FederationId("")  # the driver's name for it, once started
-        self._is_farewell = False
         self._has_warned = False  # that files are scarce
-        # How much of a model each learner was sent at most, since the farewell began, and when one got further.
-        self._furthest: dict[LearnerId, int] = {}
-        self._moved_at = clock()
-        self._someone_left = asyncio.Event()
+        self._drivers = 0  # how many watch
+        self._driver_at = clock()  # when the last one was there
 
     # --- learners --------------------------------------------------------------------------------------------------
 
     async def join(self, request: JoinRequest) -> JoinReply:
-        if self.closing.is_set() and not self._is_farewell:
+        if self.closing.is_set() and self.farewells.message is None:
             raise ConnectionLost("controller", "it is closing")
-        if request.address:
-            await self.listeners.check(request.address, request.secret)
-        member = self._registry.join(request.learner_id, request.token, request.address)
-        config = self._config
-        return JoinReply(
-            member.id,
-            member.token,
-            member.incarnation,
-            config.heartbeat_secs,
-            config.lease_secs,
-            config.max_model_bytes,
-        )
+        return await self.conversations.join(request)
 
-    async def tasks(self, stream: Stream[LearnerMessage, ControllerMessage]) -> None:
-        try:
-            async with asyncio.timeout(self._config.lease_secs):
-                hello = await stream.receive()
-        except TimeoutError:
-            raise PeerTimeout("a learner", f"no Hello came for lease_secs={self._config.lease_secs:g}") from None
-        if not isinstance(hello, Hello):
-            raise UnexpectedMessage(f"the first message on Tasks must be Hello, not {type(hello).__name__}")
-        member = self._newcomer(hello.token)
-        member.connection = connection = StreamConnection(stream)
-        await self._converse(member, connection, hello)
+    async def tasks(self, stream: Stream[LearnerMessage, Sequence[ControllerMessage]]) -> None:
+        await self.conversations.tasks(stream)
 
     async def report(self, token: Token, message: LearnerMessage) -> None:
+        await self.conversations.report(token, message)
+
+    async def leave(self, token: Token) -> None:
+        self.conversations.forget(self._registry.heard(token), "it left")
+
+    async def fetch_model(self, token: Token, model: ModelRef) -> Download:
         member = self._registry.heard(token)
-        if not member.address:
-            raise UnexpectedMessage("Report is for a learner that has joined with its address; others open Tasks")
-        if isinstance(message, Hello):
-            member = self._newcomer(token)
-            connection = self.listeners.connection(member.address, token, self._config.lease_secs)
-            member.connection = connection
-            self.listeners.begin(self._converse_or_end(member, connection, message), f"dials-{member.id}")
-        elif isinstance(member.connection, DialledConnection):
-            self._receive(member, message)
-        else:
-            raise UnknownLearner(token[:6] + "...")  # the conversation has ended; it may join again
-
-    def _newcomer(self, token: Token) -> Member:
-        member = self._registry.heard(token)
-        if member.connection is not None:
-            raise Superseded(member.id)
-        return member
-
-    async def _converse_or_end(self, member: Member, connection: Connection, hello: Hello) -> None:
-        try:
-            await self._converse(member, connection, hello)
-        except MetisError:
-            pass  # why it ended is in the LearnerLeft that followed
-        except Exception as bug:  # noqa: BLE001 - it ends the controller
-            self._dispatcher.fail(bug)
-
-    async def _converse(self, member: Member, connection: Connection, hello: Hello) -> None:
-        """Take in a learner that connects, and exchange messages until the connection ends."""
-        reason = "its connection broke"
-        try:
-            self._post(self._welcome, member, connection, hello)
-            if self._is_farewell:
-                connection.send(self._farewell())
-            await connection.run(lambda message: self._receive(member, message))
-        except MetisError as error:
-            reason = str(error)
-            raise
-        finally:
-            member.connection = None
-            self._someone_left.set()
-            if self._registry.get(member.id) is member:
-                self._post(self._federation.disconnected, member.id, reason)
-
-    def _welcome(self, member: Member, connection: Connection, hello: Hello) -> list[Command]:
-        verdicts, commands = self._federation.joined(member.id, hello.held)
-        connection.send(Welcome(verdicts))
-        return commands
-
-    def _receive(self, member: Member, message: LearnerMessage) -> None:
-        member = self._registry.heard(member.token)
-        connection, federation = member.connection, self._federation
-        assert connection is not None
-        match message:
-            case Heartbeat():
-                connection.send(Heartbeat())
-            case Accept(task_id):
-                self._post(federation.accepted, member.id, task_id)
-            case Evaluated(task_id, metrics):
-                connection.send(Settled(task_id))
-                self._post(federation.evaluated, member.id, task_id, metrics)
-            case Failed(task_id, error_type, text):
-                connection.send(Settled(task_id))
-                self._post(federation.failed, member.id, task_id, error_type, text)
-            case Hello():
-                raise UnexpectedMessage("Hello is the first message on Tasks, and comes once")
-
-    async def fetch_model(self, token: Token, version: int) -> Download:
-        member = self._registry.heard(token)
-        latest = self._published().model
-        if latest.version < version:
-            raise UnexpectedMessage(f"model version {version} is not here; the latest is {latest.version}")
+        job = self._jobs.of(model.federation_id)
+        latest = job.published().model
+        if latest.version < model.version:
+            raise UnexpectedMessage(f"model version {model.version} is not here; the latest is {latest.version}")
         turn, sent_bytes = self._downloads.turn(latest.manifest.size_bytes), 0
 
         def begin() -> Publication:
-            publication = self._published()  # without rounds, it may be newer than the one that was asked for
-            self._federation.served(member.id, publication.model.version)
+            publication = job.published()  # without rounds, it may be newer than the one that was asked for
+            job.post(Served(member.id, publication.model.version))
             return publication
 
         def moved(size_bytes: int) -> None:
             nonlocal sent_bytes
             turn.moved()
             member.heard(self._clock())
-            self._federation.moved(member.id, sent=size_bytes)
+            job.post(Moved(member.id, sent=size_bytes))
             sent_bytes += size_bytes
-            if sent_bytes > self._furthest.get(member.id, 0):
-                self._furthest[member.id], self._moved_at = sent_bytes, self._clock()
+            self.farewells.moved(member.id, sent_bytes)
 
         return Download(begin, moved, turn, member.pace)
 
     async def train_done(self, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> UpdateReply:
-        return await self._updates.receive(frames, go_ahead)
-
-    async def leave(self, token: Token) -> None:
-        self.forget(self._registry.heard(token), "it left")
+        header = await header_of(frames, "update", self._config.upload_idle_secs)
+        member = self._registry.heard(Token(header.token))
+        return await self._jobs.of(header.federation_id).updates.receive(member, header, frames, go_ahead)
 
     def watch_files(self) -> None:
         """Warn, once, when few more learners can connect."""
@@ -221,17 +122,34 @@ class Service:
             logger.warning(
                 "%d learners are connected, and of the %d files that this process may open (ulimit -n), half are; "
                 "each takes a second one while it sends a large update, and without one none can connect. %s",
-                self._federation.num_connected,
+                sum(member.connection is not None for member in self._registry),
                 *files,
             )
 
-    def forget(self, member: Member, reason: str) -> None:
-        """Take a learner out of the federation."""
-        self._registry.remove(member)
-        self._post(self._federation.left, member.id, reason)
-        self._someone_left.set()
-
     # --- the driver ------------------------------------------------------------------------------------------------
+
+    async def without_driver(self) -> None:
+        """End what nobody follows: a driver that is dead does not leave controller and learners waiting for ever."""
+        patience_s = self._config.driver_lost_secs
+        while patience_s is not None:
+            await asyncio.sleep(patience_s / 8)
+            job = self._jobs.current
+            if job is None or self._drivers or self._clock() - self._driver_at < patience_s:
+                continue
+            if not job.is_over and self._config.on_driver_lost == "finish":
+                continue
+            reason = f"no driver was there for driver_lost_secs={patience_s:g}"
+            logger.warning("%s; the federation ends, and the controller with it", reason)
+            job.post(Stop(reason))
+            await job.over.wait()
+            await self.shut_down(job.id, keep_running=False)
+            return
+        await asyncio.Event().wait()
+
+    async def status(self) -> Status:
+        self._driver_at = self._clock()
+        job = self._jobs.current
+        return Status(self._jobs.id, job is not None and job.federation.is_finished)
 
     async def set_initial_model(self, frames: AsyncIterator[Frame]) -> None:
         idle_secs = self._config.upload_idle_secs
@@ -245,74 +163,81 @@ class Service:
                 raise assembly.truncated()
             assembly.add(frame)
         model = assembly.model
-        if (problem := await self._aggregator.threads.work(len(model.buffer), unfit, model)) is not None:
+        if (problem := await self._threads.work(len(model.buffer), unfit, model)) is not None:
             raise UnexpectedMessage(f"the model cannot be used: {problem}")
-        self._post(self._federation.model_given)
-        await self._aggregator.set_first_model(model)
+        self._jobs.give(header.federation_id, model)
 
     async def start_training(self, request: StartRequest) -> None:
-        if request.federation_id and request.federation_id == self._federation_id:
-            return  # asked again because the answer was lost
-        self._post(
-            self._federation.start,
-            request.signals,
-            num_learners=request.num_learners,
-            seed=request.seed,
-            join_timeout_s=request.join_timeout_secs,
-        )
-        self._federation_id = request.federation_id
+        if request.protocol != PROTOCOL:
+            raise WrongProtocol("the driver", request.protocol, PROTOCOL)
+        self._driver_at = self._clock()
+        await self._jobs.start(request)
         self.listeners.name(request.learners)
 
-    async def watch_events(self, federation_id: FederationId) -> AsyncIterator[list[Event]]:
-        if federation_id and federation_id != self._federation_id:
-            raise UnexpectedMessage("this controller runs another federation, or none: it was started again meanwhile")
-        seen = 0
-        while events := await self._dispatcher.events.after(seen):
-            yield events
-            seen += count_of(events)
+    async def watch_events(self, federation_id: FederationId, seen: int, run: str) -> AsyncGenerator[list[Event], None]:
+        job = self._jobs.of(federation_id)
+        log, seen = job.events, seen if run == job.run_id else 0
+        self._drivers += 1
+        try:
+            while events := await log.after(seen):
+                yield events
+                seen += count_of(events)
+        finally:
+            self._drivers -= 1
+            self._driver_at = self._clock()
 
-    async def get_logs(self) -> AsyncIterator[RoundRecord]:
-        for record in self._federation.records:
-            yield record
+    async def get_logs(self, federation_id: FederationId) -> AsyncGenerator[RoundRecord, None]:
+        async with aclosing(self._jobs.of(federation_id).keeper.records()) as records:
+            async for record in records:
+                yield record
 
-    async def get_model(self) -> Publication:
-        return self._published()
+    async def get_model(self, federation_id: FederationId) -> Publication:
+        self._driver_at = self._clock()
+        return self._jobs.of(federation_id).published()
 
-    async def stop_training(self, reason: str) -> None:
-        self._post(self._federation.stop, reason or "stop was asked for")
+    async def stop_training(self, federation_id: FederationId, reason: str) -> None:
+        self._jobs.of(federation_id).post(Stop(reason or "stop was asked for"))
 
-    async def shut_down(self) -> None:
-        """End the learners, then the controller: learners get the final model and some time to leave."""
-        self._post(self._federation.stop, "the controller was shut down")
-        self._is_farewell = True
-        connected = [member for member in self._registry if member.connection is not None]
-        for member in connected:
-            assert member.connection is not None
-            member.connection.send(self._farewell())
-        with suppress(TimeoutError):
-            async with asyncio.timeout(AWAY_S):
-                await self._until_none(lambda member: True)
-        self._furthest.clear()
-        self._moved_at = self._clock()
-        while (patience_s := self._moved_at + FAREWELL_S - self._clock()) > 0:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(patience_s):
-                    await self._until_none(lambda member: member.connection is not None)
-                    break
+    async def shut_down(self, federation_id: FederationId, keep_running: bool) -> None:
+        """End a federation, and the learners and the controller with it, unless they are to wait for the next one.
+
+        Learners get the final model. A controller on which nothing ever ran may be shut down by anybody.
+        """
+        job = self._jobs.current
+        if job is not None and job.id != federation_id:
+            raise UnknownFederation(federation_id, job.id)
+        if job is not None:
+            job.post(Stop("the controller was shut down"))
+        if keep_running:
+            if job is not None:
+                await job.over.wait()
+            self.farewells.tell(self._farewell("the federation is over", Afterwards.STAY))
         else:
-            logger.warning("some learners did not leave within %g s", FAREWELL_S)
-        self.closing.set()
+            farewell = self._farewell("the federation is over", Afterwards.LEAVE)
+            await self.farewells.say(farewell, lambda: () if job is None else job.federation.returning)
+        if job is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CONCLUDE_S):
+                    await job.conclude()
+        if not keep_running:
+            self.closing.set()
 
-    async def _until_none(self, is_awaited: Callable[[Member], bool]) -> None:
-        while any(is_awaited(member) for member in self._registry):
-            self._someone_left.clear()
-            await self._someone_left.wait()
+    async def say_whether_it_returns(self, is_durable: bool) -> None:
+        """Tell learners, before the controller closes, whether it will be back."""
+        job = self._jobs.current
+        if self.closing.is_set() or not any(member.connection is not None for member in self._registry):
+            return
+        if job is None or (is_durable and not job.is_over):
+            farewell = Farewell("the controller was closed, and may be started again", None, Afterwards.RETURN)
+        else:
+            farewell = self._farewell("the controller was closed", Afterwards.LEAVE)
+        self.farewells.tell(farewell)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING_S):
+                await self.farewells.until_none_is_connected()
 
-    def _farewell(self) -> Farewell:
-        publication = self._aggregator.publication
-        return Farewell("the federation is over", publication.model.version if publication else None)
-
-    def _published(self) -> Publication:
-        if self._aggregator.publication is None:
-            raise UnexpectedMessage("there is no global model yet")
-        return self._aggregator.publication
+    def _farewell(self, reason: str, then: Afterwards) -> Farewell:
+        job = self._jobs.current
+        publication = None if job is None else job.aggregator.publication
+        final = None if job is None or publication is None else ModelRef(job.id, publication.model.version)
+        return Farewell(reason, final, then)

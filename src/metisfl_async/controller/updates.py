@@ -3,36 +3,58 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from metisfl_async.codec.frame import Assembly, Frame, Header, check_size
-from metisfl_async.controller.aggregator import Upload
-from metisfl_async.controller.dispatcher import Dispatcher
-from metisfl_async.controller.registry import Member, Registry
+from metisfl_async.codec.frame import Assembly, Frame, Header, check_size, content_of
+from metisfl_async.controller.aggregator import Aggregator, Post, Upload
+from metisfl_async.controller.registry import Member
 from metisfl_async.controller.staging import Room, Staging
 from metisfl_async.controller.turns import Turns
+from metisfl_async.core import errors
 from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.errors import (
     CodecError,
     ConfigError,
-    Damaged,
+    ConnectionLost,
     PeerTimeout,
     Superseded,
     Truncated,
     UnexpectedMessage,
 )
-from metisfl_async.core.federation.federation import Federation
-from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
-from metisfl_async.core.ids import TaskId, Token
+from metisfl_async.core.federation.commands import Abandon, Answer, Fold, Receive
+from metisfl_async.core.federation.inputs import Admit, Arrived, Damaged, Interrupted, Moved, Rejected
+from metisfl_async.core.federation.tasks import TaskKind
+from metisfl_async.core.ids import StreamId, TaskId
 from metisfl_async.core.messages import Heartbeat, UpdateReply
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.arithmetic import Inspection
 from metisfl_async.core.strategies.scaling import weight_of
+from metisfl_async.transport.concurrency import Patience, is_being_cancelled
 
 __all__ = ["GoAhead", "Updates", "header_of", "next_frame"]
 
 GoAhead: TypeAlias = Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One call that brings an update, and what the federation has said about it."""
+
+    id: StreamId
+    member: Member
+    header: Header
+    reply: asyncio.Future[UpdateReply] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    wanted: Receive | None = None  #: what it is received for, if it is
+    is_abandoned: bool = False  #: a newer stream brings the same update
+    upload: Upload | None = None  #: once it is whole
+
+    @property
+    def is_read(self) -> bool:
+        """Whether what comes on it is still wanted."""
+        return not self.is_abandoned and not self.reply.done()
 
 
 class Updates:
@@ -41,51 +63,104 @@ class Updates:
     def __init__(
         self,
         config: ControllerConfig,
-        federation: Federation,
-        registry: Registry,
-        dispatcher: Dispatcher,
+        aggregator: Aggregator,
+        post: Post,
         staging: Staging,
         *,
         clock: Callable[[], float],
     ) -> None:
-        self._config, self._federation, self._registry = config, federation, registry
-        self._aggregator, self._post, self._clock = dispatcher.aggregator, dispatcher.post, clock
+        self._config, self._clock = config, clock
+        self._aggregator, self._post = aggregator, post
         self._staging, self._turns = staging, Turns()
-        self._streams: dict[TaskId, object] = {}  # which stream of a task's update is the latest
+        self._streams: dict[StreamId, _Stream] = {}
+        self._ids = itertools.count(1)
+        self._is_closed = False
 
-    async def receive(self, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> UpdateReply:
-        """Take in an update; `go_ahead` is awaited after its header, once there is room for the rest."""
-        header = await header_of(frames, "update", self._config.upload_idle_secs)
-        member = self._registry.heard(Token(header.token))
-        task = self._federation.admit(member.id, TaskId(header.task_id), header.model_version)
-        if isinstance(task, UpdateReply):
-            return task
-        if task.state is TaskState.STORED:  # sent again because the answer was lost
-            return await self._aggregator.reply_to(task)
+    async def receive(
+        self, member: Member, header: Header, frames: AsyncIterator[Frame], go_ahead: GoAhead
+    ) -> UpdateReply:
+        """Take in an update after its header; `go_ahead` is awaited once there is room for the rest."""
+        stream = _Stream(StreamId(next(self._ids)), member, header)
+        self._streams[stream.id] = stream
         try:
-            weight = self._check(task, header)
-            room, is_finite = await self._fill(task, header, member, frames, go_ahead)
-        except Truncated:
-            self._post(self._federation.interrupted, task)
-            raise
-        except (CodecError, ConfigError, UnexpectedMessage) as error:
-            self._post(self._federation.rejected, task, type(error).__name__, str(error))
-            return UpdateReply(False, str(error))
-        except BaseException:
-            self._post(self._federation.interrupted, task)
-            raise
-        if (refusal := self._federation.arrived(task)) is not None:
-            room.release()
-            return UpdateReply(False, refusal)
-        model = Model(header.manifest, room.buffer, task.model_version)
-        reply: asyncio.Future[UpdateReply] = asyncio.get_running_loop().create_future()
-        self._aggregator.submit(Upload(task, header, model, weight, room, is_finite, reply))
-        return await self._aggregator.reply_to(task)
+            content = content_of(header)
+            self._post(Admit(stream.id, member.id, TaskId(header.task_id), header.model_version, content))
+            if stream.wanted is not None:
+                await self._take_in(stream, stream.wanted, frames, go_ahead)
+            return await self._reply_to(stream)
+        finally:
+            del self._streams[stream.id]
 
-    def _check(self, task: Task, header: Header) -> float:
+    def act(self, command: Receive | Abandon | Fold | Answer) -> None:
+        """Carry out what the federation says about a stream; one that has ended is past caring."""
+        if (stream := self._streams.get(command.stream)) is None:
+            return
+        match command:
+            case Receive():
+                stream.wanted = command
+            case Abandon():
+                stream.is_abandoned = True
+            case Fold(standing=standing):
+                assert stream.upload is not None
+                self._aggregator.submit(replace(stream.upload, standing=standing) if standing else stream.upload)
+            case Answer(reply=reply):
+                if not stream.reply.done():  # cancelled while the controller ends
+                    stream.reply.set_result(reply)
+
+    def close(self) -> None:
+        """Let nobody wait for an answer that will not come."""
+        self._is_closed = True
+        for stream in self._streams.values():
+            stream.reply.cancel()
+
+    async def _take_in(self, stream: _Stream, wanted: Receive, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> None:
+        """Read an update and hand it on, or say why not; nothing is read of one that is not wanted any more."""
+        try:
+            weight = self._check(stream, wanted)
+        except (CodecError, ConfigError, UnexpectedMessage) as error:
+            self._post(Rejected(stream.id, type(error).__name__, str(error)))
+            return
+        try:
+            room, is_finite = await self._fill(stream, frames, go_ahead)
+        except Truncated:
+            self._post(Interrupted(stream.id))
+            raise
+        except CodecError as error:
+            self._post(Damaged(stream.id, type(error).__name__, str(error)))
+            return
+        except BaseException:
+            self._post(Interrupted(stream.id))
+            raise
+        if not stream.is_read:
+            room.release()
+            return
+        model = Model(stream.header.manifest, room.buffer, wanted.model_version)
+        stream.upload = Upload(
+            stream.id, stream.member.id, wanted.kind, stream.header, model, weight, room, is_finite, stream.reply
+        )
+        self._post(Arrived(stream.id))
+
+    async def _reply_to(self, stream: _Stream) -> UpdateReply:
+        """Wait for what became of an update.
+
+        Raises
+        ------
+        ConnectionLost
+            If the controller ends before that is known.
+        """
+        if not self._is_closed:
+            try:
+                return await asyncio.shield(stream.reply)
+            except asyncio.CancelledError:
+                if not stream.reply.cancelled() or is_being_cancelled():
+                    raise
+        raise ConnectionLost("controller", "it ends, and the update was not folded")
+
+    def _check(self, stream: _Stream, wanted: Receive) -> float:
         """Look at everything that the header tells, before the model is let in; the scaling factor of the update."""
+        header = stream.header
         check_size(header, self._config.max_model_bytes)
-        if task.kind is TaskKind.GET_WEIGHTS:
+        if wanted.kind is TaskKind.GET_WEIGHTS:
             if not header.manifest.tensors:
                 raise UnexpectedMessage("get_weights() gave no arrays")
             return 1.0
@@ -93,47 +168,42 @@ class Updates:
         assert publication is not None
         if (difference := publication.model.manifest.difference(header.manifest)) is not None:
             raise UnexpectedMessage(f"the update does not fit the global model: {difference}")
-        return weight_of(self._config.scaling_factor, task.learner, header.metadata, header.metrics)
+        return weight_of(self._config.scaling_factor, stream.member.id, header.metadata, header.metrics)
 
-    async def _fill(
-        self, task: Task, header: Header, member: Member, frames: AsyncIterator[Frame], go_ahead: GoAhead
-    ) -> tuple[Room, bool]:
+    async def _fill(self, stream: _Stream, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> tuple[Room, bool]:
         """Read an update into staging, for as long as it is wanted, and look whether its values are finite.
 
         Nothing counts before its end frame is good.
         """
-        stream = self._streams[task.id] = object()
+        header, member = stream.header, stream.member
         room: Room | None = None
         try:
             async with self._turns.turn(header.manifest.size_bytes) as turn:
                 room = await self._staging.reserve(header.manifest.size_bytes)
                 assembly = Assembly(header, room.buffer)
                 inspection = Inspection(Model(header.manifest, room.buffer))
-                if self._streams.get(task.id) is not stream:
-                    raise Superseded(member.id)
-                if task.state is TaskState.UPLOADING:
+                if stream.is_read:
                     await go_ahead()
-                while task.state is TaskState.UPLOADING and not assembly.is_complete:
+                while stream.is_read and not assembly.is_complete:
                     frame = await next_frame(frames, member.id, self._config.upload_idle_secs)
                     if frame is None:
                         raise assembly.truncated()
-                    if self._streams.get(task.id) is not stream:
-                        raise Superseded(member.id)
+                    if stream.is_abandoned:
+                        break
                     before = assembly.received_bytes
                     assembly.add(frame)
                     inspection.advance(assembly.received_bytes)
                     turn.moved()
-                    self._federation.moved(member.id, received=assembly.received_bytes - before)
+                    self._post(Moved(member.id, received=assembly.received_bytes - before))
                     self._heard(member)
+            if stream.is_abandoned:
+                raise Superseded(member.id)
         except BaseException as error:
             if room is not None:
                 room.release()
-            if isinstance(error, CodecError) and self._streams.get(task.id) is not stream:
+            if isinstance(error, CodecError) and stream.is_abandoned:
                 raise Superseded(member.id) from error  # what an older stream brings says nothing about the update
             raise
-        finally:
-            if self._streams.get(task.id) is stream:
-                del self._streams[task.id]
         return room, inspection.is_finite
 
     def _heard(self, member: Member) -> None:
@@ -151,14 +221,14 @@ async def header_of(frames: AsyncIterator[Frame], kind: str, idle_secs: float) -
     if header is None:
         raise Truncated("stream", "ended before the header")
     if not isinstance(header, Header) or header.kind != kind:
-        raise Damaged("stream", f"the first frame is not the header of a model of kind {kind!r}")
+        raise errors.Damaged("stream", f"the first frame is not the header of a model of kind {kind!r}")
     return header
 
 
 async def next_frame(frames: AsyncIterator[Frame], sender: str, idle_secs: float) -> Frame | None:
     """Wait for the next frame, but no longer than `upload_idle_secs`; None once there are no more."""
     try:
-        async with asyncio.timeout(idle_secs):
+        async with Patience(idle_secs):
             return await anext(frames, None)
     except TimeoutError:
         raise PeerTimeout(sender, f"nothing of the model came for upload_idle_secs={idle_secs:g}") from None

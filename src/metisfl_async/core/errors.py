@@ -25,7 +25,9 @@ __all__ = [
     "Truncated",
     "UnexpectedMessage",
     "UnknownDtype",
+    "UnknownFederation",
     "UnknownLearner",
+    "WrongProtocol",
     "brief",
 ]
 
@@ -104,6 +106,30 @@ class Superseded(ProtocolError):
 
     def __str__(self) -> str:
         return f"learner {self.learner!r} is connected elsewhere; two learners need two ids"
+
+
+class UnknownFederation(ProtocolError):
+    """The controller runs another federation than the one that is meant, or none."""
+
+    def __init__(self, meant: str, running: str) -> None:
+        super().__init__(meant, running)
+        self.meant, self.running = meant, running
+
+    def __str__(self) -> str:
+        runs = f"federation {self.running}" if self.running else "none"
+        return f"federation {self.meant!r} is meant, but this controller runs {runs}: was it started again meanwhile?"
+
+
+class WrongProtocol(ProtocolError):
+    """The peer speaks another version of the protocol."""
+
+    def __init__(self, peer: str, theirs: int, ours: int) -> None:
+        super().__init__(peer, theirs, ours)
+        self.peer, self.theirs, self.ours = peer, theirs, ours
+
+    def __str__(self) -> str:
+        theirs = f"version {self.theirs}" if self.theirs else "a version without a number"
+        return f"{self.peer} speaks {theirs} of the protocol, this side version {self.ours}; install the same release"
 
 
 class UnexpectedMessage(ProtocolError):

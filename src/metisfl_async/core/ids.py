@@ -1,16 +1,36 @@
-"""Names of learners and tasks."""
+"""Names of federations, models, learners and tasks."""
 
 from __future__ import annotations
 
 import secrets
-from typing import NewType
+from typing import NamedTuple, NewType
 
-__all__ = ["FederationId", "LearnerId", "TaskId", "Token", "new_federation_id", "new_task_id", "new_token"]
+__all__ = [
+    "NO_FEDERATION",
+    "FederationId",
+    "LearnerId",
+    "ModelRef",
+    "StreamId",
+    "TaskId",
+    "Token",
+    "new_federation_id",
+    "new_task_id",
+    "new_token",
+]
 
 FederationId = NewType("FederationId", str)
 LearnerId = NewType("LearnerId", str)
+NO_FEDERATION = FederationId("")
+StreamId = NewType("StreamId", int)  #: of an update on its way; the controller counts them
 TaskId = NewType("TaskId", str)
 Token = NewType("Token", str)
+
+
+class ModelRef(NamedTuple):
+    """Which global model: versions begin anew with each federation, so a version alone says nothing."""
+
+    federation_id: FederationId
+    version: int
 
 
 def new_task_id() -> TaskId:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TypeAlias
 
 from metisfl_async.core.config import ClientParams, TerminationSignals
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
-from metisfl_async.core.ids import FederationId, LearnerId, TaskId, Token
+from metisfl_async.core.ids import NO_FEDERATION, FederationId, LearnerId, ModelRef, TaskId, Token
 from metisfl_async.core.metrics import Json, Metrics
 
 __all__ = [
+    "PROTOCOL",
+    "TRAINED_BEFORE",
     "Accept",
+    "Afterwards",
     "ControllerMessage",
+    "Counted",
     "Evaluated",
     "Failed",
     "Farewell",
@@ -21,13 +26,20 @@ __all__ = [
     "JoinReply",
     "JoinRequest",
     "LearnerMessage",
+    "Outcome",
     "Settled",
     "StartRequest",
+    "Status",
     "TaskOffer",
+    "Unknown",
     "UpdateReply",
     "Welcome",
     "Withdrawn",
 ]
+
+
+TRAINED_BEFORE = "trained_before"  #: in the metadata of first weights: whether their learner had trained before
+PROTOCOL = 2  #: the version of what is said here; parties of different versions refuse each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +48,7 @@ class JoinRequest:
     token: Token  #: of an earlier join, to take over from itself; empty at first
     address: str = ""  #: where a learner that listens is dialled
     secret: str = ""  #: by which a learner that listens proves there that it is the one who asks
+    protocol: int = PROTOCOL  #: which version of the protocol the learner speaks
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +59,7 @@ class JoinReply:
     heartbeat_secs: float
     lease_secs: float
     max_model_bytes: int
+    federation_id: FederationId = NO_FEDERATION  #: which federation runs; empty: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +105,12 @@ class TaskOffer:
     task_id: TaskId
     kind: TaskKind
     round_number: int
-    model_version: int
+    model: ModelRef  #: which the learner works on
     config: dict[str, Json]
+
+    @property
+    def model_version(self) -> int:
+        return self.model.version
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +121,13 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """The updates of these tasks are in a published model; their learner may forget them."""
+
+    task_ids: tuple[TaskId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Withdrawn:
     """The outcome is not wanted any more."""
 
@@ -110,20 +135,56 @@ class Withdrawn:
     reason: str
 
 
+class Afterwards(StrEnum):
+    """What a learner does after a farewell."""
+
+    LEAVE = "leave"  #: the controller ends
+    STAY = "stay"  #: the controller waits for the next federation
+    RETURN = "return"  #: the controller ends, and is started again to go on
+
+
 @dataclass(frozen=True, slots=True)
 class Farewell:
-    """The federation is over; the last message to a learner."""
+    """The federation is over, or the controller ends."""
 
     reason: str
-    model_version: int | None  #: of the final model, if there is one
+    model: ModelRef | None  #: the final model, if there is one
+    then: Afterwards = Afterwards.LEAVE
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Something that this version does not know, from a newer peer; it is skipped, or refused if it is a task."""
+
+    what: str
+    task_id: TaskId | None = None  #: if it is a task
+
+
+class Outcome(StrEnum):
+    """What became of an update."""
+
+    FOLDED = "folded"  #: in the sum of a model that is not published yet: its learner keeps it
+    COUNTED = "counted"  #: in a published model that is as durable as the store is
+    REFUSED = "refused"  #: it does not count, and is not to be sent again
+    CANCELLED = "cancelled"  #: the federation ended before it was in a model
+    DAMAGED = "damaged"  #: on its way: it is to be sent again
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateReply:
-    """What became of an update. Either way it is settled."""
+    """The answer to an update."""
 
-    is_counted: bool
+    outcome: Outcome
     reason: str = ""
+
+    @property
+    def is_counted(self) -> bool:
+        return self.outcome is Outcome.COUNTED
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether it is counted, or will be with the next model."""
+        return self.outcome in (Outcome.FOLDED, Outcome.COUNTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +195,18 @@ class StartRequest:
     join_timeout_secs: float | None
     federation_id: FederationId  #: made by the driver; a second request with the same one changes nothing
     learners: tuple[ClientParams, ...] = ()  #: those that listen, which the controller may dial
+    has_model: bool = False  #: whether the first weights were sent before, under the same federation id
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a controller does."""
+
+    federation_id: FederationId  #: which federation runs, or was the last; empty: none
+    is_finished: bool = False
+    protocol: int = PROTOCOL
 
 
 LearnerMessage: TypeAlias = Hello | Accept | Heartbeat | Evaluated | Failed
-ControllerMessage: TypeAlias = Welcome | TaskOffer | Settled | Withdrawn | Heartbeat | Farewell
+ControllerMessage: TypeAlias = Welcome | TaskOffer | Settled | Counted | Withdrawn | Heartbeat | Farewell | Unknown

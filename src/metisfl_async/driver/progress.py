@@ -22,7 +22,7 @@ from metisfl_async.core.federation.events import (
     RoundFinished,
     RoundStarted,
     TaskFailed,
-    UpdateCounted,
+    UpdateFolded,
 )
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.repeats import Repeats
@@ -92,7 +92,7 @@ class ProgressDisplay:
                 self._begin(f"round {number}: training", len(cohort))
             case RoundStarted():
                 self._count_models()
-            case UpdateCounted(metrics=metrics) | LearnerEvaluated(metrics=metrics) if self._phase is not None:
+            case UpdateFolded(metrics=metrics) | LearnerEvaluated(metrics=metrics) if self._phase is not None:
                 self._bars.update(self._phase, advance=1, note=_numbers(metrics))
             case ModelPublished(number) if self._has_rounds:
                 self._begin(f"round {number}: evaluating", int(self._bars.tasks[-1].total or 0))

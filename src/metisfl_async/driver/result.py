@@ -31,6 +31,7 @@ class FederationResult:
     model_version: int | None  #: how many aggregations made the final model
     rounds: list[RoundRecord] = field(repr=False)
     reason: str  #: the termination signal that was reached, or who stopped it
+    first_weights: str = ""  #: where training started: "given", "of site-2, as made", or "of site-2, trained before"
 
     def __repr__(self) -> str:
         published = [record for record in self.rounds if record.is_published]
@@ -44,6 +45,7 @@ class FederationResult:
         return {
             "reason": self.reason,
             "model_version": self.model_version,
+            "first_weights": self.first_weights,
             "rounds": [record.to_dict() for record in self.rounds],
         }
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-import threading
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -18,18 +16,19 @@ from metisfl_async.core.errors import (
     ConfigError,
     ConnectionLost,
     MetisError,
-    QuorumLost,
-    TransportError,
     UnexpectedMessage,
 )
-from metisfl_async.core.federation.events import Event, EventsMissed, FederationFinished, RoundFinished
+from metisfl_async.core.federation.events import Event, FederationFinished, FirstWeights, ModelPublished, RoundFinished
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId, new_federation_id
 from metisfl_async.core.messages import StartRequest
 from metisfl_async.core.model import Array
 from metisfl_async.core.repeats import Repeats
+from metisfl_async.driver.attached import AttachedSession
+from metisfl_async.driver.following import WHO, collect, follow, raise_failure
 from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.driver.result import FederationResult
+from metisfl_async.driver.sync import run_here, run_in_thread
 from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.outcome import packed_weights
@@ -46,8 +45,8 @@ logger = logging.getLogger(__name__)
 
 _LEARNERS = (Learner, ServerParams, ClientParams)
 MAX_THREADS = 32  #: for the live learners of one session; more learners take turns
-PAUSE_S = 0.1  #: before a broken connection is made again
 LOST_S = 60.0  #: how long a remote controller may be out of reach before the driver gives up
+INTERRUPTED_S = 60.0  #: for stopping a federation in order when its run is cancelled
 ENDING_S = 5.0  #: for telling a remote controller that a cancelled driver wants the end
 
 
@@ -78,6 +77,10 @@ class DriverSession:
         How long to wait for the controller and the learners; without it, for ever.
     worker : {"thread", "process"} or concurrent.futures.Executor
         Where the methods of live learners run; see `run_learner`. Threads are shared: 32 at most.
+    keep_running : bool
+        Leave the controller and its remote learners there when the federation is over, for the next session.
+    lost_secs : float, optional
+        How long a remote controller may be out of reach before `run` gives up; None = for ever.
     """
 
     def __init__(
@@ -90,6 +93,8 @@ class DriverSession:
         seed: int = 1990,
         join_timeout_secs: float | None = None,
         worker: WorkerKind = "thread",
+        keep_running: bool = False,
+        lost_secs: float | None = LOST_S,
     ) -> None:
         if not isinstance(controller, Controller | ClientParams | ServerParams):
             raise ConfigError("controller", controller, "a Controller, or the ClientParams or ServerParams of one")
@@ -124,6 +129,10 @@ class DriverSession:
                 raise ConfigError("min_learners", least, allowed)
         if join_timeout_secs is not None and not join_timeout_secs > 0:
             raise ConfigError("join_timeout_secs", join_timeout_secs, "a number > 0, or None")
+        if lost_secs is not None and not lost_secs > 0:
+            raise ConfigError("lost_secs", lost_secs, "a number > 0, or None")
+        if keep_running and live:
+            raise ConfigError("keep_running", keep_running, "False with live learners: they end with their session")
         self._controller = controller
         self._learners = live
         self._names = names or [f"learner-{index}" for index in range(len(live))]
@@ -139,25 +148,62 @@ class DriverSession:
             packed_weights(initial_weights, "initial_weights") if initial_weights is not None else None
         )
         self._worker: WorkerKind = worker
+        self._keep_running, self._lost_secs = keep_running, lost_secs
         self._log, self._repeats = EventLog(), Repeats()
         self._link: ControllerLink | None = None  # while running
+        self._driving: asyncio.Task[Any] | None = None  # likewise
         self._owns_controller = False
-        self.result: FederationResult | None = None  #: of the last run, also when it failed
+        self._forget_run()
 
-    async def run(self, *, progress: bool = False) -> FederationResult:
+    def _forget_run(self) -> None:
+        """Make ready for a run."""
+        self._federation_id = FederationId("")
+        self._result: FederationResult | None = None
+        self._version: int | None = None
+        self._first_weights = ""
+
+    @classmethod
+    def attach(cls, controller: ClientParams | ServerParams, *, lost_secs: float | None = LOST_S) -> AttachedSession:
+        """Come to a federation that another driver has started: follow it, stop it, or fetch its result.
+
+        ::
+
+            result = await DriverSession.attach(ClientParams("controller.example", 50051)).run()
+        """
+        return AttachedSession(controller, lost_secs=lost_secs)
+
+    @property
+    def result(self) -> FederationResult | None:
+        """What the last run reached, also when it failed or was interrupted; None before the first one.
+
+        While it runs: the rounds so far and the version of the latest model, without the model.
+        """
+        if self._result is None and self._federation_id:
+            records = [event.record for event in self._log.kept() if isinstance(event, RoundFinished)]
+            records.sort(key=lambda record: record.number)
+            return FederationResult(None, self._version, records, "it is not over", self._first_weights)
+        return self._result
+
+    async def run(self, *, progress: bool = False, resume: bool = False) -> FederationResult:
         """Run the federation until a termination signal is reached, or `stop` is called.
 
-        Cancelling it ends everything that it started; a controller that was there before is told to end too.
+        Cancelling it stops the federation in order: `result` and live learners have what was reached, and everything
+        that it started has ended. A controller that was there before is told to end too, unless `keep_running`.
 
         Parameters
         ----------
         progress : bool
             Show a live display in a terminal or notebook; elsewhere, log a line a round; without rounds, now and then.
+        resume : bool
+            Go on with the federation that the controller holds, or was started again with; without one, start. A live
+            controller that is not open is opened so that it resumes.
 
         Raises
         ------
         QuorumLost
             If too few learners came, stayed or delivered. `result` holds what was reached.
+        StoreError
+            If the model store failed for `ModelStoreConfig.retry_secs`. `result` holds what was reached.
         TransportError
             If a remote controller cannot be reached.
         """
@@ -165,21 +211,23 @@ class DriverSession:
             raise UnexpectedMessage("the session is running already")
         if self._log.is_closed:
             self._log = EventLog()
-        self.result = None
+        self._forget_run()
         try:
             async with AsyncExitStack() as stack:
-                await self._reach(stack)
+                await self._reach(stack, resume=resume)
                 display = None
                 if progress:
                     signals, num_learners = self._request.signals, self._request.num_learners
                     display = stack.enter_context(ProgressDisplay(signals, num_learners))
                 learners = self._live_learners(stack)
-                return await beside(self._drive(display), *self._serving(), *(learner.run() for learner in learners))
+                driving = self._driving = asyncio.create_task(self._drive(display, resume=resume), name="drive")
+                others = [*self._serving(), *(learner.run() for learner in learners)]
+                return await beside(driving, *others, before_cancelling=self._end_in_order)
         finally:
-            self._link = None
+            self._link = self._driving = None
             self._log.close()
 
-    def run_sync(self, *, progress: bool = False) -> FederationResult:
+    def run_sync(self, *, progress: bool = False, resume: bool = False) -> FederationResult:
         """Do `run` and block, whether or not an event loop runs in this thread.
 
         ``asyncio.run(session.run())`` raises Python's own error in a notebook cell; this works there too: it uses a
@@ -188,10 +236,10 @@ class DriverSession:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return _run(self.run(progress=progress))
+            return run_here(self.run(progress=progress, resume=resume))
         if isinstance(self._controller, Controller) and self._controller.is_open:
             raise ConfigError("controller", "open", "one that is not open: it belongs to the loop of this thread")
-        return _run_in_thread(self.run(progress=progress))
+        return run_in_thread(self.run(progress=progress, resume=resume))
 
     def events(self) -> AsyncIterator[Event]:
         """Follow the current or coming run: all its events so far, then each as it happens, until it ends."""
@@ -199,15 +247,17 @@ class DriverSession:
 
     async def stop(self, reason: str = "stop was asked for") -> None:
         """End the running federation in order: `run` returns what was reached."""
-        if self._link is None:
+        if self._link is None or not self._federation_id:
             raise UnexpectedMessage("the session is not running")
-        await self._link.stop_training(reason)
+        await self._link.stop_training(self._federation_id, reason)
 
     # --- the parts -------------------------------------------------------------------------------------------------
 
-    async def _reach(self, stack: AsyncExitStack) -> None:
+    async def _reach(self, stack: AsyncExitStack, *, resume: bool) -> None:
         """Open a live controller that is not open, and make the link."""
         self._owns_controller = isinstance(self._controller, Controller) and not self._controller.is_open
+        if isinstance(self._controller, Controller) and self._owns_controller and resume:
+            self._controller.resume = True
         if isinstance(self._controller, Controller) and self._owns_controller:
             await stack.enter_async_context(self._controller)
         self._link = self._new_link()
@@ -239,123 +289,90 @@ class DriverSession:
             clients.append(LearnerClient(link, of_learner, name))
         return clients
 
-    async def _drive(self, display: ProgressDisplay | None) -> FederationResult:
+    async def _drive(self, display: ProgressDisplay | None, *, resume: bool) -> FederationResult:
+        """Start the federation, or come back to it; follow it to its end, and collect what came of it."""
         link = self._link
         assert link is not None
-        self._request = replace(self._request, federation_id=new_federation_id())
-        timeout_s = self._request.join_timeout_secs
-        if not self._learners:
-            logger.info("waiting for %d learners to join %s", self._request.num_learners, link.address)
-        if self._initial_model is not None:
-            await insisting("the driver", link.address, timeout_s, link.set_initial_model, self._initial_model)
+        self._federation_id = await self._begin(link, resume=resume)
         try:
-            await insisting("the driver", link.address, timeout_s, link.start_training, self._request)
-            finished = await self._watch(link, display)
-            self.result = await insisting("the driver", link.address, LOST_S, _collect, link, finished)
+            finished = await self._follow(link, lambda event: self._note(event, display))
+            reason, first_weights = finished.reason, self._first_weights
+            self._result = await collect(link, self._federation_id, reason, first_weights, self._lost_secs)
         except asyncio.CancelledError:
             if not self._owns_controller:
                 with suppress(MetisError, TimeoutError):
                     async with asyncio.timeout(ENDING_S):
-                        await link.shut_down()
+                        await link.shut_down(self._federation_id, self._keep_running)
             raise
-        await link.shut_down()
-        if finished.is_failure:
-            raise QuorumLost(finished.reason)
-        return self.result
+        try:
+            await insisting(WHO, link.address, ENDING_S, link.shut_down, self._federation_id, self._keep_running)
+        except MetisError as error:  # it has ended meanwhile, or died once more; the result is here
+            logger.warning("%s was not told that the federation is over: %s", link.address, error)
+        raise_failure(finished)
+        return self._result
 
-    async def _watch(self, link: ControllerLink, display: ProgressDisplay | None) -> FederationFinished:
-        """Pass the events on until the last one; a connection that breaks is made again."""
-        seen = 0
+    async def _begin(self, link: ControllerLink, *, resume: bool) -> FederationId:
+        """Start a federation, or find the one that goes on."""
+        timeout_s = self._request.join_timeout_secs
+        if resume:
+            status = await insisting(WHO, link.address, timeout_s, link.status)
+            if status.federation_id:
+                logger.info("federation %s goes on at %s", status.federation_id, link.address)
+                return status.federation_id
+        federation_id, has_model = new_federation_id(), self._initial_model is not None
+        request = replace(self._request, federation_id=federation_id, has_model=has_model)
+        if not self._learners:
+            logger.info("waiting for %d learners to join %s", request.num_learners, link.address)
 
-        async def follow() -> tuple[AsyncIterator[Event], Event]:
-            events = link.watch_events(self._request.federation_id)
-            return events, await anext(events)
-
-        while True:
+        async def start() -> None:
+            model = self._initial_model
+            if model is not None and (await link.status()).federation_id != federation_id:
+                await link.set_initial_model(federation_id, model)
+            self._federation_id = federation_id  # it may be started from now on, whatever we hear of it
             try:
-                events, event = await insisting("the driver", link.address, LOST_S, follow)
-                position = 0  # a new stream tells everything from the start
-                while True:
-                    position += event.count if isinstance(event, EventsMissed) else 1
-                    if position > seen:
-                        seen = position
-                        self._log.append(event)
-                        if display is not None:
-                            display.show(event)
-                        if isinstance(event, RoundFinished):
-                            self._look_for_metric(event.record)
-                        if isinstance(event, FederationFinished):
-                            return event
-                    event = await anext(events)
-            except StopAsyncIteration:
-                if isinstance(self._controller, Controller) and self._controller.is_open:
-                    await self._controller.serve()  # raises why, if it was a bug
-                raise ConnectionLost(link.address, "the controller closed before the federation was over") from None
-            except TransportError:
-                if seen == 0:
+                await link.start_training(request)
+            except UnexpectedMessage:  # the controller may have been started again between the two
+                if model is None:
                     raise
-                await asyncio.sleep(PAUSE_S)
+                await link.set_initial_model(federation_id, model)
+                await link.start_training(request)
+
+        await insisting(WHO, link.address, timeout_s, start)
+        return federation_id
+
+    async def _follow(self, link: ControllerLink, on_event: Callable[[Event], None]) -> FederationFinished:
+        try:
+            return await follow(link, self._federation_id, on_event, self._lost_secs)
+        except ConnectionLost:
+            if isinstance(self._controller, Controller) and self._controller.is_open:
+                await self._controller.serve()  # raises why, if it was a bug
+            raise
+
+    async def _end_in_order(self) -> None:
+        """Stop the federation, and let everybody have what was reached: the run is to be cancelled."""
+        link, driving = self._link, self._driving
+        if link is None or driving is None or not self._federation_id or driving.done():
+            return
+        with suppress(MetisError, TimeoutError):
+            async with asyncio.timeout(INTERRUPTED_S):
+                await link.stop_training(self._federation_id, "the session was interrupted")
+                await asyncio.wait([driving])
+
+    def _note(self, event: Event, display: ProgressDisplay | None) -> None:
+        """Pass an event on to those who watch."""
+        self._log.append(event)
+        if display is not None:
+            display.show(event)
+        match event:
+            case RoundFinished(record):
+                self._look_for_metric(record)
+            case ModelPublished(_, version):
+                self._version = version
+            case FirstWeights(source):
+                self._first_weights, self._version = source, self._version or 0
 
     def _look_for_metric(self, record: RoundRecord) -> None:
         """Warn if the metric that should end it is not measured: it would never end."""
         metric, measured = self._request.signals.evaluation_metric, record.evaluation_metrics
         if metric is not None and measured and metric not in measured and self._repeats.count(metric):
             logger.warning("no learner reports the evaluation_metric %r; they report %s", metric, ", ".join(measured))
-
-
-async def _collect(link: ControllerLink, finished: FederationFinished) -> FederationResult:
-    records = [record async for record in link.get_logs()]
-    try:
-        model = await link.get_model()
-    except UnexpectedMessage:  # nobody ever gave the first weights
-        return FederationResult(None, None, records, finished.reason)
-    return FederationResult(model.arrays(), model.version, records, finished.reason)
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    if sys.platform == "win32":
-        return asyncio.new_event_loop()
-    import uvloop
-
-    return uvloop.new_event_loop()
-
-
-def _run(main: Coroutine[Any, Any, FederationResult]) -> FederationResult:
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
-        return runner.run(main)
-
-
-def _run_in_thread(main: Coroutine[Any, Any, FederationResult]) -> FederationResult:
-    """Run in a fresh thread; an interrupt of this one cancels it there, and is raised when it has ended."""
-    task: asyncio.Task[FederationResult] | None = None
-    outcome: list[FederationResult | BaseException] = []
-    has_begun = threading.Event()
-
-    async def remember_task() -> FederationResult:
-        nonlocal task
-        task = asyncio.create_task(main)
-        has_begun.set()
-        return await task
-
-    def target() -> None:
-        try:
-            outcome.append(_run(remember_task()))
-        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread instead
-            outcome.append(error)
-        finally:
-            has_begun.set()
-
-    thread = threading.Thread(target=target, name="metisfl-session")
-    thread.start()
-    try:
-        thread.join()
-    except BaseException:
-        has_begun.wait()
-        if task is not None:
-            with suppress(RuntimeError):  # it has just ended, and closed its loop
-                task.get_loop().call_soon_threadsafe(task.cancel)
-        thread.join()
-        raise
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    return outcome[0]

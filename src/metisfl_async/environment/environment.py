@@ -69,10 +69,11 @@ class FederationEnvironment:
             raise ConfigError("from_yaml", str(path), 'once installed: pip install "metisfl-async[cli]"') from error
         return cls(**read(Path(path)))
 
-    def controller(self) -> Controller:
+    def controller(self, *, resume: bool = False) -> Controller:
         """Make the controller that listens where the file says, and knows which learners it may dial."""
         config = replace(self.controller_config, learners=[listens.client_params() for listens in self._endpoints()])
-        return Controller(self.controller_endpoint.server_params(), config, self.model_store_config)
+        server_params = self.controller_endpoint.server_params()
+        return Controller(server_params, config, self.model_store_config, resume=resume)
 
     def _endpoints(self) -> list[Endpoint]:
         return [entry.endpoint for entry in self.learners if entry.endpoint is not None]
@@ -101,6 +102,7 @@ class FederationEnvironment:
         *,
         worker: InProcess | None = None,
         connect_timeout_secs: float | None = None,
+        spool_dir: str | Path | None = None,
     ) -> None:
         """Do `run_learner` for one learner of the file; without an id, for the only one, or for any."""
         entry = self.entry(learner_id)
@@ -113,6 +115,7 @@ class FederationEnvironment:
             public_address="" if listens is None else listens.address,
             worker=worker or self.session_options.worker,
             connect_timeout_secs=connect_timeout_secs,
+            spool_dir=spool_dir,
         )
 
     def session(self, learners: Sequence[Learner] | None = None, *, listen: bool = False) -> DriverSession:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, assert_never
 
 from metisfl_async.codec.frame import Header
 from metisfl_async.core.errors import (
@@ -18,12 +18,14 @@ from metisfl_async.core.errors import (
     Superseded,
     TransportError,
     UnexpectedMessage,
+    UnknownFederation,
     UnknownLearner,
 )
-from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
-from metisfl_async.core.ids import LearnerId, TaskId, Token
+from metisfl_async.core.federation.tasks import TaskKind
+from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
 from metisfl_async.core.messages import (
-    Accept,
+    TRAINED_BEFORE,
+    Afterwards,
     ControllerMessage,
     Evaluated,
     Failed,
@@ -33,16 +35,19 @@ from metisfl_async.core.messages import (
     JoinReply,
     JoinRequest,
     LearnerMessage,
-    Settled,
+    Outcome,
     TaskOffer,
+    UpdateReply,
     Welcome,
-    Withdrawn,
 )
+from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Model
-from metisfl_async.learner.outcome import Outcome
+from metisfl_async.learner.outcome import Trained
+from metisfl_async.learner.part import Begin, Drop, End, Forget, Part, Push, Say, Step
+from metisfl_async.learner.spool import Spool, Spooled
 from metisfl_async.learner.worker import Worker, users_part
 from metisfl_async.transport.base import LearnerLink, Stream
-from metisfl_async.transport.concurrency import end_all, first_of
+from metisfl_async.transport.concurrency import Patience, end_all, first_of
 from metisfl_async.transport.retry import insisting
 
 __all__ = ["LearnerClient"]
@@ -58,44 +63,56 @@ class _Gone(MetisError):
     """The controller is not there any more; nothing is tried again."""
 
 
-@dataclass(slots=True)
-class _Held:
-    """A task that the controller awaits from us."""
+@dataclass(frozen=True, slots=True)
+class _Update:
+    """An update that is kept until it counts, or is not wanted any more."""
 
-    offer: TaskOffer
-    outcome: Evaluated | Failed | None = None  #: to be sent until it is settled
-    is_done: bool = False
+    trained: Trained
+    model_version: int  #: of the model that it was trained from
+    is_own: bool  #: whether its memory is nobody else's, and may be used again
 
 
 class LearnerClient:
     """One learner's side of the protocol: `run` ends when the controller says farewell.
 
-    Two coroutines share the state here: one stays connected, the other works through the tasks in order. A task is
-    held until the controller has its outcome, whatever happens to the connection.
+    `Part` decides what is held and said. Three coroutines carry it out: one stays connected, one works through the
+    tasks in order, one sends updates. An update is held until a model with it is published, whatever happens to the
+    connection or to the controller.
     """
 
     def __init__(
-        self, link: LearnerLink, worker: Worker, learner_id: str = "", connect_timeout_s: float | None = None
+        self,
+        link: LearnerLink,
+        worker: Worker,
+        learner_id: str = "",
+        connect_timeout_s: float | None = None,
+        spool: Spool | None = None,
     ) -> None:
         self._link, self._worker = link, worker
         self._id = LearnerId(learner_id)
         self._connect_timeout_s = connect_timeout_s
+        self._part, self._spool = Part(), spool
         self._joined: JoinReply | None = None  # of the latest incarnation
         self._is_connected = asyncio.Event()
-        self._patience: asyncio.Timeout | None = None  # while the next message is waited for
-        self._held: dict[TaskId, _Held] = {}
-        # Neither queue is bounded by itself: the controller has at most a few tasks open with one learner.
+        self._patience: Patience | None = None  # while the next message is waited for
+        # No queue is bounded by itself: the controller has at most a few tasks open with one learner.
         self._offers: asyncio.Queue[TaskOffer | Farewell] = asyncio.Queue()
         self._outbox: asyncio.Queue[LearnerMessage] = asyncio.Queue()
-        self._running: tuple[TaskId, asyncio.Task[None]] | None = None
-        self._model: Model | None = None  # the latest that was fetched
+        self._pushes: asyncio.Queue[TaskId] = asyncio.Queue()
+        self._updates: dict[TaskId, _Update] = {}
+        self._at_work: dict[tuple[str, TaskId], asyncio.Task[None]] = {}  # what is done for tasks now, by its name
+        self._model: tuple[ModelRef, Model] | None = None  # the latest that was fetched
         self._is_leaving = False  # whether goodbye is being said
-        self._has_weights = False  # whether the learner has taken over first weights
+        self._has_weights_of: FederationId | None = None  # in which federation the learner has taken over weights
 
     async def run(self) -> None:
         """Take part until the federation is over."""
         try:
-            await first_of(self._work(), self._stay_connected())
+            if self._spool is not None:
+                for kept in await self._spool.load():
+                    self._updates[kept.offer.task_id] = _Update(kept.trained, kept.model_version, is_own=True)
+                    self._part.take_up(kept.offer)
+            await first_of(self._work(), self._push_all(), self._stay_connected())
         finally:
             await self._worker.close()
 
@@ -118,34 +135,30 @@ class LearnerClient:
                     self._is_connected.clear()
             await asyncio.sleep(random.uniform(0.0, 0.2))
 
-    async def _open(self) -> tuple[AsyncExitStack, Stream[ControllerMessage, LearnerMessage]]:
+    async def _open(self) -> tuple[AsyncExitStack, Stream[Sequence[ControllerMessage], LearnerMessage]]:
         """Join, say which tasks are held, and follow the verdicts."""
         token = self._joined.token if self._joined else Token("")
         async with AsyncExitStack() as stack:
             self._joined = await self._link.join(JoinRequest(self._id, token))
             self._id = self._joined.learner_id
+            self._carry_out(self._part.joined(self._joined))
             stream = await stack.enter_async_context(self._link.tasks())
-            held = [HeldTask(task_id, task.is_done) for task_id, task in self._held.items()]
-            await stream.send(Hello(self._joined.token, held))
-            welcome = await self._next(stream)
+            await stream.send(Hello(self._joined.token, self._part.hello()))
+            welcome, *others = await self._next(stream)
             if not isinstance(welcome, Welcome):
                 raise UnexpectedMessage(f"the answer to Hello must be Welcome, not {type(welcome).__name__}")
             self._outbox = asyncio.Queue()
-            for task_id, (verdict, reason) in welcome.verdicts.items():
-                if verdict is Verdict.DISCARD:
-                    self._drop(task_id, reason)
-            for task in self._held.values():
-                if task.outcome is not None:
-                    self._outbox.put_nowait(task.outcome)
+            for message in (welcome, *others):
+                self._carry_out(self._part.told(message))
             self._is_connected.set()
             logger.info("%s joined %s", self._id, self._link.address)
             return stack.pop_all(), stream
         raise AssertionError  # an AsyncExitStack of ours swallows nothing
 
-    async def _converse(self, stream: Stream[ControllerMessage, LearnerMessage]) -> None:
+    async def _converse(self, stream: Stream[Sequence[ControllerMessage], LearnerMessage]) -> None:
         await first_of(self._receive(stream), self._send(stream), self._beat())
 
-    async def _send(self, stream: Stream[ControllerMessage, LearnerMessage]) -> None:
+    async def _send(self, stream: Stream[Sequence[ControllerMessage], LearnerMessage]) -> None:
         while True:
             await stream.send(await self._outbox.get())
 
@@ -155,50 +168,74 @@ class LearnerClient:
             await asyncio.sleep(self._joined.heartbeat_secs)
             self._outbox.put_nowait(Heartbeat())
 
-    async def _receive(self, stream: Stream[ControllerMessage, LearnerMessage]) -> None:
+    async def _receive(self, stream: Stream[Sequence[ControllerMessage], LearnerMessage]) -> None:
         while True:
-            match await self._next(stream):
-                case TaskOffer() as offer:
-                    if offer.task_id not in self._held:
-                        self._held[offer.task_id] = _Held(offer)
-                        self._offers.put_nowait(offer)
-                    self._outbox.put_nowait(Accept(offer.task_id))
-                case Settled(task_id):
-                    self._held.pop(task_id, None)
-                case Withdrawn(task_id, reason):
-                    self._drop(task_id, reason)
-                case Farewell() as farewell:
-                    for task_id in tuple(self._held):
-                        self._drop(task_id, farewell.reason)
-                    self._offers.put_nowait(farewell)
-                case Heartbeat() | Welcome():
-                    pass
+            for message in await self._next(stream):
+                self._carry_out(self._part.told(message))
+                if isinstance(message, Farewell) and message.then is Afterwards.RETURN:
+                    raise ConnectionLost(self._link.address, message.reason)
 
-    async def _next(self, stream: Stream[ControllerMessage, LearnerMessage]) -> ControllerMessage:
-        assert self._joined is not None
+    async def _next(self, stream: Stream[Sequence[ControllerMessage], LearnerMessage]) -> Sequence[ControllerMessage]:
         try:
-            async with asyncio.timeout(self._joined.lease_secs) as self._patience:
-                message = await stream.receive()
+            async with Patience(self._patience_s) as self._patience:
+                messages = await stream.receive()
         except TimeoutError:
-            raise PeerTimeout(self._link.address, f"silent for {self._joined.lease_secs:g} s") from None
+            raise PeerTimeout(self._link.address, f"silent for {self._patience_s:g} s") from None
         finally:
             self._patience = None
-        if message is None:
+        if messages is None:
             raise ConnectionLost(self._link.address, "the controller ended the connection")
-        return message
+        return messages
+
+    @property
+    def _patience_s(self) -> float:
+        """How long a silent connection is taken for a good one.
+
+        It is shorter than the controller's lease: a connection that was forgotten on its way, as NATs and VPNs do, is
+        made again before the controller gives us up. Each of our heartbeats is answered.
+        """
+        assert self._joined is not None
+        return max(self._joined.lease_secs / 2, 1.5 * self._joined.heartbeat_secs)
 
     def _heard(self) -> None:
         """Be as patient again: the controller lives, what it says may wait behind the model that it sends."""
-        assert self._joined is not None
-        if self._patience is not None and not self._patience.expired():
-            self._patience.reschedule(asyncio.get_running_loop().time() + self._joined.lease_secs)
+        if self._patience is not None:
+            self._patience.renew()
 
-    def _drop(self, task_id: TaskId, reason: str) -> None:
-        """Forget a task; if it is being worked on, stop."""
-        if self._held.pop(task_id, None) is not None:
-            logger.info("%s drops task %s: %s", self._id, task_id, reason)
-        if self._running is not None and self._running[0] == task_id:
-            self._running[1].cancel()
+    def _carry_out(self, steps: list[Step]) -> None:
+        """Do what follows from what has happened; nothing here waits."""
+        for step in steps:
+            match step:
+                case Say(message):
+                    self._outbox.put_nowait(message)  # without a connection, it is said again after the next Welcome
+                case Begin(offer):
+                    self._offers.put_nowait(offer)
+                case Push(task_id):
+                    self._pushes.put_nowait(task_id)
+                case Drop(task_id, reason):
+                    logger.info("%s drops task %s: %s", self._id, task_id, reason)
+                    for name in ("work", "push"):
+                        if (name, task_id) in self._at_work:
+                            self._at_work[name, task_id].cancel()
+                    self._release(task_id)
+                case Forget(task_id):
+                    self._release(task_id)
+                case End(farewell):
+                    self._offers.put_nowait(farewell)
+                case _:
+                    assert_never(step)
+
+    def _release(self, task_id: TaskId) -> None:
+        """Give up what is kept for a task; the next training gets its copy of the model in that memory."""
+        update = self._updates.pop(task_id, None)
+        if update is not None and self._spool is not None:
+            self._spool.forget(task_id)
+        if update is not None and ("push", task_id) not in self._at_work:
+            self._recycle(update)
+
+    def _recycle(self, update: _Update) -> None:
+        if update.is_own:
+            self._worker.recycle(update.trained.model)
 
     # --- working ---------------------------------------------------------------------------------------------------
 
@@ -206,112 +243,146 @@ class LearnerClient:
         while True:
             offer = await self._offers.get()
             if isinstance(offer, Farewell):
-                await self._leave(offer)
-                return
-            if offer.task_id in self._held:
-                task = asyncio.create_task(self._do(offer), name=f"task-{offer.kind}")
-                self._running = offer.task_id, task
-                try:
-                    await asyncio.wait([task])
-                finally:
-                    self._running = None
-                    await end_all([task])
-                if not task.cancelled():
-                    task.result()
+                if await self._part_ways(offer):
+                    return
+            elif self._part.holds(offer.task_id):
+                await self._at("work", offer.task_id, self._do(offer))
+
+    async def _at(self, name: str, task_id: TaskId, work: Coroutine[Any, Any, None]) -> None:
+        """Do some work for a task, until it is done or the task is dropped."""
+        task = self._at_work[name, task_id] = asyncio.create_task(work, name=f"{name}-{task_id}")
+        try:
+            await asyncio.wait([task])
+        finally:
+            await end_all([task])
+            del self._at_work[name, task_id]
+        if not task.cancelled():
+            task.result()
 
     async def _do(self, offer: TaskOffer) -> None:
         """Do one task; whatever goes wrong becomes its outcome."""
         try:
             match offer.kind:
                 case TaskKind.GET_WEIGHTS:
-                    await self._deliver(offer, Outcome(await self._worker.get_weights()))
+                    facts: dict[str, Json] = {TRAINED_BEFORE: self._worker.was_trained}
+                    weights = await self._worker.get_weights()
+                    self._keep(offer.task_id, _Update(Trained(weights, metadata=facts), 0, is_own=False))
                 case TaskKind.TRAIN:
-                    model = await self._fetch(offer.model_version)
-                    outcome = await self._worker.train(model, offer.config)
-                    await self._deliver(offer, outcome, model.version)
-                    if not model.is_frozen:  # where models are shared, in one process, learners are many
-                        self._worker.recycle(outcome.model)
+                    model = await self._fetch(offer.model)
+                    trained = await self._worker.train(model, offer.config)
+                    # In one process, models are shared, and learners are many.
+                    if self._spool is not None:
+                        await self._spool.save(Spooled(offer, trained, model.version))
+                    self._keep(offer.task_id, _Update(trained, model.version, is_own=not model.is_frozen))
                 case TaskKind.EVALUATE:
-                    model = await self._fetch(offer.model_version)
+                    model = await self._fetch(offer.model)
                     metrics = await self._worker.evaluate(model, offer.config)
-                    self._report(offer.task_id, Evaluated(offer.task_id, metrics))
+                    self._carry_out(self._part.reported(Evaluated(offer.task_id, metrics)))
         except Exception as error:
             trace = (type(error), error, users_part(error.__traceback__))
             logger.error("%s failed to %s in round %d", self._id, offer.kind, offer.round_number, exc_info=trace)
-            self._report(offer.task_id, Failed(offer.task_id, type(error).__name__, _text(error)))
+            self._carry_out(self._part.reported(Failed(offer.task_id, type(error).__name__, _text(error))))
 
-    def _report(self, task_id: TaskId, outcome: Evaluated | Failed) -> None:
-        """Send an outcome on the Tasks stream, again after every break, until it is settled."""
-        if (held := self._held.get(task_id)) is not None:
-            held.outcome, held.is_done = outcome, True
-            if self._is_connected.is_set():
-                self._outbox.put_nowait(outcome)
-
-    async def _deliver(self, offer: TaskOffer, outcome: Outcome, model_version: int = 0) -> None:
-        """Push an update until the controller has answered."""
-        if (held := self._held.get(offer.task_id)) is None:
+    def _keep(self, task_id: TaskId, update: _Update) -> None:
+        if not self._part.holds(task_id):  # it was dropped meanwhile
             return
-        held.is_done = True
+        self._updates[task_id] = update
+        self._carry_out(self._part.trained(task_id))
 
-        async def push(token: Token) -> None:
+    # --- updates ---------------------------------------------------------------------------------------------------
+
+    async def _push_all(self) -> None:
+        """Send updates, one after another."""
+        while True:
+            task_id = await self._pushes.get()
+            update = self._updates.get(task_id)
+            if update is not None and self._part.holds(task_id):
+                await self._at("push", task_id, self._push(self._part.offer_of(task_id), update))
+                if task_id not in self._updates:  # it was settled before its answer came
+                    self._recycle(update)
+
+    async def _push(self, offer: TaskOffer, update: _Update) -> None:
+        """Send an update until the controller has answered."""
+        trained = update.trained
+
+        async def push(token: Token) -> UpdateReply:
             header = Header(
                 "update",
-                outcome.model.manifest,
-                model_version,
+                trained.model.manifest,
+                update.model_version,
                 offer.task_id,
                 token,
-                outcome.metrics,
-                outcome.metadata,
+                trained.metrics,
+                trained.metadata,
+                offer.model.federation_id,
             )
-            reply = await self._link.train_done(header, outcome.model)
-            if not reply.is_counted:
-                logger.warning(
-                    "%s: the update of round %d does not count: %s", self._id, offer.round_number, reply.reason
-                )
+            return await self._link.train_done(header, trained.model)
 
-        await self._insist(push)
-        self._held.pop(offer.task_id, None)
+        try:
+            reply = await self._insist(push)
+        except UnknownFederation as error:
+            reply = UpdateReply(Outcome.CANCELLED, str(error))
+        except Exception as error:
+            logger.exception("%s could not send the update of round %d", self._id, offer.round_number)
+            self._carry_out(self._part.reported(Failed(offer.task_id, type(error).__name__, _text(error))))
+            return
+        if reply.outcome is Outcome.REFUSED:
+            logger.warning("%s: the update of round %d does not count: %s", self._id, offer.round_number, reply.reason)
+        self._carry_out(self._part.answered(offer.task_id, reply))
 
-    async def _fetch(self, version: int) -> Model:
+    # --- models ----------------------------------------------------------------------------------------------------
+
+    async def _fetch(self, ref: ModelRef) -> Model:
         """Get a global model, from the controller unless it is the one that was fetched last.
 
         Without rounds, what the controller gives may be newer than what the task says.
         """
-        model = await self._received(version)
-        if not self._has_weights:
+        model = await self._received(ref)
+        if self._has_weights_of != ref.federation_id:
             await self._worker.set_weights(model)
-            self._has_weights = True
+            self._has_weights_of = ref.federation_id
         return model
 
-    async def _received(self, version: int, patience_s: float | None = None) -> Model:
+    async def _received(self, ref: ModelRef, patience_s: float | None = None) -> Model:
         """Receive a model that is not here, in the memory of the one before."""
-        if self._model is None or self._model.version != version:
-            before, self._model = self._model, None
-            again = None if before is None else before.buffer
+        if self._model is None or self._model[0] != ref:
+            again = None if self._model is None else self._model[1].buffer
+            self._model = None
 
             async def pull(token: Token) -> Model:
                 assert self._joined is not None
-                return await self._link.fetch_model(token, version, self._joined.max_model_bytes, again, self._heard)
+                return await self._link.fetch_model(token, ref, self._joined.max_model_bytes, again, self._heard)
 
-            self._model = await self._insist(pull, patience_s)
-        return self._model
+            model = await self._insist(pull, patience_s)
+            self._model = ModelRef(ref.federation_id, model.version), model
+        return self._model[1]
 
-    async def _leave(self, farewell: Farewell) -> None:
-        """Take over the final model and say goodbye; a controller that is gone by now is not waited for long."""
-        assert self._joined is not None
+    async def _part_ways(self, farewell: Farewell) -> bool:
+        """Take over the final model, and say goodbye if the controller ends; say whether it does for good.
+
+        A controller that is gone by now is not waited for long.
+        """
+        if farewell.then is Afterwards.RETURN:
+            logger.info("%s waits for %s to be started again: %s", self._id, self._link.address, farewell.reason)
+            return False
         try:
-            version = farewell.model_version
-            if version is not None:
-                await self._worker.set_weights(await self._received(version, GOODBYE_S))
+            if farewell.model is not None:
+                await self._worker.set_weights(await self._received(farewell.model, GOODBYE_S))
         except MetisError as error:
             logger.warning("%s could not get the final model: %s", self._id, error)
         except Exception:  # the user's set_weights may raise anything
             logger.exception("%s failed to take over the final model", self._id)
+        if farewell.then is Afterwards.STAY:
+            logger.info("%s waits for the next federation: %s", self._id, farewell.reason)
+            self._model = self._has_weights_of = None
+            return False
+        assert self._joined is not None
         self._is_leaving = True
         with suppress(MetisError, TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
                 await self._link.leave(self._joined.token)
         logger.info("%s left %s: %s", self._id, self._link.address, farewell.reason)
+        return True
 
     # --- insisting -------------------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ class Learner(ABC):
     """
 
     num_training_examples: int | None = None
+    was_trained: bool = False  #: set once it has trained or taken over weights, which stay for the next federation
     is_cancelled: bool = False  #: set while the running task is not wanted any more; a long loop may look and return
 
     def __init__(self, *, num_training_examples: int | None = None) -> None:

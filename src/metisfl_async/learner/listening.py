@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +12,7 @@ from metisfl_async.codec.frame import Assembly, Frame, Header, check_size
 from metisfl_async.codec.pace import Pace
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost, Damaged, PeerTimeout, UnknownLearner
-from metisfl_async.core.ids import Token, new_token
+from metisfl_async.core.ids import ModelRef, Token, new_token
 from metisfl_async.core.messages import (
     Accept,
     ControllerMessage,
@@ -39,7 +39,7 @@ IDLE_S = 60.0  #: for a frame of a model that is set; who sends nothing for so l
 class _Told:
     """One message of the controller, and whether it was dealt with, once that is known."""
 
-    message: ControllerMessage
+    messages: Sequence[ControllerMessage]
     was_dealt_with: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def settle(self, was_dealt_with: bool) -> None:
@@ -66,21 +66,21 @@ class _Conversation:
         await self._report(message)
         match message:  # the answer to the report means what the controller says on a stream
             case Heartbeat():
-                self._inbox.put_nowait(_Told(Heartbeat()))
+                self._inbox.put_nowait(_Told([Heartbeat()]))
             case Evaluated(task_id) | Failed(task_id):
-                self._inbox.put_nowait(_Told(Settled(task_id)))
+                self._inbox.put_nowait(_Told([Settled(task_id)]))
 
-    async def receive(self) -> ControllerMessage:
+    async def receive(self) -> Sequence[ControllerMessage]:
         """Wait for a message; whoever asks for the next one has dealt with the one before."""
         if self._in_hand is not None:
             self._in_hand.settle(True)
         self._in_hand = await self._inbox.get()
-        return self._in_hand.message
+        return self._in_hand.messages
 
-    async def take(self, number: int, message: ControllerMessage) -> None:
-        """Put a message in the inbox and wait until it was dealt with; once, however often it is sent."""
+    async def take(self, number: int, messages: Sequence[ControllerMessage]) -> None:
+        """Put what is said in the inbox and wait until it was dealt with; once, however often it is sent."""
         if self._latest is None or number > self._latest_number:
-            self._latest, self._latest_number = _Told(message), number
+            self._latest, self._latest_number = _Told(messages), number
             self._inbox.put_nowait(self._latest)
         if self._is_over:
             self._latest.settle(False)
@@ -119,7 +119,7 @@ class ListeningLink:
         return self._joined
 
     @asynccontextmanager
-    async def tasks(self) -> AsyncIterator[Stream[ControllerMessage, LearnerMessage]]:
+    async def tasks(self) -> AsyncIterator[Stream[Sequence[ControllerMessage], LearnerMessage]]:
         assert self._joined is not None
         token = self._joined.token
 
@@ -135,10 +135,10 @@ class ListeningLink:
             self._conversation = None
 
     async def fetch_model(
-        self, token: Token, version: int, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
+        self, token: Token, model: ModelRef, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
     ) -> Model:
         async with self._connected() as link:
-            return await link.fetch_model(token, version, max_model_bytes, again, heard)
+            return await link.fetch_model(token, model, max_model_bytes, again, heard)
 
     async def train_done(self, header: Header, update: Model) -> UpdateReply:
         async with self._connected() as link:
@@ -162,11 +162,11 @@ class ListeningLink:
         if not _equal(secret, self._secret):
             raise UnknownLearner(secret[:6] + "...")
 
-    async def deliver(self, token: Token, number: int, message: ControllerMessage) -> None:
+    async def deliver(self, token: Token, number: int, messages: Sequence[ControllerMessage]) -> None:
         conversation = self._conversation
         if conversation is None or not _equal(token, conversation.token):
             raise UnknownLearner(token[:6] + "...")
-        await conversation.take(number, message)
+        await conversation.take(number, messages)
 
     async def get_model(self, token: Token) -> Model:
         self._check(token)

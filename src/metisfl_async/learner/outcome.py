@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,11 +14,13 @@ from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metr
 from metisfl_async.core.model import Manifest, Model
 from metisfl_async.transport.convert import MAX_MESSAGE_BYTES
 
-__all__ = ["Outcome", "checked_evaluation", "packed_result", "packed_weights"]
+__all__ = ["Trained", "checked_evaluation", "packed_result", "packed_weights"]
+
+T = TypeVar("T", bound=dict[str, Json] | Metrics)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Trained:
     """What goes back to the controller."""
 
     model: Model
@@ -39,7 +43,7 @@ def packed_weights(weights: object, source: str = "get_weights()", like: Manifes
 
 def packed_result(
     result: object, trained_from: Manifest, num_training_examples: int | None, config: Mapping[str, Json]
-) -> Outcome:
+) -> Trained:
     """Check what `train` returned, also against what its task asks for, and copy its arrays into one buffer."""
     if not isinstance(result, tuple) or len(result) not in (2, 3):
         raise ConfigError("train()", _kind(result), "(parameters, metrics) or (parameters, metrics, metadata)")
@@ -55,7 +59,7 @@ def packed_result(
         metadata[key] = checked_json(num_training_examples, "Learner.num_training_examples")
     _check_names(metrics, config, "metrics", "the metrics of train()")
     _check_names(metadata, config, "metadata", "the metadata of train()")
-    return Outcome(model, metrics, metadata)
+    return Trained(model, _plain(metrics), _plain(metadata))
 
 
 def checked_evaluation(metrics: object, config: Mapping[str, Json]) -> Metrics:
@@ -65,7 +69,7 @@ def checked_evaluation(metrics: object, config: Mapping[str, Json]) -> Metrics:
     size = sum(len(name.encode()) + 32 for name in checked)
     if size > MAX_MESSAGE_BYTES:
         raise ConfigError("evaluate()", f"{len(checked)} metrics, {size} bytes", f"at most {MAX_MESSAGE_BYTES} bytes")
-    return checked
+    return _plain(checked)
 
 
 def _check_names(reported: Collection[str], config: Mapping[str, Json], key: str, source: str) -> None:
@@ -73,6 +77,12 @@ def _check_names(reported: Collection[str], config: Mapping[str, Json], key: str
     missing = [name for name in requested_names(config, key, "config") if name not in reported]
     if missing:
         raise ConfigError(source, sorted(reported), f"also {', '.join(missing)}, which config[{key!r}] asks for")
+
+
+def _plain(reported: T) -> T:
+    """Leave no subclass of str, int or float: the process that this goes to may not have that class."""
+    plain: T = json.loads(json.dumps(reported))
+    return plain
 
 
 def _kind(value: object) -> str:

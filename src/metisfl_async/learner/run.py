@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.server import ListeningLearner, checked_address
+from metisfl_async.learner.spool import Spool
 from metisfl_async.learner.worker import Worker, WorkerKind
 from metisfl_async.transport.grpc_link import GrpcLink
 
@@ -24,6 +26,7 @@ async def run_learner(
     public_address: str = "",
     worker: WorkerKind = "thread",
     connect_timeout_secs: float | None = None,
+    spool_dir: str | Path | None = None,
 ) -> None:
     """Join a controller, do the tasks that come, and return when the federation is over.
 
@@ -49,6 +52,9 @@ async def run_learner(
         Where ``def`` methods run. "process" spawns a process that gets a pickled copy of the learner and keeps it.
     connect_timeout_secs : float, optional
         Give up if the first connection did not succeed in so long. Without it, try for ever.
+    spool_dir : str or Path, optional
+        Keep a finished update in this directory until it is settled: a learner that is started again sends it, instead
+        of training again. One learner uses a directory.
 
     Raises
     ------
@@ -63,6 +69,7 @@ async def run_learner(
         raise ConfigError("client_params", client_params, "the ClientParams of the controller")
     if not isinstance(learner_id, str):
         raise ConfigError("learner_id", learner_id, "a string")
+    spool = None if spool_dir is None else Spool(spool_dir)
     if server_params is not None:
         if not isinstance(server_params, ServerParams):
             raise ConfigError("server_params", server_params, "a ServerParams, or None")
@@ -73,6 +80,7 @@ async def run_learner(
             learner_id=learner_id,
             public_address=checked_address(server_params, public_address),
             connect_timeout_s=connect_timeout_secs,
+            spool=spool,
         )
         async with listening:
             await listening.run()
@@ -81,7 +89,7 @@ async def run_learner(
         raise ConfigError("public_address", public_address, "nothing, or give server_params: this learner has no port")
     link = GrpcLink(client_params)
     try:
-        await LearnerClient(link, Worker(learner, worker), learner_id, connect_timeout_secs).run()
+        await LearnerClient(link, Worker(learner, worker), learner_id, connect_timeout_secs, spool).run()
     finally:
         await link.close()
 
@@ -95,6 +103,7 @@ def app(
     public_address: str = "",
     worker: WorkerKind = "thread",
     connect_timeout_secs: float | None = None,
+    spool_dir: str | Path | None = None,
 ) -> None:
     """Do `run_learner` as a plain call that blocks, as MetisFL's function of this name does."""
     asyncio.run(
@@ -106,5 +115,6 @@ def app(
             public_address=public_address,
             worker=worker,
             connect_timeout_secs=connect_timeout_secs,
+            spool_dir=spool_dir,
         )
     )

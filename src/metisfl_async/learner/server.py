@@ -10,6 +10,7 @@ from metisfl_async.core.config import ClientParams, ServerParams, address_of
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.listening import ListeningLink
+from metisfl_async.learner.spool import Spool
 from metisfl_async.learner.worker import Worker
 from metisfl_async.transport.concurrency import to_the_end
 from metisfl_async.transport.grpc_learner import GrpcLearnerServer
@@ -33,11 +34,12 @@ class ListeningLearner:
         learner_id: str = "",
         public_address: str = "",
         connect_timeout_s: float | None = None,
+        spool: Spool | None = None,
     ) -> None:
         self.address = public_address  #: where the controller dials it; known once the context is open
         self._server_params = server_params
         self._learner_id, self._connect_timeout_s = learner_id, connect_timeout_s
-        self._worker = worker
+        self._worker, self._spool = worker, spool
         self._link = ListeningLink(controller, worker)
         self._server = GrpcLearnerServer(self._link, server_params)
 
@@ -56,7 +58,8 @@ class ListeningLearner:
     async def run(self) -> None:
         """Take part until the federation is over."""
         learner_id = self._learner_id or self.address
-        await LearnerClient(self._link, self._worker, learner_id, self._connect_timeout_s).run()
+        client = LearnerClient(self._link, self._worker, learner_id, self._connect_timeout_s, self._spool)
+        await client.run()
 
 
 def checked_address(server_params: ServerParams, public_address: str) -> str:

@@ -16,8 +16,9 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Bytes, Manifest, Model
+from metisfl_async.learner.elsewhere import Raised
 from metisfl_async.learner.learner import Config, Learner
-from metisfl_async.learner.outcome import Outcome, checked_evaluation, packed_result, packed_weights
+from metisfl_async.learner.outcome import Trained, checked_evaluation, packed_result, packed_weights
 from metisfl_async.transport.concurrency import is_being_cancelled, to_the_end
 
 __all__ = ["Worker", "WorkerKind", "users_part"]
@@ -58,6 +59,11 @@ class Worker:
         else:
             raise ConfigError("worker", kind, "'thread', 'process', or a concurrent.futures.Executor")
 
+    @property
+    def was_trained(self) -> bool:
+        """Whether the learner has trained, or taken over weights, before."""
+        return self._learner.was_trained
+
     async def get_weights(self) -> Model:
         async with self._alone():
             if iscoroutinefunction(self._learner.get_weights):
@@ -70,11 +76,13 @@ class Worker:
                 await _finished(self._learner.set_weights(await self._run(_copy, model)))
             else:
                 await self._run(_set_weights, model)
+            self._learner.was_trained = True
 
-    async def train(self, model: Model, config: Config) -> Outcome:
+    async def train(self, model: Model, config: Config) -> Trained:
         async with self._alone():
             again, self._spare = self._spare, None
             if iscoroutinefunction(self._learner.train):
+                self._learner.was_trained = True
                 result = await _finished(self._learner.train(await self._run(_copy, model, again), dict(config)))
                 return await self._run(_pack_result, result, model.manifest, dict(config))
             return await self._run(_train, model, config, again)
@@ -118,14 +126,16 @@ class Worker:
         A thread cannot be stopped from outside: when cancelled, `Learner.is_cancelled` is set and the thread waited
         for. A process is ended. What has not begun never begins.
         """
-        if self._executor is not None:
+        if isinstance(self._executor, ThreadPoolExecutor):
             return await self._outcome(self._executor.submit(_call, function, self._learner, *args))
+        if self._executor is not None:
+            return _returned(await self._outcome(self._executor.submit(_call_away, function, self._learner, *args)))
         if self._process is None:
             with ThreadPoolExecutor(1, "metisfl-spawn") as starter:
                 await self._outcome(starter.submit(self._start_process))
         assert self._process is not None
         try:
-            return await self._outcome(self._process[0].submit(_call_in_process, function, *args))
+            return _returned(await self._outcome(self._process[0].submit(_call_in_process, function, *args)))
         except BrokenExecutor:
             self._end_process()
             raise
@@ -203,6 +213,20 @@ def _call(function: Callable[..., T], *args: object) -> T:
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
+def _call_away(function: Callable[..., T], *args: object) -> T | Raised:
+    """Call where the result may have to be pickled: an error that cannot be would break a pool of processes."""
+    try:
+        return _call(function, *args)
+    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+        return Raised.of(error, users_part(error.__traceback__))
+
+
+def _returned(result: T | Raised) -> T:
+    if isinstance(result, Raised):
+        raise result.error()
+    return result
+
+
 _kept: list[Learner] = []  # in a spawned process: its learner
 
 
@@ -212,8 +236,8 @@ def _keep_learner(learner: Learner) -> None:
     _kept[:] = [learner]
 
 
-def _call_in_process(function: Callable[..., T], *args: object) -> T:
-    return _call(function, _kept[0], *args)
+def _call_in_process(function: Callable[..., T], *args: object) -> T | Raised:
+    return _call_away(function, _kept[0], *args)
 
 
 def _get_weights(learner: Learner) -> Model:
@@ -224,7 +248,7 @@ def _set_weights(learner: Learner, model: Model) -> None:
     learner.set_weights(model.copies())
 
 
-def _train(learner: Learner, model: Model, config: Config, again: Bytes | None) -> Outcome:
+def _train(learner: Learner, model: Model, config: Config, again: Bytes | None) -> Trained:
     return _pack_result(learner, learner.train(model.copies(again), dict(config)), model.manifest, config)
 
 
@@ -240,5 +264,5 @@ def _pack_weights(_: Learner, weights: object) -> Model:
     return packed_weights(weights)
 
 
-def _pack_result(learner: Learner, result: object, manifest: Manifest, config: Config) -> Outcome:
+def _pack_result(learner: Learner, result: object, manifest: Manifest, config: Config) -> Trained:
     return packed_result(result, manifest, learner.num_training_examples, config)

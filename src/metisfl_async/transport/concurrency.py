@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Coroutine, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
-__all__ = ["beside", "end_all", "first_of", "is_being_cancelled", "to_the_end"]
+__all__ = ["LATE_S", "Patience", "beside", "end_all", "first_of", "is_being_cancelled", "to_the_end"]
 
 T = TypeVar("T")
+
+LATE_S = 1.0  #: a timer that fires so late says that the loop stood still, and nothing about anybody else
 
 
 async def first_of(*awaited: Coroutine[Any, Any, Any] | asyncio.Future[Any]) -> None:
@@ -22,20 +25,65 @@ async def first_of(*awaited: Coroutine[Any, Any, Any] | asyncio.Future[Any]) -> 
     _raise_first(tasks, done)
 
 
-async def beside(main: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, Any]) -> T:
-    """Run `main` with others beside it.
+async def beside(
+    main: asyncio.Task[T],
+    *others: Coroutine[Any, Any, Any],
+    before_cancelling: Callable[[], Coroutine[Any, Any, None]] | None = None,
+) -> T:
+    """Run others beside a task.
 
     When `main` has ended, the others are waited for; when one of them fails, everything is cancelled and its error
-    raised.
+    raised. When we are cancelled, `before_cancelling` may first let everything end in order.
     """
-    tasks = [asyncio.create_task(coroutine, name=_name(coroutine)) for coroutine in (main, *others)]
+    tasks = [main, *(asyncio.create_task(coroutine, name=_name(coroutine)) for coroutine in others)]
     done: set[asyncio.Task[Any]] = set()
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    except asyncio.CancelledError:
+        if before_cancelling is not None:
+            await to_the_end(before_cancelling())
+        raise
     finally:
         await end_all(tasks)
     _raise_first(tasks, done)
-    return tasks[0].result()  # type: ignore[no-any-return]
+    return main.result()
+
+
+class Patience:
+    """A time limit, as `asyncio.timeout` is one; but time in which the loop stood still does not count.
+
+    After a pause of the process, what was awaited may lie in a socket; it is read before anybody is given up.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._loop = seconds, asyncio.get_running_loop()
+        self._timeout = asyncio.timeout(None)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def renew(self) -> None:
+        """Begin to count anew."""
+        if self._timer is not None:
+            self._timer.cancel()
+        due_at = self._loop.time() + self._seconds
+        self._timer = self._loop.call_at(due_at, self._is_due, due_at)
+
+    def _is_due(self, due_at: float) -> None:
+        if self._loop.time() - due_at > LATE_S:
+            self.renew()
+        else:
+            self._timeout.reschedule(self._loop.time())
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        self.renew()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._timeout.__aexit__(kind, error, trace)
 
 
 async def end_all(tasks: Iterable[asyncio.Future[Any]]) -> None:

@@ -11,11 +11,11 @@ from google.protobuf.message import DecodeError, Message
 
 from metisfl_async.core import messages as m
 from metisfl_async.core.config import ClientParams, TerminationSignals, named_learners
-from metisfl_async.core.errors import Damaged, TooLarge
+from metisfl_async.core.errors import Damaged, TooLarge, WrongProtocol, brief
 from metisfl_async.core.federation.events import Event, event_from_dict, event_to_dict
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
-from metisfl_async.core.ids import FederationId, LearnerId, TaskId, Token
+from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
 from metisfl_async.core.metrics import checked_json
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 
@@ -27,11 +27,13 @@ __all__ = [
     "delivery",
     "delivery_method",
     "events",
+    "federation",
     "fetch_model",
     "from_confirm_join",
     "from_controller_message",
     "from_delivery",
     "from_events",
+    "from_federation",
     "from_fetch_model",
     "from_get_model",
     "from_join_reply",
@@ -40,7 +42,9 @@ __all__ = [
     "from_leave",
     "from_record",
     "from_report",
+    "from_shut_down",
     "from_start_request",
+    "from_status",
     "from_stop",
     "from_update_reply",
     "from_watch",
@@ -51,7 +55,9 @@ __all__ = [
     "leave",
     "record",
     "report",
+    "shut_down",
     "start_request",
+    "status",
     "stop",
     "update_reply",
     "watch",
@@ -82,12 +88,16 @@ def _reader(kind: type[P], read: Callable[[P], R]) -> Callable[[bytes], R]:
 
 def join_request(request: m.JoinRequest) -> bytes:
     return pb.JoinRequest(
-        learner_id=request.learner_id, token=request.token, address=request.address, secret=request.secret
+        learner_id=request.learner_id,
+        token=request.token,
+        address=request.address,
+        secret=request.secret,
+        protocol=request.protocol,
     ).SerializeToString()
 
 
 from_join_request = _reader(
-    pb.JoinRequest, lambda p: m.JoinRequest(LearnerId(p.learner_id), Token(p.token), p.address, p.secret)
+    pb.JoinRequest, lambda p: m.JoinRequest(LearnerId(p.learner_id), Token(p.token), p.address, p.secret, p.protocol)
 )
 
 
@@ -99,14 +109,24 @@ def join_reply(reply: m.JoinReply) -> bytes:
         heartbeat_secs=reply.heartbeat_secs,
         lease_secs=reply.lease_secs,
         max_model_bytes=reply.max_model_bytes,
+        federation_id=reply.federation_id,
+        protocol=m.PROTOCOL,
     ).SerializeToString()
 
 
 def _join_reply(p: pb.JoinReply) -> m.JoinReply:
+    if p.protocol != m.PROTOCOL:
+        raise WrongProtocol("the controller", p.protocol, m.PROTOCOL)
     if not (0 < p.heartbeat_secs < math.inf and 0 < p.lease_secs < math.inf):
         raise ValueError(f"heartbeat_secs {p.heartbeat_secs}, lease_secs {p.lease_secs}; allowed: finite numbers > 0")
     return m.JoinReply(
-        LearnerId(p.learner_id), Token(p.token), p.incarnation, p.heartbeat_secs, p.lease_secs, p.max_model_bytes
+        LearnerId(p.learner_id),
+        Token(p.token),
+        p.incarnation,
+        p.heartbeat_secs,
+        p.lease_secs,
+        p.max_model_bytes,
+        FederationId(p.federation_id),
     )
 
 
@@ -131,7 +151,16 @@ def _packed_learner_message(message: m.LearnerMessage) -> pb.LearnerMessage:
     packed = pb.LearnerMessage()
     match message:
         case m.Hello(token, held):
-            held_tasks = [pb.HeldTask(task_id=task.task_id, is_done=task.is_done) for task in held]
+            held_tasks = [
+                pb.HeldTask(
+                    task_id=task.task_id,
+                    is_done=task.is_done,
+                    kind=task.kind,
+                    federation_id=task.model.federation_id,
+                    model_version=task.model.version,
+                )
+                for task in held
+            ]
             packed.hello.CopyFrom(pb.Hello(token=token, held=held_tasks))
         case m.Accept(task_id):
             packed.accept.task_id = task_id
@@ -149,7 +178,7 @@ def _learner_message(p: pb.LearnerMessage) -> m.LearnerMessage:
         case "hello":
             if len(p.hello.held) > MAX_HELD:
                 raise ValueError(f"{len(p.hello.held)} held tasks; at most {MAX_HELD}")
-            return m.Hello(Token(p.hello.token), [HeldTask(TaskId(t.task_id), t.is_done) for t in p.hello.held])
+            return m.Hello(Token(p.hello.token), [_held_task(task) for task in p.hello.held])
         case "accept":
             return m.Accept(TaskId(p.accept.task_id))
         case "heartbeat":
@@ -162,6 +191,10 @@ def _learner_message(p: pb.LearnerMessage) -> m.LearnerMessage:
             return m.Failed(TaskId(p.failed.task_id), p.failed.error_type, p.failed.message)
         case _:
             raise ValueError("no message that is known here")
+
+
+def _held_task(p: pb.HeldTask) -> HeldTask:
+    return HeldTask(TaskId(p.task_id), p.is_done, p.kind, ModelRef(FederationId(p.federation_id), p.model_version))
 
 
 _read_learner_message = _reader(pb.LearnerMessage, _learner_message)
@@ -177,18 +210,27 @@ def _bounded(where: str, data: bytes) -> bytes:
     return data
 
 
-def controller_message(message: m.ControllerMessage) -> bytes:
-    return _packed_controller_message(message).SerializeToString()
+def controller_message(messages: Sequence[m.ControllerMessage]) -> bytes:
+    """Pack messages that go together: one, before which a `Counted` may stand."""
+    return _packed_controller_message(messages).SerializeToString()
 
 
-def _packed_controller_message(message: m.ControllerMessage) -> pb.ControllerMessage:
+def _packed_controller_message(messages: Sequence[m.ControllerMessage]) -> pb.ControllerMessage:
     packed = pb.ControllerMessage()
+    for message in messages:
+        _pack_controller_message(message, packed)
+    return packed
+
+
+def _pack_controller_message(message: m.ControllerMessage, packed: pb.ControllerMessage) -> None:
     match message:
+        case m.Counted(task_ids):
+            packed.counted.extend(task_ids)
         case m.Welcome(verdicts):
             packed.welcome.SetInParent()
             for task_id, (verdict, reason) in verdicts.items():
                 packed.welcome.verdicts.add(task_id=task_id, verdict=verdict, reason=reason)
-        case m.TaskOffer(task_id, kind, round_number, version, config):
+        case m.TaskOffer(task_id, kind, round_number, (federation_id, version), config):
             packed.task.CopyFrom(
                 pb.TaskOffer(
                     task_id=task_id,
@@ -196,6 +238,7 @@ def _packed_controller_message(message: m.ControllerMessage) -> pb.ControllerMes
                     round_number=round_number,
                     model_version=version,
                     config_json=json.dumps(config),
+                    federation_id=federation_id,
                 )
             )
         case m.Settled(task_id):
@@ -204,22 +247,42 @@ def _packed_controller_message(message: m.ControllerMessage) -> pb.ControllerMes
             packed.withdrawn.CopyFrom(pb.Withdrawn(task_id=task_id, reason=reason))
         case m.Heartbeat():
             packed.heartbeat.SetInParent()
-        case m.Farewell(reason, version):
-            packed.farewell.CopyFrom(pb.Farewell(reason=reason, model_version=version))
-    return packed
+        case m.Farewell(reason, model, then):
+            packed.farewell.CopyFrom(
+                pb.Farewell(
+                    reason=reason,
+                    model_version=None if model is None else model.version,
+                    federation_id="" if model is None else model.federation_id,
+                    then=then,
+                )
+            )
 
 
-def _controller_message(p: pb.ControllerMessage) -> m.ControllerMessage:
-    match p.WhichOneof("message"):
+def _controller_message(p: pb.ControllerMessage) -> list[m.ControllerMessage]:
+    """Read messages that go together; what a newer controller says and we do not know becomes `Unknown`."""
+    messages: list[m.ControllerMessage] = []
+    if p.counted:
+        messages.append(m.Counted(tuple(TaskId(task_id) for task_id in p.counted)))
+    kind = p.WhichOneof("message")
+    if kind is not None or not p.counted:
+        try:
+            messages.append(_one_controller_message(kind, p))
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            what = f"{kind or 'a message of no known kind'}: {brief(str(error))}"
+            messages.append(m.Unknown(what, TaskId(p.task.task_id) if kind == "task" else None))
+    return messages
+
+
+def _one_controller_message(kind: str | None, p: pb.ControllerMessage) -> m.ControllerMessage:
+    match kind:
         case "welcome":
             return m.Welcome({TaskId(v.task_id): (Verdict(v.verdict), v.reason) for v in p.welcome.verdicts})
         case "task":
             config = checked_json(json.loads(p.task.config_json or "{}"), "config")
             if not isinstance(config, dict):
                 raise ValueError("config_json is not a JSON object")
-            return m.TaskOffer(
-                TaskId(p.task.task_id), TaskKind(p.task.kind), p.task.round_number, p.task.model_version, config
-            )
+            model = ModelRef(FederationId(p.task.federation_id), p.task.model_version)
+            return m.TaskOffer(TaskId(p.task.task_id), TaskKind(p.task.kind), p.task.round_number, model, config)
         case "settled":
             return m.Settled(TaskId(p.settled.task_id))
         case "withdrawn":
@@ -227,10 +290,12 @@ def _controller_message(p: pb.ControllerMessage) -> m.ControllerMessage:
         case "heartbeat":
             return m.Heartbeat()
         case "farewell":
-            version = p.farewell.model_version if p.farewell.HasField("model_version") else None
-            return m.Farewell(p.farewell.reason, version)
+            of_federation = FederationId(p.farewell.federation_id)
+            has_model = p.farewell.HasField("model_version")
+            final = ModelRef(of_federation, p.farewell.model_version) if has_model else None
+            return m.Farewell(p.farewell.reason, final, m.Afterwards(p.farewell.then or "leave"))
         case _:
-            raise ValueError("no message that is known here")
+            raise ValueError("a newer version may know it")
 
 
 from_controller_message = _reader(pb.ControllerMessage, _controller_message)
@@ -257,17 +322,17 @@ def confirm_join(secret: str) -> bytes:
 from_confirm_join = _reader(pb.ConfirmRequest, lambda p: str(p.secret))
 
 
-def delivery(told: tuple[Token, int, m.ControllerMessage]) -> bytes:
-    token, number, message = told
-    return pb.Delivery(token=token, number=number, message=_packed_controller_message(message)).SerializeToString()
+def delivery(told: tuple[Token, int, Sequence[m.ControllerMessage]]) -> bytes:
+    token, number, messages = told
+    return pb.Delivery(token=token, number=number, message=_packed_controller_message(messages)).SerializeToString()
 
 
 from_delivery = _reader(pb.Delivery, lambda p: (Token(p.token), int(p.number), _controller_message(p.message)))
 
 
-def delivery_method(message: m.ControllerMessage) -> str:
-    """Name the method of the service Learner that carries a message."""
-    match message:
+def delivery_method(messages: Sequence[m.ControllerMessage]) -> str:
+    """Name the method of the service Learner that carries messages that go together."""
+    match messages[-1]:
         case m.TaskOffer(kind=TaskKind.TRAIN):
             return "Train"
         case m.TaskOffer(kind=TaskKind.EVALUATE):
@@ -288,23 +353,25 @@ from_get_model = _reader(pb.GetModelRequest, lambda p: Token(p.token))
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
-def fetch_model(request: tuple[Token, int]) -> bytes:
-    return pb.FetchModelRequest(token=request[0], model_version=request[1]).SerializeToString()
+def fetch_model(request: tuple[Token, ModelRef]) -> bytes:
+    token, (federation_id, version) = request
+    return pb.FetchModelRequest(token=token, model_version=version, federation_id=federation_id).SerializeToString()
 
 
-from_fetch_model = _reader(pb.FetchModelRequest, lambda p: (Token(p.token), int(p.model_version)))
+from_fetch_model = _reader(
+    pb.FetchModelRequest,
+    lambda p: (Token(p.token), ModelRef(FederationId(p.federation_id), int(p.model_version))),
+)
 
 
 GO_AHEAD = pb.UpdateReply(state="send").SerializeToString()
 
 
 def update_reply(reply: m.UpdateReply) -> bytes:
-    state = "counted" if reply.is_counted else "refused"
-    return pb.UpdateReply(state=state, reason=reply.reason).SerializeToString()
+    return pb.UpdateReply(state=reply.outcome, reason=reply.reason).SerializeToString()
 
 
-_IS_COUNTED = {"counted": True, "refused": False}
-from_update_reply = _reader(pb.UpdateReply, lambda p: m.UpdateReply(_IS_COUNTED[p.state], p.reason))
+from_update_reply = _reader(pb.UpdateReply, lambda p: m.UpdateReply(m.Outcome(p.state), p.reason))
 
 
 # --- the driver ------------------------------------------------------------------------------------------------------
@@ -336,6 +403,8 @@ def start_request(request: m.StartRequest) -> bytes:
             for learner, pem in zip(request.learners, certificates, strict=True)
         ],
         root_certificates=places,
+        has_model=request.has_model,
+        protocol=request.protocol,
     ).SerializeToString()
 
 
@@ -354,6 +423,8 @@ def _start_request(p: pb.StartRequest) -> m.StartRequest:
         timeout,
         FederationId(p.federation_id),
         named_learners("learners", [_named_learner(learner, p.root_certificates) for learner in p.learners]),
+        p.has_model,
+        p.protocol,
     )
 
 
@@ -366,18 +437,43 @@ def _named_learner(p: pb.NamedLearner, certificates: Sequence[bytes]) -> ClientP
 from_start_request = _reader(pb.StartRequest, _start_request)
 
 
-def watch(federation_id: FederationId) -> bytes:
-    return pb.WatchRequest(federation_id=federation_id).SerializeToString()
+def status(of_controller: m.Status) -> bytes:
+    return pb.Status(
+        federation_id=of_controller.federation_id,
+        is_finished=of_controller.is_finished,
+        protocol=of_controller.protocol,
+    ).SerializeToString()
 
 
-from_watch = _reader(pb.WatchRequest, lambda p: FederationId(p.federation_id))
+from_status = _reader(pb.Status, lambda p: m.Status(FederationId(p.federation_id), p.is_finished, p.protocol))
 
 
-def stop(reason: str) -> bytes:
-    return pb.StopRequest(reason=reason).SerializeToString()
+def federation(federation_id: FederationId) -> bytes:
+    return pb.FederationRequest(federation_id=federation_id).SerializeToString()
 
 
-from_stop = _reader(pb.StopRequest, lambda p: str(p.reason))
+from_federation = _reader(pb.FederationRequest, lambda p: FederationId(p.federation_id))
+
+
+def watch(asked: tuple[FederationId, int, str]) -> bytes:
+    return pb.WatchRequest(federation_id=asked[0], seen=asked[1], run=asked[2]).SerializeToString()
+
+
+from_watch = _reader(pb.WatchRequest, lambda p: (FederationId(p.federation_id), int(p.seen), str(p.run)))
+
+
+def stop(asked: tuple[FederationId, str]) -> bytes:
+    return pb.StopRequest(federation_id=asked[0], reason=asked[1]).SerializeToString()
+
+
+from_stop = _reader(pb.StopRequest, lambda p: (FederationId(p.federation_id), str(p.reason)))
+
+
+def shut_down(asked: tuple[FederationId, bool]) -> bytes:
+    return pb.ShutDownRequest(federation_id=asked[0], keep_running=asked[1]).SerializeToString()
+
+
+from_shut_down = _reader(pb.ShutDownRequest, lambda p: (FederationId(p.federation_id), bool(p.keep_running)))
 
 
 def events(happened: Sequence[Event]) -> Iterator[bytes]:

@@ -16,12 +16,12 @@ from metisfl_async.codec.pace import Pace
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost, Damaged
 from metisfl_async.core.model import Bytes, Model, allocate
-from metisfl_async.transport.concurrency import is_being_cancelled
+from metisfl_async.transport.concurrency import first_of, is_being_cancelled
 from metisfl_async.transport.grpc_errors import ours
 from metisfl_async.transport.grpc_options import CHANNEL_OPTIONS
 from metisfl_async.transport.malloc import keep_freed_memory
 
-__all__ = ["UNARY_TIMEOUT_S", "Answers", "GrpcCaller"]
+__all__ = ["UNARY_TIMEOUT_S", "Answers", "GrpcCaller", "until_begun"]
 
 UNARY_TIMEOUT_S = 30.0  #: for calls that are answered at once
 
@@ -131,6 +131,13 @@ class GrpcCaller:
     async def close(self) -> None:
         """Close the connection; what is under way is cancelled."""
         await self.channel.close()
+
+
+async def until_begun(call: grpc.aio.StreamStreamCall) -> None:
+    """Wait until a call can be written to, or has ended; gRPC forgets who writes to one that is cancelled before."""
+    has_ended = asyncio.Event()
+    call.add_done_callback(lambda _: has_ended.set())
+    await first_of(call.wait_for_connection(), has_ended.wait())
 
 
 class Answers:

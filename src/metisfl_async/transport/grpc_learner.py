@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 import grpc
@@ -49,11 +49,11 @@ class _Handlers:
         }
 
     def _delivery(self, method: str) -> grpc.RpcMethodHandler:
-        async def deliver(told: tuple[Token, int, ControllerMessage]) -> None:
-            token, number, message = told
-            if (right := convert.delivery_method(message)) != method:
-                raise UnexpectedMessage(f"{method} does not carry {type(message).__name__}; {right} does")
-            await self._service.deliver(token, number, message)
+        async def deliver(told: tuple[Token, int, Sequence[ControllerMessage]]) -> None:
+            token, number, messages = told
+            if (right := convert.delivery_method(messages)) != method:
+                raise UnexpectedMessage(f"{method} does not carry {type(messages[-1]).__name__}; {right} does")
+            await self._service.deliver(token, number, messages)
 
         return unary(method, deliver, convert.from_delivery)
 
@@ -80,10 +80,10 @@ class DialledLearner:
         async with self._connected() as caller:
             await caller.ask("ConfirmJoin", convert.confirm_join(secret), DIAL_TIMEOUT_S)
 
-    async def deliver(self, token: Token, number: int, message: ControllerMessage) -> None:
+    async def deliver(self, token: Token, number: int, messages: Sequence[ControllerMessage]) -> None:
         async with self._connected() as caller:
-            request = convert.delivery((token, number, message))
-            await caller.ask(convert.delivery_method(message), request, DIAL_TIMEOUT_S)
+            request = convert.delivery((token, number, messages))
+            await caller.ask(convert.delivery_method(messages), request, DIAL_TIMEOUT_S)
 
     async def get_model(self, token: Token, max_model_bytes: int | None = None) -> Model:
         async with self._connected() as caller:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from itertools import chain
 from typing import Generic, Self, TypeVar
@@ -18,19 +18,20 @@ from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost
 from metisfl_async.core.federation.events import Event
 from metisfl_async.core.federation.records import RoundRecord
-from metisfl_async.core.ids import FederationId, Token
+from metisfl_async.core.ids import FederationId, ModelRef, Token
 from metisfl_async.core.messages import (
     ControllerMessage,
     JoinReply,
     JoinRequest,
     LearnerMessage,
     StartRequest,
+    Status,
     UpdateReply,
 )
 from metisfl_async.core.model import Bytes, Model
 from metisfl_async.transport import convert
-from metisfl_async.transport.base import Stream
-from metisfl_async.transport.grpc_caller import Answers, GrpcCaller
+from metisfl_async.transport.base import Closable, Stream
+from metisfl_async.transport.grpc_caller import Answers, GrpcCaller, until_begun
 from metisfl_async.transport.grpc_certificates import FreshParams
 from metisfl_async.transport.grpc_options import SERVICE
 
@@ -55,7 +56,7 @@ class _ClientStream:
             except asyncio.InvalidStateError as error:  # the call has ended; reading says why
                 raise ConnectionLost(self._caller.address, "the call has ended") from error
 
-    async def receive(self) -> ControllerMessage | None:
+    async def receive(self) -> Sequence[ControllerMessage] | None:
         with self._caller.ours():
             data = await self._call.read()
         return None if data is grpc.aio.EOF else convert.from_controller_message(data)
@@ -116,7 +117,7 @@ class GrpcLink:
         return convert.from_join_reply(await self._caller.ask("JoinFederation", convert.join_request(request)))
 
     @asynccontextmanager
-    async def tasks(self) -> AsyncIterator[Stream[ControllerMessage, LearnerMessage]]:
+    async def tasks(self) -> AsyncIterator[Stream[Sequence[ControllerMessage], LearnerMessage]]:
         caller = self._caller
         with caller.ours():
             call = caller.channel.stream_stream(caller.path("Tasks"))()
@@ -126,9 +127,9 @@ class GrpcLink:
             call.cancel()
 
     async def fetch_model(
-        self, token: Token, version: int, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
+        self, token: Token, model: ModelRef, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
     ) -> Model:
-        request = convert.fetch_model((token, version))
+        request = convert.fetch_model((token, model))
         return await self._caller.read_model("FetchModel", request, max_model_bytes, again, heard)
 
     async def train_done(self, header: Header, update: Model) -> UpdateReply:
@@ -157,6 +158,7 @@ class GrpcLink:
 
         try:
             with caller.ours():
+                await until_begun(call)
                 bundles = bundles_of(header, update, pace)
                 first = next(bundles)
                 is_small = update.manifest.size_bytes <= UNASKED_BYTES and isinstance(first[-1], End)
@@ -187,37 +189,41 @@ class GrpcLink:
     async def leave(self, token: Token) -> None:
         await self._caller.ask("LeaveFederation", convert.leave(token))
 
-    async def set_initial_model(self, model: Model) -> None:
-        await self._caller.send_model("SetInitialModel", Header("global", model.manifest, 0), model)
+    async def status(self) -> Status:
+        return convert.from_status(await self._caller.ask("GetStatus", b""))
+
+    async def set_initial_model(self, federation_id: FederationId, model: Model) -> None:
+        header = Header("global", model.manifest, 0, federation_id=federation_id)
+        await self._caller.send_model("SetInitialModel", header, model)
 
     async def start_training(self, request: StartRequest) -> None:
         await self._caller.ask("StartTraining", convert.start_request(request))
 
-    def watch_events(self, federation_id: FederationId) -> AsyncIterator[Event]:
+    def watch_events(self, federation_id: FederationId, seen: int = 0, run: str = "") -> Closable[Event]:
         """Follow the events; from the second time on, over a new connection."""
 
         async def begin() -> Answers:
             if self._has_watched:
                 await self.renew()
             self._has_watched = True
-            return self._caller.stream("WatchEvents", convert.watch(federation_id))
+            return self._caller.stream("WatchEvents", convert.watch((federation_id, seen, run)))
 
         return _News(begin, convert.from_events)
 
-    def get_logs(self) -> AsyncIterator[RoundRecord]:
+    def get_logs(self, federation_id: FederationId) -> Closable[RoundRecord]:
         async def begin() -> Answers:
-            return self._caller.stream("GetLogs", b"")
+            return self._caller.stream("GetLogs", convert.federation(federation_id))
 
         return _News(begin, lambda data: [convert.from_record(data)])
 
-    async def get_model(self) -> Model:
-        return await self._caller.read_model("GetModel", b"")
+    async def get_model(self, federation_id: FederationId) -> Model:
+        return await self._caller.read_model("GetModel", convert.federation(federation_id))
 
-    async def stop_training(self, reason: str) -> None:
-        await self._caller.ask("StopTraining", convert.stop(reason))
+    async def stop_training(self, federation_id: FederationId, reason: str) -> None:
+        await self._caller.ask("StopTraining", convert.stop((federation_id, reason)))
 
-    async def shut_down(self) -> None:
-        await self._caller.ask("ShutDown", b"", timeout_s=None)
+    async def shut_down(self, federation_id: FederationId, keep_running: bool = False) -> None:
+        await self._caller.ask("ShutDown", convert.shut_down((federation_id, keep_running)), timeout_s=None)
 
     async def close(self) -> None:
         self._is_closed = True

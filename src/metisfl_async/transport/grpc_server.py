@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 import grpc
@@ -13,6 +13,7 @@ from metisfl_async.codec.chunk import split
 from metisfl_async.codec.frame import UNASKED_BYTES, End, Frame, decode
 from metisfl_async.core.config import ServerParams
 from metisfl_async.core.errors import ConnectionLost, Damaged, TooLarge
+from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.messages import ControllerMessage, LearnerMessage
 from metisfl_async.transport import convert
 from metisfl_async.transport.base import ControllerService, Download
@@ -21,7 +22,6 @@ from metisfl_async.transport.grpc_host import (
     EMPTY,
     Context,
     GrpcHost,
-    closing,
     drain,
     frames_from,
     hearing_out,
@@ -42,7 +42,7 @@ class _ServerStream:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    async def send(self, message: ControllerMessage) -> None:
+    async def send(self, message: Sequence[ControllerMessage]) -> None:
         try:
             await self._context.write(convert.controller_message(message))
         except (grpc.aio.BaseError, grpc.RpcError) as error:
@@ -98,8 +98,9 @@ class _Handlers:
             "JoinFederation": unary("join", service.join, convert.from_join_request, convert.join_reply),
             "LeaveFederation": unary("leave", service.leave, convert.from_leave),
             "StartTraining": unary("start_training", service.start_training, convert.from_start_request),
-            "StopTraining": unary("stop_training", service.stop_training, convert.from_stop),
-            "ShutDown": unary("shut_down", lambda _: service.shut_down(), _ignore),
+            "GetStatus": unary("status", lambda _: service.status(), _ignore, convert.status),
+            "StopTraining": unary("stop_training", lambda asked: service.stop_training(*asked), convert.from_stop),
+            "ShutDown": unary("shut_down", lambda asked: service.shut_down(*asked), convert.from_shut_down),
             "Report": unary("report", lambda said: service.report(*said), convert.from_report),
             "Tasks": grpc.stream_stream_rpc_method_handler(self.tasks),
             "FetchModel": grpc.unary_stream_rpc_method_handler(self.fetch_model),
@@ -107,7 +108,7 @@ class _Handlers:
             "TrainDone": grpc.stream_stream_rpc_method_handler(self.train_done),
             "SetInitialModel": grpc.stream_unary_rpc_method_handler(self.set_initial_model),
             "WatchEvents": unary_stream("watch_events", self._news, bytes),
-            "GetLogs": unary_stream("get_logs", lambda _: service.get_logs(), convert.record),
+            "GetLogs": unary_stream("get_logs", self._logs, convert.record),
         }
 
     async def tasks(self, _: AsyncIterator[bytes], context: Context) -> None:
@@ -118,9 +119,9 @@ class _Handlers:
         async with theirs(context, "fetch_model"):
             await write_model(await self._service.fetch_model(*convert.from_fetch_model(request)), context)
 
-    async def get_model(self, _: bytes, context: Context) -> None:
+    async def get_model(self, request: bytes, context: Context) -> None:
         async with theirs(context, "get_model"):
-            publication = await self._service.get_model()
+            publication = await self._service.get_model(convert.from_federation(request))
             await write_model(Download(lambda: publication, _ignore), context)
 
     async def train_done(self, _: AsyncIterator[bytes], context: Context) -> None:
@@ -133,11 +134,14 @@ class _Handlers:
                 await drain(context)  # whoever is still sending hears the answer only if the call does not end under it
 
     async def _news(self, request: bytes) -> AsyncIterator[bytes]:
-        async with closing(self._service.watch_events(convert.from_watch(request))) as news:
+        async with aclosing(self._service.watch_events(*convert.from_watch(request))) as news:
             async for events in news:
                 for message in convert.events(events):
                     yield message
                 await asyncio.sleep(NEWS_PAUSE_S)
+
+    def _logs(self, request: bytes) -> AsyncGenerator[RoundRecord, None]:
+        return self._service.get_logs(convert.from_federation(request))
 
     async def set_initial_model(self, _: AsyncIterator[bytes], context: Context) -> bytes:
         async with theirs(context, "set_initial_model"), hearing_out(context), aclosing(frames_from(context)) as frames:

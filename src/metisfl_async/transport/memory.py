@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Generic, TypeVar
 
 from metisfl_async.codec.frame import Frame, Header, frames_of
 from metisfl_async.core.errors import ConnectionLost, MetisError
 from metisfl_async.core.federation.events import Event
 from metisfl_async.core.federation.records import RoundRecord
-from metisfl_async.core.ids import FederationId, Token
+from metisfl_async.core.ids import FederationId, ModelRef, Token
 from metisfl_async.core.messages import (
     ControllerMessage,
     JoinReply,
     JoinRequest,
     LearnerMessage,
     StartRequest,
+    Status,
     UpdateReply,
 )
 from metisfl_async.core.model import Bytes, Model, allocate
@@ -93,14 +94,14 @@ class MemoryLink:
         return await self._service.join(request)
 
     @asynccontextmanager
-    async def tasks(self) -> AsyncIterator[Stream[ControllerMessage, LearnerMessage]]:
+    async def tasks(self) -> AsyncIterator[Stream[Sequence[ControllerMessage], LearnerMessage]]:
         up: _Pipe[LearnerMessage] = _Pipe()
-        down: _Pipe[ControllerMessage] = _Pipe()
+        down: _Pipe[Sequence[ControllerMessage]] = _Pipe()
 
         async def serve() -> None:
             error: MetisError | None = None
             try:
-                await self._service.tasks(_MemoryStream[LearnerMessage, ControllerMessage](up, down))
+                await self._service.tasks(_MemoryStream[LearnerMessage, Sequence[ControllerMessage]](up, down))
             except MetisError as raised:
                 error = raised
             finally:
@@ -109,51 +110,62 @@ class MemoryLink:
 
         server = asyncio.create_task(serve(), name="tasks-in-memory")
         try:
-            yield _MemoryStream[ControllerMessage, LearnerMessage](down, up)
+            yield _MemoryStream[Sequence[ControllerMessage], LearnerMessage](down, up)
         finally:
             await end_all([server])
 
     async def fetch_model(
-        self, token: Token, version: int, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
+        self, token: Token, model: ModelRef, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
     ) -> Model:
-        download = await self._service.fetch_model(token, version)
-        model = download.begin().model
-        download.moved(model.manifest.size_bytes)
-        return model
+        download = await self._service.fetch_model(token, model)
+        fetched = download.begin().model
+        download.moved(fetched.manifest.size_bytes)
+        return fetched
 
     async def train_done(self, header: Header, update: Model) -> UpdateReply:
-        return await self._service.train_done(_frames(header, update), _go_ahead)
+        async with aclosing(_frames(header, update)) as frames:
+            return await self._service.train_done(frames, _go_ahead)
 
     async def leave(self, token: Token) -> None:
         await self._service.leave(token)
 
-    async def set_initial_model(self, model: Model) -> None:
-        await self._service.set_initial_model(_frames(Header("global", model.manifest, 0), model))
+    async def status(self) -> Status:
+        return await self._service.status()
+
+    async def set_initial_model(self, federation_id: FederationId, model: Model) -> None:
+        header = Header("global", model.manifest, 0, federation_id=federation_id)
+        async with aclosing(_frames(header, model)) as frames:
+            await self._service.set_initial_model(frames)
 
     async def start_training(self, request: StartRequest) -> None:
         await self._service.start_training(request)
 
-    async def watch_events(self, federation_id: FederationId) -> AsyncIterator[Event]:
-        async for events in self._service.watch_events(federation_id):
-            for event in events:
-                yield event
+    async def watch_events(
+        self, federation_id: FederationId, seen: int = 0, run: str = ""
+    ) -> AsyncGenerator[Event, None]:
+        async with aclosing(self._service.watch_events(federation_id, seen, run)) as batches:
+            async for events in batches:
+                for event in events:
+                    yield event
 
-    def get_logs(self) -> AsyncIterator[RoundRecord]:
-        return self._service.get_logs()
+    async def get_logs(self, federation_id: FederationId) -> AsyncGenerator[RoundRecord, None]:
+        async with aclosing(self._service.get_logs(federation_id)) as records:
+            async for record in records:
+                yield record
 
-    async def get_model(self) -> Model:
-        model = (await self._service.get_model()).model
+    async def get_model(self, federation_id: FederationId) -> Model:
+        model = (await self._service.get_model(federation_id)).model
         buffer = allocate(len(model.buffer))
         for start in range(0, len(buffer), COPY_BYTES):
             buffer[start : start + COPY_BYTES] = model.buffer[start : start + COPY_BYTES]
             await asyncio.sleep(0)
         return Model(model.manifest, buffer, model.version)
 
-    async def stop_training(self, reason: str) -> None:
-        await self._service.stop_training(reason)
+    async def stop_training(self, federation_id: FederationId, reason: str) -> None:
+        await self._service.stop_training(federation_id, reason)
 
-    async def shut_down(self) -> None:
-        await self._service.shut_down()
+    async def shut_down(self, federation_id: FederationId, keep_running: bool = False) -> None:
+        await self._service.shut_down(federation_id, keep_running)
 
     async def close(self) -> None:
         """Do nothing: there is no connection."""
@@ -163,7 +175,7 @@ async def _go_ahead() -> None:
     """Nothing needs to be told: the frames are drawn, not pushed."""
 
 
-async def _frames(header: Header, model: Model) -> AsyncIterator[Frame]:
+async def _frames(header: Header, model: Model) -> AsyncGenerator[Frame, None]:
     for frame in frames_of(header, model):
         yield frame
         await asyncio.sleep(0)  # the receiver copies and hashes a chunk at a time; others get their turn between

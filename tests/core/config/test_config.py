@@ -78,7 +78,14 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
     ),
     *(
         (ControllerConfig, {field: value}, field, value, POSITIVE)
-        for field in ("round_timeout_secs", "quorum_timeout_secs", "heartbeat_secs", "lease_secs", "upload_idle_secs")
+        for field in (
+            "round_timeout_secs",
+            "quorum_timeout_secs",
+            "driver_lost_secs",
+            "heartbeat_secs",
+            "lease_secs",
+            "upload_idle_secs",
+        )
         for value in (0, -1.5, math.inf, "60", True, 10**400)
     ),
     *(
@@ -185,6 +192,10 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
         for name in ("batch_size", "scaling_factor_bits", "crypto_context", "public_key", "private_key")
     ),
     (EncryptionConfig, {"he_scheme": "PAILLIER"}, "EncryptionConfig", "PAILLIER", NO_ENCRYPTION),
+    *(
+        (ControllerConfig, {"on_driver_lost": value}, "on_driver_lost", value, "finish, stop")
+        for value in ("wait", None, True)
+    ),
     # --- times
     (ControllerConfig, {"heartbeat_secs": None}, "heartbeat_secs", None, POSITIVE),
     (ControllerConfig, {"lease_secs": 19.9}, "lease_secs", 19.9, "at least 2 * heartbeat_secs = 20.0"),

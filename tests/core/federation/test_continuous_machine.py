@@ -12,7 +12,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 from sandbox import Sandbox
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
-from metisfl_async.core.federation.events import ModelPublished, RoundFinished, RoundStarted, TaskFailed, UpdateCounted
+from metisfl_async.core.federation.events import ModelPublished, RoundFinished, RoundStarted, TaskFailed, UpdateFolded
 from metisfl_async.core.federation.federation import Phase
 from metisfl_async.core.federation.tasks import TaskKind, TaskState
 from metisfl_async.core.ids import LearnerId, TaskId
@@ -25,6 +25,7 @@ class ContinuousMachine(Everyone):
     def __init__(self) -> None:
         super().__init__()
         self.sent: Counter[TaskId] = Counter()
+        self.folded: set[TaskId] = set()  # tasks whose updates were folded, whatever came after
         self.seen = 0  # events that are in the books
         self.num_published = 0
         self.pending: list[tuple[LearnerId, float]] = []  # counted since the latest model
@@ -77,7 +78,7 @@ class ContinuousMachine(Everyone):
             evaluation_metric_cutoff_score=1.0,
         )
         if is_given:
-            self.sandbox.act(self.federation.model_given())
+            self.sandbox.give_model()
         self.sandbox.start(num_learners, signals, seed=seed, join_timeout_s=60.0)
         for learner in POOL[:num_joined]:
             self.join(learner, True, False, False)
@@ -93,7 +94,7 @@ class ContinuousMachine(Everyone):
         """Get the newest model, whatever the task says, and train it, or not."""
         task = pick([task for task in self.tasks() if task.state is TaskState.ACCEPTED], position)
         if self.federation.model_version is not None:
-            self.federation.served(task.learner, self.federation.model_version)
+            self.sandbox.served(task.learner, self.federation.model_version)
             if is_trained:
                 self.trained_from[task.id] = self.federation.model_version
 
@@ -105,7 +106,7 @@ class ContinuousMachine(Everyone):
     @rule(learner=st.sampled_from(POOL), size_bytes=st.integers(0, 9))
     def move(self, learner: LearnerId, size_bytes: int) -> None:
         for task in self.tasks():
-            if task.learner == learner and not task.state.is_final:
+            if task.learner == learner and not task.state.is_final and task.state is not TaskState.FOLDED:
                 self.sent[task.id] += size_bytes
         super().move(learner, size_bytes)
 
@@ -128,8 +129,9 @@ class ContinuousMachine(Everyone):
         self.read_forgotten()
         task, version = self.whole[0], self.federation.model_version
         super().fold(weight, is_finite)
-        if task.kind is TaskKind.TRAIN and task.state is TaskState.COUNTED and version is not None:
+        if task.kind is TaskKind.TRAIN and task.state is TaskState.FOLDED and version is not None:
             self.shares.add(task.learner)
+            self.folded.add(task.id)
             assert task.part.staleness == version - self.trained_from.get(task.id, task.model_version)
 
     # --- what always holds -----------------------------------------------------------------------------------------
@@ -139,7 +141,7 @@ class ContinuousMachine(Everyone):
         events, self.seen = self.sandbox.events[self.seen :], len(self.sandbox.events)
         for event in events:
             match event:
-                case UpdateCounted(number, learner, weight):
+                case UpdateFolded(number, learner, weight):
                     assert number == self.num_published + 1
                     self.pending.append((LearnerId(learner), weight))
                 case ModelPublished(number, version):
@@ -157,7 +159,8 @@ class ContinuousMachine(Everyone):
     def each_update_counts_once(self) -> None:
         self.read_events()
         states = Counter(task.state for task in self.tasks() if task.kind is TaskKind.TRAIN)
-        assert states[TaskState.COUNTED] == sum(map(len, self.counted.values())) + len(self.pending)
+        assert states[TaskState.COUNTED] == sum(map(len, self.counted.values())) == len(self.sandbox.told)
+        assert self.federation.is_finished or states[TaskState.FOLDED] == len(self.pending)
 
     @invariant()
     def nobody_is_idle_without_a_reason(self) -> None:
@@ -176,7 +179,8 @@ class ContinuousMachine(Everyone):
     @invariant()
     def what_is_awaited_can_come(self) -> None:
         for task in self.tasks():
-            assert task.state.is_final or task.learner in self.present or task.state is TaskState.STORED
+            is_here = task.state in (TaskState.RECEIVED, TaskState.FOLDED)
+            assert task.state.is_final or task.learner in self.present or is_here
         if self.federation.phase is Phase.EVALUATING:
             open_tasks = [task for task in self.tasks() if not task.state.is_final]
             assert {task.kind for task in open_tasks} == {TaskKind.EVALUATE}
@@ -194,7 +198,7 @@ class ContinuousMachine(Everyone):
     @invariant()
     def each_model_has_one_record(self) -> None:
         self.read_events()
-        records = self.federation.records
+        records = self.sandbox.records
         closed = sorted(event.record.number for event in self.sandbox.events_of(RoundFinished))
         assert closed == [record.number for record in records]
         published = [record for record in records if record.is_published]
@@ -215,15 +219,14 @@ class ContinuousMachine(Everyone):
         self.read_events()
         if not self.federation.is_finished:
             return
-        records, tasks = self.federation.records, self.tasks()
+        records, tasks = self.sandbox.records, self.tasks()
         assert [record.number for record in records if record.is_published] == list(range(1, self.num_published + 1))
-        unpublished = [name for record in records if not record.is_published for name in record.participants]
-        assert sorted(unpublished) == sorted(learner for learner, _ in self.pending)
+        assert not any(record.participants for record in records if not record.is_published)
         told = [
             task
             for task in tasks
             if task.kind is not TaskKind.GET_WEIGHTS
-            and (task.kind is TaskKind.EVALUATE or task.state is not TaskState.CANCELLED)
+            and (task.kind is TaskKind.EVALUATE or task.state is not TaskState.CANCELLED or task.id in self.folded)
         ]
         assert sum(self.sent[task.id] for task in told) == sum(record.bytes_sent for record in records)
         failures = [failure for record in records for part in record.learners.values() for failure in part.failures]

@@ -9,6 +9,7 @@ from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.federation.commands import Finish
 from metisfl_async.core.federation.events import (
     FederationFinished,
+    FirstWeights,
     LearnerEvaluated,
     LearnerJoined,
     ModelPublished,
@@ -16,6 +17,7 @@ from metisfl_async.core.federation.events import (
     RoundStarted,
     TaskFailed,
     UpdateCounted,
+    UpdateFolded,
 )
 from metisfl_async.core.federation.federation import Phase
 from metisfl_async.core.federation.tasks import TaskKind, TaskState
@@ -44,7 +46,9 @@ def test_a_round_asks_all_who_are_connected_aggregates_evaluates_and_is_followed
         assert task.config == {"batch_size": 8}
     sandbox.evaluate(A, B, accuracy=0.5)
     assert [type(event) for event in sandbox.events] == [
-        *(LearnerJoined, LearnerJoined, RoundStarted, UpdateCounted, UpdateCounted, ModelPublished),
+        FirstWeights,
+        *(LearnerJoined, LearnerJoined, RoundStarted, UpdateFolded, UpdateFolded, UpdateCounted, UpdateCounted),
+        ModelPublished,
         *(LearnerEvaluated, LearnerEvaluated, RoundFinished, RoundStarted),
     ]
     assert sandbox.events[-1] == RoundStarted(2, 1, [A, B])
@@ -53,7 +57,7 @@ def test_a_round_asks_all_who_are_connected_aggregates_evaluates_and_is_followed
 
 def test_a_new_model_is_only_taken_while_one_is_awaited() -> None:
     sandbox = training(A)
-    assert sandbox.federation.published(1) == []
+    assert sandbox.published(1) == []
     assert sandbox.federation.model_version == 0
 
 
@@ -85,9 +89,9 @@ def test_at_its_deadline_a_round_closes_with_the_quorum_and_does_not_count_the_l
         TaskFailed(1, C, "train", "late", reason),
         TaskFailed(1, D, "train", "expired", reason),
     ]
-    assert sandbox.federation.arrived(uploading) == f"the task is late: {reason}"
+    assert sandbox.arrived(uploading) == f"the task is late: {reason}"
     sandbox.publish()
-    assert sandbox.federation.records[0].participants == [A, B]
+    assert sandbox.records[0].participants == [A, B]
 
 
 def test_an_update_that_is_whole_at_the_deadline_still_counts() -> None:
@@ -106,9 +110,10 @@ def test_an_update_that_is_whole_at_the_deadline_and_then_refused_does_not_count
     sandbox.train(A)
     whole = sandbox.upload(B)
     sandbox.wait(31.0)
-    sandbox.act(sandbox.federation.rejected(whole, "NotFinite", "tensor '0' holds NaN"))
-    assert sandbox.federation.records[0].participants == [A]
-    assert not sandbox.federation.records[0].is_published
+    sandbox.rejected(whole, "NotFinite", "tensor '0' holds NaN")
+    (record,) = sandbox.records
+    assert (record.is_published, record.participants) == (False, [])
+    assert [part.train_state for part in record.learners.values()] == ["folded", "rejected", "expired"]
 
 
 def test_the_deadline_of_a_round_is_its_own() -> None:
@@ -128,31 +133,41 @@ def test_without_a_deadline_a_round_waits_for_its_learners() -> None:
 # --- rounds that fail ----------------------------------------------------------------------------------------------
 
 
-def test_a_round_below_quorum_is_abandoned_and_tried_again_under_the_same_number() -> None:
-    sandbox = training(A, B, config=QUORUM_OF_TWO)
-    sandbox.train(A)
-    assert len(sandbox.mean_of) == 1
+def test_a_round_below_quorum_is_tried_again_with_the_updates_that_are_folded_and_nobody_trains_twice() -> None:
+    sandbox = training(A, B, C, config=ControllerConfig(evaluate_every=0, min_learners=3))
+    sandbox.train(A, weight=7.0, loss=0.5)
+    of_a = sandbox.task(A)
     sandbox.fail(B)
-    assert sandbox.mean_of == []
-    (record,) = sandbox.federation.records
-    assert (record.number, record.is_published, record.participants) == (1, False, [A])
-    assert sandbox.events[-1] == RoundStarted(1, 0, [A, B])
-    sandbox.train(A, B)
+    sandbox.fail(C)
+    (record,) = sandbox.records
+    assert (record.number, record.is_published, record.participants) == (1, False, [])
+    assert record.learners[A].train_state == "folded"
+    assert sandbox.mean_of == [of_a]
+    assert sandbox.told == []
+    assert sandbox.events[-1] == RoundStarted(1, 0, [B, C])
+    sandbox.train(B, C)
+    assert sandbox.task(A) is of_a
     sandbox.publish()
-    assert [(record.number, record.is_published) for record in sandbox.federation.records] == [(1, False), (1, True)]
-    assert sandbox.events[-1] == RoundStarted(2, 1, [A, B])
+    assert sandbox.told == [of_a.id, sandbox.offers[3].id, sandbox.offers[4].id]
+    assert [(record.number, record.is_published) for record in sandbox.records] == [(1, False), (1, True)]
+    published = sandbox.records[1]
+    assert published.participants == [A, B, C]
+    assert (published.learners[A].weight, published.learners[A].train_metrics) == (7.0, {"loss": 0.5})
+    assert published.learners[A].train_state == "counted"
+    assert record.learners[A].train_state == "folded"  # a closed record does not change
+    assert sandbox.events[-1] == RoundStarted(2, 1, [A, B, C])
 
 
 def test_too_many_rounds_below_quorum_end_it_as_a_failure_that_names_the_errors_of_the_last() -> None:
     sandbox = training(A, B, config=QUORUM_OF_TWO)
+    sandbox.train(A)
     for attempt in range(3):
-        sandbox.train(A)
         sandbox.fail(B, f"attempt {attempt}")
     assert sandbox.finish == Finish(
         "round 1 has 1 of min_learners=2 updates, 3 times in a row; last: b: ValueError: attempt 2", True
     )
     assert sandbox.events[-1] == FederationFinished(sandbox.finish.reason, True)
-    assert [record.number for record in sandbox.federation.records] == [1, 1, 1]
+    assert [record.number for record in sandbox.records] == [1, 1, 1]
 
 
 def test_only_failures_in_a_row_are_too_many() -> None:
@@ -162,7 +177,7 @@ def test_only_failures_in_a_row_are_too_many() -> None:
         sandbox.fail(A)
         sandbox.train(A)
         sandbox.publish()
-    assert [record.is_published for record in sandbox.federation.records] == [False, False, True] * 3
+    assert [record.is_published for record in sandbox.records] == [False, False, True] * 3
     assert sandbox.finish is None
 
 
@@ -213,7 +228,7 @@ def test_a_quorum_lost_between_rounds_is_waited_for_and_training_goes_on_once_it
     assert sandbox.events[-1] == RoundStarted(2, 1, [A, C])
     sandbox.train(A, C)
     sandbox.publish()
-    assert [record.number for record in sandbox.federation.records] == [1, 2]
+    assert [record.number for record in sandbox.records] == [1, 2]
 
 
 def test_a_quorum_that_does_not_come_back_ends_it_as_a_failure() -> None:
@@ -290,7 +305,7 @@ def test_an_evaluation_by_nobody_is_over_at_once() -> None:
     sandbox.leave(A)
     sandbox.publish()
     assert sandbox.phase() is Phase.GATHERING
-    assert sandbox.federation.records[0].is_published
+    assert sandbox.records[0].is_published
 
 
 def test_evaluations_that_fail_or_are_late_are_noted_and_the_round_stands() -> None:
@@ -300,7 +315,7 @@ def test_evaluations_that_fail_or_are_late_are_noted_and_the_round_stands() -> N
     sandbox.evaluate(A, accuracy=0.5)
     sandbox.fail(B)
     sandbox.wait(30.0)
-    (record,) = sandbox.federation.records
+    (record,) = sandbox.records
     assert record.is_published
     assert record.evaluation_metrics == {"accuracy": 0.5}
     assert [failure.type for part in record.learners.values() for failure in part.failures] == ["ValueError", "expired"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from everyone import POOL, Everyone
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 from sandbox import Sandbox
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
-from metisfl_async.core.federation.events import RoundStarted, TaskFailed, UpdateCounted
+from metisfl_async.core.federation.events import TaskFailed, UpdateCounted
 from metisfl_async.core.federation.federation import Phase
 from metisfl_async.core.federation.tasks import TaskKind, TaskState
 
@@ -54,7 +56,7 @@ class FederationMachine(Everyone):
             evaluation_metric_cutoff_score=1.0,
         )
         if is_given:
-            self.sandbox.act(self.federation.model_given())
+            self.sandbox.give_model()
         self.sandbox.start(num_learners, signals, seed=seed, join_timeout_s=60.0)
         for learner in POOL[:num_joined]:
             self.join(learner, True, False, False)
@@ -62,30 +64,36 @@ class FederationMachine(Everyone):
     @precondition(Everyone.aggregating)
     @rule()
     def publish(self) -> None:
-        mean_of = self.sandbox.mean_of
+        mean_of = [*self.sandbox.mean_of]
         number, version = mean_of[0].round_number, mean_of[0].model_version
         assert len(mean_of) >= self.federation.config.min_learners
         assert len({task.learner for task in mean_of}) == len(mean_of)
         for task in mean_of:
-            assert (task.state, task.round_number, task.model_version) == (TaskState.COUNTED, number, version)
+            assert (task.state, task.round_number, task.model_version) == (TaskState.FOLDED, number, version)
         assert self.sandbox.aggregating == version + 1
         self.sandbox.publish()
         assert self.federation.model_version == version + 1
+        assert [task.state for task in mean_of] == [TaskState.COUNTED] * len(mean_of)
 
     @invariant()
-    def the_accumulator_holds_each_counted_update_of_the_open_round_once(self) -> None:
-        started = self.sandbox.events_of(RoundStarted)
-        if self.federation.phase not in (Phase.TRAINING, Phase.AGGREGATING):
-            assert self.sandbox.mean_of == []
-        else:
-            counted = {}
-            position = len(self.sandbox.events) - 1 - self.sandbox.events[::-1].index(started[-1])
-            for event in self.sandbox.events[position:]:
-                if isinstance(event, UpdateCounted):
-                    assert event.learner not in counted
-                    assert event.learner in started[-1].cohort
-                    counted[event.learner] = event.weight
-            assert [task.learner for task in self.sandbox.mean_of] == list(counted)
+    def the_accumulator_holds_each_update_that_is_folded_and_in_no_model_once(self) -> None:
+        if self.federation.is_finished:
+            return
+        folded = [task for task in self.tasks() if task.state is TaskState.FOLDED]
+        assert sorted(task.id for task in self.sandbox.mean_of) == sorted(task.id for task in folded)
+        assert len({task.learner for task in folded}) == len(folded)
+
+    @invariant()
+    def the_word_counted_is_said_once_for_each_update_that_is_in_a_model(self) -> None:
+        counted = [task for task in self.tasks() if task.state is TaskState.COUNTED and task.kind is TaskKind.TRAIN]
+        assert sorted(self.sandbox.told) == sorted(task.id for task in counted)
+        events = self.sandbox.events_of(UpdateCounted)
+        assert sorted((event.learner, event.model_version) for event in events) == sorted(
+            (task.learner, task.model_version + 1) for task in counted
+        )
+        in_records = Counter(name for record in self.sandbox.records for name in record.participants)
+        if self.federation.phase not in (Phase.EVALUATING, Phase.TRAINING):
+            assert in_records == Counter(task.learner for task in counted)
 
     @invariant()
     def something_is_awaited_of_someone_who_can_still_deliver(self) -> None:
@@ -94,13 +102,14 @@ class FederationMachine(Everyone):
             return
         open_tasks = [task for task in self.tasks() if not task.state.is_final]
         for task in open_tasks:
-            assert task.learner in self.present or task.state is TaskState.STORED
+            assert task.learner in self.present or task.state in (TaskState.RECEIVED, TaskState.FOLDED)
         away = self.present - set(self.federation.connected)  # may be asked to evaluate when they come back
         assert open_tasks or (phase is Phase.EVALUATING and away)
+        here = {TaskState.RECEIVED, TaskState.FOLDED}
         kind = {Phase.INITIALISING: TaskKind.GET_WEIGHTS, Phase.TRAINING: TaskKind.TRAIN}.get(phase, TaskKind.EVALUATE)
         assert {task.kind for task in open_tasks} <= {kind}
         if self.federation.config.round_timeout_secs is not None:
-            assert "phase" in self.sandbox.timers or {task.state for task in open_tasks} == {TaskState.STORED}
+            assert "phase" in self.sandbox.timers or {task.state for task in open_tasks} <= here
 
     @invariant()
     def what_does_not_count_is_said_once(self) -> None:
@@ -116,7 +125,7 @@ class FederationMachine(Everyone):
     @invariant()
     def rounds_are_numbered_without_gaps(self) -> None:
         number = 1
-        for record in self.federation.records:
+        for record in self.sandbox.records:
             assert record.number == number
             assert record.bytes_sent == record.bytes_received == sum(p.bytes_sent for p in record.learners.values())
             number += record.is_published

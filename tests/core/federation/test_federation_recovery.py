@@ -13,14 +13,15 @@ from metisfl_async.core.federation.events import (
     RoundStarted,
     TaskFailed,
     UpdateCounted,
+    UpdateFolded,
 )
 from metisfl_async.core.federation.federation import Phase
 from metisfl_async.core.federation.tasks import TaskKind, TaskState, Verdict
-from metisfl_async.core.messages import UpdateReply
+from metisfl_async.core.messages import Outcome, UpdateReply
 
 NO_EVALUATION = ControllerConfig(evaluate_every=0)
 WITH_DEADLINE = ControllerConfig(evaluate_every=0, round_timeout_secs=30.0)
-UNKNOWN = UpdateReply(False, "no such task; its round is over")
+UNKNOWN = UpdateReply(Outcome.REFUSED, "no such task; its round is over")
 
 
 # --- going ---------------------------------------------------------------------------------------------------------
@@ -84,7 +85,7 @@ def test_when_all_leave_the_round_is_given_up() -> None:
     sandbox.leave(A)
     sandbox.leave(B)
     assert sandbox.phase() is Phase.GATHERING
-    assert not sandbox.federation.records[0].is_published
+    assert not sandbox.records[0].is_published
     sandbox.join(A)
     assert sandbox.events[-1] == RoundStarted(1, 0, [A])
 
@@ -120,7 +121,7 @@ def test_a_learner_that_comes_back_without_its_task_has_lost_it(is_uploading: bo
     sandbox.join(B)
     assert (task.state, task.reason) == (TaskState.LOST, "the learner came back without it")
     assert sandbox.phase() is Phase.AGGREGATING
-    assert sandbox.federation.arrived(task) == "the task is lost: the learner came back without it"
+    assert sandbox.arrived(task) == "the task is lost: the learner came back without it"
 
 
 def test_an_offer_that_was_not_acknowledged_is_made_again() -> None:
@@ -150,7 +151,7 @@ def test_a_whole_update_is_not_lost_when_its_learner_comes_back_without_it() -> 
     sandbox = training(A)
     whole = sandbox.upload(A)
     sandbox.join(A)
-    assert whole.state is TaskState.STORED
+    assert whole.state is TaskState.RECEIVED
     sandbox.fold(whole)
     assert sandbox.phase() is Phase.AGGREGATING
 
@@ -172,7 +173,7 @@ def test_tasks_that_a_learner_should_not_hold_are_discarded_with_the_reason() ->
     counted, of_another = sandbox.task(A), sandbox.task(B)
     sandbox.train(A)
     assert sandbox.come_back(A, [(counted.id, True), (of_another.id, False), (STRANGE, True)]) == {
-        counted.id: (Verdict.DISCARD, "it was counted already"),
+        counted.id: (Verdict.KEEP, "it is folded; a model with it is to come"),
         of_another.id: (Verdict.DISCARD, "no such task; its round is over"),
         STRANGE: (Verdict.DISCARD, "no such task; its round is over"),
     }
@@ -182,7 +183,7 @@ def test_tasks_that_a_learner_should_not_hold_are_discarded_with_the_reason() ->
 def test_a_learner_that_comes_back_after_the_end_hears_that_its_task_is_over() -> None:
     sandbox = training(A)
     sandbox.disconnect(A)
-    sandbox.act(sandbox.federation.stop("enough"))
+    sandbox.stop("enough")
     task = sandbox.task(A)
     assert sandbox.come_back(A, [(task.id, True)]) == {
         task.id: (Verdict.DISCARD, "the task is cancelled: the federation ended")
@@ -197,20 +198,26 @@ def test_an_update_is_counted_once_however_often_it_comes() -> None:
     sandbox.train(A, loss=0.5)
     task = sandbox.task(A)
     for _ in range(2):
-        assert sandbox.federation.admit(A, task.id) == UpdateReply(True, "it was counted already")
-        assert sandbox.federation.arrived(task) == "it was counted already"
-        assert sandbox.federation.counted(task, 2.0, {"loss": 0.1}, {}) == []
-    assert sandbox.events_of(UpdateCounted) == [UpdateCounted(1, A, 1.0, {"loss": 0.5})]
+        assert sandbox.admit(A, task.id) == UpdateReply(Outcome.FOLDED)
+        assert sandbox.arrived(task) == ""
+        assert sandbox.folded(task, 2.0, {"loss": 0.1}, {}) == []
+    assert sandbox.events_of(UpdateFolded) == [UpdateFolded(1, A, 1.0, {"loss": 0.5})]
+    assert sandbox.told == []
+    sandbox.train(B)
+    sandbox.publish()
+    assert sandbox.admit(A, task.id) == UpdateReply(Outcome.COUNTED, "it was counted already")
+    assert sandbox.events_of(UpdateCounted) == [UpdateCounted(1, A, 1.0, 1), UpdateCounted(1, B, 1.0, 1)]
 
 
 def test_an_update_that_comes_again_while_it_is_folded_is_neither_received_nor_counted_again() -> None:
     sandbox = training(A)
     whole = sandbox.upload(A)
-    assert sandbox.federation.admit(A, whole.id) is whole
-    assert whole.state is TaskState.STORED
-    assert sandbox.federation.arrived(whole) == "the task is stored"
+    assert sandbox.admit(A, whole.id) is whole
+    assert whole.state is TaskState.RECEIVED
+    assert sandbox.arrived(whole) == ""
     sandbox.fold(whole)
-    assert len(sandbox.events_of(UpdateCounted)) == 1
+    assert [sandbox.answers[stream] for stream in sandbox.streams[whole.id]] == [UpdateReply(Outcome.FOLDED)] * 2
+    assert len(sandbox.events_of(UpdateFolded)) == 1
 
 
 def test_an_update_may_come_before_its_acknowledgement() -> None:
@@ -224,7 +231,7 @@ def test_an_update_may_come_before_its_acknowledgement() -> None:
 def test_an_interrupted_update_may_be_sent_again() -> None:
     sandbox = training(A, config=WITH_DEADLINE)
     task = sandbox.begin_upload(A)
-    assert sandbox.federation.interrupted(task) == []
+    assert sandbox.interrupted(task) == []
     assert task.state is TaskState.ACCEPTED
     sandbox.fold(sandbox.upload(A))
     assert sandbox.phase() is Phase.AGGREGATING
@@ -233,7 +240,7 @@ def test_an_interrupted_update_may_be_sent_again() -> None:
 def test_an_interrupted_update_is_not_under_way_at_the_deadline() -> None:
     sandbox = training(A, config=WITH_DEADLINE)
     task = sandbox.begin_upload(A)
-    sandbox.act(sandbox.federation.interrupted(task))
+    sandbox.interrupted(task)
     sandbox.wait(30.0)
     assert task.state is TaskState.EXPIRED
 
@@ -242,9 +249,11 @@ def test_the_end_of_an_old_stream_does_not_interrupt_the_new_stream_of_the_same_
     sandbox = training(A, B, config=WITH_DEADLINE)
     for learner in (A, B):
         assert sandbox.begin_upload(learner) is sandbox.begin_upload(learner)
-        sandbox.act(sandbox.federation.interrupted(sandbox.task(learner)))
+        older, _ = sandbox.streams[sandbox.task(learner).id]
+        assert older in sandbox.abandoned
+        assert sandbox.interrupted(sandbox.task(learner), oldest=True) == []
     whole = sandbox.task(A)
-    assert sandbox.federation.arrived(whole) is None
+    assert sandbox.arrived(whole) is None
     sandbox.fold(whole)
     sandbox.wait(30.0)
     assert sandbox.task(B).state is TaskState.LATE
@@ -254,17 +263,17 @@ def test_a_stream_that_breaks_after_its_task_is_over_changes_nothing() -> None:
     sandbox = training(A, B)
     task = sandbox.begin_upload(A)
     sandbox.leave(A)
-    assert sandbox.federation.interrupted(task) == []
+    assert sandbox.interrupted(task) == []
     assert task.state is TaskState.LOST
 
 
 def test_a_refused_update_ends_its_task_and_may_not_be_sent_again() -> None:
     sandbox = training(A, B)
     task = sandbox.begin_upload(A)
-    sandbox.act(sandbox.federation.rejected(task, "Damaged", "end frame: wrong digest"))
-    sandbox.act(sandbox.federation.rejected(task, "Damaged", "again"))
+    sandbox.rejected(task, "Damaged", "end frame: wrong digest")
+    sandbox.rejected(task, "Damaged", "again")
     assert sandbox.events_of(TaskFailed) == [TaskFailed(1, A, "train", "Damaged", "end frame: wrong digest")]
-    assert sandbox.federation.admit(A, task.id) == UpdateReply(False, "the task is rejected: end frame: wrong digest")
+    assert sandbox.admit(A, task.id) == UpdateReply(Outcome.REFUSED, "the task is rejected: end frame: wrong digest")
     assert sandbox.withdrawn == []  # the answer to the upload says it
     sandbox.train(B)
     assert sandbox.phase() is Phase.AGGREGATING
@@ -272,12 +281,12 @@ def test_a_refused_update_ends_its_task_and_may_not_be_sent_again() -> None:
 
 def test_updates_for_tasks_that_are_unknown_or_of_others_or_evaluations_are_refused() -> None:
     sandbox = training(A, B)
-    assert sandbox.federation.admit(A, STRANGE) == UNKNOWN
-    assert sandbox.federation.admit(A, sandbox.task(B).id) == UNKNOWN
+    assert sandbox.admit(A, STRANGE) == UNKNOWN
+    assert sandbox.admit(A, sandbox.task(B).id) == UNKNOWN
     assert sandbox.task(B).state is TaskState.OFFERED
     sandbox.train(A, B)
     sandbox.publish()
-    assert sandbox.federation.admit(A, sandbox.task(A).id) == UNKNOWN
+    assert sandbox.admit(A, sandbox.task(A).id) == UNKNOWN
 
 
 def test_a_late_update_is_refused_with_the_reason_and_for_an_older_round_as_unknown() -> None:
@@ -285,14 +294,14 @@ def test_a_late_update_is_refused_with_the_reason_and_for_an_older_round_as_unkn
     late = sandbox.task(B)
     sandbox.train(A)
     sandbox.wait(30.0)
-    why = UpdateReply(False, "the task is expired: round 1 did not wait longer than round_timeout_secs=30")
-    assert sandbox.federation.admit(B, late.id) == why
+    why = UpdateReply(Outcome.REFUSED, "the task is expired: round 1 did not wait longer than round_timeout_secs=30")
+    assert sandbox.admit(B, late.id) == why
     sandbox.publish()
-    assert sandbox.federation.admit(B, late.id) == why
+    assert sandbox.admit(B, late.id) == why
     for _ in range(2):
         sandbox.train(A, B)
         sandbox.publish()
-    assert sandbox.federation.admit(B, late.id) == UNKNOWN
+    assert sandbox.admit(B, late.id) == UNKNOWN
 
 
 # --- other outcomes ------------------------------------------------------------------------------------------------
@@ -301,9 +310,9 @@ def test_a_late_update_is_refused_with_the_reason_and_for_an_older_round_as_unkn
 def test_messages_about_tasks_of_others_or_unknown_ones_change_nothing() -> None:
     sandbox = training(A, B)
     for task_id in (sandbox.task(B).id, STRANGE):
-        assert sandbox.federation.accepted(A, task_id) == []
-        assert sandbox.federation.failed(A, task_id, "ValueError", "no data") == []
-        assert sandbox.federation.evaluated(A, task_id, {"accuracy": 1.0}) == []
+        assert sandbox.accepted(A, task_id) == []
+        assert sandbox.failed(A, task_id, "ValueError", "no data") == []
+        assert sandbox.evaluated(A, task_id, {"accuracy": 1.0}) == []
     assert [task.state for task in sandbox.offers] == [TaskState.OFFERED, TaskState.OFFERED]
 
 
@@ -327,7 +336,7 @@ def test_a_learner_may_fail_at_any_time_before_its_update_is_there(progress: str
     sandbox.fail(A, "the disk is full", "OSError")
     sandbox.fail(A, "again")
     assert sandbox.events_of(TaskFailed) == [TaskFailed(1, A, "train", "OSError", "the disk is full")]
-    assert sandbox.federation.arrived(task) == "the task is failed: the disk is full"
+    assert sandbox.arrived(task) == "the task is failed: the disk is full"
     sandbox.accept(A)
     assert task.state is TaskState.FAILED
 

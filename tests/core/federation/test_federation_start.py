@@ -10,7 +10,7 @@ from sandbox import A, B, C, D, Sandbox, training
 from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.errors import UnexpectedMessage
 from metisfl_async.core.federation.commands import Finish
-from metisfl_async.core.federation.events import RoundStarted, UpdateCounted
+from metisfl_async.core.federation.events import RoundStarted, UpdateFolded
 from metisfl_async.core.federation.federation import Phase
 from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.ids import LearnerId
@@ -20,7 +20,7 @@ from metisfl_async.core.ids import LearnerId
 
 def test_training_waits_for_the_number_of_learners_that_the_driver_names() -> None:
     sandbox = Sandbox()
-    sandbox.act(sandbox.federation.model_given())
+    sandbox.give_model()
     sandbox.start(num_learners=3)
     sandbox.join(A, B)
     assert sandbox.phase() is Phase.GATHERING
@@ -34,7 +34,7 @@ def test_learners_may_be_there_before_the_start() -> None:
     sandbox = Sandbox()
     sandbox.join(A, B)
     assert sandbox.phase() is Phase.IDLE
-    sandbox.act(sandbox.federation.model_given())
+    sandbox.give_model()
     sandbox.start(num_learners=2)
     assert sandbox.phase() is Phase.TRAINING
 
@@ -97,7 +97,7 @@ def test_without_a_timeout_learners_are_waited_for_and_with_enough_of_them_the_t
     assert sandbox.timers == {"gather": 1020.0}
     sandbox.join(A)
     assert sandbox.timers == {}
-    assert sandbox.federation.gather_timed_out() == []  # fired when it was stopped
+    assert sandbox.fire("gather") == []  # fired when it was stopped
 
 
 # --- first weights -------------------------------------------------------------------------------------------------
@@ -133,30 +133,15 @@ def test_first_weights_become_version_0_and_the_first_round_starts() -> None:
     sandbox.train(sandbox.offers[0].learner)
     assert sandbox.federation.model_version == 0
     assert sandbox.events_of(RoundStarted) == [RoundStarted(1, 0, [A, B])]
-    assert sandbox.events_of(UpdateCounted) == []
+    assert sandbox.events_of(UpdateFolded) == []
 
 
-def test_given_weights_are_taken_before_the_start_or_while_learners_gather_and_then_nobody_is_asked() -> None:
-    before, meanwhile = Sandbox(), Sandbox()
-    before.act(before.federation.model_given())
-    before.start()
-    meanwhile.start()
-    meanwhile.act(meanwhile.federation.model_given())
-    for sandbox in (before, meanwhile):
-        sandbox.join(A)
-        assert [task.kind for task in sandbox.offers] == [TaskKind.TRAIN]
-
-
-def test_given_weights_are_refused_once_there_are_any_or_a_learner_was_asked() -> None:
+def test_where_weights_are_given_nobody_is_asked_for_them() -> None:
     sandbox = Sandbox()
+    sandbox.give_model()
     sandbox.start()
     sandbox.join(A)
-    with pytest.raises(UnexpectedMessage, match="the federation is initialising"):
-        sandbox.federation.model_given()
-    sandbox = Sandbox()
-    sandbox.act(sandbox.federation.model_given())
-    with pytest.raises(UnexpectedMessage, match="the first weights are there already; the federation is idle"):
-        sandbox.federation.model_given()
+    assert [task.kind for task in sandbox.offers] == [TaskKind.TRAIN]
 
 
 def fails(sandbox: Sandbox, learner: LearnerId) -> None:
@@ -174,7 +159,7 @@ def returns_without_it(sandbox: Sandbox, learner: LearnerId) -> None:
 
 
 def sends_nan(sandbox: Sandbox, learner: LearnerId) -> None:
-    sandbox.act(sandbox.federation.rejected(sandbox.upload(learner), "NotFinite", "tensor '0' holds NaN"))
+    sandbox.rejected(sandbox.upload(learner), "NotFinite", "tensor '0' holds NaN")
 
 
 def is_too_slow(sandbox: Sandbox, learner: LearnerId) -> None:
@@ -222,7 +207,7 @@ def test_a_federation_without_first_weights_ends_as_a_failure_that_names_each_er
         "last: a: ValueError: no data; a: KeyError; a: lost: it left",
         True,
     )
-    assert sandbox.federation.records == []
+    assert sandbox.records == []
 
 
 def test_first_weights_count_though_their_learner_left_and_the_first_round_waits_for_a_quorum() -> None:

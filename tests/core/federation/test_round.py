@@ -12,12 +12,12 @@ from metisfl_async.core.federation.tasks import TaskKind
 
 def test_a_record_tells_how_long_each_step_of_each_learner_and_of_the_round_took() -> None:
     sandbox = Sandbox()
-    sandbox.act(sandbox.federation.model_given())
+    sandbox.give_model()
     sandbox.start(2)
     sandbox.join(A)
     sandbox.wait(50)
     sandbox.join(B)  # the federation starts here
-    first = sandbox.federation.records
+    first = sandbox.records
     sandbox.wait(1)
     sandbox.accept(A)
     sandbox.wait(2)
@@ -25,11 +25,11 @@ def test_a_record_tells_how_long_each_step_of_each_learner_and_of_the_round_took
     sandbox.wait(4)
     of_a = sandbox.begin_upload(A)  # +7
     sandbox.wait(5)
-    assert sandbox.federation.arrived(of_a) is None  # +12
+    assert sandbox.arrived(of_a) is None  # +12
     sandbox.wait(1)
     of_b = sandbox.begin_upload(B)  # +13
     sandbox.wait(1)
-    assert sandbox.federation.arrived(of_b) is None  # +14
+    assert sandbox.arrived(of_b) is None  # +14
     sandbox.wait(6)
     sandbox.fold(of_a)  # +20: it took the aggregator 8 s
     sandbox.wait(3)
@@ -78,11 +78,11 @@ def test_an_update_that_the_aggregator_refused_took_its_time_from_the_next_one()
     sandbox = training(A, B, config=ControllerConfig(evaluate_every=0))
     of_a, of_b = sandbox.upload(A), sandbox.upload(B)
     sandbox.wait(3)
-    sandbox.act(sandbox.federation.rejected(of_a, "NotFinite", "tensor '0' holds NaN"))
+    sandbox.rejected(of_a, "NotFinite", "tensor '0' holds NaN")
     sandbox.wait(1)
     sandbox.fold(of_b)
     sandbox.publish()
-    (record,) = sandbox.federation.records
+    (record,) = sandbox.records
     assert record.learners[A].aggregation_ms is None
     assert record.learners[B].aggregation_ms == pytest.approx(1_000)
     assert record.aggregation_ms == pytest.approx(1_000)
@@ -95,14 +95,14 @@ def test_times_are_from_the_last_offer_and_the_last_stream() -> None:
     sandbox.wait(1)
     task = sandbox.begin_upload(A)  # is the acknowledgement as well
     sandbox.wait(10)
-    sandbox.act(sandbox.federation.interrupted(task))
+    sandbox.interrupted(task)
     sandbox.wait(10)
     sandbox.begin_upload(A)
     sandbox.wait(2)
-    assert sandbox.federation.arrived(task) is None
+    assert sandbox.arrived(task) is None
     sandbox.fold(task)
     sandbox.publish()
-    part = sandbox.federation.records[0].learners[A]
+    part = sandbox.records[0].learners[A]
     assert (part.acknowledge_ms, part.train_ms, part.staging_ms) == pytest.approx((1_000, 20_000, 2_000))
     assert (part.sent_ms, part.ended_ms) == pytest.approx((100_000, 123_000))
 
@@ -111,7 +111,7 @@ def test_what_did_not_happen_took_no_time() -> None:
     sandbox = training(A, config=ControllerConfig(evaluate_every=0))
     sandbox.wait(2)
     sandbox.fail(A)
-    (record,) = sandbox.federation.records
+    (record,) = sandbox.records
     assert (record.dispatch_ms, record.train_ms, record.aggregation_ms, record.evaluation_ms) == (0, 2_000, 0, 0)
     task = next(task for task in sandbox.offers if task.kind is TaskKind.TRAIN)
     assert record.learners[A] == LearnerRecord(
@@ -138,14 +138,16 @@ def test_a_round_that_is_stopped_tells_the_times_so_far() -> None:
             sandbox.wait(1)
             sandbox.publish()
         sandbox.wait(4)
-        sandbox.act(sandbox.federation.stop("enough"))
-    (record,) = in_training.federation.records
+        sandbox.stop("enough")
+        if sandbox is in_aggregation:
+            sandbox.publish()
+    (record,) = in_training.records
     assert (record.dispatch_ms, record.train_ms, record.aggregation_ms, record.duration_ms) == pytest.approx(
         (1_000, 7_000, 1_000, 7_000)
     )
-    (record,) = in_aggregation.federation.records
-    assert (record.train_ms, record.aggregation_ms, record.duration_ms) == pytest.approx((3_000, 1_000, 7_000))
-    (record,) = in_evaluation.federation.records
+    (record,) = in_aggregation.records
+    assert (record.train_ms, record.aggregation_ms, record.duration_ms) == pytest.approx((3_000, 5_000, 7_000))
+    (record,) = in_evaluation.records
     assert (record.train_ms, record.aggregation_ms, record.evaluation_ms, record.duration_ms) == pytest.approx(
         (3_000, 2_000, 4_000, 8_000)
     )
@@ -153,7 +155,7 @@ def test_a_round_that_is_stopped_tells_the_times_so_far() -> None:
 
 def test_bytes_are_counted_for_the_cohort_while_its_round_is_open() -> None:
     sandbox = Sandbox(ControllerConfig(evaluate_every=0))
-    moved = sandbox.federation.moved
+    moved = sandbox.moved
     moved(A, sent=1)
     sandbox.start(2)
     sandbox.join(A, B)
@@ -170,7 +172,7 @@ def test_bytes_are_counted_for_the_cohort_while_its_round_is_open() -> None:
     sandbox.leave(C)
     sandbox.publish()
     moved(A, sent=1_000)
-    (record,) = sandbox.federation.records
+    (record,) = sandbox.records
     assert (record.bytes_sent, record.bytes_received) == (150, 23)
     assert (record.learners[A].bytes_sent, record.learners[A].bytes_received) == (150, 20)
     assert (record.learners[B].bytes_sent, record.learners[B].bytes_received) == (0, 3)
@@ -186,7 +188,7 @@ def test_means_are_weighted_by_the_scaling_factors_over_the_learners_that_report
     sandbox.evaluate(A, accuracy=0.0)
     sandbox.evaluate(B, accuracy=1.0)
     sandbox.evaluate(C, accuracy=0.25)  # no weight of it is known
-    (record,) = sandbox.federation.records
+    (record,) = sandbox.records
     assert record.participants == [A, B]
     assert record.train_metrics == {"loss": 7.0, "auc": 0.5}
     assert record.evaluation_metrics == {"accuracy": 0.75}
@@ -200,14 +202,14 @@ def test_the_last_known_weight_of_a_learner_weighs_its_evaluation() -> None:
     sandbox = training(A, B)
     for _ in range(2):
         sandbox.train(A, weight=1.0)
-        if sandbox.federation.records:
+        if sandbox.records:
             sandbox.fail(B)
         else:
             sandbox.train(B, weight=3.0)
         sandbox.publish()
         sandbox.evaluate(A, accuracy=0.0)
         sandbox.evaluate(B, accuracy=1.0)
-    assert [record.evaluation_metrics for record in sandbox.federation.records] == [{"accuracy": 0.75}] * 2
+    assert [record.evaluation_metrics for record in sandbox.records] == [{"accuracy": 0.75}] * 2
 
 
 def test_all_that_goes_wrong_with_a_learner_is_on_its_record() -> None:
@@ -217,7 +219,7 @@ def test_all_that_goes_wrong_with_a_learner_is_on_its_record() -> None:
     sandbox.publish()
     sandbox.evaluate(A)
     sandbox.fail(B, "out of memory", "MemoryError")
-    (record,) = sandbox.federation.records
+    (record,) = sandbox.records
     assert record.learners[A].failures == []
     assert record.learners[B].train_state == "expired"
     assert record.learners[B].failures == [
@@ -233,13 +235,12 @@ def test_a_closed_record_does_not_change() -> None:
     sandbox.leave(B)
     sandbox.publish()
     sandbox.evaluate(A)
-    (record,) = sandbox.federation.records
+    (record,) = sandbox.records
     before = record.to_dict()
     sandbox.join(B)
-    federation = sandbox.federation
-    federation.moved(A, sent=5)
-    sandbox.act(federation.interrupted(late))
-    sandbox.act(federation.rejected(late, "Damaged", "end frame"))
-    sandbox.act(federation.counted(late, 1.0, {}, {}))
-    assert federation.arrived(late) is not None
+    sandbox.moved(A, sent=5)
+    sandbox.interrupted(late)
+    sandbox.rejected(late, "Damaged", "end frame")
+    sandbox.folded(late, 1.0, {}, {})
+    assert sandbox.arrived(late) is not None
     assert RoundRecord.from_dict(before) == record

@@ -42,7 +42,7 @@ def test_every_learner_is_as_likely_as_any_other() -> None:
 def test_only_the_cohort_is_asked_to_train() -> None:
     sandbox = Sandbox(ControllerConfig(participation_ratio=0.5))
     sandbox.join(*LEARNERS)
-    sandbox.act(sandbox.federation.model_given())
+    sandbox.give_model()
     sandbox.start(num_learners=20)
     assert len({task.learner for task in sandbox.offers}) == 10
 

@@ -28,7 +28,7 @@ def simulated(config: ControllerConfig, signals: TerminationSignals, *late: Simu
 
 def test_synchronous_rounds_wait_for_the_slow_one() -> None:
     simulation = simulated(ControllerConfig(), TerminationSignals(federation_rounds=6))
-    records = simulation.federation.records
+    records = simulation.records
     assert [record.duration_ms for record in records] == pytest.approx([SLOW_MS * BATCHES] * 6)
     assert all(learner.batches == [BATCHES] * 6 for learner in simulation.learners.values())
 
@@ -43,7 +43,7 @@ def test_semi_synchronous_rounds_give_the_fast_ones_five_times_the_batches(semi_
         fast = simulation.learners[name]
         assert fast.batches[0] == BATCHES  # the first round measures
         assert fast.batches[1:] == [5 * batches for batches in slow.batches[1:]]
-        opened = np.array([record.started_ms for record in simulation.federation.records[1:]])
+        opened = np.array([record.started_ms for record in simulation.records[1:]])
         took_fast, took_slow = np.array(fast.finished_ms[1:]) - opened, np.array(slow.finished_ms[1:]) - opened
         assert (abs(took_fast - took_slow) <= 0.1 * took_slow).all()
 
@@ -74,7 +74,7 @@ def test_asynchronous_lets_the_fast_ones_commit_five_times_as_often(rule: str) -
     commits = {name: len(learner.finished_ms) for name, learner in simulation.learners.items()}
     assert commits[SLOW] == 10
     assert [commits[name] for name in FAST] == [52, 52, 52]
-    stale = [record.learners[SLOW].staleness for record in simulation.federation.records if SLOW in record.learners]
+    stale = [record.learners[SLOW].staleness for record in simulation.records if SLOW in record.learners]
     assert all(12 <= staleness <= 15 for staleness in stale)  # the fast ones' commits while it trains
     assert len(simulation.published) - 1 == sum(commits.values())
 
@@ -96,7 +96,7 @@ def test_who_joins_in_the_middle_of_a_round_is_in_the_next_and_fitted_from_the_o
 ) -> None:
     late = Simulated(LATE, 2 * FAST_MS, BATCHES, joins_ms=1.5 * ROUND_MS)
     simulation = simulated(config, TerminationSignals(federation_rounds=5), late)
-    records = simulation.federation.records
+    records = simulation.records
     assert [LATE in record.participants for record in records] == [False, False, True, True, True]
     assert late.batches == batches
     assert [record.duration_ms for record in records] == pytest.approx([ROUND_MS] * 5)
@@ -109,7 +109,7 @@ def test_who_joins_an_asynchronous_federation_begins_at_once_with_the_newest_mod
     simulation = simulated(config, TerminationSignals(execution_cutoff_time_mins=10.1 * ROUND_MS / 6e4), late)
     epoch_ms = FAST_MS * BATCHES
     assert late.finished_ms == pytest.approx([joins_ms + number * epoch_ms for number in range(1, 26)])
-    parts = [record.learners[LATE] for record in simulation.federation.records if LATE in record.learners]
+    parts = [record.learners[LATE] for record in simulation.records if LATE in record.learners]
     stale = [part.staleness for part in parts if part.weight is not None]
     assert len(stale) == 25
     assert all(3 <= staleness <= 4 for staleness in stale)  # one model of each of the others, the slow one's rarely
@@ -119,7 +119,7 @@ def test_updates_are_as_stale_as_the_others_are_fast() -> None:
     config = ControllerConfig(scheduler="Asynchronous", aggregation_rule="FedRec")
     simulation = simulated(config, TerminationSignals(execution_cutoff_time_mins=10.1 * ROUND_MS / 6e4))
     stale: dict[LearnerId, list[int]] = {name: [] for name in [*FAST, SLOW]}
-    for record in simulation.federation.records:
+    for record in simulation.records:
         for name in record.participants:
             stale[LearnerId(name)].append(record.learners[name].staleness)
     # Between two models of a fast one lie one of each other fast one and, every fifth time, one of the slow one.

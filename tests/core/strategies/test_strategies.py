@@ -138,7 +138,7 @@ def test_a_scheduler_of_the_users_own_may_close_a_round_early() -> None:
     assert late.reason == "round 1 was closed without it by its scheduler"
     assert sandbox.withdrawn == [late]
     sandbox.publish()
-    assert sandbox.federation.records[0].participants == [A, C]
+    assert sandbox.records[0].participants == [A, C]
 
 
 def test_an_update_that_is_whole_counts_though_the_round_was_closed_without_it() -> None:
@@ -148,7 +148,7 @@ def test_an_update_that_is_whole_counts_though_the_round_was_closed_without_it()
     assert sandbox.aggregating is None
     sandbox.fold(whole)
     sandbox.publish()
-    assert sandbox.federation.records[0].participants == [A, B, C]
+    assert sandbox.records[0].participants == [A, B, C]
 
 
 class Chooses(Selector):
@@ -276,4 +276,4 @@ def test_from_the_second_round_on_batches_fit_the_slowest_learners_time() -> Non
     sandbox.publish()
     sandbox.evaluate(B)
     sandbox.join(A)
-    assert sandbox.federation.records[-1].participants == [B]
+    assert sandbox.records[-1].participants == [B]

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias
 
 from metisfl_async.core.checks import integer, one_of, positive
 from metisfl_async.core.config.endpoints import ClientParams, ServerParams, named_learners
@@ -58,6 +58,8 @@ class ControllerConfig:
     max_downloads: int = 64  #: learners that fetch a model at one time; each may take 2 MiB of buffers
     heartbeat_secs: float = 10.0  #: how often a learner shows that it lives
     lease_secs: float = 60.0  #: a learner that was silent for so long is taken out
+    on_driver_lost: Literal["finish", "stop"] = "finish"  #: without a driver: go on to the end, or stop at once ...
+    driver_lost_secs: float | None = 600.0  #: ... once none was there for so long; then end, too. None = wait for ever
     upload_idle_secs: float = 60.0  #: an update is dropped when no byte came for so long; its learner sends it again
     learners: Sequence[
         ClientParams | ServerParams
@@ -90,7 +92,8 @@ class ControllerConfig:
         integer("max_model_bytes", self.max_model_bytes, 1)
         integer("max_inflight_bytes", self.max_inflight_bytes, 1)
         integer("max_downloads", self.max_downloads, 1)
-        for name in ("round_timeout_secs", "quorum_timeout_secs"):
+        one_of("on_driver_lost", self.on_driver_lost, ("finish", "stop"))
+        for name in ("round_timeout_secs", "quorum_timeout_secs", "driver_lost_secs"):
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))
         positive("heartbeat_secs", self.heartbeat_secs)

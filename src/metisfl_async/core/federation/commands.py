@@ -1,4 +1,4 @@
-"""What the core asks the controller to do, in order."""
+"""What the core asks the controller to do, in order. Commands are values: they never change, and share nothing."""
 
 from __future__ import annotations
 
@@ -6,37 +6,138 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from metisfl_async.core.federation.events import Event
-from metisfl_async.core.federation.tasks import Task
-from metisfl_async.core.ids import LearnerId
+from metisfl_async.core.federation.tasks import TaskKind, Verdict
+from metisfl_async.core.ids import LearnerId, StreamId, TaskId
+from metisfl_async.core.messages import TaskOffer, UpdateReply
 
 __all__ = [
+    "Abandon",
     "Aggregate",
     "Announce",
+    "Answer",
     "Command",
+    "Count",
     "Discard",
     "Finish",
+    "Fold",
     "Forget",
+    "Greet",
     "Offer",
+    "Receive",
+    "Save",
     "StartTimer",
     "StopTimer",
+    "TimerName",
     "Withdraw",
 ]
 
-TimerName = Literal["gather", "phase", "cutoff"]
+TimerName = Literal["gather", "phase", "cutoff", "return", "ending"]
+
+# --- to a learner ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Greet:
+    """Answer a learner that has connected: for each task that it holds, what to do with it, and why."""
+
+    learner: LearnerId
+    verdicts: dict[TaskId, tuple[Verdict, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Send the task to its learner."""
+    """Send a task to its learner."""
 
-    task: Task
+    learner: LearnerId
+    task: TaskOffer
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Tell the learner that its update is in a published model."""
+
+    learner: LearnerId
+    task_id: TaskId
 
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
-    """Tell the learner that the task's outcome is not wanted any more; the task says why."""
+    """Tell the learner that the task's outcome is not wanted any more."""
 
-    task: Task
+    learner: LearnerId
+    task_id: TaskId
+    reason: str
+
+
+# --- about an update on its way --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Let the update of this stream in; it was trained from this version."""
+
+    stream: StreamId
+    kind: TaskKind
+    model_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Read no more of the stream: a newer one brings the same update."""
+
+    stream: StreamId
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Check the update of this stream, fold it, and report back."""
+
+    stream: StreamId
+    standing: str = ""  #: of first weights: how the federation stands; to be saved with them, in one step
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Tell the stream what became of its update; read no more of it."""
+
+    stream: StreamId
+    reply: UpdateReply
+
+
+# --- the aggregator --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """Make a global model of what was folded, publish it as this version, and report back."""
+
+    version: int
+    others: tuple[LearnerId, ...] = ()  #: whose latest updates are folded too, before
+    standing: str = ""  #: how the federation stands then; to be saved with the model, in one step
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Save how the federation stands, after what was asked for before, and report back."""
+
+    number: int
+    standing: str
+    is_finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Take a learner's share out of the aggregation, and forget its updates: it left."""
+
+    learner: LearnerId
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Forget what was folded: the federation is over."""
+
+
+# --- time, and the watchers ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +156,6 @@ class StopTimer:
 
 
 @dataclass(frozen=True, slots=True)
-class Aggregate:
-    """Make a global model of what was folded, publish it as this version, and report back."""
-
-    version: int
-    others: tuple[LearnerId, ...] = ()  #: whose latest updates are folded too, before
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Take a learner's share out of the aggregation, and forget its updates: it left."""
-
-    learner: LearnerId
-
-
-@dataclass(frozen=True, slots=True)
-class Discard:
-    """Forget what was folded."""
-
-
-@dataclass(frozen=True, slots=True)
 class Announce:
     """Let the watchers know."""
 
@@ -87,6 +168,24 @@ class Finish:
 
     reason: str
     is_failure: bool
+    error_type: str = ""
 
 
-Command: TypeAlias = Offer | Withdraw | StartTimer | StopTimer | Aggregate | Forget | Discard | Announce | Finish
+Command: TypeAlias = (
+    Greet
+    | Offer
+    | Count
+    | Withdraw
+    | Receive
+    | Abandon
+    | Fold
+    | Answer
+    | Aggregate
+    | Save
+    | Forget
+    | Discard
+    | StartTimer
+    | StopTimer
+    | Announce
+    | Finish
+)

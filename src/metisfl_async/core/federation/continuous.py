@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from metisfl_async.core.config import ControllerConfig
-from metisfl_async.core.federation.commands import Command, StartTimer
+from metisfl_async.core.federation.commands import StartTimer
 from metisfl_async.core.federation.events import RoundStarted
 from metisfl_async.core.federation.federation import Federation, Phase
-from metisfl_async.core.federation.records import LearnerRecord
+from metisfl_async.core.federation.inputs import Folded, Published
+from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
 from metisfl_async.core.federation.round import Round
 from metisfl_async.core.federation.running_means import RunningMeans
-from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
+from metisfl_async.core.federation.standing import OpenRound
+from metisfl_async.core.federation.tasks import HeldTask, Task, TaskKind, TaskState, Verdict
 from metisfl_async.core.federation.termination import reason_to_stop
-from metisfl_async.core.ids import LearnerId
+from metisfl_async.core.ids import FederationId, LearnerId
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.strategies.strategies import Strategies
 
@@ -28,26 +28,33 @@ class ContinuousFederation(Federation):
     and then trains that one.
     """
 
-    def __init__(self, config: ControllerConfig, strategies: Strategies, clock: Callable[[], float]) -> None:
-        super().__init__(config, strategies, clock)
+    def __init__(
+        self,
+        federation_id: FederationId,
+        config: ControllerConfig,
+        strategies: Strategies,
+        *,
+        is_durable: bool = False,
+    ) -> None:
+        super().__init__(federation_id, config, strategies, is_durable=is_durable)
         self._benched: set[LearnerId] = set()  # failed; they are asked again when there is a new model
         self._measured: dict[int, Round] = {}
         self._evaluations = RunningMeans()  # of each learner's latest, with its latest scaling factor
         self._fetched: dict[LearnerId, int] = {}  # the model that a learner has just evaluated
+        self._latest: RoundRecord | None = None  # the record that was closed last
 
-    def phase_timed_out(self) -> list[Command]:
+    def _phase_timed_out(self) -> None:
         timeout_s = self.config.round_timeout_secs
         assert timeout_s is not None
-        now = self._clock()
-        for task in tuple(self._ledger.awaited.values()):
+        now = self._now
+        for task in self.ledger.open():
             if task.made_at + timeout_s <= now:
-                self._expire(task, f"it took longer than round_timeout_secs={timeout_s:g}")
+                self._desk.expire(task, f"it took longer than round_timeout_secs={timeout_s:g}")
         self._progress()
         if not self.is_finished and self.phase is not Phase.GATHERING:
-            oldest = next(iter(self._ledger.awaited.values()), None)
+            oldest = next(iter(self.ledger.awaited.values()), None)
             due_at = now if oldest is None or oldest.made_at + timeout_s <= now else oldest.made_at
             self._do(StartTimer("phase", due_at + timeout_s - now))
-        return self._take()
 
     def _train(self) -> None:
         if not self._round.is_open:
@@ -58,38 +65,45 @@ class ContinuousFederation(Federation):
 
     def _advance(self) -> None:
         if self.phase is Phase.EVALUATING:  # the last model
-            if not self._ledger.awaited:
-                self._finish(reason_to_stop(self._signals, self._num_published, self.records[-1]) or "")
+            if not self.ledger.awaited:
+                assert self._latest is not None
+                self._finish(reason_to_stop(self._signals, self.standing.num_published, self._latest) or "")
             return
         if self._is_aggregating:
             return
         reported, strategies = self._round.reported, self._strategies
         is_enough = len(reported) >= strategies.rule.updates_per_version
-        if is_enough and strategies.is_due(reported, self._ledger.awaited.keys()):
+        if is_enough and strategies.is_due(reported, self.ledger.awaited.keys()) and not self._is_one_being_folded:
             self._aggregate(set(reported))
             return
         self._give_work()
-        if not self._ledger.awaited:
+        if not self.ledger.awaited:
             self._pause()
+
+    @property
+    def _is_one_being_folded(self) -> bool:
+        """Whether an update may be on its way into the sum now: it would be in the model, and not in what is saved."""
+        is_between = isinstance(self._happened, Folded | Published)
+        return not is_between and any(task.state is TaskState.RECEIVED for task in self.ledger.open())
 
     def _give_work(self) -> None:
         """Give training tasks to those who have nothing to do."""
-        idle = sorted(self._connected - self._ledger.awaited.keys() - self._benched)
+        idle = sorted(self._connected - self.ledger.awaited.keys() - self._benched)
         fetched, self._fetched = self._fetched, {}
         if not idle or self.num_connected < self.config.min_learners:
             return
-        chosen = self._strategies.select(idle, len(self._ledger.awaited))
+        chosen = self._strategies.select(idle, len(self.ledger.awaited))
         if not chosen:
             return
         assert self.model_version is not None
-        plans = self._strategies.plan(chosen, self._timings)
+        plans = self._strategies.plan(chosen, self.standing.timings)
         self._announce(RoundStarted(self._round.number, self.model_version, [*chosen], in_rounds=False))
         for learner in chosen:
             version = fetched.get(learner, self.model_version)
-            task = self._assign(
-                TaskKind.TRAIN, learner, self._round, version=version, params=plans[learner], part=LearnerRecord()
+            params, part = plans[learner], LearnerRecord()
+            self._desk.offer(
+                self._desk.assign(TaskKind.TRAIN, learner, self._round, version=version, params=params, part=part)
             )
-            self._offer(task)
 
     def _pause(self) -> None:
         """Wait for learners, or for better luck: nobody is at work."""
@@ -97,14 +111,53 @@ class ContinuousFederation(Federation):
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
             return
         if not self._round.reported:
-            self._close(self._round, {})
+            self._close_record(self._round, {})
         self._try_again(f"nobody could train for model version {self._round.number}")
 
-    def _on_counted(self, task: Task, held_bytes: int) -> None:
+    def _judge(self, learner: LearnerId, held: HeldTask) -> tuple[Verdict, str]:
+        """Adopt a task that this controller gave before it died: nobody trains twice.
+
+        Of updates that were folded for a model that was not made, and what their learner was at, none is lost.
+        """
+        is_ours = held.model.federation_id == self.standing.federation_id and held.kind == TaskKind.TRAIN
+        newest = -1 if self.model_version is None else self.model_version
+        is_unknown = self.ledger.find(learner, held.task_id) is None
+        if is_ours and is_unknown and not self.is_finished and held.model.version <= newest:
+            if not self._round.is_open:  # its update may be here before enough learners are back
+                self._begin()
+                self._round = self._new_round()
+            part, number = LearnerRecord(), self._round.number
+            of_before = Task(held.task_id, TaskKind.TRAIN, learner, number, held.model.version, part)
+            of_before.newest_version = newest  # it may have fetched a newer one than its task says
+            self._desk.await_(of_before)
+        return super()._judge(learner, held)
+
+    def _resume_rounds(self, rounds: list[Round]) -> None:
+        """Close the records that waited for evaluations; who had a task still holds it."""
+        for learner, (weight, metrics) in self.standing.evaluations.items():
+            self._evaluations.report(learner, weight, metrics)
+        for of_before in rounds:
+            self._close_record(of_before, self._evaluations.means())
+        if self._is_counted_out:
+            assert self._latest is not None
+            self._finish(reason_to_stop(self._signals, self.standing.num_published, self._latest) or "")
+        else:
+            self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
+
+    def _open_rounds(self) -> list[OpenRound]:
+        self.standing.evaluations = self._evaluations.reports()
+        return [OpenRound(self._measured[number].as_published()) for number in sorted(self._measured)]
+
+    @property
+    def _is_counted_out(self) -> bool:
+        """Whether there are as many models as were asked for."""
+        return self.standing.num_published == self._signals.global_updates
+
+    def _on_folded(self, task: Task, held_bytes: int) -> None:
         self._round.add(task)
-        self._round.count(task, held_bytes)
-        self._evaluations.weigh(task.learner, self._weights[task.learner])
-        self._failed_rounds = 0
+        self._round.fold(task, held_bytes)
+        self._evaluations.weigh(task.learner, self.standing.weights[task.learner])
+        self.standing.failed_rounds = 0
 
     def _on_failed(self, task: Task) -> None:
         if task.kind is TaskKind.EVALUATE:
@@ -127,8 +180,8 @@ class ContinuousFederation(Federation):
         every = self.config.evaluate_every
         if every and published.number % every == 0:
             for learner in dict.fromkeys(published.reported):
-                if learner in self._connected and learner not in self._ledger.awaited:
-                    task = self._assign(
+                if learner in self._connected and learner not in self.ledger.awaited:
+                    task = self._desk.assign(
                         TaskKind.EVALUATE,
                         learner,
                         published,
@@ -138,14 +191,14 @@ class ContinuousFederation(Federation):
                     )
                     published.add(task)
                     self._measured[published.number] = published
-                    self._offer(task)
+                    self._desk.offer(task)
         if published.number not in self._measured:
             self._close_measured(published, {})
-        if self.phase is Phase.TRAINING and self._num_published == self._signals.global_updates:
+        if self.phase is Phase.TRAINING and self._is_counted_out:
             self._enter(Phase.EVALUATING)
-            for task in tuple(self._ledger.awaited.values()):
+            for task in self.ledger.open():
                 if task.kind is TaskKind.TRAIN:
-                    self._give_up(task, TaskState.CANCELLED, "the federation ended")
+                    self._desk.give_up(task, TaskState.CANCELLED, "the federation ended")
 
     def _end_evaluation(self, task: Task) -> None:
         measured = self._measured[task.round_number]
@@ -154,12 +207,17 @@ class ContinuousFederation(Federation):
             self._close_measured(measured, self._evaluations.means())
 
     def _close_measured(self, measured: Round, evaluation: Metrics) -> None:
-        record = self._close(measured, evaluation)
-        is_counted_out = self._num_published == self._signals.global_updates  # then evaluations are waited for
-        if self.phase is not Phase.TRAINING or is_counted_out:
+        self._close_record(measured, evaluation)
+        if self.phase is not Phase.TRAINING or self._is_counted_out:  # then evaluations are waited for
             return
-        if reason := reason_to_stop(self._signals, self._num_published, record):
+        assert self._latest is not None
+        if reason := reason_to_stop(self._signals, self.standing.num_published, self._latest):
             self._finish(reason)
+
+    def _close_record(self, closing: Round, evaluation: Metrics) -> None:
+        record = self._close(closing, evaluation)
+        if self._latest is None or record.number >= self._latest.number:
+            self._latest = record
 
     def _forget(self, learner: LearnerId) -> None:
         super()._forget(learner)
@@ -168,4 +226,4 @@ class ContinuousFederation(Federation):
 
     def _on_finish(self) -> None:
         if self._round.is_open and self._round.tasks:
-            self._close(self._round, {})
+            self._close_record(self._round, {})

@@ -12,14 +12,20 @@ __all__ = [
     "Event",
     "EventsMissed",
     "FederationFinished",
+    "FederationResumed",
+    "FederationStarted",
+    "FirstWeights",
     "LearnerEvaluated",
     "LearnerJoined",
     "LearnerLeft",
     "ModelPublished",
     "RoundFinished",
     "RoundStarted",
+    "StoreRecovered",
+    "StoreStalled",
     "TaskFailed",
     "UpdateCounted",
+    "UpdateFolded",
     "event_from_dict",
     "event_to_dict",
 ]
@@ -43,6 +49,29 @@ class LearnerLeft:
 
 
 @dataclass(frozen=True, slots=True)
+class FederationStarted:
+    """A controller begins to work for a federation, or goes on with it; the first event."""
+
+    federation_id: str
+    run_id: str  #: of this run of the controller; after a restart, another one
+
+
+@dataclass(frozen=True, slots=True)
+class FederationResumed:
+    """A controller that was started again goes on with what was saved."""
+
+    model_version: int | None  #: of the global model; None: there were no first weights yet
+    published: int  #: global models so far
+
+
+@dataclass(frozen=True, slots=True)
+class FirstWeights:
+    """The weights that training starts from are there: version 0."""
+
+    source: str  #: "given", "of site-2, as made", or "of site-2, trained before"
+
+
+@dataclass(frozen=True, slots=True)
 class RoundStarted:
     """Training tasks go out to these learners."""
 
@@ -53,13 +82,23 @@ class RoundStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class UpdateCounted:
-    """An update is in the mean."""
+class UpdateFolded:
+    """An update is in the sum of a model that is not published yet; its learner keeps it until it counts."""
 
     number: int
     learner: str
     weight: float
     metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateCounted:
+    """An update is in a published model, which is as durable as the model store is."""
+
+    number: int
+    learner: str
+    weight: float
+    model_version: int  #: of the model that it is in
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +137,27 @@ class RoundFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreStalled:
+    """The model store fails; it is tried again, and nothing counts meanwhile. Learners go on."""
+
+    reason: str
+    seconds: float  #: for how long it has failed
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRecovered:
+    """The model store works again; nothing was lost."""
+
+    seconds: float  #: for how long it failed
+
+
+@dataclass(frozen=True, slots=True)
 class FederationFinished:
     """The last event."""
 
     reason: str
     is_failure: bool = False  #: whether it ended without reaching a termination signal or being stopped
+    error_type: str = ""  #: of the error that ended it, if one did
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +170,18 @@ class EventsMissed:
 Event: TypeAlias = (
     LearnerJoined
     | LearnerLeft
+    | FederationStarted
+    | FederationResumed
+    | FirstWeights
     | RoundStarted
+    | UpdateFolded
     | UpdateCounted
     | TaskFailed
     | ModelPublished
     | LearnerEvaluated
     | RoundFinished
+    | StoreStalled
+    | StoreRecovered
     | FederationFinished
     | EventsMissed
 )

@@ -1,16 +1,17 @@
-"""A federation's decisions, as far as they are the same with rounds and without: learners, tasks, time, the end.
+"""A federation's decisions, as far as they are the same with rounds and without: learners, outcomes, time, the end.
 
 `in_rounds` and `continuous` have the rest: who is asked, when a global model is due, what comes next. Nothing here
-waits or does anything. Each method takes in one thing that happened and returns the commands that follow from it; the
-controller carries them out in order. Time is read from the clock that is passed in.
+waits or does anything. `handle` is the only door: it takes in one thing that happened, with the time, and returns the
+commands that follow from it; the controller carries them out in order.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from bisect import insort
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from enum import StrEnum
+from functools import partial
+from typing import assert_never
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.errors import UnexpectedMessage
@@ -21,34 +22,63 @@ from metisfl_async.core.federation.commands import (
     Discard,
     Finish,
     Forget,
-    Offer,
+    Greet,
+    Save,
     StartTimer,
     StopTimer,
-    Withdraw,
+    TimerName,
 )
+from metisfl_async.core.federation.desk import Desk
 from metisfl_async.core.federation.events import (
     Event,
     FederationFinished,
+    FederationResumed,
+    FirstWeights,
     LearnerEvaluated,
     LearnerJoined,
     LearnerLeft,
     ModelPublished,
     RoundFinished,
-    TaskFailed,
-    UpdateCounted,
+    UpdateFolded,
 )
-from metisfl_async.core.federation.ledger import Ledger
+from metisfl_async.core.federation.inputs import (
+    Accepted,
+    Admit,
+    Arrived,
+    Damaged,
+    Disconnected,
+    Evaluated,
+    Failed,
+    Folded,
+    Input,
+    Interrupted,
+    Joined,
+    Left,
+    Moved,
+    Published,
+    Rejected,
+    Resume,
+    Saved,
+    Served,
+    Start,
+    Stop,
+    TimerFired,
+)
 from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
 from metisfl_async.core.federation.round import Round
+from metisfl_async.core.federation.standing import OpenRound, Standing
 from metisfl_async.core.federation.tasks import HeldTask, Task, TaskKind, TaskState, Verdict
 from metisfl_async.core.federation.termination import cutoff_s
-from metisfl_async.core.ids import LearnerId, TaskId, new_task_id
-from metisfl_async.core.messages import UpdateReply
-from metisfl_async.core.metrics import Json, Metrics
-from metisfl_async.core.strategies.scheduling import Timing, timing_of
+from metisfl_async.core.federation.uploads import reply_of
+from metisfl_async.core.ids import FederationId, LearnerId, StreamId, TaskId
+from metisfl_async.core.messages import TRAINED_BEFORE, Outcome, UpdateReply
+from metisfl_async.core.metrics import Metrics
+from metisfl_async.core.strategies.scheduling import timing_of
 from metisfl_async.core.strategies.strategies import Strategies
 
 __all__ = ["Federation", "Phase"]
+
+ENDING_S = 10.0  #: how long the end waits for a model that is being made
 
 
 class Phase(StrEnum):
@@ -62,61 +92,118 @@ class Phase(StrEnum):
 
 
 class Federation(ABC):
-    """Decides for one federation, from its start to its end."""
+    """Decides for one federation, from its start to its end.
 
-    def __init__(self, config: ControllerConfig, strategies: Strategies, clock: Callable[[], float]) -> None:
+    `standing` is what must survive of it. `is_durable` says whether it does: then nothing that a crash must not undo is
+    said to learners before it is saved.
+    """
+
+    def __init__(
+        self,
+        federation_id: FederationId,
+        config: ControllerConfig,
+        strategies: Strategies,
+        *,
+        is_durable: bool = False,
+    ) -> None:
         self.config = config
         self.phase = Phase.IDLE
         self.model_version: int | None = None
-        self.records: list[RoundRecord] = []
-        self._clock, self._strategies = clock, strategies
-        self._ledger = Ledger(clock)
+        self.standing = Standing(federation_id)
+        self._strategies, self._is_durable = strategies, is_durable
+        self._now = 0.0
+        self._happened: Input | None = None  # what is decided about now
+        self._commands: list[Command] = []
+        self._desk = Desk(federation_id, strategies, self._clock, self._do, self._on_failed)
+        self.ledger, self._uploads = self._desk.ledger, self._desk.uploads
         self._present: set[LearnerId] = set()  # have joined, and are not given up
         self._connected: set[LearnerId] = set()  # those of them that are connected now
-        self._reported: set[LearnerId] = set()  # those present that have reported at least once
-        self._weights: dict[str, float] = {}  # last known scaling factors
-        self._timings: dict[LearnerId, Timing] = {}  # of the latest training tasks
-        self._round = Round(0, 0, clock, started_at=clock())
-        self._signals = TerminationSignals(execution_cutoff_time_mins=1)
+        self._returning: set[LearnerId] = set()  # those who were there when the controller died, and are not back yet
+        self._round = Round(0, 0, self._clock, started_at=0.0)
         self._needed = config.min_learners
         self._is_aggregating = False
-        self._num_published = 0
-        self._failed_rounds = 0
+        self._ending: Callable[[], None] | None = None  # what to do once the model that is being made is there
         self._started_at: float | None = None
         self._gather_at = 0.0
-        self._commands: list[Command] = []
+        self._saves = 0
+        self._when_saved: dict[int, Callable[[], None]] = {}
 
-    # --- the driver ------------------------------------------------------------------------------------------------
+    def handle(self, happened: Input, now: float) -> list[Command]:
+        """Take in one thing that happened, and decide what follows from it.
 
-    def start(
-        self, signals: TerminationSignals, *, num_learners: int, seed: int, join_timeout_s: float | None
-    ) -> list[Command]:
-        """Begin once `num_learners` are connected; the learner that gives the first weights is drawn with `seed`."""
-        if self.phase is not Phase.IDLE:
-            raise UnexpectedMessage(f"training was started before; the federation is {self.phase}")
-        signals.check(in_rounds=self._strategies.in_rounds)
-        self._signals = signals
-        self._strategies.seed(seed)
-        self._gather(max(num_learners, self.config.min_learners), join_timeout_s)
-        return self._take()
+        Parameters
+        ----------
+        happened : Input
+        now : float
+            Seconds on the controller's clock; it stands still while this is decided.
 
-    def model_given(self) -> list[Command]:
-        """Take note of first weights that did not come from a learner: version 0."""
-        if self.phase not in (Phase.IDLE, Phase.GATHERING) or self.model_version is not None:
-            raise UnexpectedMessage(f"the first weights are there already; the federation is {self.phase}")
-        self.model_version = 0
-        return self._take()
+        Raises
+        ------
+        MetisError
+            If the driver asked for something that is not possible now; then nothing has changed.
+        """
+        self._now, self._happened = now, happened
+        try:
+            self._on(happened)
+            return self._commands
+        finally:
+            self._commands = []
 
-    def stop(self, reason: str, *, is_failure: bool = False) -> list[Command]:
-        """End it now; what is under way is not waited for."""
-        self._finish(reason, is_failure=is_failure)
-        return self._take()
+    def _on(self, happened: Input) -> None:
+        uploads = self._uploads
+        match happened:
+            case Start():
+                self._start(happened)
+            case Resume(standing, version):
+                self._resume(standing, version)
+            case Stop(reason, is_failure, error_type):
+                self._finish(reason, is_failure=is_failure, error_type=error_type)
+            case Joined(learner, held):
+                self._joined(learner, held)
+            case Disconnected(learner, reason):
+                self._disconnected(learner, reason)
+            case Left(learner, reason):
+                self._left(learner, reason)
+                self._progress()
+            case Accepted(learner, task_id):
+                if (task := self.ledger.find(learner, task_id)) is not None:
+                    self.ledger.accept(task)
+                    self.ledger.heard(task)
+            case Failed():
+                self._failed(happened)
+            case Evaluated(learner, task_id, metrics):
+                self._evaluated(learner, task_id, metrics)
+            case Served(learner, version):
+                if (task := self.ledger.awaited.get(learner)) is not None:
+                    task.newest_version = version
+            case Moved(learner, sent, received):
+                self.ledger.moved(learner, sent, received)
+            case Admit():
+                uploads.admit(happened)
+            case Interrupted(stream):
+                uploads.interrupted(stream)
+            case Arrived(stream):
+                uploads.arrived(stream, self._written)
+            case Damaged(stream, error_type, reason):
+                if uploads.damaged(stream, reason):
+                    self._rejected(stream, error_type, reason)
+            case Rejected(stream, error_type, reason):
+                self._rejected(stream, error_type, reason)
+            case Folded():
+                self._folded(happened)
+            case TimerFired(name):
+                self._timer_fired(name)
+            case Published(version, selection_ms):
+                self._published(version, selection_ms)
+            case Saved(number):
+                if (then := self._when_saved.pop(number, None)) is not None:
+                    then()
+            case _:
+                assert_never(happened)
 
     @property
     def is_finished(self) -> bool:
         return self.phase is Phase.FINISHED
-
-    # --- learners come and go --------------------------------------------------------------------------------------
 
     @property
     def connected(self) -> list[LearnerId]:
@@ -124,193 +211,234 @@ class Federation(ABC):
         return sorted(self._connected)
 
     @property
+    def returning(self) -> Collection[LearnerId]:
+        """Learners that were there when the controller died, and are not back yet."""
+        return self._returning
+
+    @property
     def num_connected(self) -> int:
         return len(self._connected)
 
-    def joined(
-        self, learner: LearnerId, held: Collection[HeldTask] = ()
-    ) -> tuple[dict[TaskId, tuple[Verdict, str]], list[Command]]:
-        """Take in a learner that connected, for the first time or again, with the tasks it holds.
+    # --- beginning -------------------------------------------------------------------------------------------------
 
-        Returns
-        -------
-        verdicts : dict
-            For each task that it holds: what to do with it, and why.
-        commands : list
-        """
+    def _start(self, start: Start) -> None:
+        if self.phase is not Phase.IDLE:
+            raise UnexpectedMessage(f"training was started before; the federation is {self.phase}")
+        self._take_note_of(start)
+        if start.is_model_given:
+            self._begin_from("given")
+        self._gather(self.standing.num_learners, start.join_timeout_s)
+
+    def as_started(self, start: Start) -> str:
+        """Write down how it stands once it is started: that is saved before the driver is told that it is."""
+        self._take_note_of(start)
+        self.standing.first_weights = "given" if start.is_model_given else ""
+        return self._written()
+
+    def _take_note_of(self, start: Start) -> None:
+        start.signals.check(in_rounds=self._strategies.in_rounds)
+        self.standing.signals = start.signals
+        self.standing.num_learners = max(start.num_learners, self.config.min_learners)
+        self._strategies.seed(start.seed)
+
+    def _begin_from(self, source: str) -> None:
+        """Take note of the first weights."""
+        self.model_version, self.standing.first_weights = 0, source
+        self._announce(FirstWeights(source))
+
+    def _resume(self, standing: Standing, version: int | None) -> None:
+        """Go on where the controller died: with learners that come back, and what they hold."""
+        self.standing, self.model_version = standing, version
+        self._strategies.restore(standing.strategies)
+        self._present, self._returning = set(standing.present), set(standing.present)
+        self.ledger.restore(standing.counted)
+        self._announce(FederationResumed(version, standing.num_published))
+        if version is not None:
+            self._announce(FirstWeights(standing.first_weights))
+        if standing.is_finished:  # and its driver has not got the result yet
+            self.phase = Phase.FINISHED
+            self._say_finished()
+            return
+        self._do(StartTimer("return", self.config.lease_secs))
+        if standing.elapsed_s is None:
+            self._gather(standing.num_learners, None)
+            return
+        self._started_at = self._now - standing.elapsed_s
+        if (seconds := cutoff_s(self._signals)) is not None:
+            self._do(StartTimer("cutoff", max(seconds - standing.elapsed_s, 0.0)))
+        rounds, standing.rounds = standing.rounds, []
+        self._resume_rounds([self._restored(of) for of in rounds])
+        self._progress()
+
+    def _restored(self, of: OpenRound) -> Round:
+        """Take up a round: its tasks are awaited again; learners still hold them, or what came of them."""
+        assert self._started_at is not None
+        restored = Round.restored(of.record, self._clock, started_at=self._started_at)
+        for task in of.tasks:
+            part = restored.part(task.learner)
+            number, version = of.record.number, task.model_version
+            of_before = Task(task.id, task.kind, task.learner, number, version, part, task.config)
+            restored.add(self._desk.await_(of_before))
+        return restored
+
+    # --- learners come and go --------------------------------------------------------------------------------------
+
+    def _joined(self, learner: LearnerId, held: Collection[HeldTask] | None) -> None:
         self._present.add(learner)
         self._connected.add(learner)
+        self._returning.discard(learner)
         self._announce(LearnerJoined(learner, self.num_connected))
-        verdicts = {held_task.task_id: self._judge(learner, held_task) for held_task in held}
-        task = self._ledger.awaited.get(learner)
-        if task is not None and task.id not in verdicts:
-            if task.state in (TaskState.PENDING, TaskState.OFFERED):
-                self._offer(task)
-            elif task.state is not TaskState.STORED:
-                self._give_up(task, TaskState.LOST, "the learner came back without it")
+        if held is not None:
+            verdicts = {held_task.task_id: self._judge(learner, held_task) for held_task in held}
+            self._do(Greet(learner, verdicts))
+            for task in self.ledger.open_of(learner):
+                if task.id in verdicts:
+                    continue
+                if task.state is TaskState.OFFERED or (task.state is TaskState.PENDING and not self._is_opening):
+                    self._desk.offer(task)
+                elif task.state not in (TaskState.PENDING, TaskState.RECEIVED):
+                    self._desk.give_up(task, TaskState.LOST, "the learner came back without it")
         self._progress()
-        return verdicts, self._take()
 
-    def disconnected(self, learner: LearnerId, reason: str) -> list[Command]:
-        """Note that a connection broke; the learner may come back within its lease."""
+    def _judge(self, learner: LearnerId, held: HeldTask) -> tuple[Verdict, str]:
+        return self._desk.judge(learner, held)
+
+    def _disconnected(self, learner: LearnerId, reason: str) -> None:
         if learner in self._connected:
             self._connected.remove(learner)
             self._announce(LearnerLeft(learner, self.num_connected, reason))
-        return self._take()
 
-    def left(self, learner: LearnerId, reason: str) -> list[Command]:
-        """Give up on a learner: it said goodbye, or was silent for too long."""
+    def _left(self, learner: LearnerId, reason: str) -> None:
         self._present.discard(learner)
-        if learner in self._connected:
-            self._connected.remove(learner)
-            self._announce(LearnerLeft(learner, self.num_connected, reason))
-        task = self._ledger.awaited.get(learner)
-        if task is not None and task.state is not TaskState.STORED:
-            self._give_up(task, TaskState.LOST, reason)
+        self._returning.discard(learner)
+        self._disconnected(learner, reason)
+        for task in self.ledger.open_of(learner):
+            if task.state is not TaskState.RECEIVED:
+                self._desk.give_up(task, TaskState.LOST, reason)
         self._forget(learner)
+
+    # --- outcomes --------------------------------------------------------------------------------------------------
+
+    def _failed(self, failed: Failed) -> None:
+        task = self.ledger.find(failed.learner, failed.task_id)
+        if task is not None and self.ledger.awaits(task) and task.state is not TaskState.RECEIVED:
+            self._desk.give_up(task, TaskState.FAILED, failed.message, failed.error_type)
+            self._progress()
+
+    def _folded(self, folded: Folded) -> None:
+        if (task := self._uploads.task_of(folded.stream)) is None:
+            return
+        if task.kind is TaskKind.GET_WEIGHTS:
+            self.ledger.count(task)
+            self.standing.failed_rounds = 0
+            how = "trained before" if folded.metadata.get(TRAINED_BEFORE) else "as made"
+            self._begin_from(f"of {task.learner}, {how}")
+            self._uploads.settle(task, UpdateReply(Outcome.COUNTED))
+            self._progress()
+            return
+        weight, metrics, metadata = folded.weight, folded.metrics, folded.metadata
+        self.ledger.fold(task, weight, metrics, metadata)
+        self.standing.weights[task.learner] = weight
+        self.standing.reported.add(task.learner)
+        if (timing := timing_of({**metrics, **metadata})) is not None:
+            self.standing.timings[task.learner] = timing
+        task.part.staleness = (self.model_version or 0) - task.model_version
+        self._announce(UpdateFolded(self._round.number, task.learner, weight, metrics))
+        self._on_folded(task, folded.held_bytes)
+        if task.learner not in self._present:  # it left while its update was being folded
+            self._forget(task.learner)
+        self._uploads.settle(task, reply_of(task))
         self._progress()
-        return self._take()
 
-    # --- tasks and their outcomes ----------------------------------------------------------------------------------
-
-    def accepted(self, learner: LearnerId, task_id: TaskId) -> list[Command]:
-        """Note an acknowledgement."""
-        if (task := self._ledger.find(learner, task_id)) is not None:
-            self._ledger.accept(task)
-        return self._take()
-
-    def failed(self, learner: LearnerId, task_id: TaskId, error_type: str, message: str) -> list[Command]:
-        """Note that a learner could not do a task."""
-        task = self._ledger.find(learner, task_id)
-        if task is not None and not task.state.is_final and task.state is not TaskState.STORED:
-            self._give_up(task, TaskState.FAILED, message, error_type)
+    def _rejected(self, stream: StreamId, error_type: str, reason: str) -> None:
+        if (task := self._uploads.task_of(stream)) is not None:
+            self._desk.give_up(task, TaskState.REJECTED, reason, error_type)
             self._progress()
-        return self._take()
 
-    def served(self, learner: LearnerId, version: int) -> None:
-        """Note which global model a learner fetched: without rounds, it may be newer than the one in its task."""
-        if (task := self._ledger.awaited.get(learner)) is not None:
-            task.newest_version = version
-
-    def admit(self, learner: LearnerId, task_id: TaskId, trained_from: int = 0) -> Task | UpdateReply:
-        """Decide on the header of an update: the task to receive it for, or the answer if it is not wanted.
-
-        `trained_from` is the global model that it says it started from. It is believed as far as it can be: not older
-        than the one in the task, and not newer than the learner has fetched.
-        Unless the task is STORED already, `interrupted`, `arrived` or `rejected` must follow.
-        """
-        task = self._ledger.find(learner, task_id)
-        if task is None or task.kind is TaskKind.EVALUATE:
-            return UpdateReply(False, "no such task; its round is over")
-        if task.state.is_final:
-            return UpdateReply(task.state is TaskState.COUNTED, _why(task))
-        if task.state is not TaskState.STORED:  # a second stream of the same update: the first one is given up
-            task.model_version = min(max(trained_from, task.model_version), task.newest_version)
-            self._ledger.begin_upload(task)
-        return task
-
-    def interrupted(self, task: Task) -> list[Command]:
-        """Note that an update's stream broke; its learner still has it, and may have begun another stream."""
-        task.streams -= 1
-        if task.state is TaskState.UPLOADING and not task.streams:
-            task.move_to(TaskState.ACCEPTED)
-        return self._take()
-
-    def arrived(self, task: Task) -> str | None:
-        """Take in a whole, undamaged update; None if it may be folded, or why not."""
-        if task.state is not TaskState.UPLOADING:
-            return _why(task)
-        self._ledger.store(task)
-        return None
-
-    def counted(
-        self, task: Task, weight: float, metrics: Metrics, metadata: dict[str, Json], *, held_bytes: int = 0
-    ) -> list[Command]:
-        """Note that an update was folded; for first weights: that they are the global model.
-
-        `held_bytes` are those of all updates that were in memory then.
-        """
-        if task.state is TaskState.STORED:
-            self._ledger.count(task, weight, metrics, metadata)
-            if task.kind is TaskKind.GET_WEIGHTS:
-                self.model_version = self._failed_rounds = 0
-            else:
-                self._weights[task.learner] = weight
-                self._reported.add(task.learner)
-                if (timing := timing_of({**metrics, **metadata})) is not None:
-                    self._timings[task.learner] = timing
-                task.part.staleness = (self.model_version or 0) - task.model_version
-                self._announce(UpdateCounted(self._round.number, task.learner, weight, metrics))
-                self._on_counted(task, held_bytes)
-                if task.learner not in self._present:  # it left while its update was being folded
-                    self._forget(task.learner)
-            self._progress()
-        return self._take()
-
-    def rejected(self, task: Task, error_type: str, reason: str) -> list[Command]:
-        """Note that an update was refused."""
-        if not task.state.is_final:
-            self._give_up(task, TaskState.REJECTED, reason, error_type)
-            self._progress()
-        return self._take()
-
-    def evaluated(self, learner: LearnerId, task_id: TaskId, metrics: Metrics) -> list[Command]:
-        """Take in the result of an evaluation."""
-        task = self._ledger.find(learner, task_id)
+    def _evaluated(self, learner: LearnerId, task_id: TaskId, metrics: Metrics) -> None:
+        task = self.ledger.find(learner, task_id)
         if task is not None and task.kind is TaskKind.EVALUATE and not task.state.is_final:
-            self._ledger.evaluated(task, metrics)
+            self.ledger.evaluated(task, metrics)
             self._announce(LearnerEvaluated(task.round_number, learner, metrics))
             self._on_evaluated(task)
             self._progress()
-        return self._take()
-
-    def moved(self, learner: LearnerId, *, sent: int = 0, received: int = 0) -> None:
-        """Count bytes that went to or came from a learner."""
-        self._ledger.moved(learner, sent, received)
 
     # --- time, and the aggregator ----------------------------------------------------------------------------------
 
-    def gather_timed_out(self) -> list[Command]:
+    def _timer_fired(self, name: TimerName) -> None:
+        match name:
+            case _ if self.is_finished:
+                pass
+            case "gather":
+                self._gather_timed_out()
+            case "phase":
+                self._phase_timed_out()
+            case "cutoff":
+                minutes = self._signals.execution_cutoff_time_mins
+                self._finish(f"execution_cutoff_time_mins={minutes:g} reached")
+            case "ending":
+                self._end_without_model()
+            case "return":
+                reason = f"it did not come back to the resumed controller within lease_secs={self.config.lease_secs:g}"
+                for learner in sorted(self._returning):
+                    self._left(learner, reason)
+                self._progress()
+            case _:
+                assert_never(name)
+
+    def _end_without_model(self) -> None:
+        """End it now: the model that is being made takes too long."""
+        self._is_aggregating = False
+        if (ending := self._ending) is not None:
+            ending()
+
+    def _gather_timed_out(self) -> None:
         """End it for lack of learners."""
         if self.phase is Phase.GATHERING:
-            waited = self._clock() - self._gather_at
+            waited = self._now - self._gather_at
             who = ", ".join(self.connected) or "nobody"
             self._finish(
                 f"{self.num_connected} of {self._needed} learners are connected after {waited:.0f} s ({who})",
                 is_failure=True,
             )
-        return self._take()
 
-    @abstractmethod
-    def phase_timed_out(self) -> list[Command]:
-        """Give up what took longer than `round_timeout_secs`; updates that are whole already still count."""
-
-    def cutoff_passed(self) -> list[Command]:
-        """End it by the time limit."""
-        self._finish(f"execution_cutoff_time_mins={self._signals.execution_cutoff_time_mins:g} reached")
-        return self._take()
-
-    def published(self, version: int, selection_ms: float = 0.0) -> list[Command]:
-        """Go on with a new global model; fetching stored updates for it took so long."""
-        if self._is_aggregating and not self.is_finished:
-            self._is_aggregating = False
-            self._failed_rounds = 0
-            self._num_published += 1
-            self.model_version = version
-            self._round.publish(selection_ms)
-            self._announce(ModelPublished(self._round.number, version))
+    def _published(self, version: int, selection_ms: float) -> None:
+        """Go on with a new global model: what was folded counts."""
+        if not self._is_aggregating or self.is_finished:
+            return
+        self._is_aggregating = False
+        self.standing.failed_rounds = 0
+        self.standing.num_published += 1
+        self.model_version = version
+        self._round.publish(selection_ms)
+        self._desk.count([task for task in self._round.tasks if task.state is TaskState.FOLDED], version)
+        self._announce(ModelPublished(self._round.number, version))
+        if self._ending is not None:
+            self._ending()
+        else:
             self._on_published(version)
             self._progress()
-        return self._take()
 
     # --- what happens next, with rounds and without ----------------------------------------------------------------
+
+    @abstractmethod
+    def _phase_timed_out(self) -> None:
+        """Give up what took longer than `round_timeout_secs`; updates that are whole already still count."""
 
     @abstractmethod
     def _train(self) -> None:
         """Begin to train, or go on: there is a model, and enough learners are connected."""
 
     @abstractmethod
-    def _on_counted(self, task: Task, held_bytes: int) -> None:
+    def _resume_rounds(self, rounds: list[Round]) -> None:
+        """Go on with the rounds that were not complete when the controller died, oldest first."""
+
+    @abstractmethod
+    def _open_rounds(self) -> list[OpenRound]:
+        """List the rounds whose records are not complete, oldest first, but for the one that is being published."""
+
+    @abstractmethod
+    def _on_folded(self, task: Task, held_bytes: int) -> None:
         """Take note of an update that was folded."""
 
     @abstractmethod
@@ -339,7 +467,7 @@ class Federation(ABC):
             case Phase.IDLE | Phase.FINISHED:
                 pass
             case Phase.GATHERING:
-                if self.num_connected >= self._needed:
+                if self.num_connected >= self._needed and not self._returning:
                     self._do(StopTimer("gather"))
                     self._begin()
                     if self.model_version is None:
@@ -347,7 +475,7 @@ class Federation(ABC):
                     else:
                         self._train()
             case Phase.INITIALISING:
-                if self._ledger.awaited:
+                if self.ledger.awaited:
                     return
                 if self.model_version is None:
                     self._try_again("no learner gave the first weights")
@@ -357,7 +485,7 @@ class Federation(ABC):
                 self._advance()
 
     def _gather(self, needed: int, timeout_s: float | None) -> None:
-        self._needed, self._gather_at = needed, self._clock()
+        self._needed, self._gather_at = needed, self._now
         self._enter(Phase.GATHERING)
         if timeout_s is not None:
             self._do(StartTimer("gather", timeout_s))
@@ -366,7 +494,7 @@ class Federation(ABC):
     def _begin(self) -> None:
         """Start the federation's clock, the first time that enough learners are there."""
         if self._started_at is None:
-            self._started_at = self._clock()
+            self._started_at = self._now
             if (seconds := cutoff_s(self._signals)) is not None:
                 self._do(StartTimer("cutoff", seconds))
 
@@ -376,112 +504,117 @@ class Federation(ABC):
         tried = {task.learner for task in self._round.tasks}
         candidates = [learner for learner in self.connected if learner not in tried] or self.connected
         learner = self._strategies.draw(candidates)
-        task = Task(new_task_id(), TaskKind.GET_WEIGHTS, learner, 0, 0, LearnerRecord())
-        self._ledger.assign(task)
+        part = LearnerRecord()
+        task = self._desk.assign(TaskKind.GET_WEIGHTS, learner, self._round, version=0, params={}, part=part)
         self._round.add(task)
-        self._offer(task)
+        self._desk.offer(task)
 
     def _new_round(self) -> Round:
         assert self._started_at is not None
         assert self.model_version is not None
         return Round(
-            self._num_published + 1,
+            self.standing.num_published + 1,
             self.model_version,
             self._clock,
             started_at=self._started_at,
             in_rounds=self._strategies.in_rounds,
         )
 
-    def _assign(
-        self,
-        kind: TaskKind,
-        learner: LearnerId,
-        of: Round,
-        *,
-        version: int,
-        params: Mapping[str, Json],
-        part: LearnerRecord,
-    ) -> Task:
-        """Make a task with parameters that the user's hook may change."""
-        config = self._strategies.params(kind, of.number, learner, params)
-        task = Task(new_task_id(), kind, learner, of.number, version, part, config)
-        self._ledger.assign(task)
-        if kind is TaskKind.TRAIN:
-            part.train_task_id = task.id
-        else:
-            part.evaluation_task_id = task.id
-        return task
-
     def _aggregate(self, scheduled: Collection[LearnerId]) -> None:
-        """Have a global model made."""
+        """Have a global model made of what is folded."""
         assert self.model_version is not None
         self._is_aggregating = True
-        self._do(Aggregate(self.model_version + 1, self._strategies.others(scheduled, self._reported)))
+        others = self._strategies.others(scheduled, self.standing.reported)
+        standing = self._written(publishing=self._round) if self._is_durable else ""
+        self._do(Aggregate(self.model_version + 1, others, standing))
 
     def _forget(self, learner: LearnerId) -> None:
         """Take out the share of a learner that left, and what is known of it."""
-        self._timings.pop(learner, None)
-        self._weights.pop(learner, None)
-        if learner in self._reported and not self.is_finished:
-            self._reported.remove(learner)
+        self.standing.timings.pop(learner, None)
+        self.standing.weights.pop(learner, None)
+        if learner in self.standing.reported and not self.is_finished:
+            self.standing.reported.remove(learner)
             self._do(Forget(learner))
 
     def _try_again(self, what: str) -> None:
         """Go back to gathering after a round, or a request for first weights, that came to nothing."""
-        self._failed_rounds += 1
-        if self._failed_rounds >= self.config.max_failed_rounds:
+        self.standing.failed_rounds += 1
+        if self.standing.failed_rounds >= self.config.max_failed_rounds:
             last = self._round.failures()
-            self._finish(f"{what}, {self._failed_rounds} times in a row; last: {last}", is_failure=True)
+            self._finish(f"{what}, {self.standing.failed_rounds} times in a row; last: {last}", is_failure=True)
         else:
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
 
-    def _finish(self, reason: str, *, is_failure: bool = False) -> None:
+    def _finish(self, reason: str, *, is_failure: bool = False, error_type: str = "") -> None:
+        """End it: what is in no model does not count, and its learners are told."""
         if self.is_finished:
             return
+        if self._is_aggregating and not error_type:  # a model is being made, and its updates are to count
+            self._ending = self._ending or partial(self._finish, reason, is_failure=is_failure)
+            self._do(StartTimer("ending", ENDING_S))
+            return
         self.phase = Phase.FINISHED
-        self._give_up_all(TaskState.CANCELLED, "the federation ended")
+        self._desk.give_up_all(TaskState.CANCELLED, "the federation ended")
         self._on_finish()
-        self._do(StopTimer("gather"), StopTimer("phase"), StopTimer("cutoff"), Discard())
-        self._announce(FederationFinished(reason, is_failure))
-        self._do(Finish(reason, is_failure))
+        timers: tuple[TimerName, ...] = ("gather", "phase", "cutoff", "return", "ending")
+        self._do(*(StopTimer(name) for name in timers), Discard())
+        standing = self.standing
+        standing.is_finished, standing.reason = True, reason
+        standing.is_failure, standing.error_type = is_failure, error_type
+        self._save(self._say_finished)
+
+    def _say_finished(self) -> None:
+        how = self.standing.reason, self.standing.is_failure, self.standing.error_type
+        self._announce(FederationFinished(*how))
+        self._do(Finish(*how))
+
+    # --- what must survive -----------------------------------------------------------------------------------------
+
+    def _save(self, then: Callable[[], None]) -> None:
+        """Do something once the federation's standing is saved; at once where nothing is kept."""
+        if not self._is_durable:
+            then()
+            return
+        self._saves += 1
+        self._when_saved[self._saves] = then
+        self._do(Save(self._saves, self._written(), self.standing.is_finished))
+
+    def _written(self, publishing: Round | None = None) -> str:
+        """Write the standing down, as it is, or as it will be once a round is published."""
+        standing = self.standing
+        before = standing.num_published, standing.failed_rounds
+        counted = self.ledger.counted_ids()
+        rounds = self._open_rounds()
+        if publishing is not None:
+            standing.num_published, standing.failed_rounds = standing.num_published + 1, 0
+            for task in publishing.tasks:
+                if task.state is TaskState.FOLDED:
+                    counted[task.learner] = [*counted.get(task.learner, ()), task.id]
+            rounds = [*rounds, OpenRound(publishing.as_published())]
+        try:
+            standing.elapsed_s = None if self._started_at is None else self._now - self._started_at
+            standing.present, standing.counted = sorted(self._present), counted
+            standing.rounds, standing.strategies = rounds, self._strategies.state()
+            return standing.to_json()
+        finally:
+            standing.num_published, standing.failed_rounds = before
+            standing.rounds = []
 
     # --- pieces ----------------------------------------------------------------------------------------------------
 
-    def _offer(self, task: Task) -> None:
-        self._ledger.offer(task)
-        self._do(Offer(task))
+    @property
+    def _signals(self) -> TerminationSignals:
+        assert self.standing.signals is not None
+        return self.standing.signals
 
-    def _judge(self, learner: LearnerId, held: HeldTask) -> tuple[Verdict, str]:
-        """Say what a learner should do with a task that it holds; it holds only what it was offered."""
-        task = self._ledger.find(learner, held.task_id)
-        if task is None:
-            return Verdict.DISCARD, "no such task; its round is over"
-        if task.state.is_final:
-            return Verdict.DISCARD, _why(task)
-        self._ledger.accept(task)
-        return (Verdict.UPLOAD, "its outcome is awaited") if held.is_done else (Verdict.CONTINUE, "it is awaited")
-
-    def _give_up_all(self, state: TaskState, reason: str) -> None:
-        for task in tuple(self._ledger.awaited.values()):
-            self._give_up(task, state, reason)
-
-    def _give_up(self, task: Task, state: TaskState, reason: str, error_type: str = "") -> None:
-        """End a task that does not count, and say so; its learner is told unless it told us."""
-        error_type = error_type or state.value
-        self._ledger.fail(task, state, reason, error_type)
-        self._announce(TaskFailed(task.round_number, task.learner, task.kind.value, error_type, reason))
-        if state in (TaskState.EXPIRED, TaskState.LATE, TaskState.CANCELLED):
-            self._do(Withdraw(task))
-        self._on_failed(task)
-
-    def _expire(self, task: Task, reason: str) -> None:
-        """Stop waiting for a task, unless its update is whole already."""
-        if task.state is not TaskState.STORED:
-            self._give_up(task, TaskState.LATE if task.state is TaskState.UPLOADING else TaskState.EXPIRED, reason)
+    @property
+    def _is_opening(self) -> bool:
+        """Whether a round waits to be saved before its tasks go out."""
+        return bool(self._when_saved) and not self.is_finished
 
     def _close(self, closing: Round, evaluation: Metrics | None = None) -> RoundRecord:
-        record = closing.close(self._weights, stride_length=self._strategies.rule.stride_length, evaluation=evaluation)
-        insort(self.records, record, key=lambda other: other.number)
+        stride_length = self._strategies.rule.stride_length
+        record = closing.close(self.standing.weights, stride_length=stride_length, evaluation=evaluation)
         self._announce(RoundFinished(record))
         return record
 
@@ -498,13 +631,6 @@ class Federation(ABC):
     def _do(self, *commands: Command) -> None:
         self._commands.extend(commands)
 
-    def _take(self) -> list[Command]:
-        commands, self._commands = self._commands, []
-        return commands
-
-
-def _why(task: Task) -> str:
-    """Say to its learner why an outcome is not wanted any more."""
-    if task.state is TaskState.COUNTED:
-        return "it was counted already"
-    return f"the task is {task.state}" + (f": {task.reason}" if task.reason else "")
+    def _clock(self) -> float:
+        """Tell the time to those who keep the books."""
+        return self._now

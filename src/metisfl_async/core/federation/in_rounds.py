@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from metisfl_async.core.federation.commands import Command, Discard
+from time import perf_counter
+
 from metisfl_async.core.federation.events import RoundStarted
 from metisfl_async.core.federation.federation import Federation, Phase
-from metisfl_async.core.federation.tasks import Task, TaskKind
+from metisfl_async.core.federation.round import Round
+from metisfl_async.core.federation.standing import OpenRound, of_task
+from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
 from metisfl_async.core.federation.termination import reason_to_stop
 from metisfl_async.core.ids import LearnerId
 
@@ -15,30 +18,62 @@ __all__ = ["FederationInRounds"]
 class FederationInRounds(Federation):
     """Decides for schedulers with rounds: Synchronous, SemiSynchronous, and users' own."""
 
-    def phase_timed_out(self) -> list[Command]:
-        for task in tuple(self._ledger.awaited.values()):
+    def _phase_timed_out(self) -> None:
+        for task in tuple(self.ledger.awaited.values()):
             timeout = f"round_timeout_secs={self.config.round_timeout_secs:g}"
-            self._expire(task, f"round {task.round_number} did not wait longer than {timeout}")
+            self._desk.expire(task, f"round {task.round_number} did not wait longer than {timeout}")
         self._progress()
-        return self._take()
 
     def _train(self) -> None:
         """Open a round."""
-        self._round, begun_at = self._new_round(), self._clock()
+        self._round, begun_at = self._new_round(), perf_counter()
         number, version = self._round.number, self._round.record.model_version
-        cohort = self._strategies.select(self.connected, 0)
-        plans = self._strategies.plan(cohort, self._timings)
-        self._round.record.selection_ms = (self._clock() - begun_at) * 1e3
+        carried = [task for tasks in self.ledger.folded.values() for task in tasks]
+        for task in carried:
+            self._round.carry(task)
+        idle = [learner for learner in self.connected if learner not in self.ledger.folded]
+        cohort = self._strategies.select(idle, len(self.ledger.folded)) if idle or not carried else []
+        plans = self._strategies.plan(cohort, self.standing.timings)
+        self._round.record.selection_ms = (perf_counter() - begun_at) * 1e3
         self._enter(Phase.TRAINING)
         self._announce(RoundStarted(number, version, [*cohort]))
         for learner in cohort:
             part = self._round.part(learner)
-            task = self._assign(TaskKind.TRAIN, learner, self._round, version=version, params=plans[learner], part=part)
+            params = plans[learner]
+            task = self._desk.assign(TaskKind.TRAIN, learner, self._round, version=version, params=params, part=part)
             self._round.add(task)
-            self._offer(task)
+        self._save(self._offer_all)
 
-    def _on_counted(self, task: Task, held_bytes: int) -> None:
-        self._round.count(task, held_bytes)
+    def _offer_all(self) -> None:
+        """Send the tasks of the round that has been opened; who is away gets its own on coming back."""
+        for task in tuple(self.ledger.awaited.values()):
+            if task.state is TaskState.PENDING and task.learner in self._connected:
+                self._desk.offer(task)
+        if not self.ledger.awaited:
+            self._progress()
+
+    def _resume_rounds(self, rounds: list[Round]) -> None:
+        if not rounds:
+            self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
+            return
+        (self._round,) = rounds
+        if self._round.record.is_published:
+            assert self.model_version is not None
+            self._on_published(self.model_version)
+        else:
+            self._enter(Phase.TRAINING)
+
+    def _open_rounds(self) -> list[OpenRound]:
+        if not self._round.is_open or self._is_aggregating:
+            return []
+        if self._round.record.is_published:
+            return [OpenRound(self._round.as_published())]
+        tasks = [task for task in self._round.tasks if task.kind is TaskKind.TRAIN]
+        held = [task for task in tasks if not task.state.is_final]
+        return [OpenRound(self._round.record, [of_task(task) for task in held])]
+
+    def _on_folded(self, task: Task, held_bytes: int) -> None:
+        self._round.fold(task, held_bytes)
 
     def _on_evaluated(self, task: Task) -> None:
         pass
@@ -47,10 +82,10 @@ class FederationInRounds(Federation):
         pass
 
     def _advance(self) -> None:
-        awaited = self._ledger.awaited
+        awaited = self.ledger.awaited
         if self.phase is Phase.TRAINING and awaited and self._strategies.is_due(self._round.reported, awaited.keys()):
             for task in tuple(awaited.values()):
-                self._expire(task, f"round {task.round_number} was closed without it by its scheduler")
+                self._desk.expire(task, f"round {task.round_number} was closed without it by its scheduler")
         if awaited:
             return
         match self.phase:
@@ -67,7 +102,6 @@ class FederationInRounds(Federation):
             self._enter(Phase.AGGREGATING)
             self._aggregate([task.learner for task in self._round.tasks])
         else:
-            self._do(Discard())
             self._close(self._round)
             self._try_again(f"round {self._round.number} has {counted} of min_learners={needed} updates")
 
@@ -79,14 +113,16 @@ class FederationInRounds(Federation):
             for learner, part in self._round.record.learners.items():
                 if (name := LearnerId(learner)) in self._present:
                     params = self.config.eval_params
-                    task = self._assign(TaskKind.EVALUATE, name, self._round, version=version, params=params, part=part)
+                    task = self._desk.assign(
+                        TaskKind.EVALUATE, name, self._round, version=version, params=params, part=part
+                    )
                     self._round.add(task)
                     if learner in self._connected:
-                        self._offer(task)
+                        self._desk.offer(task)
 
     def _end_round(self) -> None:
         record = self._close(self._round)
-        if reason := reason_to_stop(self._signals, self._num_published, record):
+        if reason := reason_to_stop(self._signals, self.standing.num_published, record):
             self._finish(reason)
         else:
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)

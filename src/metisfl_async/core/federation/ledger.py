@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
-from metisfl_async.core.federation.records import Failure
+from metisfl_async.core.federation.records import Failure, LearnerRecord
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
 from metisfl_async.core.ids import LearnerId, TaskId
 from metisfl_async.core.metrics import Json, Metrics
 
 __all__ = ["Ledger"]
 
-KEPT = 2  #: tasks of a learner that are over and still known: it may ask again, since an answer can be lost
+KEPT = 2  #: tasks of a learner that are over and known although it has heard so: a call of before may still be underway
+MOST_KEPT = 1_000  #: of a learner that hears nothing
 MAX_LEARNERS = 10_000  #: whose tasks that are over are known; those asked longest ago are forgotten
 
 
@@ -21,20 +22,55 @@ class Ledger:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.awaited: dict[LearnerId, Task] = {}  #: what is not over, oldest first
+        self._behind: dict[LearnerId, list[Task]] = {}  # what is awaited too, of before the controller died
+        self.folded: dict[LearnerId, list[Task]] = {}  #: updates in the sum of a model that is not published yet
         self._over: dict[LearnerId, list[Task]] = {}  # what is, of the learner that reported last, last
         self._folded_at = clock()  # when the aggregator was done with its latest update
 
     def assign(self, task: Task) -> None:
         """Await a new task from now on."""
         task.made_at = task.offered_at = task.accepted_at = self._clock()
-        self.awaited[task.learner] = task
+        if task.learner in self.awaited:
+            self._behind.setdefault(task.learner, []).append(task)
+        else:
+            self.awaited[task.learner] = task
+
+    def open_of(self, learner: LearnerId) -> list[Task]:
+        """List what is awaited of a learner: one task, or more of before the controller died."""
+        task = self.awaited.get(learner)
+        return [] if task is None else [task, *self._behind.get(learner, ())]
+
+    def open(self) -> list[Task]:
+        """List everything that is awaited."""
+        return [task for learner in self.awaited for task in self.open_of(learner)]
 
     def find(self, learner: LearnerId, task_id: TaskId) -> Task | None:
         """Find a task of this learner, over or not; those of others are none of its business."""
-        task = self.awaited.get(learner)
-        if task is not None and task.id == task_id:
-            return task
-        return next((task for task in self._over.get(learner, ()) if task.id == task_id), None)
+        kept = *self.open_of(learner), *self.folded.get(learner, ()), *self._over.get(learner, ())
+        return next((task for task in kept if task.id == task_id), None)
+
+    def awaits(self, task: Task) -> bool:
+        """Whether the outcome of a task is still to come."""
+        return task in self.open_of(task.learner)
+
+    def counted_ids(self) -> dict[LearnerId, list[TaskId]]:
+        """List the training tasks that counted, of those that are still known."""
+        counted = {learner: [task.id for task in tasks if _counts(task)] for learner, tasks in self._over.items()}
+        return {learner: ids for learner, ids in counted.items() if ids}
+
+    def restore(self, counted: Mapping[LearnerId, Iterable[TaskId]]) -> None:
+        """Know again which tasks counted: their learners may not have heard of it."""
+        for learner, ids in counted.items():
+            self._over[learner] = [
+                Task(task_id, TaskKind.TRAIN, learner, 0, 0, LearnerRecord(), state=TaskState.COUNTED)
+                for task_id in ids
+            ]
+
+    def heard(self, task: Task) -> None:
+        """Take note that a learner has accepted a task: it knows by now what was over when the task was offered."""
+        over = self._over.get(task.learner, [])
+        while len(over) > KEPT and over[0].ended_at <= task.offered_at:
+            del over[0]
 
     def offer(self, task: Task) -> None:
         if task.state is TaskState.PENDING:
@@ -53,22 +89,29 @@ class Ledger:
         self.accept(task)
         if task.state is TaskState.ACCEPTED:
             task.move_to(TaskState.UPLOADING)
-        task.streams += 1
         task.upload_at = self._clock()
 
-    def store(self, task: Task) -> None:
-        task.move_to(TaskState.STORED)
-        task.stored_at = self._clock()
+    def receive(self, task: Task) -> None:
+        task.move_to(TaskState.RECEIVED)
+        task.received_at = self._clock()
         task.part.train_ms = _ms(task.upload_at - task.accepted_at)
-        task.part.staging_ms = _ms(task.stored_at - task.upload_at)
+        task.part.staging_ms = _ms(task.received_at - task.upload_at)
 
-    def count(self, task: Task, weight: float, metrics: Metrics, metadata: dict[str, Json]) -> None:
-        """End a training task, or a request for first weights, as done."""
+    def fold(self, task: Task, weight: float, metrics: Metrics, metadata: dict[str, Json]) -> None:
+        """Keep a training task whose update is folded, until it counts; its learner is free for another."""
         part = task.part
-        begun_at = max(task.stored_at, self._folded_at)  # the aggregator does one after another
-        self._end(task, TaskState.COUNTED)
+        begun_at = max(task.received_at, self._folded_at)  # the aggregator does one after another
+        task.move_to(TaskState.FOLDED)
+        task.ended_at = self._folded_at = self._clock()
+        self._remove(task)
+        self.folded.setdefault(task.learner, []).append(task)
+        part.train_state = task.state.value
         part.weight, part.train_metrics, part.train_metadata = weight, metrics, metadata
         part.aggregation_ms = _ms(task.ended_at - begun_at)
+
+    def count(self, task: Task) -> None:
+        """End a training task, or a request for first weights, as done."""
+        self._end(task, TaskState.COUNTED)
 
     def evaluated(self, task: Task, metrics: Metrics) -> None:
         """End an evaluation as done."""
@@ -89,17 +132,43 @@ class Ledger:
             task.part.bytes_received += received
 
     def _end(self, task: Task, state: TaskState, reason: str = "") -> None:
-        was_stored = task.state is TaskState.STORED
+        was = task.state
         task.move_to(state, reason)
-        task.ended_at = self._clock()
-        if was_stored:
+        if was is TaskState.FOLDED:
+            self.folded[task.learner].remove(task)
+            if not self.folded[task.learner]:
+                del self.folded[task.learner]
+        else:
+            task.ended_at = self._clock()
+            self._remove(task)
+        if was is TaskState.RECEIVED:
             self._folded_at = task.ended_at
-        del self.awaited[task.learner]
-        self._over[task.learner] = [*self._over.pop(task.learner, []), task][-KEPT:]
+        over = [*self._over.pop(task.learner, []), task][-MOST_KEPT:]
+        if len(over) > KEPT and not _counts(over[0]):
+            del over[0]
+        self._over[task.learner] = over
         if len(self._over) > MAX_LEARNERS:
             del self._over[next(iter(self._over))]
         if task.kind is TaskKind.TRAIN:
             task.part.train_state = state.value
+
+    def _remove(self, task: Task) -> None:
+        """Await a task no more; the one behind it takes its place."""
+        behind = self._behind.get(task.learner, [])
+        if self.awaited[task.learner] is not task:
+            behind.remove(task)
+        elif behind:
+            del self.awaited[task.learner]
+            self.awaited[task.learner] = behind.pop(0)
+        else:
+            del self.awaited[task.learner]
+        if not behind:
+            self._behind.pop(task.learner, None)
+
+
+def _counts(task: Task) -> bool:
+    """Whether its learner must hear that it counted, and would otherwise send it again."""
+    return task.state is TaskState.COUNTED and task.kind is TaskKind.TRAIN
 
 
 def _ms(seconds: float) -> float:

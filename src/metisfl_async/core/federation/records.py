@@ -25,7 +25,7 @@ class LearnerRecord:
     """One learner's part in a round. Times are milliseconds, sizes bytes on the wire."""
 
     train_task_id: str = ""  #: 32 hexadecimal digits
-    train_state: str = "pending"  #: "counted" if its update is in the mean
+    train_state: str = "pending"  #: "counted" if its update is in the model; "folded" if none came of the round
     weight: float | None = None  #: the scaling factor of its update
     staleness: int = 0  #: global models published between the one that it trained and the one that it is in
     sent_ms: float | None = None  #: when the training task was offered, the last time, since the federation started
@@ -71,7 +71,7 @@ class RoundRecord:
     aggregation_block_size: list[int] = field(default_factory=list)  #: updates folded; a block is a stride, or all
     aggregation_block_duration_ms: list[float] = field(default_factory=list)  #: checking and folding them
     aggregation_block_memory_kb: list[float] = field(default_factory=list)  #: updates in memory at a time, at most
-    participants: list[str] = field(default_factory=list)  #: learners whose updates are in the mean
+    participants: list[str] = field(default_factory=list)  #: learners whose updates are in the published model
     train_metrics: Metrics = field(default_factory=dict)  #: means weighted by the scaling factors
     evaluation_metrics: Metrics = field(default_factory=dict)  #: the same
     learners: dict[str, LearnerRecord] = field(default_factory=dict)  #: the cohort
@@ -98,8 +98,9 @@ class RoundRecord:
 
     def summary(self) -> str:
         """Say in one line what came of it."""
-        num = len(self.participants)  # without rounds, a learner may stand there twice
-        others = len(self.learners.keys() - set(self.participants))
+        there = self.participants or [name for name, part in self.learners.items() if part.train_state == "folded"]
+        num = len(there)  # without rounds, a learner may stand there twice
+        others = len(self.learners.keys() - set(there))
         parts = [f"{num} of {num + others} updates in {self.duration_ms / 1e3:.2f} s"]
         if staleness := max((part.staleness for part in self.learners.values()), default=0):
             parts.append(f"staleness {staleness}")

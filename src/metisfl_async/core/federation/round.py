@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
@@ -36,6 +37,30 @@ class Round:
         self.record = RoundRecord(number, model_version, in_rounds=in_rounds, started_ms=started_ms)
         self.is_open = number > 0  #: whether the record still changes
 
+    @classmethod
+    def restored(cls, record: RoundRecord, clock: Callable[[], float], *, started_at: float) -> Round:
+        """Go on with a round of before the controller died."""
+        restored = cls(record.number, record.model_version, clock, started_at=started_at, in_rounds=record.in_rounds)
+        restored._opened_at = started_at + record.started_ms / 1e3
+        restored.record = record
+        restored.reported = [LearnerId(learner) for learner in record.participants]
+        return restored
+
+    def as_published(self) -> RoundRecord:
+        """Give a copy of the record as it is when its model is published, for when the controller dies then."""
+        learners = {
+            learner: replace(part, train_state="counted") if part.train_state == "folded" else part
+            for learner, part in self.record.learners.items()
+        }
+        return replace(self.record, is_published=True, participants=sorted(self.reported), learners=learners)
+
+    def carry(self, task: Task) -> None:
+        """Take over an update that was folded for an earlier attempt at the same model."""
+        task.part = replace(task.part, failures=[])
+        self.record.learners[task.learner] = task.part
+        self.tasks.append(task)
+        self.fold(task, 0)
+
     @property
     def number(self) -> int:
         return self.record.number
@@ -58,8 +83,11 @@ class Round:
         part.bytes_received += earlier.bytes_received
         part.failures = failures
         self.record.learners[task.learner] = part
+        for other in self.tasks:
+            if other.part is earlier:  # what still happens to it is on record
+                other.part = part
 
-    def count(self, task: Task, held_bytes: int) -> None:
+    def fold(self, task: Task, held_bytes: int) -> None:
         """Note that a learner's update was folded, and how many bytes of updates were in memory then."""
         self.reported.append(task.learner)
         self._folds.append((task.part.aggregation_ms or 0.0, held_bytes))
@@ -110,7 +138,7 @@ class Round:
             task.part.sent_ms, task.part.ended_ms = self._since_start(task.offered_at), self._since_start(task.ended_at)
         for task in evaluated:
             task.part.evaluation_sent_ms = self._since_start(task.offered_at)
-        record.participants = sorted(self.reported)
+        record.participants = sorted(self.reported) if record.is_published else []
         self._note_blocks(stride_length or max(len(self.reported), 1))
         record.close(weights, evaluation)
         return record

@@ -52,6 +52,10 @@ class RunningMeans:
         self._reports[learner] = weight, metrics
         self._add(weight, metrics, 1)
 
+    def reports(self) -> dict[LearnerId, tuple[float, Metrics]]:
+        """List what everybody reported last, with its weight."""
+        return dict(self._reports)
+
     def weigh(self, learner: LearnerId, weight: float) -> None:
         """Give what a learner reported, if it did, another weight."""
         if learner in self._reports:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from metisfl_async.core.federation.records import LearnerRecord
-from metisfl_async.core.ids import LearnerId, TaskId
+from metisfl_async.core.ids import NO_FEDERATION, LearnerId, ModelRef, StreamId, TaskId
 from metisfl_async.core.metrics import Json
 
 __all__ = ["HeldTask", "Task", "TaskKind", "TaskState", "Verdict"]
@@ -24,8 +24,9 @@ class TaskState(StrEnum):
     OFFERED = "offered"  #: sent, not acknowledged
     ACCEPTED = "accepted"  #: acknowledged; its learner works on it
     UPLOADING = "uploading"  #: its update is on the way
-    STORED = "stored"  #: its update is here, being checked and folded
-    COUNTED = "counted"  #: done
+    RECEIVED = "received"  #: its update is here, being checked and folded
+    FOLDED = "folded"  #: its update is in the sum of a model that is not published yet
+    COUNTED = "counted"  #: done; an update: in a published model
     FAILED = "failed"  #: its learner could not do it
     LOST = "lost"  #: its learner left, was silent for too long, or came back without it
     EXPIRED = "expired"  #: the deadline passed before its outcome came
@@ -45,8 +46,9 @@ _NEXT: dict[TaskState, set[TaskState]] = {
     TaskState.PENDING: {TaskState.OFFERED, *_ENDINGS},
     TaskState.OFFERED: {TaskState.ACCEPTED, TaskState.COUNTED, *_ENDINGS},
     TaskState.ACCEPTED: {TaskState.UPLOADING, TaskState.COUNTED, *_ENDINGS},
-    TaskState.UPLOADING: {TaskState.ACCEPTED, TaskState.STORED, TaskState.LATE, *_ENDINGS},
-    TaskState.STORED: {TaskState.COUNTED, TaskState.REJECTED, TaskState.CANCELLED},
+    TaskState.UPLOADING: {TaskState.ACCEPTED, TaskState.RECEIVED, TaskState.LATE, *_ENDINGS},
+    TaskState.RECEIVED: {TaskState.FOLDED, TaskState.COUNTED, TaskState.REJECTED, TaskState.CANCELLED},
+    TaskState.FOLDED: {TaskState.COUNTED, TaskState.CANCELLED},
 }
 
 
@@ -65,12 +67,14 @@ class Task:
     state: TaskState = TaskState.PENDING
     reason: str = ""  #: why it ended as it did, for its learner
     error_type: str = ""  #: if it did not count: the exception's class, or the state it ended in
-    streams: int = 0  #: how many streams bring its update; more than one when its learner tries again
+    damages: int = 0  #: how many times its update was damaged on its way
+    content: bytes = b""  #: what tells its update from another one, once it is whole
+    streams: list[StreamId] = field(default_factory=list)  #: which bring its update, or wait to hear what became of it
     made_at: float = 0.0  #: seconds on the controller's monotonic clock, like the next five
     offered_at: float = 0.0
     accepted_at: float = 0.0
     upload_at: float = 0.0  #: when the header of its update came
-    stored_at: float = 0.0  #: when the last frame of its update came
+    received_at: float = 0.0  #: when the last frame of its update came
     ended_at: float = 0.0
 
     def __post_init__(self) -> None:
@@ -88,6 +92,8 @@ class Verdict(StrEnum):
 
     CONTINUE = "continue"
     UPLOAD = "upload"
+    KEEP = "keep"  #: its update is folded; the learner hears when it counts
+    COUNTED = "counted"  #: its update is in a published model
     DISCARD = "discard"
 
 
@@ -96,3 +102,5 @@ class HeldTask(NamedTuple):
 
     task_id: TaskId
     is_done: bool  #: its outcome is ready to be sent
+    kind: str = TaskKind.TRAIN.value
+    model: ModelRef = ModelRef(NO_FEDERATION, 0)  #: which it works on

@@ -60,6 +60,16 @@ class Scheduler(ABC):
         """Give each learner of a cohort its training parameters; `timings` are their latest, of those that tell."""
         return dict.fromkeys(cohort, params)
 
+    def state(self) -> Json:
+        """Say what it remembers from call to call, as JSON-like data: a durable federation writes it down.
+
+        None if it remembers nothing. One of your own that keeps attributes must say it, for a durable federation.
+        """
+        return None
+
+    def restore(self, state: Json) -> None:  # noqa: B027 - most remember nothing
+        """Take up what `state` gave, after the controller was started again."""
+
 
 class Synchronous(Scheduler):
     """A round is over when every learner of the cohort has reported or was given up."""
@@ -110,6 +120,13 @@ class SemiSynchronous(Synchronous):
             num_updates = max(math.ceil(t_max / (timing.ms_per_batch or 1.0)), 1)  # 0 ms: less than a clock tells
             plans[learner] = {**params, "num_local_updates": num_updates}
         return plans
+
+    def state(self) -> Json:
+        return {learner: [timing.ms_per_batch, timing.ms_per_epoch] for learner, timing in self._first.items()}
+
+    def restore(self, state: Json) -> None:
+        assert isinstance(state, dict)
+        self._first = {LearnerId(learner): Timing(*timing) for learner, timing in state.items()}  # type: ignore[misc]
 
 
 class Asynchronous(Scheduler):

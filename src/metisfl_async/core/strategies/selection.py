@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 
 from metisfl_async.core.ids import LearnerId
+from metisfl_async.core.metrics import Json
 
 __all__ = ["Scheduled", "ScheduledCardinality", "Selector"]
 
@@ -43,6 +44,16 @@ class Selector(ABC):
         there and have reported at least once.
         """
         return ()
+
+    def state(self) -> Json:
+        """Say what it remembers from call to call, as JSON-like data: a durable federation writes it down.
+
+        None if it remembers nothing. One of your own that keeps attributes must say it, for a durable federation.
+        """
+        return None
+
+    def restore(self, state: Json) -> None:  # noqa: B027 - most remember nothing
+        """Take up what `state` gave, after the controller was started again."""
 
 
 class Scheduled(Selector):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.errors import MetisError
@@ -33,6 +33,22 @@ class Strategies:
     def seed(self, seed: int) -> None:
         """Make what follows repeatable."""
         self._random = random.Random(seed)
+
+    def state(self) -> dict[str, Json]:
+        """Say what must survive of the generator, the scheduler and the selector."""
+        version, numbers, gauss = self._random.getstate()
+        return {
+            "random": [version, list(numbers), gauss],
+            "scheduler": _ask("scheduler", self._scheduler.state),
+            "selector": _ask("selector", self._selector.state),
+        }
+
+    def restore(self, state: Mapping[str, Json]) -> None:
+        """Take what `state` gave."""
+        version, numbers, gauss = cast("tuple[int, list[int], float | None]", state["random"])
+        self._random.setstate((version, tuple(numbers), gauss))
+        _ask("scheduler", self._scheduler.restore, state["scheduler"])
+        _ask("selector", self._selector.restore, state["selector"])
 
     def draw(self, learners: Sequence[LearnerId]) -> LearnerId:
         """Choose the one that gives the first weights."""

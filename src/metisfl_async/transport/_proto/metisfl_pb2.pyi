@@ -23,32 +23,38 @@ class Json(_message.Message):
     def __init__(self, json: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("learner_id", "token", "address", "secret")
+    __slots__ = ("learner_id", "token", "address", "secret", "protocol")
     LEARNER_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     SECRET_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     learner_id: str
     token: str
     address: str
     secret: str
-    def __init__(self, learner_id: _Optional[str] = ..., token: _Optional[str] = ..., address: _Optional[str] = ..., secret: _Optional[str] = ...) -> None: ...
+    protocol: int
+    def __init__(self, learner_id: _Optional[str] = ..., token: _Optional[str] = ..., address: _Optional[str] = ..., secret: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("learner_id", "token", "incarnation", "heartbeat_secs", "lease_secs", "max_model_bytes")
+    __slots__ = ("learner_id", "token", "incarnation", "heartbeat_secs", "lease_secs", "max_model_bytes", "federation_id", "protocol")
     LEARNER_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_SECS_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECS_FIELD_NUMBER: _ClassVar[int]
     MAX_MODEL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     learner_id: str
     token: str
     incarnation: int
     heartbeat_secs: float
     lease_secs: float
     max_model_bytes: int
-    def __init__(self, learner_id: _Optional[str] = ..., token: _Optional[str] = ..., incarnation: _Optional[int] = ..., heartbeat_secs: _Optional[float] = ..., lease_secs: _Optional[float] = ..., max_model_bytes: _Optional[int] = ...) -> None: ...
+    federation_id: str
+    protocol: int
+    def __init__(self, learner_id: _Optional[str] = ..., token: _Optional[str] = ..., incarnation: _Optional[int] = ..., heartbeat_secs: _Optional[float] = ..., lease_secs: _Optional[float] = ..., max_model_bytes: _Optional[int] = ..., federation_id: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("token",)
@@ -109,12 +115,18 @@ class Hello(_message.Message):
     def __init__(self, token: _Optional[str] = ..., held: _Optional[_Iterable[_Union[HeldTask, _Mapping]]] = ...) -> None: ...
 
 class HeldTask(_message.Message):
-    __slots__ = ("task_id", "is_done")
+    __slots__ = ("task_id", "is_done", "kind", "federation_id", "model_version")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     IS_DONE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     is_done: bool
-    def __init__(self, task_id: _Optional[str] = ..., is_done: bool = ...) -> None: ...
+    kind: str
+    federation_id: str
+    model_version: int
+    def __init__(self, task_id: _Optional[str] = ..., is_done: bool = ..., kind: _Optional[str] = ..., federation_id: _Optional[str] = ..., model_version: _Optional[int] = ...) -> None: ...
 
 class Accept(_message.Message):
     __slots__ = ("task_id",)
@@ -152,20 +164,22 @@ class Failed(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., error_type: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ControllerMessage(_message.Message):
-    __slots__ = ("welcome", "task", "settled", "withdrawn", "heartbeat", "farewell")
+    __slots__ = ("welcome", "task", "settled", "withdrawn", "heartbeat", "farewell", "counted")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     SETTLED_FIELD_NUMBER: _ClassVar[int]
     WITHDRAWN_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     FAREWELL_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     task: TaskOffer
     settled: Settled
     withdrawn: Withdrawn
     heartbeat: Heartbeat
     farewell: Farewell
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[TaskOffer, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., withdrawn: _Optional[_Union[Withdrawn, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., farewell: _Optional[_Union[Farewell, _Mapping]] = ...) -> None: ...
+    counted: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[TaskOffer, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., withdrawn: _Optional[_Union[Withdrawn, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., farewell: _Optional[_Union[Farewell, _Mapping]] = ..., counted: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("verdicts",)
@@ -184,18 +198,20 @@ class TaskVerdict(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class TaskOffer(_message.Message):
-    __slots__ = ("task_id", "kind", "round_number", "model_version", "config_json")
+    __slots__ = ("task_id", "kind", "round_number", "model_version", "config_json", "federation_id")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     ROUND_NUMBER_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     kind: str
     round_number: int
     model_version: int
     config_json: str
-    def __init__(self, task_id: _Optional[str] = ..., kind: _Optional[str] = ..., round_number: _Optional[int] = ..., model_version: _Optional[int] = ..., config_json: _Optional[str] = ...) -> None: ...
+    federation_id: str
+    def __init__(self, task_id: _Optional[str] = ..., kind: _Optional[str] = ..., round_number: _Optional[int] = ..., model_version: _Optional[int] = ..., config_json: _Optional[str] = ..., federation_id: _Optional[str] = ...) -> None: ...
 
 class Settled(_message.Message):
     __slots__ = ("task_id",)
@@ -212,20 +228,26 @@ class Withdrawn(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Farewell(_message.Message):
-    __slots__ = ("reason", "model_version")
+    __slots__ = ("reason", "model_version", "federation_id", "then")
     REASON_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    THEN_FIELD_NUMBER: _ClassVar[int]
     reason: str
     model_version: int
-    def __init__(self, reason: _Optional[str] = ..., model_version: _Optional[int] = ...) -> None: ...
+    federation_id: str
+    then: str
+    def __init__(self, reason: _Optional[str] = ..., model_version: _Optional[int] = ..., federation_id: _Optional[str] = ..., then: _Optional[str] = ...) -> None: ...
 
 class FetchModelRequest(_message.Message):
-    __slots__ = ("token", "model_version")
+    __slots__ = ("token", "model_version", "federation_id")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
     token: str
     model_version: int
-    def __init__(self, token: _Optional[str] = ..., model_version: _Optional[int] = ...) -> None: ...
+    federation_id: str
+    def __init__(self, token: _Optional[str] = ..., model_version: _Optional[int] = ..., federation_id: _Optional[str] = ...) -> None: ...
 
 class UpdateReply(_message.Message):
     __slots__ = ("state", "reason")
@@ -235,8 +257,18 @@ class UpdateReply(_message.Message):
     reason: str
     def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class Status(_message.Message):
+    __slots__ = ("federation_id", "is_finished", "protocol")
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    IS_FINISHED_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    federation_id: str
+    is_finished: bool
+    protocol: int
+    def __init__(self, federation_id: _Optional[str] = ..., is_finished: bool = ..., protocol: _Optional[int] = ...) -> None: ...
+
 class StartRequest(_message.Message):
-    __slots__ = ("signals", "num_learners", "seed", "join_timeout_secs", "federation_id", "learners", "root_certificates")
+    __slots__ = ("signals", "num_learners", "seed", "join_timeout_secs", "federation_id", "learners", "root_certificates", "has_model", "protocol")
     SIGNALS_FIELD_NUMBER: _ClassVar[int]
     NUM_LEARNERS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
@@ -244,6 +276,8 @@ class StartRequest(_message.Message):
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
     LEARNERS_FIELD_NUMBER: _ClassVar[int]
     ROOT_CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
+    HAS_MODEL_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     signals: TerminationSignals
     num_learners: int
     seed: int
@@ -251,7 +285,9 @@ class StartRequest(_message.Message):
     federation_id: str
     learners: _containers.RepeatedCompositeFieldContainer[NamedLearner]
     root_certificates: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, signals: _Optional[_Union[TerminationSignals, _Mapping]] = ..., num_learners: _Optional[int] = ..., seed: _Optional[int] = ..., join_timeout_secs: _Optional[float] = ..., federation_id: _Optional[str] = ..., learners: _Optional[_Iterable[_Union[NamedLearner, _Mapping]]] = ..., root_certificates: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    has_model: bool
+    protocol: int
+    def __init__(self, signals: _Optional[_Union[TerminationSignals, _Mapping]] = ..., num_learners: _Optional[int] = ..., seed: _Optional[int] = ..., join_timeout_secs: _Optional[float] = ..., federation_id: _Optional[str] = ..., learners: _Optional[_Iterable[_Union[NamedLearner, _Mapping]]] = ..., root_certificates: _Optional[_Iterable[bytes]] = ..., has_model: bool = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class NamedLearner(_message.Message):
     __slots__ = ("hostname", "port", "root_certificate")
@@ -263,11 +299,29 @@ class NamedLearner(_message.Message):
     root_certificate: int
     def __init__(self, hostname: _Optional[str] = ..., port: _Optional[int] = ..., root_certificate: _Optional[int] = ...) -> None: ...
 
-class WatchRequest(_message.Message):
+class FederationRequest(_message.Message):
     __slots__ = ("federation_id",)
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
     federation_id: str
     def __init__(self, federation_id: _Optional[str] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("federation_id", "seen", "run")
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    federation_id: str
+    seen: int
+    run: str
+    def __init__(self, federation_id: _Optional[str] = ..., seen: _Optional[int] = ..., run: _Optional[str] = ...) -> None: ...
+
+class ShutDownRequest(_message.Message):
+    __slots__ = ("federation_id", "keep_running")
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    KEEP_RUNNING_FIELD_NUMBER: _ClassVar[int]
+    federation_id: str
+    keep_running: bool
+    def __init__(self, federation_id: _Optional[str] = ..., keep_running: bool = ...) -> None: ...
 
 class TerminationSignals(_message.Message):
     __slots__ = ("federation_rounds", "execution_cutoff_time_mins", "evaluation_metric", "evaluation_metric_cutoff_score", "mode", "global_updates")
@@ -286,7 +340,9 @@ class TerminationSignals(_message.Message):
     def __init__(self, federation_rounds: _Optional[int] = ..., execution_cutoff_time_mins: _Optional[float] = ..., evaluation_metric: _Optional[str] = ..., evaluation_metric_cutoff_score: _Optional[float] = ..., mode: _Optional[str] = ..., global_updates: _Optional[int] = ...) -> None: ...
 
 class StopRequest(_message.Message):
-    __slots__ = ("reason",)
+    __slots__ = ("reason", "federation_id")
     REASON_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
     reason: str
-    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+    federation_id: str
+    def __init__(self, reason: _Optional[str] = ..., federation_id: _Optional[str] = ...) -> None: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -120,6 +120,14 @@ class Sum:
 
     def _value(self, index: int, block: slice) -> Floats:
         return self._parts[index][block]
+
+    def parts(self) -> list[Floats]:
+        """Give what it holds, one array for each run of the manifest; they change with the next `add`."""
+        return self._parts
+
+    def load(self, parts: Sequence[Floats]) -> None:
+        """Take up what `parts` gave."""
+        self._parts, self._is_zero = [part.copy() for part in parts], False
 
     def clear(self) -> None:
         """Make it zero."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias, get_args
 
 from metisfl_async.core.checks import number, one_of, positive
-from metisfl_async.core.model import Model
+from metisfl_async.core.model import Array, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import Sum
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
 
@@ -65,6 +66,14 @@ class FedAsync(AggregationRule):
 
     def discard(self) -> None:
         """Keep them: what is mixed in stays in."""
+
+    def state(self) -> Mapping[str, Array]:
+        return {str(index): part for index, part in enumerate(self._model.parts())}
+
+    def restore(self, models: Sequence[Model], state: Mapping[str, Array]) -> None:
+        self.start(models[-1])
+        if state:  # none before the first update
+            self._model.load([state[str(index)] for index in range(len(state))])
 
     def discount(self, staleness: int) -> float:
         """Give ``s(staleness)``, in (0, 1]."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from metisfl_async.core.checks import integer, number, positive
 from metisfl_async.core.errors import ConfigError
-from metisfl_async.core.model import Model
+from metisfl_async.core.model import Array, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import Sum
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
 
@@ -51,6 +53,7 @@ class FedBuff(AggregationRule):
         number("exponent", exponent, least=0)
         integer("max_staleness", max_staleness, 0)
         self.updates_per_version, self.max_staleness = updates_per_version, max_staleness
+        self.num_models = max_staleness + 1
         self.learning_rate, self.exponent = learning_rate, exponent
 
     def start(self, model: Model) -> None:
@@ -72,6 +75,10 @@ class FedBuff(AggregationRule):
         self._models = [*self._models[-self.max_staleness :], model] if self.max_staleness else [model]
         self.discard()
         return model
+
+    def restore(self, models: Sequence[Model], state: Mapping[str, Array]) -> None:
+        self.start(models[-1])
+        self._models = [*models]
 
     def discard(self) -> None:
         self._changes.clear()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from metisfl_async.core.ids import LearnerId
-from metisfl_async.core.model import Model
+from metisfl_async.core.model import Array, Model
 
 __all__ = ["AggregationRule", "Update"]
 
@@ -38,6 +39,7 @@ class AggregationRule(ABC):
     starts_afresh: bool = True  #: whether a model is made of the updates since the one before, and nothing else
     needs_previous: bool = False  #: whether each learner's latest update is to be kept and given as `Update.previous`
     updates_per_version: int = 1  #: how many updates, at least, make a model where there are no rounds
+    num_models: int = 1  #: how many of the latest global models `restore` needs
     stride_length: int | None = None  #: at most so many updates in memory at a time
 
     @abstractmethod
@@ -51,6 +53,27 @@ class AggregationRule(ABC):
     @abstractmethod
     def aggregate(self, version: int) -> Model:
         """Make the next global model: a new buffer, the manifest of `start`, and the given version."""
+
+    def state(self) -> Mapping[str, Array]:
+        """Say what it keeps from model to model, beside the latest model: a durable federation writes it down.
+
+        Called after `aggregate`, with nothing folded since. What each learner's latest update says is not part of it,
+        where the rule `needs_previous`: those are folded again. A rule of your own must say it (nothing: ``{}``) to be
+        used in a durable federation.
+
+        Returns
+        -------
+        mapping of str to ndarray
+            Of the dtypes that models have; copied before the next call.
+        """
+        return {}
+
+    def restore(self, models: Sequence[Model], state: Mapping[str, Array]) -> None:
+        """Take up what `state` gave, after the controller was started again; called after `start` with the first model.
+
+        `models` are the latest global models that are kept, oldest first: `num_models` of them, or fewer.
+        """
+        self.start(models[-1])
 
     @abstractmethod
     def discard(self) -> None:

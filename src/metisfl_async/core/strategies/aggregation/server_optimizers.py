@@ -10,13 +10,14 @@ Optimization", arXiv:2003.00295, algorithm 2: FedAdagrad, FedYogi and FedAdam.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metisfl_async.core.checks import number, positive
 from metisfl_async.core.errors import ConfigError
-from metisfl_async.core.model import DTYPES, Model
+from metisfl_async.core.model import DTYPES, Array, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import blocks, write_rounded
 from metisfl_async.core.strategies.aggregation.fedavg import FedAvg
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
@@ -41,6 +42,7 @@ class ServerOptimizer(AggregationRule):
         positive("learning_rate", learning_rate)
         self.rule, self.learning_rate = rule, learning_rate
         self.in_rounds, self.needs_previous = rule.in_rounds, rule.needs_previous
+        self.num_models = rule.num_models
         self.updates_per_version, self.stride_length = rule.updates_per_version, rule.stride_length
 
     def start(self, model: Model) -> None:
@@ -67,6 +69,18 @@ class ServerOptimizer(AggregationRule):
         model.buffer[model.manifest.padding] = 0
         self._model = model
         return model
+
+    def state(self) -> Mapping[str, Array]:
+        own = {f"{run}/{index}": part for run, parts in enumerate(self._states) for index, part in enumerate(parts)}
+        return own | {f"rule/{name}": values for name, values in self.rule.state().items()}
+
+    def restore(self, models: Sequence[Model], state: Mapping[str, Array]) -> None:
+        self.start(models[-1])
+        of_rule = {name.removeprefix("rule/"): values for name, values in state.items() if name.startswith("rule/")}
+        self.rule.restore(models, of_rule)
+        if own := {name: values for name, values in state.items() if not name.startswith("rule/")}:
+            runs, each = len(own) // len(self.first_states), range(len(self.first_states))
+            self._states = [[own[f"{run}/{index}"].copy() for index in each] for run in range(runs)]
 
     def discard(self) -> None:
         self.rule.discard()

@@ -1,0 +1,136 @@
+"""One federation at work in a controller: the parts that are its own, and end with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+
+from metisfl_async.codec.frame import Publication
+from metisfl_async.controller.aggregator import Aggregator
+from metisfl_async.controller.dispatcher import Dispatcher
+from metisfl_async.controller.keeper import Keeper
+from metisfl_async.controller.registry import Registry
+from metisfl_async.controller.staging import Staging
+from metisfl_async.controller.threads import Threads
+from metisfl_async.controller.updates import Updates
+from metisfl_async.core.config import ControllerConfig, ModelStoreConfig
+from metisfl_async.core.config.sameness import check_same, facts_of
+from metisfl_async.core.errors import StoreError, UnexpectedMessage
+from metisfl_async.core.federation.continuous import ContinuousFederation
+from metisfl_async.core.federation.events import FederationStarted
+from metisfl_async.core.federation.federation import Federation
+from metisfl_async.core.federation.in_rounds import FederationInRounds
+from metisfl_async.core.federation.inputs import Resume, Start
+from metisfl_async.core.federation.standing import Standing
+from metisfl_async.core.ids import FederationId
+from metisfl_async.core.messages import StartRequest
+from metisfl_async.core.model import Model
+from metisfl_async.core.strategies.strategies import Strategies
+from metisfl_async.store.base import ModelStore
+from metisfl_async.store.event_log import EventLog
+from metisfl_async.transport.concurrency import first_of
+
+__all__ = ["Job"]
+
+logger = logging.getLogger(__name__)
+
+
+class Job:
+    """A federation with everything that decides, folds, receives and tells for it."""
+
+    def __init__(
+        self,
+        federation_id: FederationId,
+        config: ControllerConfig,
+        store_config: ModelStoreConfig,
+        *,
+        registry: Registry,
+        store: ModelStore,
+        threads: Threads,
+        clock: Callable[[], float],
+    ) -> None:
+        strategies = Strategies(config)
+        kind = FederationInRounds if strategies.in_rounds else ContinuousFederation
+        self.id, self.run_id = federation_id, secrets.token_hex(8)
+        self.federation: Federation = kind(federation_id, config, strategies, is_durable=store.is_durable)
+        keeps_updates = strategies.keeps_updates or store_config.keep_local_models
+        self.staging = Staging(config.max_inflight_bytes, strategies.rule.stride_length)
+        self.events = EventLog(store_config.history_bytes)
+        self.over = asyncio.Event()  #: set once the federation is over
+        self._facts = facts_of(config)
+        self._dispatcher = Dispatcher(
+            self.federation,
+            registry,
+            self.events,
+            self.over,
+            clock=clock,
+            in_rounds=strategies.in_rounds,
+        )
+        self.post = self._dispatcher.post
+        self.keeper = Keeper(store, store_config, self._dispatcher.announce, clock)
+        self.aggregator = Aggregator(strategies.rule, self.keeper, self.post, threads, keeps_updates=keeps_updates)
+        self.updates = Updates(config, self.aggregator, self.post, self.staging, clock=clock)
+        self._dispatcher.connect(self.aggregator, self.updates, self.keeper)
+
+    @property
+    def is_over(self) -> bool:
+        return self.over.is_set()
+
+    async def begin(self, request: StartRequest, first: Model | None) -> None:
+        """Start it, with first weights if they are given.
+
+        It is started in one step: with the commit that says so, and has the weights.
+        """
+        self._dispatcher.announce(FederationStarted(self.id, self.run_id))
+        signals, seed, timeout_s = request.signals, request.seed, request.join_timeout_secs
+        start = Start(signals, request.num_learners, seed, timeout_s, first is not None)
+        self.federation.standing.config = self._facts
+        not_started = self.federation.standing.to_json()
+        standing = self.federation.as_started(start)
+        await self.keeper.do(self.keeper.store.begin, self.id, standing if first is None else not_started)
+        if first is not None:
+            await self.aggregator.set_first_model(first, standing)
+        self.post(start)
+
+    async def resume(self) -> bool:
+        """Go on with what was saved; say whether it was started at all. If not, its driver does it once more.
+
+        Raises
+        ------
+        ConfigError
+            If the controller is configured otherwise than before, in what must stay.
+        """
+        saved = await self.keeper.do(self.keeper.store.resume, self.id)
+        standing = Standing.from_json(saved.standing)
+        if standing.signals is None:
+            return False
+        check_same(standing.config, self._facts)
+        await self.aggregator.restore(saved, sorted(standing.reported))
+        self._dispatcher.announce(FederationStarted(self.id, self.run_id))
+        self.post(Resume(standing, saved.version))
+        return True
+
+    def published(self) -> Publication:
+        """Give the latest global model."""
+        if self.aggregator.publication is None:
+            raise UnexpectedMessage("there is no global model yet")
+        return self.aggregator.publication
+
+    async def conclude(self) -> None:
+        """Let go of a federation whose driver has the result: from now on, it is not resumed."""
+        await self.over.wait()
+        if self.keeper.store.is_durable:
+            try:
+                await self.keeper.store.commit(self.federation.standing.to_json(), is_finished=True)
+            except StoreError as error:
+                logger.error("the end of the federation could not be saved, it will be resumed: %s", error)
+
+    async def run(self) -> None:
+        """Aggregate until cancelled; a bug ends it, and is raised."""
+        try:
+            await first_of(self._dispatcher.broken, self.aggregator.run())
+        finally:
+            self.updates.close()
+            self._dispatcher.close()

@@ -1,0 +1,97 @@
+"""Which federation a controller runs: one at a time, one after another, for the same connected learners."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from metisfl_async.controller.job import Job
+from metisfl_async.controller.registry import Registry
+from metisfl_async.core.errors import MetisError, UnexpectedMessage, UnknownFederation
+from metisfl_async.core.federation.inputs import Input, Joined
+from metisfl_async.core.ids import NO_FEDERATION, FederationId
+from metisfl_async.core.messages import StartRequest
+from metisfl_async.core.model import Model
+from metisfl_async.transport.concurrency import first_of
+
+__all__ = ["Jobs"]
+
+
+class Jobs:
+    """The federation that runs, or the last one; the next one takes its place."""
+
+    def __init__(self, registry: Registry, new_job: Callable[[FederationId], Job], *, in_rounds: bool) -> None:
+        self.current: Job | None = None
+        self._registry, self._new_job, self._in_rounds = registry, new_job, in_rounds
+        self._first: tuple[str, Model] | None = None  # first weights of a federation that is to be started
+        self._changed = asyncio.Event()
+
+    @property
+    def id(self) -> FederationId:
+        """Which federation runs, or ran last."""
+        return self.current.id if self.current is not None else NO_FEDERATION
+
+    def of(self, federation_id: str) -> Job:
+        """Find the federation that is meant.
+
+        Raises
+        ------
+        UnknownFederation
+            If it is not the one that runs here, or ran last.
+        """
+        if self.current is None or self.current.id != federation_id:
+            raise UnknownFederation(federation_id, self.id)
+        return self.current
+
+    def post(self, happened: Input) -> None:
+        """Tell the federation, if there is one."""
+        if self.current is not None:
+            self.current.post(happened)
+
+    def give(self, federation_id: str, model: Model) -> None:
+        """Keep first weights for a federation that is to be started."""
+        if self.current is not None and self.current.id == federation_id:
+            raise UnexpectedMessage("the federation was started before, and has its first weights")
+        self._first = federation_id, model
+
+    async def start(self, request: StartRequest) -> None:
+        """Start a federation; a request that comes again changes nothing."""
+        if self.current is not None:
+            if self.current.id == request.federation_id:
+                return
+            if not self.current.is_over:
+                raise UnexpectedMessage(f"federation {self.id} runs here; one ends before the next one starts")
+        request.signals.check(in_rounds=self._in_rounds)
+        model = None
+        if request.has_model:
+            if self._first is None or self._first[0] != request.federation_id:
+                raise UnexpectedMessage("the first weights are not here: was the controller started again meanwhile?")
+            model = self._first[1]
+        job, before = self._new_job(request.federation_id), self.current
+        self.current, self._first = job, None
+        self._changed.set()
+        try:
+            await job.begin(request, model)
+        except (MetisError, asyncio.CancelledError):
+            self.current = before
+            self._changed.set()
+            raise
+        for member in self._registry:
+            if member.connection is not None:
+                job.post(Joined(member.id, None))
+
+    async def resume(self, federation_id: FederationId) -> None:
+        """Go on with a federation that was not finished when its controller died."""
+        job = self._new_job(federation_id)
+        if await job.resume():
+            self.current = job
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Let one federation after another work, until cancelled; a bug in one ends it, and is raised."""
+        while True:
+            self._changed.clear()
+            if self.current is None:
+                await self._changed.wait()
+            else:
+                await first_of(self.current.run(), self._changed.wait())

@@ -1,0 +1,109 @@
+"""Keeps what must survive, and tries again while the store fails: nothing is lost meanwhile, and everybody sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
+from typing import ParamSpec, TypeVar
+
+from metisfl_async.core.config import ModelStoreConfig
+from metisfl_async.core.errors import StoreError
+from metisfl_async.core.federation.events import Event, StoreRecovered, StoreStalled
+from metisfl_async.core.federation.records import RoundRecord
+from metisfl_async.core.model import Array, Model
+from metisfl_async.store.base import NO_ARRAYS, ModelStore
+
+__all__ = ["Keeper"]
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE_S, MOST_PAUSE_S = 0.1, 10.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Keeper:
+    """One federation's use of the model store."""
+
+    def __init__(
+        self,
+        store: ModelStore,
+        config: ModelStoreConfig,
+        announce: Callable[[Event], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.store = store
+        self._retry_secs = config.retry_secs
+        self._announce, self._clock = announce, clock
+        self._closed: list[str] = []  # records of closed rounds that wait for the next commit
+        self._is_hurried = asyncio.Event()
+
+    def close_round(self, record: RoundRecord) -> None:
+        """Take a record that is complete; it is saved with the next commit."""
+        self._closed.append(json.dumps(record.to_dict()))
+
+    async def records(self) -> AsyncGenerator[RoundRecord, None]:
+        """Give the records of all closed rounds that are kept, in the order in which they were closed."""
+        position = 0
+        async with aclosing(self.store.rounds()) as texts:
+            async for text in texts:
+                yield RoundRecord.from_dict(json.loads(text))
+                position += 1
+        for text in tuple(self._closed):
+            yield RoundRecord.from_dict(json.loads(text))
+
+    async def commit(
+        self,
+        standing: str,
+        *,
+        model: Model | None = None,
+        arrays: Mapping[str, Array] = NO_ARRAYS,
+        is_finished: bool = False,
+    ) -> None:
+        """Save how the federation stands, with a global model if there is a new one, in one step."""
+        rounds = tuple(self._closed)
+        commit = self.store.commit
+        await self.do(commit, standing, model=model, arrays=arrays, rounds=rounds, is_finished=is_finished)
+        del self._closed[: len(rounds)]
+
+    def hurry(self) -> None:
+        """Try nothing again from now on: the federation is to end."""
+        self._is_hurried.set()
+
+    async def do(self, call: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Use the store, again and again while it fails.
+
+        Raises
+        ------
+        StoreError
+            If it failed for longer than `ModelStoreConfig.retry_secs`, or somebody is in a hurry.
+        """
+        failing_since: float | None = None
+        pause_s, attempts = FIRST_PAUSE_S, 0
+        while True:
+            try:
+                result = await call(*args, **kwargs)
+            except StoreError as error:
+                now = self._clock()
+                failing_since = now if failing_since is None else failing_since
+                failed_s, attempts = now - failing_since, attempts + 1
+                if self._is_hurried.is_set() or (self._retry_secs is not None and failed_s >= self._retry_secs):
+                    raise
+                if attempts & (attempts - 1) == 0:
+                    limit = "for ever" if self._retry_secs is None else f"for retry_secs={self._retry_secs:g}"
+                    logger.warning("the model store fails, and is tried again %s: %s", limit, error)
+                    self._announce(StoreStalled(str(error), failed_s))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await self._is_hurried.wait()
+                pause_s = min(2 * pause_s, MOST_PAUSE_S)
+            else:
+                if failing_since is not None:
+                    seconds = self._clock() - failing_since
+                    logger.warning("the model store works again after %.1f s", seconds)
+                    self._announce(StoreRecovered(seconds))
+                return result

@@ -1,0 +1,59 @@
+"""What of a configuration must stay the same when a federation goes on under another controller process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from metisfl_async.core.config.controller import ControllerConfig
+from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.metrics import Json
+
+__all__ = ["check_same", "facts_of"]
+
+#: They decide what is computed. The others (limits, times, addresses) may differ.
+MUST_STAY = (
+    "aggregation_rule",
+    "scheduler",
+    "scaling_factor",
+    "selector",
+    "stride_length",
+    "semi_sync_lambda",
+    "semi_sync_recompute_num_updates",
+    "train_params",
+    "eval_params",
+    "params_hook",
+    "participation_ratio",
+)
+
+
+def facts_of(config: ControllerConfig) -> dict[str, Json]:
+    """Describe what must stay the same, as JSON-like data that can be compared."""
+    return {name: _plain(getattr(config, name)) for name in MUST_STAY}
+
+
+def check_same(before: Mapping[str, Json], now: Mapping[str, Json]) -> None:
+    """Refuse a configuration that differs in what must stay.
+
+    Raises
+    ------
+    ConfigError
+        It names the fields that differ, and which may.
+    """
+    differing = [name for name in MUST_STAY if before.get(name) != now[name]]
+    if differing:
+        values = "; ".join(f"{name} was {before.get(name)!r}, and is {now[name]!r}" for name in differing)
+        allowed = f"as it was before: {values}. Only these must stay as they were: {', '.join(MUST_STAY)}"
+        raise ConfigError(", ".join(differing), "different", allowed)
+
+
+def _plain(value: object) -> Json:
+    """Give plain values as they are, functions by name, and objects by their class and what they were made with."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    name = getattr(value, "__qualname__", None) or type(value).__qualname__
+    public = {key: item for key, item in getattr(value, "__dict__", {}).items() if not key.startswith("_")}
+    return {name: {key: _plain(item) for key, item in public.items()}} if public and not callable(value) else name

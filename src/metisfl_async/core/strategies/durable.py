@@ -1,0 +1,43 @@
+"""Whether what users configured can be taken up again after the controller died."""
+
+from __future__ import annotations
+
+from metisfl_async.core.config import ControllerConfig
+from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.strategies.aggregation.server_optimizers import ServerOptimizer
+
+__all__ = ["check_durable"]
+
+OURS = __name__.partition(".")[0]
+
+
+def check_durable(config: ControllerConfig) -> None:
+    """Refuse strategies of the user's that do not say what they keep, where a federation must outlive its controller.
+
+    Raises
+    ------
+    ConfigError
+        It names the class, and the two methods that it lacks.
+    """
+    rule = config.new_rule()
+    while isinstance(rule, ServerOptimizer):
+        _check("aggregation_rule", rule, must_say=True)
+        rule = rule.rule
+    _check("aggregation_rule", rule, must_say=True)
+    for field, strategy in (("scheduler", config.new_scheduler()), ("selector", config.new_selector())):
+        _check(field, strategy, must_say=bool(vars(strategy)))  # without attributes there is nothing to keep
+
+
+def _check(field: str, strategy: object, *, must_say: bool) -> None:
+    kind = type(strategy)
+    says = next(each for each in kind.__mro__ if "state" in vars(each))
+    if must_say and not _is_ours(kind) and _is_ours(says):
+        allowed = (
+            "a class with methods state() and restore() of its own, which say what it keeps from call to call: the "
+            "model store outlives the controller. With model_store='InMemory', any class will do"
+        )
+        raise ConfigError(field, kind.__name__, allowed)
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == OURS

@@ -1,0 +1,88 @@
+"""A driver that comes to a federation which another one has started."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from metisfl_async.core.config import ClientParams, ServerParams
+from metisfl_async.core.errors import ConfigError, UnexpectedMessage
+from metisfl_async.core.federation.events import Event, FirstWeights
+from metisfl_async.core.ids import FederationId
+from metisfl_async.driver.following import WHO, collect, follow, raise_failure
+from metisfl_async.driver.result import FederationResult
+from metisfl_async.store.event_log import EventLog
+from metisfl_async.transport.base import ControllerLink
+from metisfl_async.transport.grpc_link import GrpcLink
+from metisfl_async.transport.retry import insisting
+
+__all__ = ["AttachedSession"]
+
+
+class AttachedSession:
+    """Follows, stops, or fetches the result of the federation that runs, or has ended, at a controller.
+
+    `DriverSession.attach` makes one. It ends neither the controller nor its learners, unless it is told to.
+    """
+
+    def __init__(self, controller: ClientParams | ServerParams, *, lost_secs: float | None) -> None:
+        if not isinstance(controller, ClientParams | ServerParams):
+            raise ConfigError("controller", controller, "the ClientParams or ServerParams of a remote controller")
+        self._params = controller.client_params() if isinstance(controller, ServerParams) else controller
+        self._lost_secs = lost_secs
+        self._log = EventLog()
+        self._first_weights = ""
+        self.result: FederationResult | None = None  #: once it is over
+
+    async def run(self, *, shut_down: bool = False) -> FederationResult:
+        """Follow the federation to its end, and fetch its result.
+
+        Parameters
+        ----------
+        shut_down : bool
+            End the learners and the controller afterwards, as the driver does that has started them.
+
+        Raises
+        ------
+        UnexpectedMessage
+            If no federation runs there.
+        QuorumLost, StoreError
+            If it ended as a failure. `result` holds what was reached.
+        TransportError
+            If the controller cannot be reached for `lost_secs`.
+        """
+        link = GrpcLink(self._params)
+        try:
+            federation_id = await self._find(link)
+            finished = await follow(link, federation_id, self._note, self._lost_secs)
+            first = self._first_weights
+            self.result = await collect(link, federation_id, finished.reason, first, self._lost_secs)
+            if shut_down:
+                await link.shut_down(federation_id)
+        finally:
+            await link.close()
+            self._log.close()
+        raise_failure(finished)
+        return self.result
+
+    async def stop(self, reason: str = "stop was asked for") -> None:
+        """End the federation in order."""
+        link = GrpcLink(self._params)
+        try:
+            await link.stop_training(await self._find(link), reason)
+        finally:
+            await link.close()
+
+    def events(self) -> AsyncIterator[Event]:
+        """Follow `run`: all events that the controller still has, then each as it happens."""
+        return self._log.follow()
+
+    async def _find(self, link: ControllerLink) -> FederationId:
+        status = await insisting(WHO, link.address, self._lost_secs, link.status)
+        if not status.federation_id:
+            raise UnexpectedMessage(f"no federation runs at {link.address}, and none has ended there")
+        return status.federation_id
+
+    def _note(self, event: Event) -> None:
+        self._log.append(event)
+        if isinstance(event, FirstWeights):
+            self._first_weights = event.source
