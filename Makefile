@@ -10,11 +10,15 @@ NODE_READY := $(INTEROP)/node_modules/.ready
 FLOWER := bench/.venv-flower
 FLOWER_READY := $(FLOWER)/.ready
 
-.PHONY: help quickstart test check unit bench bench-quick figures proto clean
+SOAK_RUNS := 200
+SOAK_SEED := 0
+
+.PHONY: help quickstart test check unit soak bench bench-quick figures proto clean
 
 help:
 	@echo 'make quickstart   set up, then train a real model on real images in five processes (about two minutes; downloads TensorFlow, about 2 GB on disk)'
 	@echo 'make test         set up, with PyTorch (about 0.8 GB, or several with GPU support) and Flower, then run every check and test (needs Node.js 20, npm and redis-server; on Debian it installs that one, with sudo)'
+	@echo 'make soak         set up, then kill, stop and cut off the parties of 200 federations at random, and see that nothing is lost (a few minutes; SOAK_RUNS=... SOAK_SEED=... for others)'
 	@echo 'make bench        set up, then measure everything on this machine, and write the figures into docs/ (about a quarter of an hour)'
 	@echo 'make bench-quick  the same with fewer and smaller runs, to see that it works; writes nothing (about two minutes)'
 	@echo 'make figures      set up, then draw the picture of the schedulers in docs/ anew, with its table'
@@ -68,6 +72,9 @@ unit: $(READY) $(TORCH_READY) $(NODE_READY)
 	$(PYTHON) -m pytest -n 3 --dist worksteal --cov --cov-report=term:skip-covered
 	$(PYTHON) -m pytest -q -n 3 --dist worksteal -o asyncio_debug=true $(WITH_THREADS)
 	$(PYTHON) -m coverage report --include='*/core/*,*/codec/*' --fail-under=100 --skip-covered
+
+soak: $(READY)
+	cd tests && $(abspath $(PYTHON)) -m durability.soak $(SOAK_RUNS) $(SOAK_SEED)
 
 bench: $(READY) $(FLOWER_READY)
 	$(PYTHON) bench/report.py

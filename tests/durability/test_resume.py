@@ -1,0 +1,116 @@
+"""A controller that dies and is started again: nothing is lost, nobody trains twice, and the result is the same."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+from durability.in_process import Counts, killed
+from federations import PATIENCE_S, Adds, until
+
+from metisfl_async import (
+    ClientParams,
+    ConfigError,
+    Controller,
+    ControllerConfig,
+    DriverSession,
+    FedAvg,
+    ModelStoreConfig,
+    ServerParams,
+    Synchronous,
+    TerminationSignals,
+    run_learner,
+)
+from metisfl_async.core.model import Array
+
+
+async def test_a_killed_controller_goes_on_where_it_was(tmp_path: Path, free_port: int) -> None:
+    store = ModelStoreConfig(model_store="Disk", directory=tmp_path)
+    server, dial = ServerParams(port=free_port), ClientParams(port=free_port)
+    learners = [Counts(1), Counts(2)]
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+        first = await Controller(server, ControllerConfig(), store).__aenter__()
+        for index, learner in enumerate(learners):
+            group.create_task(run_learner(learner, dial, learner_id=f"site-{index}"))
+        weights: list[Array] = [np.zeros(1, np.float32), np.array(0, np.int64)]
+        signals = TerminationSignals(federation_rounds=6)
+        session = DriverSession(dial, 2, signals, initial_weights=weights)
+        running = group.create_task(session.run())
+        await until(lambda: len(learners[0].trained) >= 3)
+        await killed(first)
+        async with Controller(server, ControllerConfig(), store, resume=True) as second:
+            result = await running
+            assert second is not first
+    assert result.final_model is not None
+    assert result.final_model[0] == pytest.approx([6 * 5 / 3])
+    assert [record.number for record in result.rounds] == [1, 2, 3, 4, 5, 6]
+    for learner in learners:
+        assert len(learner.trained) == len(set(learner.trained)) == 6
+
+
+async def test_the_same_session_goes_on_in_one_script(tmp_path: Path) -> None:
+    store = ModelStoreConfig(model_store="Disk", directory=tmp_path)
+    learners = [Counts(1), Counts(2)]
+    signals = TerminationSignals(federation_rounds=5)
+    async with asyncio.timeout(PATIENCE_S):
+        first = Controller(None, ControllerConfig(), store)
+        running = asyncio.create_task(DriverSession(first, learners, signals).run())
+        await until(lambda: len(learners[0].trained) >= 2)
+        await killed(first)
+        await asyncio.wait([running])
+        again = Controller(None, ControllerConfig(), store)
+        result = await DriverSession(again, learners, signals).run(resume=True)
+    assert [record.number for record in result.rounds] == [1, 2, 3, 4, 5]
+    assert result.final_model is not None
+    assert result.final_model[0] == pytest.approx([5 * 5 / 3])
+    assert result.first_weights.endswith("as made")
+
+
+async def test_an_unfinished_federation_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    store = ModelStoreConfig(model_store="Disk", directory=tmp_path)
+    learner = Counts(1)
+    first = Controller(None, ControllerConfig(), store)
+    running = asyncio.create_task(DriverSession(first, [learner], TerminationSignals(federation_rounds=1000)).run())
+    await until(lambda: len(learner.trained) >= 1)
+    await killed(first)
+    await asyncio.wait([running])
+    with pytest.raises(ConfigError, match="resume is False; allowed: True, to go on with federation"):
+        await Controller(None, ControllerConfig(), store).__aenter__()
+    other = ControllerConfig(aggregation_rule="FedAdam")
+    with pytest.raises(ConfigError, match="aggregation_rule was 'FedAvg', and is 'FedAdam'"):
+        await Controller(None, other, store, resume=True).__aenter__()
+    async with Controller(None, ControllerConfig(heartbeat_secs=1.0), store, resume=True):
+        pass  # limits and times may differ
+
+
+async def test_a_finished_federation_is_nothing_to_resume(tmp_path: Path) -> None:
+    store = ModelStoreConfig(model_store="Disk", directory=tmp_path)
+    for _ in range(2):
+        controller = Controller(None, ControllerConfig(), store, resume=True)
+        result = await DriverSession(controller, [Adds(1)], TerminationSignals(federation_rounds=1)).run(resume=True)
+        assert result.model_version == 1
+
+
+def test_what_keeps_state_and_does_not_say_it_is_refused_by_name(tmp_path: Path) -> None:
+    class Krum(FedAvg):
+        pass
+
+    class Says(FedAvg):
+        def state(self) -> dict[str, Array]:
+            return {}
+
+    class Remembers(Synchronous):
+        def __init__(self) -> None:
+            self.rounds = 0
+
+    store = ModelStoreConfig(model_store="Disk", directory=tmp_path)
+    with pytest.raises(ConfigError, match="aggregation_rule is 'Krum'; allowed: a class with methods state"):
+        Controller(None, ControllerConfig(aggregation_rule=Krum()), store)
+    with pytest.raises(ConfigError, match="scheduler is 'Remembers'"):
+        Controller(None, ControllerConfig(scheduler=Remembers()), store)
+    Controller(None, ControllerConfig(aggregation_rule=Says(), scheduler=Synchronous()), store)
+    Controller(None, ControllerConfig(aggregation_rule=Krum(), scheduler=Remembers()))
+    with pytest.raises(ConfigError, match="resume is True; allowed: False, or use a model store that outlives"):
+        Controller(resume=True)

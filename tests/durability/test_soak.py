@@ -1,0 +1,15 @@
+"""Federations that are disturbed at random; `make soak` does many more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from durability.soak import all_soaked
+
+RUNS = 20
+
+
+async def test_nothing_is_lost_doubled_or_hung_whoever_is_killed_stopped_or_cut_off(tmp_path: Path) -> None:
+    wrong, done = await all_soaked(range(RUNS), tmp_path)
+    assert not wrong, "\n".join(f"--- seed {seed}:\n" + "\n".join(texts) for seed, texts in wrong.items())
+    assert done["kill controller"]
