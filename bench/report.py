@@ -36,12 +36,13 @@ BENCH = Path(__file__).parent
 DOCS = BENCH.parent / "docs"
 FIGURES, PICTURE = DOCS / "benchmarks.json", DOCS / "images" / "growth.png"
 SKEWED = DOCS / "skewed.json"  #: what `make figures` found, in simulated time: of no machine
-PAGES = (BENCH.parent / "README.md", DOCS / "performance.md", DOCS / "strategies.md")
+PAGES = (BENCH.parent / "README.md", DOCS / "performance.md", DOCS / "strategies.md", DOCS / "durability.md")
 BENCHMARKS = {  #: in this order, with their tables
     "rounds": {"rounds"},
     "loop_lag": {"loop_lag"},
     "uploads": {"uploads", "folding"},
     "stress": {"stress", "limit"},
+    "durable": {"durability"},
     "crowd": {"idle", "dial", "push"},
     "peer": {"peer"},
     "link": {"link"},
