@@ -13,7 +13,8 @@ from sandbox import STRANGE, A, B, C, D, Sandbox
 from metisfl_async.core.errors import UnexpectedMessage
 from metisfl_async.core.federation import inputs as happened
 from metisfl_async.core.federation.commands import Fold
-from metisfl_async.core.federation.federation import Federation, Phase
+from metisfl_async.core.federation.course import Phase
+from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState, Verdict
 from metisfl_async.core.ids import LearnerId, StreamId, TaskId
 from metisfl_async.core.messages import Outcome, UpdateReply

@@ -30,8 +30,9 @@ from metisfl_async.core.federation.commands import (
     Withdraw,
 )
 from metisfl_async.core.federation.continuous import ContinuousFederation
+from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import Event, RoundFinished
-from metisfl_async.core.federation.federation import Federation, Phase
+from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.federation.in_rounds import FederationInRounds
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.federation.tasks import HeldTask, Task, Verdict

@@ -6,8 +6,8 @@ from sandbox import FEDERATION, STRANGE, A, B, Sandbox
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.federation import inputs as happened
+from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import FederationFinished
-from metisfl_async.core.federation.federation import Phase
 from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.federation.tasks import HeldTask, Task, TaskKind, TaskState, Verdict
 from metisfl_async.core.ids import LearnerId, ModelRef, TaskId

@@ -10,8 +10,8 @@ from sandbox import A, B, C, D, Sandbox
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import RoundStarted, TaskFailed, UpdateCounted
-from metisfl_async.core.federation.federation import Phase
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.strategies.aggregation.fedbuff import FedBuff

@@ -12,8 +12,8 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 from sandbox import Sandbox
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
+from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import ModelPublished, RoundFinished, RoundStarted, TaskFailed, UpdateFolded
-from metisfl_async.core.federation.federation import Phase
 from metisfl_async.core.federation.tasks import TaskKind, TaskState
 from metisfl_async.core.ids import LearnerId, TaskId
 from metisfl_async.core.strategies.aggregation.fedbuff import FedBuff

@@ -7,6 +7,7 @@ from sandbox import A, B, C, D, Sandbox, training
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.federation.commands import Finish
+from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import (
     FederationFinished,
     FirstWeights,
@@ -19,7 +20,6 @@ from metisfl_async.core.federation.events import (
     UpdateCounted,
     UpdateFolded,
 )
-from metisfl_async.core.federation.federation import Phase
 from metisfl_async.core.federation.tasks import TaskKind, TaskState
 from metisfl_async.core.ids import LearnerId
 

@@ -11,8 +11,8 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 from sandbox import Sandbox
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
+from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import TaskFailed, UpdateCounted
-from metisfl_async.core.federation.federation import Phase
 from metisfl_async.core.federation.tasks import TaskKind, TaskState
 
 

@@ -6,6 +6,7 @@ import pytest
 from sandbox import STRANGE, A, B, C, Sandbox, training
 
 from metisfl_async.core.config import ControllerConfig
+from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import (
     LearnerEvaluated,
     LearnerJoined,
@@ -15,7 +16,6 @@ from metisfl_async.core.federation.events import (
     UpdateCounted,
     UpdateFolded,
 )
-from metisfl_async.core.federation.federation import Phase
 from metisfl_async.core.federation.tasks import TaskKind, TaskState, Verdict
 from metisfl_async.core.messages import Outcome, UpdateReply
 

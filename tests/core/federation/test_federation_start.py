@@ -10,8 +10,8 @@ from sandbox import A, B, C, D, Sandbox, training
 from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.errors import UnexpectedMessage
 from metisfl_async.core.federation.commands import Finish
+from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import RoundStarted, UpdateFolded
-from metisfl_async.core.federation.federation import Phase
 from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.ids import LearnerId
 

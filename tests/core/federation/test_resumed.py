@@ -7,8 +7,8 @@ from sandbox import FEDERATION, STRANGE, A, B, Sandbox, training
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.federation import inputs as happened
+from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import FederationFinished, FirstWeights, TaskFailed
-from metisfl_async.core.federation.federation import Phase
 from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.federation.tasks import HeldTask, Task, TaskKind, TaskState, Verdict
 from metisfl_async.core.ids import ModelRef, StreamId

@@ -13,7 +13,7 @@ from sandbox import A, B, C, training
 
 from metisfl_async.core.config import ControllerConfig, EncryptionConfig, TerminationSignals, TerminationSingals
 from metisfl_async.core.errors import ConfigError
-from metisfl_async.core.federation.federation import Phase
+from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.tasks import TaskKind, TaskState
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Json

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.federation.commands import StartTimer
+from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import RoundStarted
-from metisfl_async.core.federation.federation import Federation, Phase
+from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.federation.inputs import Folded, Published
 from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
 from metisfl_async.core.federation.round import Round

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from time import perf_counter
 
+from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import RoundStarted
-from metisfl_async.core.federation.federation import Federation, Phase
+from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.federation.round import Round
 from metisfl_async.core.federation.standing import OpenRound, of_task
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
