@@ -17,6 +17,7 @@ from metisfl_async import (
     ControllerConfig,
     DriverSession,
     FedAvg,
+    FedBuff,
     ModelStoreConfig,
     ServerParams,
     Synchronous,
@@ -24,6 +25,7 @@ from metisfl_async import (
     run_learner,
 )
 from metisfl_async.core.model import Array
+from metisfl_async.store.disk import DiskStore
 
 
 async def test_a_killed_controller_goes_on_where_it_was(tmp_path: Path, free_port: int) -> None:
@@ -48,6 +50,49 @@ async def test_a_killed_controller_goes_on_where_it_was(tmp_path: Path, free_por
     assert [record.number for record in result.rounds] == [1, 2, 3, 4, 5, 6]
     for learner in learners:
         assert len(learner.trained) == len(set(learner.trained)) == 6
+
+
+async def test_models_that_were_not_saved_are_lost_and_made_again(tmp_path: Path, free_port: int) -> None:
+    store = ModelStoreConfig(model_store="Disk", directory=tmp_path, durable_every=5)
+    config = ControllerConfig(aggregation_rule=FedBuff(2), scheduler="Asynchronous", min_learners=2)
+    server, dial = ServerParams(port=free_port), ClientParams(port=free_port)
+    learners = [Counts(1), Counts(2)]
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+        first = await Controller(server, config, store).__aenter__()
+        for index, learner in enumerate(learners):
+            group.create_task(run_learner(learner, dial, learner_id=f"site-{index}"))
+        weights: list[Array] = [np.zeros(1, np.float32), np.array(0, np.int64)]
+        session = DriverSession(dial, 2, TerminationSignals(global_updates=18), initial_weights=weights)
+        running = group.create_task(session.run())
+        await until(lambda: session.result is not None and (session.result.model_version or 0) >= 7)
+        await killed(first)
+        async with Controller(server, config, store, resume=True):
+            result = await running
+    assert [record.number for record in result.rounds] == [*range(1, 19)]
+    assert result.model_version == 18 + 4  # the numbers of versions that may have been lost are not used again
+    assert result.final_model is not None
+    assert result.final_model[0] > 0
+
+
+async def test_the_end_saves_the_latest_model(tmp_path: Path) -> None:
+    config = ControllerConfig(aggregation_rule="FedAsync", scheduler="Asynchronous")
+    store = ModelStoreConfig(model_store="Disk", directory=tmp_path, durable_every=5)
+    signals = TerminationSignals(global_updates=8)
+    async with asyncio.timeout(PATIENCE_S):
+        await DriverSession(Controller(None, config, store), [Adds(1), Adds(2)], signals).run()
+    disk = DiskStore(store)
+    await disk.open()
+    try:
+        (federation_id,) = [path.name for path in tmp_path.iterdir() if len(path.name) == 32]
+        assert (await disk.resume(federation_id)).version == 8
+    finally:
+        await disk.close()
+
+
+def test_with_rounds_each_model_is_saved(tmp_path: Path) -> None:
+    store = ModelStoreConfig(model_store="Disk", directory=tmp_path, durable_every=2)
+    with pytest.raises(ConfigError, match="durable_every is 2; allowed: 1 with a scheduler that has rounds"):
+        Controller(None, ControllerConfig(), store)
 
 
 async def test_the_same_session_goes_on_in_one_script(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ WITHOUT_ROUNDS = ControllerConfig(aggregation_rule=FedBuff(3), scheduler="Asynch
 
 
 def resumed(config: ControllerConfig, standing: str, version: int | None) -> Sandbox:
-    sandbox = Sandbox(config, is_durable=True)
+    sandbox = Sandbox(config, durable_every=1)
     sandbox.hear(happened.Resume(Standing.from_json(standing), version))
     return sandbox
 
@@ -26,7 +26,7 @@ def resumed(config: ControllerConfig, standing: str, version: int | None) -> San
 def begun(num_learners: int = 1) -> Sandbox:
     """Take up a federation without rounds that was started, and of which no model was made."""
     start = happened.Start(SIGNALS, num_learners, 1990, None, True)
-    standing = Sandbox(WITHOUT_ROUNDS, is_durable=True).federation.as_started(start)
+    standing = Sandbox(WITHOUT_ROUNDS, durable_every=1).federation.as_started(start)
     return resumed(WITHOUT_ROUNDS, standing, 0)
 
 
@@ -53,7 +53,7 @@ def test_a_federation_that_waited_for_its_learners_waits_for_as_many_again() -> 
 
 
 def test_one_that_is_finished_says_so_again_and_who_has_not_heard_it() -> None:
-    sandbox = Sandbox(is_durable=True)
+    sandbox = Sandbox(durable_every=1)
     sandbox.give_model()
     sandbox.join(A)
     sandbox.start()
@@ -132,7 +132,7 @@ def test_what_counted_is_known_until_its_learner_has_accepted_another_task_since
 
 
 def test_the_record_of_a_model_that_is_being_measured_keeps_its_participants() -> None:
-    sandbox = Sandbox(ControllerConfig(), is_durable=True)
+    sandbox = Sandbox(ControllerConfig(), durable_every=1)
     sandbox.give_model()
     sandbox.join(A)
     sandbox.start()

@@ -78,6 +78,7 @@ class Aggregator:
         # means an update that is gone; if the learner has not come back, the federation sends another Forget.
         self._folded_at: dict[LearnerId, int] = {}
         self._inside: dict[LearnerId, str] = {}  # of each learner whose update is kept: the task that it answers
+        self._unsaved: Model | None = None  # the latest global model, if the store does not have it
         self._latest_task = ""  # that the update that was read last answers
 
     async def run(self) -> None:
@@ -153,7 +154,7 @@ class Aggregator:
 
     async def _save(self, number: int, standing: str, is_finished: bool) -> None:
         try:
-            await self._keeper.commit(standing)  # also at the end: it can be resumed until its driver has the result
+            await self._commit(standing)  # also at the end: it can be resumed until its driver has the result
         except StoreError as error:
             if not is_finished:
                 raise
@@ -213,10 +214,18 @@ class Aggregator:
             wrong = difference or f"version {model.version} instead of {version}"
             raise RuntimeError(f"{type(self._rule).__name__}.aggregate() made no such model as was asked for: {wrong}")
         publication = Publication(model)  # read-only from here on, so that the store can share it
-        arrays = self._rule.state() if self._keeper.store.is_durable else NO_ARRAYS
-        await self._keeper.commit(standing, model=model, arrays=arrays)
+        self._unsaved = model
+        if standing or not self._keeper.store.is_durable:
+            await self._commit(standing)
         self.publication = publication
         self._post(Published(version, selection_s * 1e3))
+
+    async def _commit(self, standing: str) -> None:
+        """Save how the federation stands, with the latest global model and what the rule keeps, if they are not."""
+        model = self._unsaved
+        arrays = self._rule.state() if model is not None and self._keeper.store.is_durable else NO_ARRAYS
+        await self._keeper.commit(standing, model=model, arrays=arrays)
+        self._unsaved = None
 
     async def _forget(self, learner: LearnerId) -> None:
         if not self._keeps_updates:

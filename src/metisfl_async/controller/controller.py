@@ -104,7 +104,7 @@ class Controller:
             allowed = "False, or use a model store that outlives the controller: Disk, or Redis with a key_prefix"
             raise ConfigError("resume", resume, allowed)
         if self.model_store_config.is_durable:
-            check_durable(self.controller_config)
+            check_durable(self.controller_config, self.model_store_config)
         self._reflection, self.resume = reflection, resume
         self._parts: _Parts | None = None
         self._is_opening = False

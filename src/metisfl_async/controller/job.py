@@ -54,7 +54,9 @@ class Job:
         strategies = Strategies(config)
         kind = FederationInRounds if strategies.in_rounds else ContinuousFederation
         self.id, self.run_id = federation_id, secrets.token_hex(8)
-        self.federation: Federation = kind(federation_id, config, strategies, is_durable=store.is_durable)
+        self.federation: Federation = kind(
+            federation_id, config, strategies, durable_every=store_config.durable_every if store.is_durable else 0
+        )
         keeps_updates = strategies.keeps_updates or store_config.keep_local_models
         self.staging = Staging(config.max_inflight_bytes, strategies.rule.stride_length)
         self.events = EventLog(store_config.history_bytes)

@@ -11,6 +11,7 @@ from metisfl_async.core.errors import brief
 PREFIX = "1 to 128 printable characters, such as 'hospitals-2026'"
 DIRECTORY = "the path of a directory, or of one to be made"
 HOST = "a host name or an IP address, nothing else"
+OUTLIVES = "1, or use a model store that outlives the controller: Disk, or Redis with a key_prefix"
 EVICTION = "NoEviction with lineage_length=0, which keeps all; LineageLengthEviction with one >= 1; it is "
 
 
@@ -27,6 +28,12 @@ EVICTION = "NoEviction with lineage_length=0, which keeps all; LineageLengthEvic
             ({"history_bytes": value}, "history_bytes", value, "an integer >= 1")
             for value in (0, -1, None, 1.0, "1", True)
         ),
+        *(
+            ({"durable_every": value}, "durable_every", value, "an integer >= 1")
+            for value in (0, -1, None, 1.0, "1", True)
+        ),
+        ({"durable_every": 2}, "durable_every", 2, OUTLIVES),
+        ({"model_store": "Redis", "durable_every": 2}, "durable_every", 2, OUTLIVES),
         *(
             ({"retry_secs": value}, "retry_secs", value, "a finite number > 0")
             for value in (0, -1.5, math.inf, math.nan, "60", True)
@@ -87,6 +94,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
 def test_right_values_are_taken(tmp_path: Path) -> None:
     assert ModelStoreConfig() == ModelStoreConfig(model_store="InMemory", lineage_length=1, keep_local_models=False)
     ModelStoreConfig(retry_secs=None, history_bytes=1)
+    ModelStoreConfig(model_store="Redis", key_prefix="nightly", durable_every=50)
     ModelStoreConfig(lineage_length=0, eviction_policy="NoEviction", keep_local_models=True)
     ModelStoreConfig(lineage_length=3, eviction_policy="LineageLengthEviction")
     ModelStoreConfig(model_store="Disk", directory=tmp_path)

@@ -19,7 +19,7 @@ WITHOUT_ROUNDS = ControllerConfig(aggregation_rule="FedAsync", scheduler="Asynch
 
 def durable(signals: TerminationSignals | None = None) -> Sandbox:
     """Train in a first round whose opening is saved."""
-    sandbox = Sandbox(CONFIG, is_durable=True)
+    sandbox = Sandbox(CONFIG, durable_every=1)
     sandbox.give_model()
     sandbox.start(2, signals)
     sandbox.join(A, B)
@@ -28,13 +28,13 @@ def durable(signals: TerminationSignals | None = None) -> Sandbox:
 
 
 def resumed(standing: str, version: int | None, config: ControllerConfig = CONFIG) -> Sandbox:
-    sandbox = Sandbox(config, is_durable=True)
+    sandbox = Sandbox(config, durable_every=1)
     sandbox.hear(happened.Resume(Standing.from_json(standing), version))
     return sandbox
 
 
 def test_nothing_is_offered_before_it_is_saved_and_who_is_away_gets_its_task_on_coming_back() -> None:
-    sandbox = Sandbox(CONFIG, is_durable=True)
+    sandbox = Sandbox(CONFIG, durable_every=1)
     sandbox.give_model()
     sandbox.start(2)
     sandbox.join(A, B)
@@ -47,7 +47,7 @@ def test_nothing_is_offered_before_it_is_saved_and_who_is_away_gets_its_task_on_
 
 
 def test_a_round_whose_learners_left_before_it_was_saved_goes_on() -> None:
-    sandbox = Sandbox(CONFIG, is_durable=True)
+    sandbox = Sandbox(CONFIG, durable_every=1)
     sandbox.give_model()
     sandbox.start(2)
     sandbox.join(A, B)
@@ -110,7 +110,7 @@ def test_a_model_that_was_saved_with_its_round_is_evaluated() -> None:
 
 
 def test_who_failed_is_not_among_those_that_count_with_the_model() -> None:
-    before = Sandbox(ControllerConfig(min_learners=1), is_durable=True)
+    before = Sandbox(ControllerConfig(min_learners=1), durable_every=1)
     before.give_model()
     before.start(2)
     before.join(A, B)
@@ -122,7 +122,7 @@ def test_who_failed_is_not_among_those_that_count_with_the_model() -> None:
 
 
 def test_one_whose_first_weights_never_came_asks_for_them_again() -> None:
-    before = Sandbox(CONFIG, is_durable=True)
+    before = Sandbox(CONFIG, durable_every=1)
     standing = before.federation.as_started(
         happened.Start(TerminationSignals(federation_rounds=3), 2, 1990, None, False)
     )
@@ -146,7 +146,7 @@ def test_one_that_waited_for_learners_between_two_rounds_waits_again() -> None:
 
 def without_rounds(global_updates: int) -> Sandbox:
     """Train without rounds; the first model is made, and each learner was evaluated."""
-    sandbox = Sandbox(WITHOUT_ROUNDS, is_durable=True)
+    sandbox = Sandbox(WITHOUT_ROUNDS, durable_every=1)
     sandbox.give_model()
     sandbox.start(2, TerminationSignals(global_updates=global_updates))
     sandbox.join(A, B)
@@ -179,6 +179,32 @@ def test_one_without_rounds_that_has_made_its_models_ends() -> None:
     sandbox.save()
     (finished,) = sandbox.events_of(FederationFinished)
     assert finished.reason == "global_updates=1 reached"
+
+
+def test_of_models_that_are_not_saved_no_version_is_used_again() -> None:
+    sandbox = Sandbox(WITHOUT_ROUNDS, durable_every=3)
+    sandbox.give_model()
+    sandbox.start(2, TerminationSignals(global_updates=10))
+    started = sandbox.federation._written()
+    sandbox.join(A, B)
+    made = []
+    for _ in range(4):
+        sandbox.train(A)
+        made.append((sandbox.aggregating, bool(sandbox.to_save)))
+        sandbox.publish()
+        sandbox.evaluate(A, score=0.5)
+    assert made == [(1, False), (2, False), (3, True), (4, False)]
+
+    sandbox = resumed(started, 0, WITHOUT_ROUNDS)  # it saves each now; versions 1 and 2 may be out there
+    sandbox.join(A, B)
+    sandbox.train(A)
+    assert sandbox.aggregating == 3
+    standing = Standing.from_json(sandbox.to_save)
+    assert (standing.num_published, standing.durable_every) == (1, 1)
+    sandbox.publish()
+    sandbox.evaluate(A, score=0.5)
+    sandbox.train(A)
+    assert sandbox.aggregating == 4
 
 
 def test_an_end_waits_for_the_model_that_is_being_made_but_not_for_ever() -> None:

@@ -27,6 +27,7 @@ class ModelStoreConfig:
     keep_local_models: bool = False  #: keep the learners' updates as well; rules that need them keep them in any case
     eviction_policy: Eviction | None = None  #: MetisFL's name for what `lineage_length` says, and must agree with it
     history_bytes: int = 64 * 2**20  #: of rounds' records that are kept in memory; Disk and Redis keep all, elsewhere
+    durable_every: int = 1  #: without rounds: how many global models there are for one that Disk or Redis saves
     retry_secs: float | None = 600.0  #: how long a store that fails is tried again before it ends; None = for ever
     directory: str | Path | None = None  #: for Disk, which needs it; made if it is not there
     model_store_hostname: str | None = None  #: for Redis; None = 127.0.0.1
@@ -44,6 +45,10 @@ class ModelStoreConfig:
         if not isinstance(self.keep_local_models, bool):
             raise ConfigError("keep_local_models", self.keep_local_models, "True, False")
         integer("history_bytes", self.history_bytes, 1)
+        integer("durable_every", self.durable_every, 1)
+        if self.durable_every > 1 and not self.is_durable:
+            allowed = "1, or use a model store that outlives the controller: Disk, or Redis with a key_prefix"
+            raise ConfigError("durable_every", self.durable_every, allowed)
         if self.retry_secs is not None:
             positive("retry_secs", self.retry_secs)
         if self.eviction_policy is not None:

@@ -113,12 +113,12 @@ class Aggregate:
 
     version: int
     others: tuple[LearnerId, ...] = ()  #: whose latest updates are folded too, before
-    standing: str = ""  #: how the federation stands then; to be saved with the model, in one step
+    standing: str = ""  #: how the federation stands then, to be saved with the model in one step; "": not to be saved
 
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Save how the federation stands, after what was asked for before, and report back."""
+    """Save how the federation stands, and the latest global model if it is not, and report back."""
 
     number: int
     standing: str

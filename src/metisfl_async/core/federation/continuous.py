@@ -35,9 +35,9 @@ class ContinuousFederation(Federation):
         config: ControllerConfig,
         strategies: Strategies,
         *,
-        is_durable: bool = False,
+        durable_every: int = 0,
     ) -> None:
-        super().__init__(federation_id, config, strategies, is_durable=is_durable)
+        super().__init__(federation_id, config, strategies, durable_every=durable_every)
         self._benched: set[LearnerId] = set()  # failed; they are asked again when there is a new model
         self._measured: dict[int, Round] = {}
         self._evaluations = RunningMeans()  # of each learner's latest, with its latest scaling factor

@@ -55,8 +55,8 @@ class Phase(StrEnum):
 class Course(ABC):
     """Leads one federation from its start to its end.
 
-    `standing` is what must survive of it. `is_durable` says whether it does: then nothing that a crash must not undo is
-    said to learners before it is saved.
+    `standing` is what must survive of it. Every `durable_every`-th global model is saved with it, none with 0. What a
+    crash must not undo is said to learners after that.
     """
 
     def __init__(
@@ -65,13 +65,14 @@ class Course(ABC):
         config: ControllerConfig,
         strategies: Strategies,
         *,
-        is_durable: bool = False,
+        durable_every: int = 0,
     ) -> None:
         self.config = config
         self.phase = Phase.IDLE
         self.model_version: int | None = None
         self.standing = Standing(federation_id)
-        self._strategies, self._is_durable = strategies, is_durable
+        self._strategies, self._durable_every = strategies, durable_every
+        self._lost = 0  # so many versions may have been published after the last that was saved, and died with it
         self._now = 0.0
         self._happened: Input | None = None  # what is decided about now
         self._commands: list[Command] = []
@@ -220,8 +221,10 @@ class Course(ABC):
         assert self.model_version is not None
         self._is_aggregating = True
         others = self._strategies.others(scheduled, self.standing.reported)
-        standing = self._written(publishing=self._round) if self._is_durable else ""
-        self._do(Aggregate(self.model_version + 1, others, standing))
+        version = self.model_version + 1 + self._lost  # a version is never used for two models
+        is_saved = self._durable_every and (version % self._durable_every == 0 or self._lost)
+        standing = self._written(publishing=self._round) if is_saved else ""
+        self._do(Aggregate(version, others, standing))
 
     def _forget(self, learner: LearnerId) -> None:
         """Take out the share of a learner that left, and what is known of it."""
@@ -267,7 +270,7 @@ class Course(ABC):
 
     def _save(self, then: Callable[[], None]) -> None:
         """Do something once the federation's standing is saved; at once where nothing is kept."""
-        if not self._is_durable:
+        if not self._durable_every:
             then()
             return
         self._saves += 1
@@ -282,6 +285,7 @@ class Course(ABC):
             elapsed_s=None if self._started_at is None else self._now - self._started_at,
             present=sorted(self._present),
             strategies=self._strategies.state(),
+            durable_every=self._durable_every,
         )
         if publishing is not None:
             standing.num_published, standing.failed_rounds = standing.num_published + 1, 0

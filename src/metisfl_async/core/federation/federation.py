@@ -157,6 +157,7 @@ class Federation(Course):
     def _resume(self, standing: Standing, version: int | None) -> None:
         """Go on where the controller died: with learners that come back, and what they hold."""
         self.standing, self.model_version = standing, version
+        self._lost = standing.durable_every - 1
         self._strategies.restore(standing.strategies)
         self._present, self._returning = set(standing.present), set(standing.present)
         self.ledger.restore(standing.counted)
@@ -306,7 +307,7 @@ class Federation(Course):
         self._is_aggregating = False
         self.standing.failed_rounds = 0
         self.standing.num_published += 1
-        self.model_version = version
+        self.model_version, self._lost = version, 0
         self._round.publish(selection_ms)
         self._desk.count([task for task in self._round.tasks if task.state is TaskState.FOLDED], version)
         self._announce(ModelPublished(self._round.number, version))

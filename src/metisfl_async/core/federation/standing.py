@@ -64,6 +64,7 @@ class Standing:
     counted: dict[LearnerId, list[TaskId]] = field(default_factory=dict)  #: each learner's latest
     strategies: dict[str, Json] = field(default_factory=dict)  #: of the generator, the scheduler and the selector
     rounds: list[OpenRound] = field(default_factory=list)  #: that are not complete, oldest first
+    durable_every: int = 1  #: every how many-th global model was saved
     is_finished: bool = False
     reason: str = ""  #: why it is finished
     is_failure: bool = False  #: whether that is a failure

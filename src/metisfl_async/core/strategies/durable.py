@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metisfl_async.core.config import ControllerConfig
+from metisfl_async.core.config import ControllerConfig, ModelStoreConfig
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.strategies.aggregation.server_optimizers import ServerOptimizer
 
@@ -11,14 +11,19 @@ __all__ = ["check_durable"]
 OURS = __name__.partition(".")[0]
 
 
-def check_durable(config: ControllerConfig) -> None:
-    """Refuse strategies of the user's that do not say what they keep, where a federation must outlive its controller.
+def check_durable(config: ControllerConfig, store: ModelStoreConfig) -> None:
+    """Refuse what cannot be taken up again, where a federation must outlive its controller.
+
+    Strategies of the user's say what they keep. With rounds, each global model is saved: a round is, when it opens.
 
     Raises
     ------
     ConfigError
-        It names the class, and the two methods that it lacks.
+        It names the class, and the two methods that it lacks; or the field.
     """
+    if store.durable_every > 1 and config.new_scheduler().in_rounds:
+        allowed = "1 with a scheduler that has rounds: each round goes on from a model that is saved"
+        raise ConfigError("durable_every", store.durable_every, allowed)
     rule = config.new_rule()
     while isinstance(rule, ServerOptimizer):
         _check("aggregation_rule", rule, must_say=True)

@@ -26,6 +26,15 @@ def test_the_scaling_factors_weigh_and_the_servers_rate_scales() -> None:
     np.testing.assert_array_equal(rule.aggregate(1).arrays()[0], [0.5 * 7.0, 1.0 + 0.5 * 3.0])
 
 
+def test_an_update_of_a_model_that_is_gone_is_refused() -> None:
+    rule = FedBuff(1, exponent=0.0)
+    rule.restore([of(1.0, version=2), of(5.0, version=4)], {})
+    with pytest.raises(ConfigError, match="model_version is 3; allowed: a version that is kept: 2, 4"):
+        fold(rule, of(99.0), 1.0, staleness=1)
+    fold(rule, of(4.0), 1.0, staleness=2)
+    assert rule.aggregate(5).arrays()[0] == 5.0 + 4.0 - 1.0
+
+
 @pytest.mark.parametrize("max_staleness", [0, 1, 3])
 def test_an_update_that_is_too_stale_is_refused_and_changes_nothing(max_staleness: int) -> None:
     rule = started(FedBuff(1, max_staleness=max_staleness, exponent=0.0), of(0.0))

@@ -57,28 +57,33 @@ class FedBuff(AggregationRule):
         self.learning_rate, self.exponent = learning_rate, exponent
 
     def start(self, model: Model) -> None:
-        self._models = [model]  # the latest comes last
+        self._models = {model.version: model}  # the latest comes last; after a crash, not every version is there
         self._changes, self._weight = Sum(model.manifest), 0.0
 
     def fold(self, update: Update) -> None:
         if update.staleness > self.max_staleness:
             raise ConfigError("staleness", update.staleness, f"at most max_staleness={self.max_staleness} versions")
+        latest = next(reversed(self._models))
+        if (base := self._models.get(latest - update.staleness)) is None:
+            known = ", ".join(str(version) for version in self._models)
+            raise ConfigError("model_version", latest - update.staleness, f"a version that is kept: {known}")
         share = update.weight * (1.0 + update.staleness) ** -self.exponent
         self._changes.add(update.model, share)
-        self._changes.add(self._models[-1 - update.staleness], -share)
+        self._changes.add(base, -share)
         self._weight += update.weight
 
     def aggregate(self, version: int) -> Model:
         self._changes.scale(self.learning_rate / self._weight)
-        self._changes.add(self._models[-1], 1.0)
+        self._changes.add(self._models[next(reversed(self._models))], 1.0)
         model = self._changes.divided_by(1.0, version)
-        self._models = [*self._models[-self.max_staleness :], model] if self.max_staleness else [model]
+        self._models = {old: kept for old, kept in self._models.items() if old >= version - self.max_staleness}
+        self._models[version] = model
         self.discard()
         return model
 
     def restore(self, models: Sequence[Model], state: Mapping[str, Array]) -> None:
         self.start(models[-1])
-        self._models = [*models]
+        self._models = {model.version: model for model in models}
 
     def discard(self) -> None:
         self._changes.clear()
