@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ async def test_the_end_saves_the_latest_model(tmp_path: Path) -> None:
     disk = DiskStore(store)
     await disk.open()
     try:
-        (federation_id,) = [path.name for path in tmp_path.iterdir() if len(path.name) == 32]
+        (federation_id,) = (name for name in os.listdir(tmp_path) if len(name) == 32)
         assert (await disk.resume(federation_id)).version == 8
     finally:
         await disk.close()

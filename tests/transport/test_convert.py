@@ -14,7 +14,7 @@ from metisfl_async.core.errors import Damaged, TooLarge, WrongProtocol
 from metisfl_async.core.federation.events import Event, LearnerJoined
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
-from metisfl_async.transport import convert
+from metisfl_async.transport import convert, convert_driver
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 
 TASK = TaskId("0123456789abcdef" * 2)
@@ -94,21 +94,21 @@ def test_parties_of_another_version_are_refused_and_both_versions_named() -> Non
         (convert.fetch_model, convert.from_fetch_model, (Token("t"), REF)),
         (convert.update_reply, convert.from_update_reply, m.UpdateReply(m.Outcome.COUNTED)),
         (convert.update_reply, convert.from_update_reply, m.UpdateReply(m.Outcome.REFUSED, "late")),
-        (convert.stop, convert.from_stop, (REF.federation_id, "enough")),
-        (convert.shut_down, convert.from_shut_down, (REF.federation_id, True)),
-        (convert.federation, convert.from_federation, REF.federation_id),
-        (convert.watch, convert.from_watch, (REF.federation_id, 7, "run")),
-        (convert.status, convert.from_status, m.Status(REF.federation_id, True)),
+        (convert_driver.stop, convert_driver.from_stop, (REF.federation_id, "enough")),
+        (convert_driver.shut_down, convert_driver.from_shut_down, (REF.federation_id, True)),
+        (convert_driver.federation, convert_driver.from_federation, REF.federation_id),
+        (convert_driver.watch, convert_driver.from_watch, (REF.federation_id, 7, "run")),
+        (convert_driver.status, convert_driver.from_status, m.Status(REF.federation_id, True)),
         (
-            convert.start_request,
-            convert.from_start_request,
+            convert_driver.start_request,
+            convert_driver.from_start_request,
             m.StartRequest(
                 TerminationSignals(federation_rounds=5), 3, -1, None, REF.federation_id, has_model=True, protocol=7
             ),
         ),
         (
-            convert.start_request,
-            convert.from_start_request,
+            convert_driver.start_request,
+            convert_driver.from_start_request,
             m.StartRequest(
                 TerminationSignals(
                     execution_cutoff_time_mins=0.5,
@@ -123,8 +123,8 @@ def test_parties_of_another_version_are_refused_and_both_versions_named() -> Non
             ),
         ),
         (
-            convert.start_request,
-            convert.from_start_request,
+            convert_driver.start_request,
+            convert_driver.from_start_request,
             m.StartRequest(
                 TerminationSignals(federation_rounds=5),
                 4,
@@ -160,23 +160,23 @@ def test_what_is_delivered_arrives_unchanged(message: m.ControllerMessage) -> No
 def test_a_certificate_travels_once_however_many_learners_share_it() -> None:
     learners = tuple(ClientParams("host", port, b"-----BEGIN" + bytes(2000)) for port in range(1, 5001))
     request = m.StartRequest(TerminationSignals(federation_rounds=1), 1, 1, None, FederationId("f"), learners)
-    assert len(convert.start_request(request)) < 2**20 / 5
+    assert len(convert_driver.start_request(request)) < 2**20 / 5
 
 
 def test_a_named_learner_whose_certificate_is_missing_is_damaged() -> None:
     request = pb.StartRequest(signals=pb.TerminationSignals(federation_rounds=1, mode="max"))
     request.learners.add(hostname="a", port=5, root_certificate=0)
     with pytest.raises(Damaged):
-        convert.from_start_request(request.SerializeToString())
+        convert_driver.from_start_request(request.SerializeToString())
 
 
 @given(st.lists(st.integers(0, 300_000), max_size=12))
 def test_events_travel_together_as_far_as_a_message_goes(sizes: list[int]) -> None:
     events: list[Event] = [LearnerJoined("x" * size, number) for number, size in enumerate(sizes)]
-    messages = list(convert.events(events))
-    assert [event for message in messages for event in convert.from_events(message)] == events
-    assert all(len(message) < convert.NEWS_BYTES + 100 for message in messages)
-    assert len(messages) <= 1 + 2 * sum(map(len, messages)) // convert.NEWS_BYTES
+    messages = list(convert_driver.events(events))
+    assert [event for message in messages for event in convert_driver.from_events(message)] == events
+    assert all(len(message) < convert_driver.NEWS_BYTES + 100 for message in messages)
+    assert len(messages) <= 1 + 2 * sum(map(len, messages)) // convert_driver.NEWS_BYTES
 
 
 READERS = [getattr(convert, name) for name in convert.__all__ if name.startswith("from_")]
@@ -193,8 +193,8 @@ def test_any_bytes_are_understood_or_damaged(data: bytes, read: Callable[[bytes]
     [
         (convert.from_learner_message, b""),
         (convert.from_update_reply, convert.GO_AHEAD),  # no outcome
-        (convert.from_start_request, b""),  # no signal
-        (convert.from_events, b'\n\x10{"event": "Nix"}'),
+        (convert_driver.from_start_request, b""),  # no signal
+        (convert_driver.from_events, b'\n\x10{"event": "Nix"}'),
     ],
 )
 def test_what_says_nothing_is_damaged(read: Callable[[bytes], object], data: bytes) -> None:

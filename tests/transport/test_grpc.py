@@ -48,7 +48,7 @@ from metisfl_async.core.ids import NO_FEDERATION, FederationId, LearnerId, Token
 from metisfl_async.core.messages import PROTOCOL, JoinRequest, StartRequest, Status
 from metisfl_async.core.model import Array, Model
 from metisfl_async.learner.learner import Config, TrainResult
-from metisfl_async.transport import convert, grpc_host, grpc_link
+from metisfl_async.transport import convert, convert_driver, grpc_host, grpc_link
 from metisfl_async.transport.convert import GO_AHEAD
 from metisfl_async.transport.grpc_errors import ours, theirs
 from metisfl_async.transport.grpc_link import GrpcLink
@@ -484,14 +484,14 @@ async def test_a_driver_is_told_together_of_what_happened_meanwhile() -> None:
         link = GrpcLink(controller.client_params)
         await begun(link, Model.from_arrays(weights(0)))
         log, run = controller._open.job.events, controller._open.job.run_id
-        request = convert.watch((FEDERATION, len(log.kept()), run))
+        request = convert_driver.watch((FEDERATION, len(log.kept()), run))
         call = link._caller.channel.unary_stream(f"/{SERVICE}/WatchEvents")(request)
         told = []
         for event in happened:
             log.append(event)
         log.close()
         while (message := await call.read()) is not grpc.aio.EOF:
-            told.append(convert.from_events(message))
+            told.append(convert_driver.from_events(message))
         assert [event for events in told for event in events] == happened
         assert [len(events) for events in told] == [256, 244]
         await link.close()
@@ -567,7 +567,7 @@ async def test_a_caller_that_goes_away_in_the_middle_is_no_bug(caplog: pytest.Lo
     async with Controller(ServerParams()) as controller:
         link = controller.connect()
         await begun(link, Model.from_arrays(weights(0, 2**22)))
-        request = convert.federation(FEDERATION)
+        request = convert_driver.federation(FEDERATION)
         for _ in range(5):
             async with grpc.aio.insecure_channel(controller.address) as channel:
                 await channel.unary_stream(f"/{SERVICE}/GetModel")(request).read()

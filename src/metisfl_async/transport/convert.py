@@ -1,19 +1,16 @@
-"""Messages to protobuf bytes and back. A message that is not understood raises `Damaged`."""
+"""Messages of learners to protobuf bytes and back. A message that is not understood raises `Damaged`."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from metisfl_async.core import messages as m
-from metisfl_async.core.config import ClientParams, TerminationSignals, named_learners
 from metisfl_async.core.errors import Damaged, TooLarge, WrongProtocol, brief
-from metisfl_async.core.federation.events import Event, event_from_dict, event_to_dict
-from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
 from metisfl_async.core.metrics import checked_json
@@ -26,52 +23,36 @@ __all__ = [
     "controller_message",
     "delivery",
     "delivery_method",
-    "events",
-    "federation",
     "fetch_model",
     "from_confirm_join",
     "from_controller_message",
     "from_delivery",
-    "from_events",
-    "from_federation",
     "from_fetch_model",
     "from_get_model",
     "from_join_reply",
     "from_join_request",
     "from_learner_message",
     "from_leave",
-    "from_record",
     "from_report",
-    "from_shut_down",
-    "from_start_request",
-    "from_status",
-    "from_stop",
     "from_update_reply",
-    "from_watch",
     "get_model",
     "join_reply",
     "join_request",
     "learner_message",
     "leave",
-    "record",
+    "reader",
     "report",
-    "shut_down",
-    "start_request",
-    "status",
-    "stop",
     "update_reply",
-    "watch",
 ]
 
 MAX_MESSAGE_BYTES = 128 * 1024  #: of a learner on its Tasks stream: an evaluation of some thousand metrics
-NEWS_BYTES = 2**20  #: of events that a driver is told together
 MAX_HELD = 1024  #: tasks of one learner; an honest one holds a few
 
 P = TypeVar("P", bound=Message)
 R = TypeVar("R")
 
 
-def _reader(kind: type[P], read: Callable[[P], R]) -> Callable[[bytes], R]:
+def reader(kind: type[P], read: Callable[[P], R]) -> Callable[[bytes], R]:
     """Make a function that parses the bytes and reads the message; whatever is wrong becomes `Damaged`."""
 
     def from_bytes(data: bytes) -> R:
@@ -96,7 +77,7 @@ def join_request(request: m.JoinRequest) -> bytes:
     ).SerializeToString()
 
 
-from_join_request = _reader(
+from_join_request = reader(
     pb.JoinRequest, lambda p: m.JoinRequest(LearnerId(p.learner_id), Token(p.token), p.address, p.secret, p.protocol)
 )
 
@@ -130,14 +111,14 @@ def _join_reply(p: pb.JoinReply) -> m.JoinReply:
     )
 
 
-from_join_reply = _reader(pb.JoinReply, _join_reply)
+from_join_reply = reader(pb.JoinReply, _join_reply)
 
 
 def leave(token: Token) -> bytes:
     return pb.LeaveRequest(token=token).SerializeToString()
 
 
-from_leave = _reader(pb.LeaveRequest, lambda p: Token(p.token))
+from_leave = reader(pb.LeaveRequest, lambda p: Token(p.token))
 
 
 # --- the Tasks stream ------------------------------------------------------------------------------------------------
@@ -197,7 +178,7 @@ def _held_task(p: pb.HeldTask) -> HeldTask:
     return HeldTask(TaskId(p.task_id), p.is_done, p.kind, ModelRef(FederationId(p.federation_id), p.model_version))
 
 
-_read_learner_message = _reader(pb.LearnerMessage, _learner_message)
+_read_learner_message = reader(pb.LearnerMessage, _learner_message)
 
 
 def from_learner_message(data: bytes) -> m.LearnerMessage:
@@ -298,7 +279,7 @@ def _one_controller_message(kind: str | None, p: pb.ControllerMessage) -> m.Cont
             raise ValueError("a newer version may know it")
 
 
-from_controller_message = _reader(pb.ControllerMessage, _controller_message)
+from_controller_message = reader(pb.ControllerMessage, _controller_message)
 
 
 # --- learners that listen --------------------------------------------------------------------------------------------
@@ -308,7 +289,7 @@ def report(said: tuple[Token, m.LearnerMessage]) -> bytes:
     return pb.ReportRequest(token=said[0], message=_packed_learner_message(said[1])).SerializeToString()
 
 
-_read_report = _reader(pb.ReportRequest, lambda p: (Token(p.token), _learner_message(p.message)))
+_read_report = reader(pb.ReportRequest, lambda p: (Token(p.token), _learner_message(p.message)))
 
 
 def from_report(data: bytes) -> tuple[Token, m.LearnerMessage]:
@@ -319,7 +300,7 @@ def confirm_join(secret: str) -> bytes:
     return pb.ConfirmRequest(secret=secret).SerializeToString()
 
 
-from_confirm_join = _reader(pb.ConfirmRequest, lambda p: str(p.secret))
+from_confirm_join = reader(pb.ConfirmRequest, lambda p: str(p.secret))
 
 
 def delivery(told: tuple[Token, int, Sequence[m.ControllerMessage]]) -> bytes:
@@ -327,7 +308,7 @@ def delivery(told: tuple[Token, int, Sequence[m.ControllerMessage]]) -> bytes:
     return pb.Delivery(token=token, number=number, message=_packed_controller_message(messages)).SerializeToString()
 
 
-from_delivery = _reader(pb.Delivery, lambda p: (Token(p.token), int(p.number), _controller_message(p.message)))
+from_delivery = reader(pb.Delivery, lambda p: (Token(p.token), int(p.number), _controller_message(p.message)))
 
 
 def delivery_method(messages: Sequence[m.ControllerMessage]) -> str:
@@ -347,7 +328,7 @@ def get_model(token: Token) -> bytes:
     return pb.GetModelRequest(token=token).SerializeToString()
 
 
-from_get_model = _reader(pb.GetModelRequest, lambda p: Token(p.token))
+from_get_model = reader(pb.GetModelRequest, lambda p: Token(p.token))
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -358,7 +339,7 @@ def fetch_model(request: tuple[Token, ModelRef]) -> bytes:
     return pb.FetchModelRequest(token=token, model_version=version, federation_id=federation_id).SerializeToString()
 
 
-from_fetch_model = _reader(
+from_fetch_model = reader(
     pb.FetchModelRequest,
     lambda p: (Token(p.token), ModelRef(FederationId(p.federation_id), int(p.model_version))),
 )
@@ -371,136 +352,4 @@ def update_reply(reply: m.UpdateReply) -> bytes:
     return pb.UpdateReply(state=reply.outcome, reason=reply.reason).SerializeToString()
 
 
-from_update_reply = _reader(pb.UpdateReply, lambda p: m.UpdateReply(m.Outcome(p.state), p.reason))
-
-
-# --- the driver ------------------------------------------------------------------------------------------------------
-
-
-def start_request(request: m.StartRequest) -> bytes:
-    signals = request.signals
-    certificates = [learner.root_certificate_bytes for learner in request.learners]
-    places = {pem: place for place, pem in enumerate(dict.fromkeys(pem for pem in certificates if pem is not None))}
-    return pb.StartRequest(
-        signals=pb.TerminationSignals(
-            federation_rounds=signals.federation_rounds,
-            global_updates=signals.global_updates,
-            execution_cutoff_time_mins=signals.execution_cutoff_time_mins,
-            evaluation_metric=signals.evaluation_metric,
-            evaluation_metric_cutoff_score=signals.evaluation_metric_cutoff_score,
-            mode=signals.mode,
-        ),
-        num_learners=request.num_learners,
-        seed=request.seed,
-        join_timeout_secs=request.join_timeout_secs,
-        federation_id=request.federation_id,
-        learners=[
-            pb.NamedLearner(
-                hostname=learner.hostname,
-                port=learner.port,
-                root_certificate=places[pem] if pem is not None else None,
-            )
-            for learner, pem in zip(request.learners, certificates, strict=True)
-        ],
-        root_certificates=places,
-        has_model=request.has_model,
-        protocol=request.protocol,
-    ).SerializeToString()
-
-
-def _given(message: Message) -> dict[str, Any]:
-    return {field.name: value for field, value in message.ListFields()}
-
-
-def _start_request(p: pb.StartRequest) -> m.StartRequest:
-    timeout = _given(p).get("join_timeout_secs")
-    if timeout is not None and not 0 < timeout < math.inf:
-        raise ValueError(f"join_timeout_secs is {timeout}; allowed: a finite number > 0")
-    return m.StartRequest(
-        TerminationSignals(**_given(p.signals)),
-        p.num_learners,
-        p.seed,
-        timeout,
-        FederationId(p.federation_id),
-        named_learners("learners", [_named_learner(learner, p.root_certificates) for learner in p.learners]),
-        p.has_model,
-        p.protocol,
-    )
-
-
-def _named_learner(p: pb.NamedLearner, certificates: Sequence[bytes]) -> ClientParams:
-    return ClientParams(
-        p.hostname, p.port, certificates[p.root_certificate] if p.HasField("root_certificate") else None
-    )
-
-
-from_start_request = _reader(pb.StartRequest, _start_request)
-
-
-def status(of_controller: m.Status) -> bytes:
-    return pb.Status(
-        federation_id=of_controller.federation_id,
-        is_finished=of_controller.is_finished,
-        protocol=of_controller.protocol,
-    ).SerializeToString()
-
-
-from_status = _reader(pb.Status, lambda p: m.Status(FederationId(p.federation_id), p.is_finished, p.protocol))
-
-
-def federation(federation_id: FederationId) -> bytes:
-    return pb.FederationRequest(federation_id=federation_id).SerializeToString()
-
-
-from_federation = _reader(pb.FederationRequest, lambda p: FederationId(p.federation_id))
-
-
-def watch(asked: tuple[FederationId, int, str]) -> bytes:
-    return pb.WatchRequest(federation_id=asked[0], seen=asked[1], run=asked[2]).SerializeToString()
-
-
-from_watch = _reader(pb.WatchRequest, lambda p: (FederationId(p.federation_id), int(p.seen), str(p.run)))
-
-
-def stop(asked: tuple[FederationId, str]) -> bytes:
-    return pb.StopRequest(federation_id=asked[0], reason=asked[1]).SerializeToString()
-
-
-from_stop = _reader(pb.StopRequest, lambda p: (FederationId(p.federation_id), str(p.reason)))
-
-
-def shut_down(asked: tuple[FederationId, bool]) -> bytes:
-    return pb.ShutDownRequest(federation_id=asked[0], keep_running=asked[1]).SerializeToString()
-
-
-from_shut_down = _reader(pb.ShutDownRequest, lambda p: (FederationId(p.federation_id), bool(p.keep_running)))
-
-
-def events(happened: Sequence[Event]) -> Iterator[bytes]:
-    """Put events into messages of at most `NEWS_BYTES`, or of one event: a round's record may be as large."""
-    texts: list[str] = []
-    size = 0
-    for event in happened:
-        text = json.dumps(event_to_dict(event))
-        if texts and size + len(text) > NEWS_BYTES:
-            yield pb.Json(json=texts).SerializeToString()
-            texts, size = [], 0
-        texts.append(text)
-        size += len(text)
-    if texts:
-        yield pb.Json(json=texts).SerializeToString()
-
-
-from_events = _reader(pb.Json, lambda p: [event_from_dict(json.loads(text)) for text in p.json])
-
-
-def record(of_round: RoundRecord) -> bytes:
-    return pb.Json(json=[json.dumps(of_round.to_dict())]).SerializeToString()
-
-
-def _record(p: pb.Json) -> RoundRecord:
-    (text,) = p.json
-    return RoundRecord.from_dict(json.loads(text))
-
-
-from_record = _reader(pb.Json, _record)
+from_update_reply = reader(pb.UpdateReply, lambda p: m.UpdateReply(m.Outcome(p.state), p.reason))

@@ -29,7 +29,7 @@ from metisfl_async.core.messages import (
     UpdateReply,
 )
 from metisfl_async.core.model import Bytes, Model
-from metisfl_async.transport import convert
+from metisfl_async.transport import convert, convert_driver
 from metisfl_async.transport.base import Closable, Stream
 from metisfl_async.transport.grpc_caller import Answers, GrpcCaller, until_begun
 from metisfl_async.transport.grpc_certificates import FreshParams
@@ -190,14 +190,14 @@ class GrpcLink:
         await self._caller.ask("LeaveFederation", convert.leave(token))
 
     async def status(self) -> Status:
-        return convert.from_status(await self._caller.ask("GetStatus", b""))
+        return convert_driver.from_status(await self._caller.ask("GetStatus", b""))
 
     async def set_initial_model(self, federation_id: FederationId, model: Model) -> None:
         header = Header("global", model.manifest, 0, federation_id=federation_id)
         await self._caller.send_model("SetInitialModel", header, model)
 
     async def start_training(self, request: StartRequest) -> None:
-        await self._caller.ask("StartTraining", convert.start_request(request))
+        await self._caller.ask("StartTraining", convert_driver.start_request(request))
 
     def watch_events(self, federation_id: FederationId, seen: int = 0, run: str = "") -> Closable[Event]:
         """Follow the events; from the second time on, over a new connection."""
@@ -206,24 +206,24 @@ class GrpcLink:
             if self._has_watched:
                 await self.renew()
             self._has_watched = True
-            return self._caller.stream("WatchEvents", convert.watch((federation_id, seen, run)))
+            return self._caller.stream("WatchEvents", convert_driver.watch((federation_id, seen, run)))
 
-        return _News(begin, convert.from_events)
+        return _News(begin, convert_driver.from_events)
 
     def get_logs(self, federation_id: FederationId) -> Closable[RoundRecord]:
         async def begin() -> Answers:
-            return self._caller.stream("GetLogs", convert.federation(federation_id))
+            return self._caller.stream("GetLogs", convert_driver.federation(federation_id))
 
-        return _News(begin, lambda data: [convert.from_record(data)])
+        return _News(begin, lambda data: [convert_driver.from_record(data)])
 
     async def get_model(self, federation_id: FederationId) -> Model:
-        return await self._caller.read_model("GetModel", convert.federation(federation_id))
+        return await self._caller.read_model("GetModel", convert_driver.federation(federation_id))
 
     async def stop_training(self, federation_id: FederationId, reason: str) -> None:
-        await self._caller.ask("StopTraining", convert.stop((federation_id, reason)))
+        await self._caller.ask("StopTraining", convert_driver.stop((federation_id, reason)))
 
     async def shut_down(self, federation_id: FederationId, keep_running: bool = False) -> None:
-        await self._caller.ask("ShutDown", convert.shut_down((federation_id, keep_running)), timeout_s=None)
+        await self._caller.ask("ShutDown", convert_driver.shut_down((federation_id, keep_running)), timeout_s=None)
 
     async def close(self) -> None:
         self._is_closed = True

@@ -15,7 +15,7 @@ from metisfl_async.core.config import ServerParams
 from metisfl_async.core.errors import ConnectionLost, Damaged, TooLarge
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.messages import ControllerMessage, LearnerMessage
-from metisfl_async.transport import convert
+from metisfl_async.transport import convert, convert_driver
 from metisfl_async.transport.base import ControllerService, Download
 from metisfl_async.transport.grpc_errors import theirs
 from metisfl_async.transport.grpc_host import (
@@ -97,10 +97,12 @@ class _Handlers:
         return {
             "JoinFederation": unary("join", service.join, convert.from_join_request, convert.join_reply),
             "LeaveFederation": unary("leave", service.leave, convert.from_leave),
-            "StartTraining": unary("start_training", service.start_training, convert.from_start_request),
-            "GetStatus": unary("status", lambda _: service.status(), _ignore, convert.status),
-            "StopTraining": unary("stop_training", lambda asked: service.stop_training(*asked), convert.from_stop),
-            "ShutDown": unary("shut_down", lambda asked: service.shut_down(*asked), convert.from_shut_down),
+            "StartTraining": unary("start_training", service.start_training, convert_driver.from_start_request),
+            "GetStatus": unary("status", lambda _: service.status(), _ignore, convert_driver.status),
+            "StopTraining": unary(
+                "stop_training", lambda asked: service.stop_training(*asked), convert_driver.from_stop
+            ),
+            "ShutDown": unary("shut_down", lambda asked: service.shut_down(*asked), convert_driver.from_shut_down),
             "Report": unary("report", lambda said: service.report(*said), convert.from_report),
             "Tasks": grpc.stream_stream_rpc_method_handler(self.tasks),
             "FetchModel": grpc.unary_stream_rpc_method_handler(self.fetch_model),
@@ -108,7 +110,7 @@ class _Handlers:
             "TrainDone": grpc.stream_stream_rpc_method_handler(self.train_done),
             "SetInitialModel": grpc.stream_unary_rpc_method_handler(self.set_initial_model),
             "WatchEvents": unary_stream("watch_events", self._news, bytes),
-            "GetLogs": unary_stream("get_logs", self._logs, convert.record),
+            "GetLogs": unary_stream("get_logs", self._logs, convert_driver.record),
         }
 
     async def tasks(self, _: AsyncIterator[bytes], context: Context) -> None:
@@ -121,7 +123,7 @@ class _Handlers:
 
     async def get_model(self, request: bytes, context: Context) -> None:
         async with theirs(context, "get_model"):
-            publication = await self._service.get_model(convert.from_federation(request))
+            publication = await self._service.get_model(convert_driver.from_federation(request))
             await write_model(Download(lambda: publication, _ignore), context)
 
     async def train_done(self, _: AsyncIterator[bytes], context: Context) -> None:
@@ -134,14 +136,14 @@ class _Handlers:
                 await drain(context)  # whoever is still sending hears the answer only if the call does not end under it
 
     async def _news(self, request: bytes) -> AsyncIterator[bytes]:
-        async with aclosing(self._service.watch_events(*convert.from_watch(request))) as news:
+        async with aclosing(self._service.watch_events(*convert_driver.from_watch(request))) as news:
             async for events in news:
-                for message in convert.events(events):
+                for message in convert_driver.events(events):
                     yield message
                 await asyncio.sleep(NEWS_PAUSE_S)
 
     def _logs(self, request: bytes) -> AsyncGenerator[RoundRecord, None]:
-        return self._service.get_logs(convert.from_federation(request))
+        return self._service.get_logs(convert_driver.from_federation(request))
 
     async def set_initial_model(self, _: AsyncIterator[bytes], context: Context) -> bytes:
         async with theirs(context, "set_initial_model"), hearing_out(context), aclosing(frames_from(context)) as frames:

@@ -1,0 +1,168 @@
+"""Messages of drivers to protobuf bytes and back. A message that is not understood raises `Damaged`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from google.protobuf.message import Message
+
+from metisfl_async.core import messages as m
+from metisfl_async.core.config import ClientParams, TerminationSignals, named_learners
+from metisfl_async.core.federation.events import Event, event_from_dict, event_to_dict
+from metisfl_async.core.federation.records import RoundRecord
+from metisfl_async.core.ids import FederationId
+from metisfl_async.transport._proto import metisfl_pb2 as pb
+from metisfl_async.transport.convert import reader
+
+__all__ = [
+    "events",
+    "federation",
+    "from_events",
+    "from_federation",
+    "from_record",
+    "from_shut_down",
+    "from_start_request",
+    "from_status",
+    "from_stop",
+    "from_watch",
+    "record",
+    "shut_down",
+    "start_request",
+    "status",
+    "stop",
+    "watch",
+]
+
+NEWS_BYTES = 2**20  #: of events that a driver is told together
+
+
+def start_request(request: m.StartRequest) -> bytes:
+    signals = request.signals
+    certificates = [learner.root_certificate_bytes for learner in request.learners]
+    places = {pem: place for place, pem in enumerate(dict.fromkeys(pem for pem in certificates if pem is not None))}
+    return pb.StartRequest(
+        signals=pb.TerminationSignals(
+            federation_rounds=signals.federation_rounds,
+            global_updates=signals.global_updates,
+            execution_cutoff_time_mins=signals.execution_cutoff_time_mins,
+            evaluation_metric=signals.evaluation_metric,
+            evaluation_metric_cutoff_score=signals.evaluation_metric_cutoff_score,
+            mode=signals.mode,
+        ),
+        num_learners=request.num_learners,
+        seed=request.seed,
+        join_timeout_secs=request.join_timeout_secs,
+        federation_id=request.federation_id,
+        learners=[
+            pb.NamedLearner(
+                hostname=learner.hostname,
+                port=learner.port,
+                root_certificate=places[pem] if pem is not None else None,
+            )
+            for learner, pem in zip(request.learners, certificates, strict=True)
+        ],
+        root_certificates=places,
+        has_model=request.has_model,
+        protocol=request.protocol,
+    ).SerializeToString()
+
+
+def _given(message: Message) -> dict[str, Any]:
+    return {field.name: value for field, value in message.ListFields()}
+
+
+def _start_request(p: pb.StartRequest) -> m.StartRequest:
+    timeout = _given(p).get("join_timeout_secs")
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise ValueError(f"join_timeout_secs is {timeout}; allowed: a finite number > 0")
+    return m.StartRequest(
+        TerminationSignals(**_given(p.signals)),
+        p.num_learners,
+        p.seed,
+        timeout,
+        FederationId(p.federation_id),
+        named_learners("learners", [_named_learner(learner, p.root_certificates) for learner in p.learners]),
+        p.has_model,
+        p.protocol,
+    )
+
+
+def _named_learner(p: pb.NamedLearner, certificates: Sequence[bytes]) -> ClientParams:
+    return ClientParams(
+        p.hostname, p.port, certificates[p.root_certificate] if p.HasField("root_certificate") else None
+    )
+
+
+from_start_request = reader(pb.StartRequest, _start_request)
+
+
+def status(of_controller: m.Status) -> bytes:
+    return pb.Status(
+        federation_id=of_controller.federation_id,
+        is_finished=of_controller.is_finished,
+        protocol=of_controller.protocol,
+    ).SerializeToString()
+
+
+from_status = reader(pb.Status, lambda p: m.Status(FederationId(p.federation_id), p.is_finished, p.protocol))
+
+
+def federation(federation_id: FederationId) -> bytes:
+    return pb.FederationRequest(federation_id=federation_id).SerializeToString()
+
+
+from_federation = reader(pb.FederationRequest, lambda p: FederationId(p.federation_id))
+
+
+def watch(asked: tuple[FederationId, int, str]) -> bytes:
+    return pb.WatchRequest(federation_id=asked[0], seen=asked[1], run=asked[2]).SerializeToString()
+
+
+from_watch = reader(pb.WatchRequest, lambda p: (FederationId(p.federation_id), int(p.seen), str(p.run)))
+
+
+def stop(asked: tuple[FederationId, str]) -> bytes:
+    return pb.StopRequest(federation_id=asked[0], reason=asked[1]).SerializeToString()
+
+
+from_stop = reader(pb.StopRequest, lambda p: (FederationId(p.federation_id), str(p.reason)))
+
+
+def shut_down(asked: tuple[FederationId, bool]) -> bytes:
+    return pb.ShutDownRequest(federation_id=asked[0], keep_running=asked[1]).SerializeToString()
+
+
+from_shut_down = reader(pb.ShutDownRequest, lambda p: (FederationId(p.federation_id), bool(p.keep_running)))
+
+
+def events(happened: Sequence[Event]) -> Iterator[bytes]:
+    """Put events into messages of at most `NEWS_BYTES`, or of one event: a round's record may be as large."""
+    texts: list[str] = []
+    size = 0
+    for event in happened:
+        text = json.dumps(event_to_dict(event))
+        if texts and size + len(text) > NEWS_BYTES:
+            yield pb.Json(json=texts).SerializeToString()
+            texts, size = [], 0
+        texts.append(text)
+        size += len(text)
+    if texts:
+        yield pb.Json(json=texts).SerializeToString()
+
+
+from_events = reader(pb.Json, lambda p: [event_from_dict(json.loads(text)) for text in p.json])
+
+
+def record(of_round: RoundRecord) -> bytes:
+    return pb.Json(json=[json.dumps(of_round.to_dict())]).SerializeToString()
+
+
+def _record(p: pb.Json) -> RoundRecord:
+    (text,) = p.json
+    return RoundRecord.from_dict(json.loads(text))
+
+
+from_record = reader(pb.Json, _record)
