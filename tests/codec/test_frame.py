@@ -18,6 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from metisfl_async.codec import frame as frame_module
+from metisfl_async.codec import publication as publication_module
 from metisfl_async.codec.chunk import frame_head, split
 from metisfl_async.codec.frame import (
     MAX_FRAME_BYTES,
@@ -27,7 +28,6 @@ from metisfl_async.codec.frame import (
     End,
     Frame,
     Header,
-    Publication,
     bundles_of,
     check_size,
     encode,
@@ -35,6 +35,7 @@ from metisfl_async.codec.frame import (
 )
 from metisfl_async.codec.manifest import MAX_MODEL_BYTES, packed_manifest
 from metisfl_async.codec.pace import CHUNK_BYTES, Pace
+from metisfl_async.codec.publication import Publication
 from metisfl_async.core.errors import CodecError, Damaged, TooLarge, Truncated, UnknownDtype
 from metisfl_async.core.model import DTYPES, Array, Manifest, Model, allocate
 
@@ -804,7 +805,7 @@ def test_a_publication_can_forget_its_chunks_while_it_is_read() -> None:
 
 def test_what_only_slow_readers_read_is_not_kept() -> None:
     publication, pace = Publication(Model.from_arrays([np.zeros(CHUNK_BYTES, np.int8)])), Pace()
-    with mock.patch.object(frame_module, "encode", wraps=encode) as spy:
+    with mock.patch.object(publication_module, "encode", wraps=encode) as spy:
         for _ in publication.chunks(pace):
             pass
     encoded = [call.args[0] for call in spy.call_args_list]
@@ -830,7 +831,7 @@ def test_a_publication_says_how_much_of_the_model_each_chunk_carries() -> None:
 
 
 def test_a_publication_encodes_only_as_far_as_it_was_read() -> None:
-    with mock.patch.object(frame_module, "encode", wraps=encode) as spy:
+    with mock.patch.object(publication_module, "encode", wraps=encode) as spy:
         reader = Publication(MODEL).chunks()
         assert spy.call_count == 0
         next(reader)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from metisfl_async.codec.chunk import split
-from metisfl_async.codec.frame import Assembly, Data, Frame, Header, Publication, decode, frames_of
+from metisfl_async.codec.frame import Assembly, Data, Frame, Header, decode, frames_of
 from metisfl_async.codec.pace import CHUNK_BYTES, FIRST_BYTES, LEAST_BYTES, Pace
+from metisfl_async.codec.publication import Publication
 from metisfl_async.core.model import Model, allocate
 
 MODEL = Model.from_arrays([np.arange(3 * CHUNK_BYTES // 8 + 5, dtype=np.int64)], version=7)

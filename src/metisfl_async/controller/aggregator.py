@@ -10,7 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from metisfl_async.codec.frame import Header, Publication
+from metisfl_async.codec.frame import Header
+from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.keeper import Keeper
 from metisfl_async.controller.staging import Room
 from metisfl_async.controller.threads import Threads

@@ -7,7 +7,7 @@ import logging
 import secrets
 from collections.abc import Callable
 
-from metisfl_async.codec.frame import Publication
+from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.aggregator import Aggregator
 from metisfl_async.controller.dispatcher import Dispatcher
 from metisfl_async.controller.keeper import Keeper

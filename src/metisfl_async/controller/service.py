@@ -7,7 +7,8 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
 
-from metisfl_async.codec.frame import Assembly, Frame, Publication, check_size
+from metisfl_async.codec.frame import Assembly, Frame, check_size
+from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.conversations import Conversations
 from metisfl_async.controller.farewell import Farewells
 from metisfl_async.controller.jobs import Jobs

@@ -11,8 +11,9 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from metisfl_async.codec.frame import Frame, Header, Publication
+from metisfl_async.codec.frame import Frame, Header
 from metisfl_async.codec.pace import Pace
+from metisfl_async.codec.publication import Publication
 from metisfl_async.core.federation.events import Event
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId, ModelRef, Token

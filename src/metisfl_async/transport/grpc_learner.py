@@ -8,7 +8,8 @@ from contextlib import aclosing, asynccontextmanager
 import grpc
 import grpc.aio
 
-from metisfl_async.codec.frame import Header, Publication
+from metisfl_async.codec.frame import Header
+from metisfl_async.codec.publication import Publication
 from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import UnexpectedMessage
 from metisfl_async.core.ids import Token
