@@ -11,6 +11,7 @@ from metisfl_async.controller.jobs import Jobs
 from metisfl_async.controller.listeners import DialledConnection, Listeners
 from metisfl_async.controller.registry import Member, Registry
 from metisfl_async.core import messages as said
+from metisfl_async.core.access import Caller
 from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.errors import (
     MetisError,
@@ -39,12 +40,12 @@ class Conversations:
         self._listeners, self._farewells = listeners, farewells
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()  #: fails with a bug
 
-    async def join(self, request: JoinRequest) -> JoinReply:
+    async def join(self, caller: Caller, request: JoinRequest) -> JoinReply:
         if request.protocol != PROTOCOL:
             raise WrongProtocol("the learner", request.protocol, PROTOCOL)
         if request.address:
             await self._listeners.check(request.address, request.secret)
-        member = self._registry.join(request.learner_id, request.token, request.address)
+        member = self._registry.join(request.learner_id, request.token, caller, request.address)
         config = self._config
         return JoinReply(
             member.id,
@@ -56,7 +57,7 @@ class Conversations:
             self._jobs.id,
         )
 
-    async def tasks(self, stream: Stream[LearnerMessage, Sequence[ControllerMessage]]) -> None:
+    async def tasks(self, caller: Caller, stream: Stream[LearnerMessage, Sequence[ControllerMessage]]) -> None:
         try:
             async with asyncio.timeout(self._config.lease_secs):
                 hello = await stream.receive()
@@ -64,16 +65,16 @@ class Conversations:
             raise PeerTimeout("a learner", f"no Hello came for lease_secs={self._config.lease_secs:g}") from None
         if not isinstance(hello, said.Hello):
             raise UnexpectedMessage(f"the first message on Tasks must be Hello, not {type(hello).__name__}")
-        member = self._newcomer(hello.token)
+        member = self._newcomer(hello.token, caller)
         member.connection = connection = StreamConnection(stream)
         await self._converse(member, connection, hello)
 
-    async def report(self, token: Token, message: LearnerMessage) -> None:
-        member = self._registry.heard(token)
+    async def report(self, caller: Caller, token: Token, message: LearnerMessage) -> None:
+        member = self._registry.heard(token, caller)
         if not member.address:
             raise UnexpectedMessage("Report is for a learner that has joined with its address; others open Tasks")
         if isinstance(message, said.Hello):
-            member = self._newcomer(token)
+            member = self._newcomer(token, caller)
             connection = self._listeners.connection(member.address, token, self._config.lease_secs)
             member.connection = connection
             self._listeners.begin(self._converse_or_end(member, connection, message), f"dials-{member.id}")
@@ -88,8 +89,8 @@ class Conversations:
         self._jobs.post(happened.Left(member.id, reason))
         self._farewells.changed()
 
-    def _newcomer(self, token: Token) -> Member:
-        member = self._registry.heard(token)
+    def _newcomer(self, token: Token, caller: Caller) -> Member:
+        member = self._registry.heard(token, caller)
         if member.connection is not None:
             raise Superseded(member.id)
         return member

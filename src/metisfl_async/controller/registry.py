@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from metisfl_async.codec.pace import Pace
 from metisfl_async.controller.connection import Connection
-from metisfl_async.core.errors import ConfigError, Superseded, UnknownLearner
+from metisfl_async.core.access import LOCAL, Caller
+from metisfl_async.core.errors import AccessDenied, ConfigError, Superseded, UnknownLearner
 from metisfl_async.core.ids import LearnerId, Token, new_token
 
 __all__ = ["Member", "Registry"]
 
+logger = logging.getLogger(__name__)
+
 MAX_ID_LENGTH = 128
+OFTEN, OFTEN_S = 5, 60.0  #: so many times within so many seconds, no learner joins again
 
 
 @dataclass(slots=True)
@@ -28,12 +34,20 @@ class Member:
     pace: Pace = field(default_factory=Pace, repr=False)  #: of what is sent to it
     longest_silence_s: float = 0.0  #: while connected
     connection: Connection | None = field(default=None, repr=False)
+    joined_at: deque[float] = field(default_factory=lambda: deque(maxlen=OFTEN), repr=False)  #: the latest times
 
     def heard(self, now: float) -> None:
         """Renew the lease: the learner lives."""
         if self.connection is not None:
             self.longest_silence_s = max(self.longest_silence_s, now - self.heard_at)
         self.heard_at = now
+
+    def warn_if_too_often(self, now: float) -> None:
+        """Take note of one more incarnation; two learners that use one id take it from each other again and again."""
+        self.joined_at.append(now)
+        if len(self.joined_at) == OFTEN and now - self.joined_at[0] < OFTEN_S:
+            logger.warning("%s has joined %d times within %.0f s: do two learners use its id?", self.id, OFTEN, OFTEN_S)
+            self.joined_at.clear()
 
 
 class Registry:
@@ -51,24 +65,30 @@ class Registry:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def join(self, learner_id: LearnerId, token: Token, address: str = "") -> Member:
+    def join(self, learner_id: LearnerId, token: Token, caller: Caller = LOCAL, address: str = "") -> Member:
         """Take in a new incarnation of a learner; without an id, a new learner.
 
         `address` is where it listens, if it does. It must be known to listen there: then whoever was there before it is
-        gone, and can be replaced without its token.
+        gone, and can be replaced without its token. So can one whose identity was proved.
 
         Raises
         ------
+        AccessDenied
+            If the id is not that of the caller's identity.
         Superseded
-            If a learner of that id is connected, and neither token nor address show that it is the same one.
+            If a learner of that id is connected, and nothing shows that it is the same one.
         """
-        learner_id = learner_id or self._new_id()
+        identity = caller.identity
+        if identity is not None and learner_id not in ("", identity.name):
+            raise AccessDenied
+        learner_id = learner_id or (self._new_id() if identity is None else LearnerId(identity.name))
         if len(learner_id) > MAX_ID_LENGTH or not learner_id.isprintable():
             raise ConfigError("learner_id", learner_id, f"1 to {MAX_ID_LENGTH} printable characters")
         earlier = self._by_id.get(learner_id)
         incarnation, pace = 1, Pace()
         if earlier is not None:
             is_the_same = token == earlier.token or (address != "" and address == earlier.address)
+            is_the_same = is_the_same or identity is not None
             if earlier.connection is not None and not is_the_same:
                 raise Superseded(learner_id)
             del self._by_token[earlier.token]
@@ -77,20 +97,24 @@ class Registry:
                 earlier.connection.close()
         now = self._clock()
         member = Member(learner_id, new_token(), incarnation, now, now, address, pace)
+        if earlier is not None:
+            member.joined_at.extend(earlier.joined_at)
+            member.warn_if_too_often(now)
         self._by_id[learner_id] = member
         self._by_token[member.token] = member
         return member
 
-    def heard(self, token: Token) -> Member:
+    def heard(self, token: Token, caller: Caller = LOCAL) -> Member:
         """Find who sends this, and renew its lease.
 
         Raises
         ------
         UnknownLearner
-            If nobody has joined with this token, or not any more: a newer incarnation has, or the lease has ended.
+            If nobody has joined with this token, or not any more: a newer incarnation has, or the lease has ended; or
+            another than the caller has.
         """
         member = self._by_token.get(token)
-        if member is None:
+        if member is None or (caller.identity is not None and caller.identity.name != member.id):
             raise UnknownLearner(token[:6] + "...")
         member.heard(self._clock())
         return member

@@ -18,12 +18,13 @@ from metisfl_async.controller.registry import Registry
 from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.turns import Turns
 from metisfl_async.controller.updates import GoAhead, header_of, next_frame
+from metisfl_async.core.access import LOCAL, Caller, Identity, Role
 from metisfl_async.core.config import ControllerConfig, named_learners
 from metisfl_async.core.errors import ConnectionLost, UnexpectedMessage, UnknownFederation, WrongProtocol
 from metisfl_async.core.federation.events import Event
 from metisfl_async.core.federation.inputs import Moved, Served, Stop
 from metisfl_async.core.federation.records import RoundRecord
-from metisfl_async.core.ids import FederationId, ModelRef, Token
+from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, Token
 from metisfl_async.core.messages import (
     PROTOCOL,
     Afterwards,
@@ -39,6 +40,7 @@ from metisfl_async.core.messages import (
 from metisfl_async.core.model import allocate
 from metisfl_async.core.strategies.aggregation.arithmetic import unfit
 from metisfl_async.store.event_log import count_of
+from metisfl_async.transport.audit import Audit
 from metisfl_async.transport.base import Download, Stream
 
 __all__ = ["Service"]
@@ -68,28 +70,31 @@ class Service:
         self._config, self._registry, self._jobs = config, registry, jobs
         self._threads, self._clock = threads, clock
         self._downloads = Turns(config.max_downloads)
+        self._audit = Audit()
         self._has_warned = False  # that files are scarce
         self._drivers = 0  # how many watch
         self._driver_at = clock()  # when the last one was there
 
     # --- learners --------------------------------------------------------------------------------------------------
 
-    async def join(self, request: JoinRequest) -> JoinReply:
+    async def join(self, caller: Caller, request: JoinRequest) -> JoinReply:
         if self.closing.is_set() and self.farewells.message is None:
             raise ConnectionLost("controller", "it is closing")
-        return await self.conversations.join(request)
+        reply = await self.conversations.join(caller, request)
+        self._audit.note("joined", caller, learner=reply.learner_id, incarnation=reply.incarnation)
+        return reply
 
-    async def tasks(self, stream: Stream[LearnerMessage, Sequence[ControllerMessage]]) -> None:
-        await self.conversations.tasks(stream)
+    async def tasks(self, caller: Caller, stream: Stream[LearnerMessage, Sequence[ControllerMessage]]) -> None:
+        await self.conversations.tasks(caller, stream)
 
-    async def report(self, token: Token, message: LearnerMessage) -> None:
-        await self.conversations.report(token, message)
+    async def report(self, caller: Caller, token: Token, message: LearnerMessage) -> None:
+        await self.conversations.report(caller, token, message)
 
-    async def leave(self, token: Token) -> None:
-        self.conversations.forget(self._registry.heard(token), "it left")
+    async def leave(self, caller: Caller, token: Token) -> None:
+        self.conversations.forget(self._registry.heard(token, caller), "it left")
 
-    async def fetch_model(self, token: Token, model: ModelRef) -> Download:
-        member = self._registry.heard(token)
+    async def fetch_model(self, caller: Caller, token: Token, model: ModelRef) -> Download:
+        member = self._registry.heard(token, caller)
         job = self._jobs.of(model.federation_id)
         latest = job.published().model
         if latest.version < model.version:
@@ -111,10 +116,16 @@ class Service:
 
         return Download(begin, moved, turn, member.pace)
 
-    async def train_done(self, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> UpdateReply:
+    async def train_done(self, caller: Caller, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> UpdateReply:
         header = await header_of(frames, "update", self._config.upload_idle_secs)
-        member = self._registry.heard(Token(header.token))
+        member = self._registry.heard(Token(header.token), caller)
         return await self._jobs.of(header.federation_id).updates.receive(member, header, frames, go_ahead)
+
+    def revoked(self, identity: Identity) -> None:
+        """Take a learner out whose credential is not good any more."""
+        member = self._registry.get(LearnerId(identity.name)) if identity.role is Role.LEARNER else None
+        if member is not None:
+            self.conversations.forget(member, "its certificate or token was revoked")
 
     def watch_files(self) -> None:
         """Warn, once, when few more learners can connect."""
@@ -143,16 +154,16 @@ class Service:
             logger.warning("%s; the federation ends, and the controller with it", reason)
             job.post(Stop(reason))
             await job.over.wait()
-            await self.shut_down(job.id, keep_running=False)
+            await self.shut_down(LOCAL, job.id, keep_running=False)
             return
         await asyncio.Event().wait()
 
-    async def status(self) -> Status:
+    async def status(self, caller: Caller) -> Status:
         self._driver_at = self._clock()
         job = self._jobs.current
         return Status(self._jobs.id, job is not None and job.federation.is_finished)
 
-    async def set_initial_model(self, frames: AsyncIterator[Frame]) -> None:
+    async def set_initial_model(self, caller: Caller, frames: AsyncIterator[Frame]) -> None:
         idle_secs = self._config.upload_idle_secs
         header = await header_of(frames, "global", idle_secs)
         check_size(header, self._config.max_model_bytes)
@@ -168,14 +179,17 @@ class Service:
             raise UnexpectedMessage(f"the model cannot be used: {problem}")
         self._jobs.give(header.federation_id, model)
 
-    async def start_training(self, request: StartRequest) -> None:
+    async def start_training(self, caller: Caller, request: StartRequest) -> None:
         if request.protocol != PROTOCOL:
             raise WrongProtocol("the driver", request.protocol, PROTOCOL)
         self._driver_at = self._clock()
         await self._jobs.start(request)
+        self._audit.note("started", caller, federation=request.federation_id)
         self.listeners.name(request.learners)
 
-    async def watch_events(self, federation_id: FederationId, seen: int, run: str) -> AsyncGenerator[list[Event], None]:
+    async def watch_events(
+        self, caller: Caller, federation_id: FederationId, seen: int, run: str
+    ) -> AsyncGenerator[list[Event], None]:
         job = self._jobs.of(federation_id)
         log, seen = job.events, seen if run == job.run_id else 0
         self._drivers += 1
@@ -187,19 +201,20 @@ class Service:
             self._drivers -= 1
             self._driver_at = self._clock()
 
-    async def get_logs(self, federation_id: FederationId) -> AsyncGenerator[RoundRecord, None]:
+    async def get_logs(self, caller: Caller, federation_id: FederationId) -> AsyncGenerator[RoundRecord, None]:
         async with aclosing(self._jobs.of(federation_id).keeper.records()) as records:
             async for record in records:
                 yield record
 
-    async def get_model(self, federation_id: FederationId) -> Publication:
+    async def get_model(self, caller: Caller, federation_id: FederationId) -> Publication:
         self._driver_at = self._clock()
         return self._jobs.of(federation_id).published()
 
-    async def stop_training(self, federation_id: FederationId, reason: str) -> None:
+    async def stop_training(self, caller: Caller, federation_id: FederationId, reason: str) -> None:
         self._jobs.of(federation_id).post(Stop(reason or "stop was asked for"))
+        self._audit.note("stopped", caller, federation=federation_id, why=reason)
 
-    async def shut_down(self, federation_id: FederationId, keep_running: bool) -> None:
+    async def shut_down(self, caller: Caller, federation_id: FederationId, keep_running: bool) -> None:
         """End a federation, and the learners and the controller with it, unless they are to wait for the next one.
 
         Learners get the final model. A controller on which nothing ever ran may be shut down by anybody.
@@ -207,6 +222,7 @@ class Service:
         job = self._jobs.current
         if job is not None and job.id != federation_id:
             raise UnknownFederation(federation_id, job.id)
+        self._audit.note("shut down", caller, federation=federation_id, keep_running=keep_running)
         if job is not None:
             job.post(Stop("the controller was shut down"))
         if keep_running:

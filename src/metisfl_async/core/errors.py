@@ -9,6 +9,7 @@ from __future__ import annotations
 import reprlib
 
 __all__ = [
+    "AccessDenied",
     "CodecError",
     "ConfigError",
     "ConnectionLost",
@@ -84,6 +85,16 @@ class UnknownDtype(CodecError):
 
 class ProtocolError(MetisError):
     """The peer broke the rules."""
+
+
+class AccessDenied(ProtocolError):
+    """The caller may not do this. Why is in the controller's log only: a stranger learns nothing from it."""
+
+    def __str__(self) -> str:
+        return (
+            "access is denied: there is no certificate or token, or it is unknown or revoked, or it is another role's "
+            "or another learner's"
+        )
 
 
 class UnknownLearner(ProtocolError):

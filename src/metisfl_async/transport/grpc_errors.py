@@ -12,6 +12,7 @@ import grpc.aio
 
 from metisfl_async.core import errors
 from metisfl_async.core.errors import (
+    AccessDenied,
     ConnectionLost,
     MetisError,
     PeerTimeout,
@@ -41,9 +42,11 @@ async def theirs(context: grpc.aio.ServicerContext, method: str) -> AsyncIterato
         await _abort(context, grpc.StatusCode.UNAVAILABLE, str(error)[:MAX_FACT])
     except MetisError as error:
         logger.debug("%s refused: %s", method, error)
-        code = (
-            grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, ValueError) else grpc.StatusCode.FAILED_PRECONDITION
-        )
+        code = grpc.StatusCode.FAILED_PRECONDITION
+        if isinstance(error, AccessDenied):
+            code = grpc.StatusCode.UNAUTHENTICATED
+        elif isinstance(error, ValueError):
+            code = grpc.StatusCode.INVALID_ARGUMENT
         facts = [fact if isinstance(fact, int | float | bool | None) else str(fact)[:MAX_FACT] for fact in error.args]
         await _abort(context, code, json.dumps({"error": type(error).__name__, "facts": facts}))
     except grpc.aio.AbortError:
@@ -76,7 +79,7 @@ def ours(address: str) -> Iterator[None]:
 def _translate(address: str, error: grpc.aio.AioRpcError) -> MetisError:
     details = error.details() or ""
     match error.code():
-        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.FAILED_PRECONDITION:
+        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.FAILED_PRECONDITION | grpc.StatusCode.UNAUTHENTICATED:
             try:
                 told = json.loads(details)
                 return _BY_NAME[told["error"]](*told["facts"])  # type: ignore[no-any-return]

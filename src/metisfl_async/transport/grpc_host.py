@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -13,13 +14,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from metisfl_async.codec.chunk import split
 from metisfl_async.codec.frame import Frame, decode
+from metisfl_async.core.access import Caller, Identity
 from metisfl_async.core.config import ServerParams, address_of
 from metisfl_async.core.errors import ConfigError, PeerTimeout, ProtocolError, TooLarge, TransportError
 from metisfl_async.transport._proto import metisfl_pb2
 from metisfl_async.transport.base import Download
-from metisfl_async.transport.concurrency import to_the_end
+from metisfl_async.transport.concurrency import end_all, to_the_end
+from metisfl_async.transport.grpc_access import Access
 from metisfl_async.transport.grpc_certificates import ServerCertificate
-from metisfl_async.transport.grpc_errors import theirs
 from metisfl_async.transport.grpc_guard import ServerGuard
 from metisfl_async.transport.grpc_options import SERVER_OPTIONS
 from metisfl_async.transport.malloc import keep_freed_memory
@@ -28,6 +30,7 @@ __all__ = [
     "EMPTY",
     "Context",
     "GrpcHost",
+    "Method",
     "closing",
     "drain",
     "frames_from",
@@ -45,6 +48,87 @@ Context: TypeAlias = grpc.aio.ServicerContext
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How a method is served: what `run` is given is the request, or an iterator that is not used, and who calls."""
+
+    kind: Callable[..., grpc.RpcMethodHandler]  #: which of gRPC's four
+    run: Callable[[Any, Context, Caller], Awaitable[Any]]
+
+    @classmethod
+    def unary_stream(cls, run: Callable[[bytes, Context, Caller], Awaitable[None]]) -> Method:
+        return cls(grpc.unary_stream_rpc_method_handler, run)
+
+    @classmethod
+    def stream_unary(cls, run: Callable[[Any, Context, Caller], Awaitable[bytes]]) -> Method:
+        return cls(grpc.stream_unary_rpc_method_handler, run)
+
+    @classmethod
+    def stream_stream(cls, run: Callable[[Any, Context, Caller], Awaitable[None]]) -> Method:
+        return cls(grpc.stream_stream_rpc_method_handler, run)
+
+    def guarded(self, access: Access, name: str) -> grpc.RpcMethodHandler:
+        """Make the handler: whoever may not call it gets no further."""
+
+        async def handle(request: Any, context: Context) -> Any:
+            async with access.admitted(context, name) as caller:
+                return await self.run(request, context, caller)
+            return EMPTY  # to nobody
+
+        return self.kind(handle)
+
+
+class _Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Puts what others made, such as the health service, under the same table."""
+
+    def __init__(self, inner: grpc.GenericRpcHandler, access: Access) -> None:
+        self._inner, self._access = inner, access
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        found = self._inner.service(handler_call_details)
+        if found is None:
+            return None
+        _, service, method = str(handler_call_details.method).split("/")
+        kind, inner = _kind_and_function(found)
+
+        async def handle(request: Any, context: Context) -> Any:
+            async with self._access.admitted(context, method, service):
+                answer = inner(request, context)
+                if isinstance(answer, AsyncIterator):
+                    async with closing(answer) as items:
+                        async for item in items:
+                            await context.write(item)
+                    return None
+                return await answer
+
+        return kind(handle, found.request_deserializer, found.response_serializer)
+
+
+class _Others:
+    """Stands for a server towards those that add a service to one."""
+
+    def __init__(self, server: grpc.aio.Server, access: Access) -> None:
+        self._server, self._access = server, access
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        self._server.add_generic_rpc_handlers([_Guarded(each, self._access) for each in handlers])
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
+        """Do nothing: those are found by `add_generic_rpc_handlers`."""
+
+
+def _kind_and_function(found: grpc.RpcMethodHandler) -> tuple[Callable[..., grpc.RpcMethodHandler], Callable[..., Any]]:
+    match bool(found.request_streaming), bool(found.response_streaming):
+        case False, False:
+            return grpc.unary_unary_rpc_method_handler, found.unary_unary
+        case False, True:
+            return grpc.unary_stream_rpc_method_handler, found.unary_stream
+        case True, False:
+            return grpc.stream_unary_rpc_method_handler, found.stream_unary
+        case _:
+            return grpc.stream_stream_rpc_method_handler, found.stream_stream
+
+
 class GrpcHost:
     """Serves one service on a port; `port` says which once started.
 
@@ -52,9 +136,10 @@ class GrpcHost:
     ----------
     name : str
         The service's full name.
-    handlers : mapping of str to grpc.RpcMethodHandler
-        By method.
+    methods : mapping of str to Method
     params : ServerParams
+    on_revoked : callable
+        Is told whose credential is not good any more.
     reflection : bool
         Also serve ``grpc.reflection``, for tools such as grpcurl; needs the package's ``reflection`` extra.
     """
@@ -62,14 +147,18 @@ class GrpcHost:
     def __init__(
         self,
         name: str,
-        handlers: Mapping[str, grpc.RpcMethodHandler],
+        methods: Mapping[str, Method],
         params: ServerParams,
         *,
+        on_revoked: Callable[[Identity], object],
         reflection: bool = False,
     ) -> None:
         self.port = params.port
         self._name, self._params, self._reflection = name, params, reflection
+        self._access = Access(name, params, on_revoked)
+        handlers = {method: each.guarded(self._access, method) for method, each in methods.items()}
         self._handlers = grpc.method_handlers_generic_handler(name, handlers)
+        self._watch: asyncio.Task[None] | None = None
         self._health = health.aio.HealthServicer()
         self._guard: ServerGuard | None = None
 
@@ -85,9 +174,10 @@ class GrpcHost:
         keep_freed_memory()
         server = grpc.aio.server(options=SERVER_OPTIONS)
         server.add_generic_rpc_handlers((self._handlers,))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        others = _Others(server, self._access)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, others)
         if self._reflection:
-            _add_reflection(self._name, server)
+            _add_reflection(self._name, others)
         address = address_of(self._params.hostname, self._params.port)
         try:
             if self._params.server_certificate is None:
@@ -100,10 +190,13 @@ class GrpcHost:
             ) from error
         self._guard = ServerGuard(server, self)
         await server.start()
+        self._watch = asyncio.create_task(self._access.watch(), name="watches-credentials")
         await self._health.set(self._name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace_s: float) -> None:
         """Stop listening; calls under way get so many seconds to end, then they are cancelled."""
+        if self._watch is not None:
+            await end_all([self._watch])
         guard, self._guard = self._guard, None
         if guard is not None:
             await self._health.enter_graceful_shutdown()
@@ -111,28 +204,24 @@ class GrpcHost:
 
 
 def unary(
-    name: str, method: Callable[[Any], Any], read: Callable[[bytes], Any], write: Callable[[Any], bytes] | None = None
-) -> grpc.RpcMethodHandler:
-    """Make a handler: bytes to our message, the method, and back; without `write`, the answer is empty."""
+    method: Callable[[Caller, Any], Any], read: Callable[[bytes], Any], write: Callable[[Any], bytes] | None = None
+) -> Method:
+    """Serve a method: bytes to our message, the method, and back; without `write`, the answer is empty."""
 
-    async def handle(request: bytes, context: Context) -> bytes:
-        async with theirs(context, name):
-            reply = await method(read(request))
-            return write(reply) if write else EMPTY
-        return EMPTY  # to nobody
+    async def run(request: bytes, _: Context, caller: Caller) -> bytes:
+        reply = await method(caller, read(request))
+        return write(reply) if write else EMPTY
 
-    return grpc.unary_unary_rpc_method_handler(handle)
+    return Method(grpc.unary_unary_rpc_method_handler, run)
 
 
-def unary_stream(
-    name: str, method: Callable[[bytes], AsyncIterator[Any]], write: Callable[[Any], bytes]
-) -> grpc.RpcMethodHandler:
-    async def handle(request: bytes, context: Context) -> None:
-        async with theirs(context, name), closing(method(request)) as items:
+def unary_stream(method: Callable[[Caller, bytes], AsyncIterator[Any]], write: Callable[[Any], bytes]) -> Method:
+    async def run(request: bytes, context: Context, caller: Caller) -> None:
+        async with closing(method(caller, request)) as items:
             async for item in items:
                 await context.write(write(item))
 
-    return grpc.unary_stream_rpc_method_handler(handle)
+    return Method.unary_stream(run)
 
 
 @asynccontextmanager
@@ -184,7 +273,7 @@ async def drain(context: Context) -> None:
                 pass
 
 
-def _add_reflection(name: str, server: grpc.aio.Server) -> None:
+def _add_reflection(name: str, server: _Others) -> None:
     try:
         from grpc_reflection.v1alpha import reflection
     except ImportError as error:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
-import grpc
-import grpc.aio
-
 from metisfl_async.codec.frame import Header
 from metisfl_async.codec.publication import Publication
+from metisfl_async.core.access import Caller
 from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import UnexpectedMessage
 from metisfl_async.core.ids import Token
@@ -19,8 +17,16 @@ from metisfl_async.transport import convert
 from metisfl_async.transport.base import Download, LearnerService
 from metisfl_async.transport.grpc_caller import GrpcCaller
 from metisfl_async.transport.grpc_certificates import FreshParams
-from metisfl_async.transport.grpc_errors import theirs
-from metisfl_async.transport.grpc_host import EMPTY, Context, GrpcHost, frames_from, hearing_out, unary, write_model
+from metisfl_async.transport.grpc_host import (
+    EMPTY,
+    Context,
+    GrpcHost,
+    Method,
+    frames_from,
+    hearing_out,
+    unary,
+    write_model,
+)
 from metisfl_async.transport.grpc_options import LEARNER_SERVICE
 
 __all__ = ["DialledLearner", "GrpcLearnerServer"]
@@ -32,7 +38,7 @@ class GrpcLearnerServer(GrpcHost):
     """Serves a learner on a port."""
 
     def __init__(self, service: LearnerService, params: ServerParams) -> None:
-        super().__init__(LEARNER_SERVICE, _Handlers(service).table(), params)
+        super().__init__(LEARNER_SERVICE, _Handlers(service).table(), params, on_revoked=_count_nothing)
 
 
 class _Handlers:
@@ -41,30 +47,30 @@ class _Handlers:
     def __init__(self, service: LearnerService) -> None:
         self._service = service
 
-    def table(self) -> dict[str, grpc.RpcMethodHandler]:
+    def table(self) -> dict[str, Method]:
+        service = self._service
         return {
-            "ConfirmJoin": unary("confirm_join", self._service.confirm_join, convert.from_confirm_join),
+            "ConfirmJoin": unary(lambda _, secret: service.confirm_join(secret), convert.from_confirm_join),
             **{method: self._delivery(method) for method in ("Train", "Evaluate", "ShutDown", "Tell")},
-            "GetModel": grpc.unary_stream_rpc_method_handler(self.get_model),
-            "SetInitialModel": grpc.stream_unary_rpc_method_handler(self.set_initial_model),
+            "GetModel": Method.unary_stream(self.get_model),
+            "SetInitialModel": Method.stream_unary(self.set_initial_model),
         }
 
-    def _delivery(self, method: str) -> grpc.RpcMethodHandler:
-        async def deliver(told: tuple[Token, int, Sequence[ControllerMessage]]) -> None:
+    def _delivery(self, method: str) -> Method:
+        async def deliver(_: Caller, told: tuple[Token, int, Sequence[ControllerMessage]]) -> None:
             token, number, messages = told
             if (right := convert.delivery_method(messages)) != method:
                 raise UnexpectedMessage(f"{method} does not carry {type(messages[-1]).__name__}; {right} does")
             await self._service.deliver(token, number, messages)
 
-        return unary(method, deliver, convert.from_delivery)
+        return unary(deliver, convert.from_delivery)
 
-    async def get_model(self, request: bytes, context: Context) -> None:
-        async with theirs(context, "get_model"):
-            publication = Publication(await self._service.get_model(convert.from_get_model(request)))
-            await write_model(Download(lambda: publication, _count_nothing), context)
+    async def get_model(self, request: bytes, context: Context, _: Caller) -> None:
+        publication = Publication(await self._service.get_model(convert.from_get_model(request)))
+        await write_model(Download(lambda: publication, _count_nothing), context)
 
-    async def set_initial_model(self, _: AsyncIterator[bytes], context: Context) -> bytes:
-        async with theirs(context, "set_initial_model"), hearing_out(context), aclosing(frames_from(context)) as frames:
+    async def set_initial_model(self, _: AsyncIterator[bytes], context: Context, _caller: Caller) -> bytes:
+        async with hearing_out(context), aclosing(frames_from(context)) as frames:
             await self._service.set_initial_model(frames)
         return EMPTY
 
@@ -103,5 +109,5 @@ class DialledLearner:
             await caller.close()
 
 
-def _count_nothing(_: int) -> None:
-    """Nobody asks how many bytes moved."""
+def _count_nothing(_: object) -> None:
+    """Nobody asks how many bytes moved, or who is out."""

@@ -11,17 +11,18 @@ import grpc.aio
 
 from metisfl_async.codec.chunk import split
 from metisfl_async.codec.frame import UNASKED_BYTES, End, Frame, decode
+from metisfl_async.core.access import Caller
 from metisfl_async.core.config import ServerParams
 from metisfl_async.core.errors import ConnectionLost, Damaged, TooLarge
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.messages import ControllerMessage, LearnerMessage
 from metisfl_async.transport import convert, convert_driver
 from metisfl_async.transport.base import ControllerService, Download
-from metisfl_async.transport.grpc_errors import theirs
 from metisfl_async.transport.grpc_host import (
     EMPTY,
     Context,
     GrpcHost,
+    Method,
     drain,
     frames_from,
     hearing_out,
@@ -83,7 +84,7 @@ class GrpcServer(GrpcHost):
     """Serves a controller on a port."""
 
     def __init__(self, service: ControllerService, params: ServerParams, *, reflection: bool = False) -> None:
-        super().__init__(SERVICE, _Handlers(service).table(), params, reflection=reflection)
+        super().__init__(SERVICE, _Handlers(service).table(), params, on_revoked=service.revoked, reflection=reflection)
 
 
 class _Handlers:
@@ -92,62 +93,56 @@ class _Handlers:
     def __init__(self, service: ControllerService) -> None:
         self._service = service
 
-    def table(self) -> dict[str, grpc.RpcMethodHandler]:
+    def table(self) -> dict[str, Method]:
         service = self._service
         return {
-            "JoinFederation": unary("join", service.join, convert.from_join_request, convert.join_reply),
-            "LeaveFederation": unary("leave", service.leave, convert.from_leave),
-            "StartTraining": unary("start_training", service.start_training, convert_driver.from_start_request),
-            "GetStatus": unary("status", lambda _: service.status(), _ignore, convert_driver.status),
-            "StopTraining": unary(
-                "stop_training", lambda asked: service.stop_training(*asked), convert_driver.from_stop
-            ),
-            "ShutDown": unary("shut_down", lambda asked: service.shut_down(*asked), convert_driver.from_shut_down),
-            "Report": unary("report", lambda said: service.report(*said), convert.from_report),
-            "Tasks": grpc.stream_stream_rpc_method_handler(self.tasks),
-            "FetchModel": grpc.unary_stream_rpc_method_handler(self.fetch_model),
-            "GetModel": grpc.unary_stream_rpc_method_handler(self.get_model),
-            "TrainDone": grpc.stream_stream_rpc_method_handler(self.train_done),
-            "SetInitialModel": grpc.stream_unary_rpc_method_handler(self.set_initial_model),
-            "WatchEvents": unary_stream("watch_events", self._news, bytes),
-            "GetLogs": unary_stream("get_logs", self._logs, convert_driver.record),
+            "JoinFederation": unary(service.join, convert.from_join_request, convert.join_reply),
+            "LeaveFederation": unary(service.leave, convert.from_leave),
+            "StartTraining": unary(service.start_training, convert_driver.from_start_request),
+            "GetStatus": unary(lambda caller, _: service.status(caller), _ignore, convert_driver.status),
+            "StopTraining": unary(lambda caller, to: service.stop_training(caller, *to), convert_driver.from_stop),
+            "ShutDown": unary(lambda caller, to: service.shut_down(caller, *to), convert_driver.from_shut_down),
+            "Report": unary(lambda caller, said: service.report(caller, *said), convert.from_report),
+            "Tasks": Method.stream_stream(self.tasks),
+            "FetchModel": Method.unary_stream(self.fetch_model),
+            "GetModel": Method.unary_stream(self.get_model),
+            "TrainDone": Method.stream_stream(self.train_done),
+            "SetInitialModel": Method.stream_unary(self.set_initial_model),
+            "WatchEvents": unary_stream(self._news, bytes),
+            "GetLogs": unary_stream(self._logs, convert_driver.record),
         }
 
-    async def tasks(self, _: AsyncIterator[bytes], context: Context) -> None:
-        async with theirs(context, "tasks"):
-            await self._service.tasks(_ServerStream(context))
+    async def tasks(self, _: AsyncIterator[bytes], context: Context, caller: Caller) -> None:
+        await self._service.tasks(caller, _ServerStream(context))
 
-    async def fetch_model(self, request: bytes, context: Context) -> None:
-        async with theirs(context, "fetch_model"):
-            await write_model(await self._service.fetch_model(*convert.from_fetch_model(request)), context)
+    async def fetch_model(self, request: bytes, context: Context, caller: Caller) -> None:
+        await write_model(await self._service.fetch_model(caller, *convert.from_fetch_model(request)), context)
 
-    async def get_model(self, request: bytes, context: Context) -> None:
-        async with theirs(context, "get_model"):
-            publication = await self._service.get_model(convert_driver.from_federation(request))
-            await write_model(Download(lambda: publication, _ignore), context)
+    async def get_model(self, request: bytes, context: Context, caller: Caller) -> None:
+        publication = await self._service.get_model(caller, convert_driver.from_federation(request))
+        await write_model(Download(lambda: publication, _ignore), context)
 
-    async def train_done(self, _: AsyncIterator[bytes], context: Context) -> None:
+    async def train_done(self, _: AsyncIterator[bytes], context: Context, caller: Caller) -> None:
         update = _UpdateCall(context)
-        async with theirs(context, "train_done"):
-            async with aclosing(update.frames()) as frames:
-                reply = await self._service.train_done(frames, update.go_ahead)
-            await context.write(convert.update_reply(reply))
-            if not update.has_ended:
-                await drain(context)  # whoever is still sending hears the answer only if the call does not end under it
+        async with aclosing(update.frames()) as frames:
+            reply = await self._service.train_done(caller, frames, update.go_ahead)
+        await context.write(convert.update_reply(reply))
+        if not update.has_ended:
+            await drain(context)  # whoever is still sending hears the answer only if the call does not end under it
 
-    async def _news(self, request: bytes) -> AsyncIterator[bytes]:
-        async with aclosing(self._service.watch_events(*convert_driver.from_watch(request))) as news:
+    async def _news(self, caller: Caller, request: bytes) -> AsyncIterator[bytes]:
+        async with aclosing(self._service.watch_events(caller, *convert_driver.from_watch(request))) as news:
             async for events in news:
                 for message in convert_driver.events(events):
                     yield message
                 await asyncio.sleep(NEWS_PAUSE_S)
 
-    def _logs(self, request: bytes) -> AsyncGenerator[RoundRecord, None]:
-        return self._service.get_logs(convert_driver.from_federation(request))
+    def _logs(self, caller: Caller, request: bytes) -> AsyncGenerator[RoundRecord, None]:
+        return self._service.get_logs(caller, convert_driver.from_federation(request))
 
-    async def set_initial_model(self, _: AsyncIterator[bytes], context: Context) -> bytes:
-        async with theirs(context, "set_initial_model"), hearing_out(context), aclosing(frames_from(context)) as frames:
-            await self._service.set_initial_model(frames)
+    async def set_initial_model(self, _: AsyncIterator[bytes], context: Context, caller: Caller) -> bytes:
+        async with hearing_out(context), aclosing(frames_from(context)) as frames:
+            await self._service.set_initial_model(caller, frames)
         return EMPTY
 
 

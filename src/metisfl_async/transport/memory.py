@@ -12,6 +12,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Generic, TypeVar
 
 from metisfl_async.codec.frame import Frame, Header, frames_of
+from metisfl_async.core.access import LOCAL
 from metisfl_async.core.errors import ConnectionLost, MetisError
 from metisfl_async.core.federation.events import Event
 from metisfl_async.core.federation.records import RoundRecord
@@ -91,7 +92,7 @@ class MemoryLink:
         self._service = service
 
     async def join(self, request: JoinRequest) -> JoinReply:
-        return await self._service.join(request)
+        return await self._service.join(LOCAL, request)
 
     @asynccontextmanager
     async def tasks(self) -> AsyncIterator[Stream[Sequence[ControllerMessage], LearnerMessage]]:
@@ -101,7 +102,7 @@ class MemoryLink:
         async def serve() -> None:
             error: MetisError | None = None
             try:
-                await self._service.tasks(_MemoryStream[LearnerMessage, Sequence[ControllerMessage]](up, down))
+                await self._service.tasks(LOCAL, _MemoryStream[LearnerMessage, Sequence[ControllerMessage]](up, down))
             except MetisError as raised:
                 error = raised
             finally:
@@ -117,44 +118,44 @@ class MemoryLink:
     async def fetch_model(
         self, token: Token, model: ModelRef, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
     ) -> Model:
-        download = await self._service.fetch_model(token, model)
+        download = await self._service.fetch_model(LOCAL, token, model)
         fetched = download.begin().model
         download.moved(fetched.manifest.size_bytes)
         return fetched
 
     async def train_done(self, header: Header, update: Model) -> UpdateReply:
         async with aclosing(_frames(header, update)) as frames:
-            return await self._service.train_done(frames, _go_ahead)
+            return await self._service.train_done(LOCAL, frames, _go_ahead)
 
     async def leave(self, token: Token) -> None:
-        await self._service.leave(token)
+        await self._service.leave(LOCAL, token)
 
     async def status(self) -> Status:
-        return await self._service.status()
+        return await self._service.status(LOCAL)
 
     async def set_initial_model(self, federation_id: FederationId, model: Model) -> None:
         header = Header("global", model.manifest, 0, federation_id=federation_id)
         async with aclosing(_frames(header, model)) as frames:
-            await self._service.set_initial_model(frames)
+            await self._service.set_initial_model(LOCAL, frames)
 
     async def start_training(self, request: StartRequest) -> None:
-        await self._service.start_training(request)
+        await self._service.start_training(LOCAL, request)
 
     async def watch_events(
         self, federation_id: FederationId, seen: int = 0, run: str = ""
     ) -> AsyncGenerator[Event, None]:
-        async with aclosing(self._service.watch_events(federation_id, seen, run)) as batches:
+        async with aclosing(self._service.watch_events(LOCAL, federation_id, seen, run)) as batches:
             async for events in batches:
                 for event in events:
                     yield event
 
     async def get_logs(self, federation_id: FederationId) -> AsyncGenerator[RoundRecord, None]:
-        async with aclosing(self._service.get_logs(federation_id)) as records:
+        async with aclosing(self._service.get_logs(LOCAL, federation_id)) as records:
             async for record in records:
                 yield record
 
     async def get_model(self, federation_id: FederationId) -> Model:
-        model = (await self._service.get_model(federation_id)).model
+        model = (await self._service.get_model(LOCAL, federation_id)).model
         buffer = allocate(len(model.buffer))
         for start in range(0, len(buffer), COPY_BYTES):
             buffer[start : start + COPY_BYTES] = model.buffer[start : start + COPY_BYTES]
@@ -162,10 +163,10 @@ class MemoryLink:
         return Model(model.manifest, buffer, model.version)
 
     async def stop_training(self, federation_id: FederationId, reason: str) -> None:
-        await self._service.stop_training(federation_id, reason)
+        await self._service.stop_training(LOCAL, federation_id, reason)
 
     async def shut_down(self, federation_id: FederationId, keep_running: bool = False) -> None:
-        await self._service.shut_down(federation_id, keep_running)
+        await self._service.shut_down(LOCAL, federation_id, keep_running)
 
     async def close(self) -> None:
         """Do nothing: there is no connection."""

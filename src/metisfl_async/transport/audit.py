@@ -1,0 +1,43 @@
+"""The audit: a line of JSON for whoever was let in or not, and who started or ended something."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import OrderedDict
+
+from metisfl_async.core.access import Caller
+
+__all__ = ["Audit"]
+
+logger = logging.getLogger("metisfl_async.audit")
+
+QUIET_S = 60.0  #: a line that was written is only counted for so long
+MOST = 1024  #: different lines that are remembered
+
+
+class Audit:
+    """Writes who did what, when and why; the same of the same peer is counted, not repeated.
+
+    No secret is in it, and no control character: JSON escapes them.
+    """
+
+    def __init__(self) -> None:
+        self._written: OrderedDict[tuple[str, str, str], tuple[float, int]] = OrderedDict()
+
+    def note(self, what: str, caller: Caller, **facts: object) -> None:
+        """Write a line, unless it was written a moment ago."""
+        who = "" if caller.identity is None else str(caller.identity)
+        host = caller.peer.rpartition(":")[0] or caller.peer  # each call may come from another port
+        key, now = (what, who or host, json.dumps(facts, default=str)), time.monotonic()
+        written_at, left_out = self._written.pop(key, (-QUIET_S, 0))
+        is_quiet = what == "refused" and now - written_at < QUIET_S
+        self._written[key] = (written_at, left_out + 1) if is_quiet else (now, 0)
+        while len(self._written) > MOST:
+            self._written.popitem(last=False)
+        if not is_quiet:
+            line = {"what": what, "who": who, "peer": caller.peer, **facts}
+            if left_out:
+                line["left_out"] = left_out  # so many of the same since the last
+            logger.info("%s", json.dumps(line, default=str))
