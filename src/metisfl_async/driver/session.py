@@ -25,7 +25,7 @@ from metisfl_async.core.messages import StartRequest
 from metisfl_async.core.model import Array
 from metisfl_async.core.repeats import Repeats
 from metisfl_async.driver.attached import AttachedSession
-from metisfl_async.driver.following import WHO, collect, follow, raise_failure
+from metisfl_async.driver.following import WHO, check_signals, collect, follow, raise_failure
 from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.sync import run_here, run_in_thread
@@ -161,6 +161,7 @@ class DriverSession:
         self._result: FederationResult | None = None
         self._version: int | None = None
         self._first_weights = ""
+        self._reason = "it is not over"
 
     @classmethod
     def attach(cls, controller: ClientParams | ServerParams, *, lost_secs: float | None = LOST_S) -> AttachedSession:
@@ -181,7 +182,7 @@ class DriverSession:
         if self._result is None and self._federation_id:
             records = [event.record for event in self._log.kept() if isinstance(event, RoundFinished)]
             records.sort(key=lambda record: record.number)
-            return FederationResult(None, self._version, records, "it is not over", self._first_weights)
+            return FederationResult(None, self._version, records, self._reason, self._first_weights)
         return self._result
 
     async def run(self, *, progress: bool = False, resume: bool = False) -> FederationResult:
@@ -296,8 +297,8 @@ class DriverSession:
         self._federation_id = await self._begin(link, resume=resume)
         try:
             finished = await self._follow(link, lambda event: self._note(event, display))
-            reason, first_weights = finished.reason, self._first_weights
-            self._result = await collect(link, self._federation_id, reason, first_weights, self._lost_secs)
+            self._reason = reason = finished.reason
+            self._result = await collect(link, self._federation_id, reason, self._first_weights, self._lost_secs)
         except asyncio.CancelledError:
             if not self._owns_controller:
                 with suppress(MetisError, TimeoutError):
@@ -314,11 +315,11 @@ class DriverSession:
     async def _begin(self, link: ControllerLink, *, resume: bool) -> FederationId:
         """Start a federation, or find the one that goes on."""
         timeout_s = self._request.join_timeout_secs
-        if resume:
-            status = await insisting(WHO, link.address, timeout_s, link.status)
-            if status.federation_id:
-                logger.info("federation %s goes on at %s", status.federation_id, link.address)
-                return status.federation_id
+        status = await insisting(WHO, link.address, timeout_s, link.status)
+        if resume and status.federation_id:
+            check_signals(status, self._request.signals)
+            logger.info("federation %s goes on at %s", status.federation_id, link.address)
+            return status.federation_id
         federation_id, has_model = new_federation_id(), self._initial_model is not None
         request = replace(self._request, federation_id=federation_id, has_model=has_model)
         if not self._learners:

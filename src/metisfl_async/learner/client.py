@@ -109,11 +109,13 @@ class LearnerClient:
         """Take part until the federation is over."""
         try:
             if self._spool is not None:
-                for kept in await self._spool.load():
+                for kept in await self._spool.open():
                     self._updates[kept.offer.task_id] = _Update(kept.trained, kept.model_version, is_own=True)
                     self._part.take_up(kept.offer)
             await first_of(self._work(), self._push_all(), self._stay_connected())
         finally:
+            if self._spool is not None:
+                self._spool.close()
             await self._worker.close()
 
     # --- staying connected -----------------------------------------------------------------------------------------
