@@ -140,7 +140,7 @@ class LearnerClient:
         token = self._joined.token if self._joined else Token("")
         async with AsyncExitStack() as stack:
             self._joined = await self._link.join(JoinRequest(self._id, token))
-            self._id = self._joined.learner_id
+            self._id = self._worker.name = self._joined.learner_id
             self._carry_out(self._part.joined(self._joined))
             stream = await stack.enter_async_context(self._link.tasks())
             await stream.send(Hello(self._joined.token, self._part.hello()))
@@ -366,7 +366,7 @@ class LearnerClient:
             logger.info("%s waits for %s to be started again: %s", self._id, self._link.address, farewell.reason)
             return False
         try:
-            if farewell.model is not None:
+            if farewell.model is not None and not self._worker.is_given_up:
                 await self._worker.set_weights(await self._received(farewell.model, GOODBYE_S))
         except MetisError as error:
             logger.warning("%s could not get the final model: %s", self._id, error)
