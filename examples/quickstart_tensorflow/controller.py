@@ -1,6 +1,6 @@
 """The controller: it sends the learners their work and averages what comes back. It sees weights, never images.
 
-Start it with `python controller.py`; with `--models DIR`, it goes on where it was when it was killed and is started again.
+Start it with `python controller.py`. With `--models DIR`, it may be killed, and started again: it goes on where it was.
 """
 
 from __future__ import annotations
