@@ -26,6 +26,7 @@ from metisfl_async import (
 )
 from metisfl_async.codec.chunk import frame_head
 from metisfl_async.codec.frame import Data, End, Header, encode
+from metisfl_async.core.access import LOCAL
 from metisfl_async.core.errors import (
     CodecError,
     ConnectionLost,
@@ -528,7 +529,7 @@ async def test_an_update_that_is_folded_while_the_federation_ends_is_not_said_to
 
         async def work_and_stop(*args: object) -> object:
             done: object = await work(*args)  # type: ignore[arg-type]
-            await service.stop_training(alone.controller._open.job.id, "enough")
+            await service.stop_training(LOCAL, alone.controller._open.job.id, "enough")
             return done
 
         monkeypatch.setattr(threads, "work", work_and_stop)

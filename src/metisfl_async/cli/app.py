@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from metisfl_async.cli.certificates import make_certificates
 from metisfl_async.cli.console import show_log
 from metisfl_async.cli.factory import import_factory, make_learner, read_args
 from metisfl_async.cli.running import allow_many_files, exit_on_signals, run
+from metisfl_async.cli.tokens import add_tokens
 from metisfl_async.controller.controller import Controller
+from metisfl_async.core.access import Identity, Role
 from metisfl_async.core.errors import ConfigError, MetisError
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.session import DriverSession
@@ -48,10 +52,40 @@ output_option = click.option(
     metavar="DIR",
     help="For results.json, model.safetensors and results.png; without it, the current directory.",
 )
+CREDENTIALS = (
+    click.option("--certificate", type=A_PATH, metavar="FILE", help="Who you are, for a controller that asks for it."),
+    click.option("--private-key", type=A_PATH, metavar="FILE", help="That belongs to --certificate."),
+    click.option(
+        "--token-file",
+        type=A_PATH,
+        metavar="FILE",
+        help="A file with your token, instead of a certificate; or set METISFL_TOKEN.",
+    ),
+)
 resume_option = click.option(
     "--resume", is_flag=True, help="Go on with the federation in the model store that is not finished, if there is one."
 )
 verbose_option = click.option("--verbose", "-v", is_flag=True, help="Log every message.")
+
+
+def with_credentials(environment: FederationEnvironment, given: Mapping[str, Path | None]) -> FederationEnvironment:
+    """Take the credentials that the command line or METISFL_TOKEN gives."""
+    file, token = given["token_file"], os.environ.get("METISFL_TOKEN")
+    if file is not None:
+        try:
+            token = file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError("--token-file", str(file), f"a file with a token ({error})") from error
+    return environment.with_credentials(
+        certificate=given["certificate"], private_key=given["private_key"], token=token or None
+    )
+
+
+def takes_credentials(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say who calls."""
+    for option in reversed(CREDENTIALS):
+        command = option(command)
+    return command
 
 
 def run_app() -> None:
@@ -84,8 +118,8 @@ def app() -> None:
     With TLS between them:
       metisfl-async certs certs --host controller.example
 
-    ENV is the environment file everywhere. Ctrl-C and SIGTERM end each command in order; a second one does not wait
-    for training that is under way.
+    ENV is the environment file everywhere. Ctrl-C and SIGTERM end each command in order; training that is under way is
+    waited for, for stop_timeout_secs at most. A second one waits for nothing.
     """
 
 
@@ -129,6 +163,13 @@ async def _serve(served: Controller) -> None:
 @click.option(
     "--connect-timeout-secs", type=float, metavar="SECS", help="Give up if the controller is not there in so long."
 )
+@click.option(
+    "--stop-timeout-secs",
+    type=float,
+    metavar="SECS",
+    help="How long a method may go on that is told to end; without it, what the file says.",
+)
+@takes_credentials
 @verbose_option
 def learner(
     *,
@@ -139,7 +180,9 @@ def learner(
     worker: InProcess | None,
     spool_dir: Path | None,
     connect_timeout_secs: float | None,
+    stop_timeout_secs: float | None,
     verbose: bool,
+    **credentials: Path | None,
 ) -> None:
     """Run one learner until the federation is over; it waits for its controller, and comes back to it.
 
@@ -149,7 +192,7 @@ def learner(
       metisfl-async learner federation.yaml -m learners:MyLearner --id site-2 --arg data=images.npz
     """
     show_log(PARTY, verbose=verbose)
-    environment = FederationEnvironment.from_yaml(env)
+    environment = with_credentials(FederationEnvironment.from_yaml(env), credentials)
     entry = environment.entry(learner_id)
     made = make_learner(module, import_factory(module), entry.args | read_args(args))
     run(
@@ -159,6 +202,7 @@ def learner(
             worker=worker,
             connect_timeout_secs=connect_timeout_secs,
             spool_dir=spool_dir,
+            stop_timeout_secs=stop_timeout_secs,
         ),
     )
 
@@ -167,8 +211,9 @@ def learner(
 @env_argument
 @output_option
 @resume_option
+@takes_credentials
 @verbose_option
-def driver(env: Path, output: Path, resume: bool, verbose: bool) -> None:
+def driver(env: Path, output: Path, resume: bool, verbose: bool, **credentials: Path | None) -> None:
     """Start the federation, show how it goes, end it, and save what came of it.
 
     \b
@@ -176,7 +221,8 @@ def driver(env: Path, output: Path, resume: bool, verbose: bool) -> None:
       metisfl-async driver federation.yaml --output results
     """
     show_log(DRIVER, verbose=verbose)
-    _drive(FederationEnvironment.from_yaml(env).session(), output, resume=resume)
+    environment = with_credentials(FederationEnvironment.from_yaml(env), credentials)
+    _drive(environment.session(), output, resume=resume)
 
 
 @app.command("run")
@@ -236,6 +282,14 @@ def _save(result: FederationResult, output: Path) -> None:
     logger.info("saved in %s: %s", output.resolve(), ", ".join(saved))
 
 
+def roles_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each role."""
+    for role in reversed(Role):
+        help_ = f"Whom to make one for, that is {'an' if role[0] in 'aeiou' else 'a'} {role}."
+        command = click.option(f"--{role}", str(role), multiple=True, metavar="NAME", help=help_)(command)
+    return command
+
+
 @app.command()
 @click.argument("directory", metavar="DIR", type=A_PATH)
 @click.option(
@@ -245,10 +299,8 @@ def _save(result: FederationResult, output: Path) -> None:
     "--name",
     "names",
     multiple=True,
-    default=("server", "client"),
     metavar="NAME",
-    show_default=True,
-    help="Whom to make a pair for.",
+    help="Make a pair for a server of this name; without it and the next ones: server, client.",
 )
 @click.option(
     "--days",
@@ -258,19 +310,54 @@ def _save(result: FederationResult, output: Path) -> None:
     help="How long pairs are good; the authority ten times as long.",
 )
 @click.option("--force", is_flag=True, help="Overwrite pairs that are there.")
-def certs(directory: Path, hosts: tuple[str, ...], names: tuple[str, ...], days: int, force: bool) -> None:
-    """Make certificates for TLS: an authority of your own (ca), and pairs that it signs (server, client).
+@roles_options
+def certs(
+    *,
+    directory: Path,
+    hosts: tuple[str, ...],
+    names: tuple[str, ...],
+    days: int,
+    force: bool,
+    **roles: tuple[str, ...],
+) -> None:
+    """Make certificates for TLS: an authority of your own (ca), and pairs that it signs.
 
     \b
     Examples:
-      metisfl-async certs certs --host controller.example --host 192.0.2.7
+      metisfl-async certs certs --host controller.example --learner site-1 --learner site-2 --driver alice
+      metisfl-async certs certs --learner site-3
       metisfl-async certs certs --name site-1 --host site-1.example
 
-    The second one uses the authority of the first. In the file, the controller gets root_certificate: certs/ca.pem,
-    server_certificate: certs/server.pem and private_key: certs/server.key. Learners and drivers need ca.pem alone. The
-    controller asks clients for no certificate; the client's pair is for what does, such as a proxy.
+    The first one makes the server's pair too. The second one uses the authority of the first. In the file, the
+    controller gets root_certificate: certs/ca.pem, server_certificate: certs/server.pem, private_key: certs/server.key
+    and require_client_certificate: true. Each of the others needs ca.pem and its own pair.
 
     Keep ca.key safe: who has it can pass for everyone. Keys can be read by you alone (mode 0600).
     """
-    for file in make_certificates(directory, names, hosts, days, force=force):
+    identities = [Identity(Role(role), name) for role, given in roles.items() for name in given]
+    if not identities and not names:
+        names = ("server", "client")
+    if identities and not names and hosts:
+        names = ("server",)
+    for file in make_certificates(directory, names, hosts, days, identities=identities, force=force):
         click.echo(file)
+
+
+@app.command()
+@click.argument("file", metavar="FILE", type=A_PATH)
+@roles_options
+def token(file: Path, **roles: tuple[str, ...]) -> None:
+    """Make tokens, for those without certificates: print each once, and add its SHA-256 to FILE.
+
+    The controller gets tokens: FILE. To revoke a token, remove its line: it is out at once. A second token for the same
+    name may be there meanwhile.
+
+    \b
+    Example:
+      metisfl-async token tokens.txt --learner site-1 --learner site-2 --driver alice
+    """
+    identities = [Identity(Role(role), name) for role, given in roles.items() for name in given]
+    if not identities:
+        raise ConfigError("token", "nobody", "--learner NAME, --driver NAME, --observer NAME or --controller NAME")
+    for identity, secret in add_tokens(file, identities):
+        click.echo(f"{identity} {secret}")

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from metisfl_async.core.access import Identity, Role
 from metisfl_async.core.errors import ConfigError
 
 __all__ = ["make_certificates"]
@@ -32,7 +33,13 @@ Pair = tuple[x509.Certificate, EllipticCurvePrivateKey]
 
 
 def make_certificates(
-    folder: Path, names: Sequence[str], hosts: Sequence[str], days: int, *, force: bool
+    folder: Path,
+    names: Sequence[str],
+    hosts: Sequence[str],
+    days: int,
+    *,
+    identities: Sequence[Identity] = (),
+    force: bool,
 ) -> list[Path]:
     """Write NAME.pem and NAME.key for each name, signed by the authority in ca.pem and ca.key.
 
@@ -46,6 +53,9 @@ def make_certificates(
         Host names and IP addresses by which they may be dialled, beside those of the own machine.
     days : int
         How long they are good; an authority ten times as long.
+    identities : sequence of Identity
+        For whom a pair is made that says who they are, in files of their names. Servers' pairs, of `names`, say that
+        they are a controller's.
     force : bool
         Overwrite the pairs; never the authority, which would make all other pairs worthless.
 
@@ -55,21 +65,25 @@ def make_certificates(
         What was written.
     """
     alternatives = [_alternative(host) for host in dict.fromkeys([*hosts, *HERE])]
-    for name in names:
+    whose = {name: Identity(Role.CONTROLLER, name) for name in names} | {each.name: each for each in identities}
+    if len(whose) < len({*names}) + len(identities):
+        raise ConfigError("names", [*names, *(each.name for each in identities)], "each name once: it names the files")
+    for name in whose:
         if name == AUTHORITY or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
             raise ConfigError("--name", name, f"letters, digits, '-', '_' and '.'; not {AUTHORITY!r}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError("DIR", str(folder), f"a directory that can be written to ({error.strerror})") from error
-    files = [folder / f"{name}.{kind}" for name in names for kind in ("pem", "key")]
+    files = [folder / f"{name}.{kind}" for name in whose for kind in ("pem", "key")]
     if not force and (there := [file for file in files if file.exists()]):
         raise ConfigError("DIR", str(there[0]), "a file that is not there yet; --force overwrites it")
     authority_files = folder / f"{AUTHORITY}.pem", folder / f"{AUTHORITY}.key"
     is_new = not any(file.exists() for file in authority_files)
     authority = _write(*authority_files, _new_authority(10 * days)) if is_new else _read(*authority_files)
-    for name in names:
-        _write(folder / f"{name}.pem", folder / f"{name}.key", _new_pair(name, alternatives, days, authority))
+    for name, identity in whose.items():
+        said = [*alternatives, x509.UniformResourceIdentifier(identity.uri)]
+        _write(folder / f"{name}.pem", folder / f"{name}.key", _new_pair(name, said, days, authority))
     return [*(authority_files if is_new else ()), *files]
 
 

@@ -133,7 +133,7 @@ class Controller:
             )
 
         jobs = Jobs(registry, new_job, in_rounds=strategies.in_rounds)
-        service = Service(config, registry, jobs, threads, clock=clock)
+        service = Service(config, registry, jobs, threads, clock=clock, server_params=self.server_params)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(lambda: to_the_end(store.close()))
             await store.open()

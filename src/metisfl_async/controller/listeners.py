@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from metisfl_async.controller.connection import Connection
-from metisfl_async.core.config import ClientParams
+from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import (
     ConfigError,
     ConnectionLost,
@@ -44,9 +45,12 @@ SHOWN = 5  #: addresses in an error
 class Listeners:
     """All learners that listen. Only addresses that the configuration or the driver named are ever dialled."""
 
-    def __init__(self, named: Iterable[ClientParams], closing: asyncio.Event) -> None:
+    def __init__(
+        self, named: Iterable[ClientParams], closing: asyncio.Event, server_params: ServerParams | None = None
+    ) -> None:
         self._closing = closing
-        self._named = {params.address: params for params in named}
+        self._own = server_params
+        self._named = {params.address: self._with_own_pair(params) for params in named}
         self._are_all_named = asyncio.Event()
         self._dials, self._checks = asyncio.Semaphore(MAX_DIALS), asyncio.Semaphore(MAX_CHECKS)
         self._conversations: set[asyncio.Task[None]] = set()
@@ -63,8 +67,17 @@ class Listeners:
     def name(self, learners: Iterable[ClientParams]) -> None:
         """Take in the addresses that the driver names; there will be no more."""
         for params in learners:
-            self._named.setdefault(params.address, params)
+            self._named.setdefault(params.address, self._with_own_pair(params))
         self._are_all_named.set()
+
+    def _with_own_pair(self, params: ClientParams) -> ClientParams:
+        """Show our own certificate to a learner that may ask for one, unless another credential is given."""
+        own = self._own
+        if own is None or own.server_certificate is None or params.root_certificate is None:
+            return params
+        if params.certificate is not None or params.token is not None:
+            return params
+        return replace(params, certificate=own.server_certificate, private_key=own.private_key)
 
     async def check(self, address: str, secret: str) -> None:
         """Make sure that a learner that wants to join is the one that listens at an address that was named.

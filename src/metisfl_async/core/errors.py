@@ -15,6 +15,7 @@ __all__ = [
     "ConnectionLost",
     "Damaged",
     "MetisError",
+    "ModelLost",
     "PeerTimeout",
     "ProtocolError",
     "QuorumLost",
@@ -197,3 +198,7 @@ class StoreError(MetisError):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.why}"
+
+
+class ModelLost(StoreError):
+    """What was kept is damaged or gone; trying again changes nothing."""

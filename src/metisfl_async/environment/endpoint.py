@@ -14,6 +14,7 @@ from metisfl_async.environment.gathering import Gathering
 __all__ = ["Endpoint"]
 
 EVERYWHERE = ("0.0.0.0", "::", "[::]")
+ACCESS = ("require_client_certificate", "client_root_certificate", "subjects", "revoked", "tokens", "insecure")
 FILES = ("root_certificate", "server_certificate", "private_key")
 
 
@@ -27,6 +28,12 @@ class Endpoint:
     root_certificate: Path | None = None  #: PEM; what whoever dials checks the server's certificate against
     server_certificate: Path | None = None  #: PEM; needed where it listens
     private_key: Path | None = None  #: PEM; needed where it listens
+    require_client_certificate: bool = False  #: whoever dials shows a certificate, which says who it is
+    client_root_certificate: Path | None = None  #: PEM; who signs those; None: root_certificate
+    subjects: Path | None = None  #: a file that says whose certificate is whose
+    revoked: Path | None = None  #: a file of serial numbers of certificates that are not good any more
+    tokens: Path | None = None  #: a file of tokens, one of which whoever dials shows
+    insecure: bool = False  #: let anybody do everything who can reach it
     _found: Gathering[Endpoint] | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
@@ -43,7 +50,7 @@ class Endpoint:
             raise ConfigError("hostname", self.hostname, allowed)
         if self.listen_hostname is not None:
             try:
-                ServerParams(self.listen_hostname)
+                ServerParams(self.listen_hostname, insecure=True)
             except ConfigError as error:
                 raise ConfigError("listen_hostname", error.value, error.allowed) from None
         for name in FILES:
@@ -52,6 +59,9 @@ class Endpoint:
         missing = [name for name in FILES if getattr(self, name) is None]
         if missing and len(missing) < len(FILES):
             raise ConfigError(missing[0], None, f"all of {', '.join(FILES)}, or none of them")
+        for name in ("require_client_certificate", "insecure"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(name, getattr(self, name), "true, false")
 
     @property
     def address(self) -> str:
@@ -62,12 +72,19 @@ class Endpoint:
         """Listen there; the three files must be here."""
         with self._located():
             host = self.listen_hostname or self.hostname
-            return ServerParams(host, self.port, self.root_certificate, self.server_certificate, self.private_key)
+            return ServerParams(
+                host,
+                self.port,
+                self.root_certificate,
+                self.server_certificate,
+                self.private_key,
+                **{name: getattr(self, name) for name in ACCESS},
+            )
 
     def client_params(self) -> ClientParams:
         """Dial it; only the root certificate must be here."""
         with self._located():
-            return ClientParams(self.hostname, self.port, self.root_certificate)
+            return ClientParams(self.hostname, self.port, self.root_certificate)  # credentials are not in the file
 
     @contextmanager
     def _located(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, TerminationSignals
@@ -42,6 +42,7 @@ class FederationEnvironment:
     model_store_config: ModelStoreConfig = field(default_factory=ModelStoreConfig)
     controller_endpoint: Endpoint = field(default_factory=Endpoint)  #: where the controller is
     session_options: SessionOptions = field(default_factory=SessionOptions)
+    _credentials: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)  # of this party
 
     def __post_init__(self) -> None:
         if not self.learners:
@@ -80,7 +81,21 @@ class FederationEnvironment:
 
     def client_params(self) -> ClientParams:
         """How learners and drivers dial the controller."""
-        return self.controller_endpoint.client_params()
+        return replace(self.controller_endpoint.client_params(), **self._credentials)
+
+    def with_credentials(
+        self,
+        *,
+        certificate: str | Path | bytes | None = None,
+        private_key: str | Path | bytes | None = None,
+        token: str | None = None,
+    ) -> Self:
+        """Dial the controller with what says who you are: a certificate and its key, or a token.
+
+        The file has no secrets: all parties read it.
+        """
+        given = {"certificate": certificate, "private_key": private_key, "token": token}
+        return replace(self, _credentials={name: value for name, value in given.items() if value is not None})
 
     def entry(self, learner_id: str = "") -> LearnerEntry:
         """Find a learner's entry; one without a name is for whoever comes."""
@@ -103,8 +118,12 @@ class FederationEnvironment:
         worker: InProcess | None = None,
         connect_timeout_secs: float | None = None,
         spool_dir: str | Path | None = None,
+        stop_timeout_secs: float | None = None,
     ) -> None:
-        """Do `run_learner` for one learner of the file; without an id, for the only one, or for any."""
+        """Do `run_learner` for one learner of the file; without an id, for the only one, or for any.
+
+        Without `worker` and `stop_timeout_secs`, it is as the file says.
+        """
         entry = self.entry(learner_id)
         listens = entry.endpoint
         await run_learner(
@@ -116,6 +135,9 @@ class FederationEnvironment:
             worker=worker or self.session_options.worker,
             connect_timeout_secs=connect_timeout_secs,
             spool_dir=spool_dir,
+            stop_timeout_secs=self.session_options.stop_timeout_secs
+            if stop_timeout_secs is None
+            else stop_timeout_secs,
         )
 
     def session(self, learners: Sequence[Learner] | None = None, *, listen: bool = False) -> DriverSession:
@@ -149,6 +171,7 @@ class FederationEnvironment:
             seed=options.seed,
             join_timeout_secs=options.join_timeout_secs,
             worker=options.worker,
+            stop_timeout_secs=options.stop_timeout_secs,
         )
 
     def _named(self, learners: Sequence[Learner]) -> Mapping[str, Learner]:

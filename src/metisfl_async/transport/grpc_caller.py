@@ -35,13 +35,16 @@ class GrpcCaller:
     def __init__(self, params: ClientParams, service: str, pace: Pace | None = None) -> None:
         self.address = params.address
         self.pace = pace or Pace()
+        self.moved_at = 0.0  #: when an update got further, on the monotonic clock
         self._service = service
         self._is_given_up = False
+        self.metadata = None if params.token is None else (("authorization", f"Bearer {params.token}"),)
         keep_freed_memory()
         if (certificate := params.root_certificate_bytes) is None:
             self.channel = grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
         else:
-            credentials = grpc.ssl_channel_credentials(certificate)
+            key, own = params.pair_bytes or (None, None)
+            credentials = grpc.ssl_channel_credentials(certificate, key, own)
             self.channel = grpc.aio.secure_channel(self.address, credentials, options=CHANNEL_OPTIONS)
 
     async def connects_within(self, seconds: float) -> bool:
@@ -68,11 +71,13 @@ class GrpcCaller:
 
     async def ask(self, method: str, request: bytes, timeout_s: float | None = UNARY_TIMEOUT_S) -> bytes:
         with self.ours():
-            return bytes(await self.channel.unary_unary(self.path(method))(request, timeout=timeout_s))
+            return bytes(
+                await self.channel.unary_unary(self.path(method))(request, timeout=timeout_s, metadata=self.metadata)
+            )
 
     def stream(self, method: str, request: bytes) -> Answers:
         with self.ours():
-            return Answers(self, self.channel.unary_stream(self.path(method))(request))
+            return Answers(self, self.channel.unary_stream(self.path(method))(request, metadata=self.metadata))
 
     async def read_model(
         self,
@@ -83,7 +88,7 @@ class GrpcCaller:
         heard: Callable[[], object] = lambda: None,
     ) -> Model:
         with self.ours():
-            call = self.channel.unary_stream(self.path(method))(request)
+            call = self.channel.unary_stream(self.path(method))(request, metadata=self.metadata)
         assembly: Assembly | None = None
         try:
             with self.ours():
@@ -108,7 +113,7 @@ class GrpcCaller:
 
     async def send_model(self, method: str, header: Header, model: Model) -> None:
         with self.ours():
-            call = self.channel.stream_unary(self.path(method))()
+            call = self.channel.stream_unary(self.path(method))(metadata=self.metadata)
         try:
             with self.ours():
                 try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -21,24 +22,39 @@ _Stamp: TypeAlias = tuple[int, int, int] | None
 
 
 class FreshParams:
-    """Whom to dial, with the root certificate as it is in its file now; if that is gone or no good, as it was last."""
+    """Whom to dial, with certificates as they are in their files now; if those are no good, as they were last."""
 
     def __init__(self, params: ClientParams) -> None:
-        self._given, self._last = params, params
-        certificate = params.root_certificate_bytes
-        if certificate is not None and not _is_good(certificate):
+        self._given = params
+        root, pair = params.root_certificate_bytes, params.pair_bytes
+        if root is not None and not _is_good(root):
             raise ConfigError("root_certificate", params.root_certificate, "PEM certificates that can be read")
-        self._last = replace(params, root_certificate=certificate)
+        if (problem := _problem_of_pair(params)) is not None:
+            allowed = f"a PEM certificate that belongs to the private_key ({problem})"
+            raise ConfigError("certificate", params.certificate, allowed)
+        self._root, self._pair = root, pair
 
     def read(self) -> ClientParams:
-        """Read the file, if there is one."""
+        """Read the files, if there are any."""
+        given = self._given
+        with suppress(OSError):
+            root = given.root_certificate_bytes
+            self._root = root if root is not None and _is_good(root) else self._root
+        with suppress(OSError):
+            self._pair = self._pair if _problem_of_pair(given) else given.pair_bytes
+        key, certificate = self._pair or (None, None)
+        return replace(given, root_certificate=self._root, certificate=certificate, private_key=key)
+
+
+def _problem_of_pair(params: ClientParams) -> str | None:
+    """Say what is wrong with a key and a certificate in files, if anything is."""
+    certificate, key = params.certificate, params.private_key
+    if isinstance(certificate, str | Path) and isinstance(key, str | Path):
         try:
-            certificate = self._given.root_certificate_bytes
-        except OSError:
-            return self._last
-        if certificate is not None and _is_good(certificate):
-            self._last = replace(self._given, root_certificate=certificate)
-        return self._last
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password="")
+        except (OSError, ValueError) as error:
+            return str(error)
+    return None
 
 
 class ServerCertificate:
@@ -48,7 +64,10 @@ class ServerCertificate:
         assert params.server_certificate is not None
         assert params.private_key is not None
         self._certificate, self._key = Path(params.server_certificate), Path(params.private_key)
-        self._seen: tuple[_Stamp, _Stamp] | None = None  # the files that were looked at last, good or not
+        self._asks = params.require_client_certificate
+        roots = params.client_root_certificate or params.root_certificate
+        self._roots = Path(roots) if self._asks and roots is not None else None
+        self._seen: tuple[_Stamp, ...] | None = None  # the files that were looked at last, good or not
 
     def credentials(self) -> grpc.ServerCredentials:
         """Read them for the first time; `ConfigError` if they are no good."""
@@ -58,7 +77,7 @@ class ServerCertificate:
         except (OSError, ValueError) as error:
             allowed = f"a PEM certificate that belongs to the private_key in {self._key} ({error})"
             raise ConfigError("server_certificate", str(self._certificate), allowed) from error
-        return grpc.dynamic_ssl_server_credentials(first, self._changed)
+        return grpc.dynamic_ssl_server_credentials(first, self._changed, self._asks)
 
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Read them again if they have changed; runs in a thread of gRPC's. None leaves it at what there is."""
@@ -84,10 +103,13 @@ class ServerCertificate:
         pair = self._key.read_bytes(), self._certificate.read_bytes()
         # An ssl.SSLError is an OSError. A key with a password cannot be used, and nobody is asked for it.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key, password="")
-        return grpc.ssl_server_certificate_configuration([pair])
+        roots = None if self._roots is None else self._roots.read_bytes()
+        if roots is not None and not _is_good(roots):
+            raise ValueError(f"no certificates can be read in {self._roots}")
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
 
-    def _stamps(self) -> tuple[_Stamp, _Stamp]:
-        return _stamp(self._certificate), _stamp(self._key)
+    def _stamps(self) -> tuple[_Stamp, ...]:
+        return tuple(_stamp(file) for file in (self._certificate, self._key, self._roots) if file is not None)
 
 
 def _stamp(file: Path) -> _Stamp:

@@ -102,8 +102,8 @@ class ClientParams:
     port: int = 50051
     root_certificate: str | Path | bytes | None = None  #: PEM: a file, or what is in it
     _: KW_ONLY
-    certificate: str | Path | None = None  #: PEM; says who you are, to a server that asks for certificates
-    private_key: str | Path | None = None  #: PEM; that belongs to it
+    certificate: str | Path | bytes | None = None  #: PEM; says who you are, to a server that asks for certificates
+    private_key: str | Path | bytes | None = field(default=None, repr=False)  #: PEM; that belongs to it
     token: str | None = field(default=None, repr=False)  #: says who you are, to a server that asks for tokens
 
     def __post_init__(self) -> None:
@@ -121,7 +121,9 @@ class ClientParams:
         if len(missing) == 1:
             raise ConfigError(missing[0], None, "both of certificate and private_key, or neither")
         for name, file in pair.items():
-            if file is not None:
+            if isinstance(file, bytes):
+                _pem(name, "(not shown)", file, "bytes")
+            elif file is not None:
                 _pem_file(name, file)
         if self.certificate is not None and self.root_certificate is None:
             raise ConfigError("certificate", self.certificate, "None, or give a root_certificate: it is for TLS")
@@ -139,8 +141,17 @@ class ClientParams:
     @property
     def root_certificate_bytes(self) -> bytes | None:
         """The root certificate itself."""
-        certificate = self.root_certificate
-        return Path(certificate).read_bytes() if isinstance(certificate, str | Path) else certificate
+        return _bytes_of(self.root_certificate)
+
+    @property
+    def pair_bytes(self) -> tuple[bytes, bytes] | None:
+        """The private key and the certificate themselves."""
+        key, certificate = _bytes_of(self.private_key), _bytes_of(self.certificate)
+        return None if key is None or certificate is None else (key, certificate)
+
+
+def _bytes_of(pem: str | Path | bytes | None) -> bytes | None:
+    return Path(pem).read_bytes() if isinstance(pem, str | Path) else pem
 
 
 def named_learners(field: str, learners: object) -> tuple[ClientParams, ...]:
