@@ -284,9 +284,9 @@ async def test_a_driver_that_means_another_federation_is_refused_and_changes_not
             ):
                 with pytest.raises(UnknownFederation, match=f"this controller runs federation {FEDERATION}"):
                     await call
-        assert await link.status() == Status(FEDERATION)
+        assert await link.status() == Status(FEDERATION, signals=ROUND)
         await link.stop_training(FEDERATION, "enough")
-        assert await link.status() == Status(FEDERATION, is_finished=True)
+        assert await link.status() == Status(FEDERATION, is_finished=True, signals=ROUND)
         await link.close()
 
 

@@ -344,6 +344,8 @@ class DriverSession:
     async def _begin(self, link: ControllerLink, *, resume: bool) -> None:
         """Start a federation, or find the one that goes on."""
         timeout_s = self._request.join_timeout_secs
+        if not self._learners and not resume:
+            logger.info("waiting for %d learners to join %s", self._request.num_learners, link.address)
         status = await insisting(WHO, link.address, timeout_s, link.status)
         if resume and status.federation_id:
             check_signals(status, self._request.signals)
@@ -352,8 +354,6 @@ class DriverSession:
             return
         federation_id, has_model = new_federation_id(), self._initial_model is not None
         request = replace(self._request, federation_id=federation_id, has_model=has_model)
-        if not self._learners:
-            logger.info("waiting for %d learners to join %s", request.num_learners, link.address)
 
         async def start() -> None:
             model = self._initial_model
