@@ -270,7 +270,7 @@ async def test_a_driver_that_means_another_federation_is_refused_and_changes_not
         link = controller.connect()
         assert await link.status() == Status(NO_FEDERATION)
         await link.start_training(StartRequest(ROUND, 1, 0, None, FEDERATION))
-        assert await link.status() == Status(FEDERATION)
+        assert await link.status() == Status(FEDERATION, signals=ROUND)
         with pytest.raises(UnexpectedMessage, match="no global model yet"):
             await link.get_model(FEDERATION)
         for other in (OTHER, NO_FEDERATION):
