@@ -214,11 +214,11 @@ def test_files_are_looked_at_where_they_are_used(tmp_path: Path) -> None:
 
 
 def test_the_controller_listens_where_the_file_says(tmp_path: Path) -> None:
-    text = "controller: {hostname: a.example, port: 1234, listen_hostname: 0.0.0.0}\n"
+    text = "controller: {hostname: a.example, port: 1234, listen_hostname: 0.0.0.0, insecure: true}\n"
     environment = read(tmp_path, MINIMAL + text + "controller_config: {min_learners: 2}\n")
     controller = environment.controller()
     assert isinstance(controller, Controller)
-    assert controller.server_params == ServerParams("0.0.0.0", 1234)
+    assert controller.server_params == ServerParams("0.0.0.0", 1234, insecure=True)
     assert controller.controller_config == ControllerConfig(min_learners=2)
     assert environment.client_params() == ClientParams("a.example", 1234)
 

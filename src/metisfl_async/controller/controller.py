@@ -94,6 +94,8 @@ class Controller:
                 raise ConfigError(name, value, f"a {kind.__name__}, or None")
         if reflection and server_params is None:
             raise ConfigError("reflection", reflection, "False, or give server_params: there is no port")
+        if server_params is not None:
+            server_params.check_safe()
         self.server_params = server_params
         self.controller_config = controller_config or ControllerConfig()
         if self.controller_config.learners and server_params is None:

@@ -50,7 +50,7 @@ class Endpoint:
             raise ConfigError("hostname", self.hostname, allowed)
         if self.listen_hostname is not None:
             try:
-                ServerParams(self.listen_hostname, insecure=True)
+                ServerParams(self.listen_hostname)
             except ConfigError as error:
                 raise ConfigError("listen_hostname", error.value, error.allowed) from None
         for name in FILES:

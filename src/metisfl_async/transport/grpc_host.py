@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ __all__ = [
     "unary_stream",
     "write_model",
 ]
+
+logger = logging.getLogger(__name__)
 
 EMPTY = b""
 DRAIN_S = 5.0  #: for the rest of a model that is refused in the middle
@@ -153,6 +156,7 @@ class GrpcHost:
         on_revoked: Callable[[Identity], object],
         reflection: bool = False,
     ) -> None:
+        params.check_safe()
         self.port = params.port
         self._name, self._params, self._reflection = name, params, reflection
         self._access = Access(name, params, on_revoked)
@@ -188,6 +192,8 @@ class GrpcHost:
             raise TransportError(
                 address, "cannot listen there; is the port taken, or the host another machine's?"
             ) from error
+        if self._params.insecure:
+            logger.warning("anybody who can reach %s may do everything there: it is insecure, as you said", address)
         self._guard = ServerGuard(server, self)
         await server.start()
         self._watch = asyncio.create_task(self._access.watch(), name="watches-credentials")
@@ -275,8 +281,9 @@ async def drain(context: Context) -> None:
 
 def _add_reflection(name: str, server: _Others) -> None:
     try:
-        from grpc_reflection.v1alpha import reflection
+        from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
     except ImportError as error:
         raise ConfigError("reflection", True, "False, or install metisfl-async[reflection]") from error
     assert metisfl_pb2.DESCRIPTOR.name  # registers our messages
-    reflection.enable_server_reflection((name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    servicer = reflection.aio.ReflectionServicer((name, health.SERVICE_NAME, reflection.SERVICE_NAME))
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)

@@ -36,6 +36,7 @@ NAMES = "a list of names, which the result must have"
 MINE = Scheduled(0.5, 1)
 
 #: What makes it, with which options, and then the field, value and allowed values that the error names.
+PEM = b"-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n"
 WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
     *(
         (ControllerConfig, {field: value}, field, value, allowed)
@@ -323,6 +324,64 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
         "a list of the ClientParams or ServerParams of learners that listen",
     ),
     (ControllerConfig, {"learners": [ServerParams()]}, "port", 0, "an integer >= 1 and <= 65535"),
+    (ClientParams, {"certificate": PEM}, "private_key", None, "both of certificate and private_key, or neither"),
+    (ClientParams, {"private_key": PEM}, "certificate", None, "both of certificate and private_key, or neither"),
+    (
+        ClientParams,
+        {"certificate": PEM, "private_key": PEM},
+        "certificate",
+        PEM,
+        "None, or give a root_certificate: it is for TLS",
+    ),
+    (
+        ClientParams,
+        {"certificate": PEM, "private_key": b"secret", "root_certificate": PEM},
+        "private_key",
+        "(not shown)",
+        "bytes in PEM form (it has a line '-----BEGIN ...-----')",
+    ),
+    *(
+        (ClientParams, {"token": token}, "token", "(not shown)", "None, or what `metisfl-async token` printed")
+        for token in ("", "short", 5, "with a space in it, which no header carries")
+    ),
+    (
+        ClientParams,
+        {"token": "x" * 40, "hostname": "controller.example"},
+        "token",
+        "(not shown)",
+        "None, or give a root_certificate: it would go in clear",
+    ),
+    *(
+        (ServerParams, {name: value}, name, value, "True, False")
+        for name in ("require_client_certificate", "insecure")
+        for value in (None, 1, "yes")
+    ),
+    (
+        ServerParams,
+        {"require_client_certificate": True},
+        "require_client_certificate",
+        True,
+        "False, or give the three files of TLS",
+    ),
+    *(
+        (ServerParams, {name: __file__}, name, __file__, "None without require_client_certificate=True")
+        for name in ("client_root_certificate", "subjects", "revoked")
+    ),
+    (ServerParams, {"tokens": "nowhere.txt"}, "tokens", "nowhere.txt", "the path of a file that exists"),
+    (
+        ServerParams,
+        {"tokens": __file__, "hostname": "0.0.0.0"},
+        "tokens",
+        __file__,
+        "None, or give the three files of TLS: a token would go in clear",
+    ),
+    (
+        ServerParams,
+        {"tokens": __file__, "insecure": True},
+        "insecure",
+        True,
+        "False with require_client_certificate=True or tokens",
+    ),
 ]
 
 
@@ -500,3 +559,31 @@ def test_a_root_certificate_is_a_file_or_what_is_in_it(pem: Path) -> None:
     given = [ClientParams(root_certificate=certificate) for certificate in (pem, str(pem), content)]
     assert [params.root_certificate_bytes for params in given] == [content] * 3
     assert ClientParams().root_certificate_bytes is None
+
+
+def test_a_server_that_others_can_reach_says_whom_it_lets_in(pem: Path, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens.txt"
+    tokens.write_text("")
+    for hostname in ("0.0.0.0", "::", "[::]", "10.0.0.7", "controller.example"):
+        with pytest.raises(ConfigError) as error:
+            ServerParams(hostname).check_safe()
+        assert (error.value.field, error.value.value) == ("hostname", hostname)
+        ways = error.value.allowed.split("\n  ")[1:]
+        assert [way.partition(",")[0] for way in ways] == [
+            "require_client_certificate=True",
+            "tokens='tokens.txt'",
+            "insecure=True",
+        ]
+        ServerParams(hostname, insecure=True).check_safe()
+        ServerParams(hostname, 0, pem, pem, pem, require_client_certificate=True).check_safe()
+        ServerParams(hostname, 0, pem, pem, pem, tokens=tokens).check_safe()
+    for hostname in ("127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost", "a.localhost"):
+        ServerParams(hostname).check_safe()
+    with pytest.raises(ConfigError, match=r"tokens is .*; allowed: None with require_client_certificate=True"):
+        ServerParams("localhost", 0, pem, pem, pem, require_client_certificate=True, tokens=tokens)
+
+
+def test_a_token_and_a_key_are_never_shown(pem: Path) -> None:
+    params = ClientParams("a", 5, pem, certificate=PEM, private_key=PEM + b"secret", token="mfl_" + "secret" * 5)
+    assert "secret" not in repr(params)
+    assert params.pair_bytes == (PEM + b"secret", PEM)

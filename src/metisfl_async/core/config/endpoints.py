@@ -71,7 +71,16 @@ class ServerParams:
             raise ConfigError("tokens", self.tokens, "None, or give the three files of TLS: a token would go in clear")
         if self.asks_for_credentials and self.insecure:
             raise ConfigError("insecure", True, "False with require_client_certificate=True or tokens")
-        if not (is_here or self.insecure or self.asks_for_credentials):
+
+    def check_safe(self) -> None:
+        """Refuse to listen where others can reach it, and to ask for nothing, unless that is meant.
+
+        Raises
+        ------
+        ConfigError
+            It shows what to do instead.
+        """
+        if not (is_loopback(self.hostname) or self.insecure or self.asks_for_credentials):
             raise ConfigError("hostname", self.hostname, INSECURE)
 
     @property
