@@ -65,9 +65,10 @@ def test_an_identity_goes_into_a_certificate_and_comes_back() -> None:
     assert str(Caller("ipv4:10.0.0.1:5")) == "somebody at ipv4:10.0.0.1:5"
 
 
-@pytest.mark.parametrize(
-    "text", ["site-1", "boss/a", "learner/", "learner/" + "a" * 129, "learner/ a", "learner/a\x1b"]
-)
+WRONG = ["site-1", "boss/a", "learner/", "learner/" + "a" * 129, "learner/ a", "learner/a\x1b"]
+
+
+@pytest.mark.parametrize("text", WRONG)
 def test_what_is_no_identity_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="name is"):
         parsed_identity("name", text)

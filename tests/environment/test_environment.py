@@ -276,7 +276,7 @@ async def test_the_parties_of_one_file_find_each_other(tmp_path: Path, free_port
 async def test_learners_with_a_port_listen(tmp_path: Path, free_port: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    entries = f"[{{id: a, hostname: 127.0.0.1, port: {port}, listen_hostname: 0.0.0.0}}, {{id: b}}]"
+    entries = f"[{{id: a, hostname: 127.0.0.1, port: {port}, listen_hostname: 0.0.0.0, insecure: true}}, {{id: b}}]"
     environment = read(tmp_path, f"{MINIMAL.splitlines()[0]}\nlearners: {entries}\ncontroller: {{port: {free_port}}}\n")
     assert environment.controller().controller_config.learners == (ClientParams("127.0.0.1", port),)
     async with nothing_left_behind(), asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
