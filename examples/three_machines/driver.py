@@ -1,4 +1,7 @@
-"""Wherever you sit: python driver.py CONTROLLER_HOST"""
+"""Wherever you sit: python driver.py CONTROLLER_HOST
+
+It needs certs/ca.pem, certs/alice.pem and certs/alice.key.
+"""
 
 import asyncio
 import logging
@@ -7,6 +10,7 @@ import sys
 from metisfl_async import ClientParams, DriverSession, TerminationSignals
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
-session = DriverSession(ClientParams(sys.argv[1], 50051), 3, TerminationSignals(federation_rounds=10))
+params = ClientParams(sys.argv[1], 50051, "certs/ca.pem", certificate="certs/alice.pem", private_key="certs/alice.key")
+session = DriverSession(params, 3, TerminationSignals(federation_rounds=10))
 result = asyncio.run(session.run(progress=True))
 print(result, result.final_model)

@@ -1,4 +1,7 @@
-"""On each site: python learner.py CONTROLLER_HOST SITE_NAME"""
+"""On each site: python learner.py CONTROLLER_HOST SITE_NAME
+
+It needs certs/ca.pem, and the site's own pair: certs/SITE_NAME.pem and certs/SITE_NAME.key.
+"""
 
 import asyncio
 import logging
@@ -39,4 +42,5 @@ logging.basicConfig(level=logging.INFO, format="%(message)s")
 host, site = sys.argv[1:]
 rng = np.random.default_rng(zlib.crc32(site.encode()))  # each site has other numbers
 learner = MeanLearner(rng.normal(rng.uniform(0, 10), 1.0, size=100))
-asyncio.run(run_learner(learner, ClientParams(host, 50051), learner_id=site))
+params = ClientParams(host, 50051, "certs/ca.pem", certificate=f"certs/{site}.pem", private_key=f"certs/{site}.key")
+asyncio.run(run_learner(learner, params, learner_id=site))

@@ -8,7 +8,7 @@
 
 Without that option uvicorn would wait, before it shuts down, for whoever still follows the events.
 
-The learners live in the app here, to keep the example whole. With `Controller(ServerParams("0.0.0.0", 50051))` and
+The learners live in the app here, to keep the example whole. With `Controller(ServerParams("0.0.0.0", 50051, ...))` and
 `learners=3`, the app waits for three that dial in.
 """
 

@@ -65,7 +65,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_commands_in_the_pages_are_ours() -> None:
-    lines = [line for page in PAGES for line in re.findall(r"^\$ metisfl-async (.*)$", page.read_text(), re.MULTILINE)]
+    command = re.compile(r"^\$ metisfl-async (.*)$", re.MULTILINE)
+    lines = [line for page in PAGES for line in command.findall(page.read_text().replace("\\\n", ""))]
     assert len(lines) > 6
     for line in lines:
         name, *arguments = shlex.split(line)

@@ -86,6 +86,11 @@ async def calling(params: ClientParams, service: str) -> AsyncIterator[Callable[
     caller = GrpcCaller(params, service)
 
     async def call(method: str) -> grpc.StatusCode:
+        while (code := await call_once(method)) is grpc.StatusCode.INTERNAL:
+            pass  # gRPC's client gave up a write that met the answer
+        return code
+
+    async def call_once(method: str) -> grpc.StatusCode:
         under_way = caller.channel.stream_stream(f"/{service}/{method}")(metadata=caller.metadata, timeout=10)
         try:
             await under_way.write(b"")
@@ -93,7 +98,8 @@ async def calling(params: ClientParams, service: str) -> AsyncIterator[Callable[
             await under_way.read()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass
-        return await under_way.code()
+        code: grpc.StatusCode = await under_way.code()
+        return code
 
     try:
         yield lambda method: asyncio.ensure_future(call(method))

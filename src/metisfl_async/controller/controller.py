@@ -58,7 +58,7 @@ class Controller:
 
     Use it as an async context manager; inside, it listens. `serve` waits until a driver has shut it down::
 
-        async with Controller(server_params=ServerParams("0.0.0.0", 50051)) as controller:
+        async with Controller(server_params=ServerParams(port=50051)) as controller:
             await controller.serve()
 
     Parameters
