@@ -59,6 +59,9 @@ class History:
     is_over: bool = False
     problems: list[str] = field(default_factory=list)
 
+    def is_in_a_model(self, task: str) -> bool:
+        return any(update.task == task for updates in self.versions.values() for update in updates)
+
     def times_trained(self) -> Counter[tuple[str, int]]:
         """Count for each learner and model version how often it was trained."""
         return Counter((line["who"], line["version"]) for line in self.trained)
@@ -127,8 +130,11 @@ def read(path: Path) -> History:
                     commits()
                 commit = None
                 if (line["version"] or 0) != max(history.versions, default=0):
-                    history.problems.append(f"version {line['version']} was resumed after {max(history.versions)}")
+                    latest = max(history.versions, default=0)
+                    history.problems.append(f"version {line['version']} was resumed after {latest}")
             case "told":
+                if line["task"] not in history.told and not history.is_in_a_model(line["task"]):
+                    history.problems.append(f"{line['task']} was told counted ({line['how']}) before it was so")
                 history.told.setdefault(line["task"], line["how"])
             case "trained":
                 history.trained.append(line | {"start": history.starts[line["who"]]})

@@ -322,7 +322,8 @@ class RecordingPart(Part):
 
     def _counted(self, task_ids: Sequence[str], how: str) -> None:
         for task_id in task_ids:
-            self._log.write("told", task=task_id, how=how)
+            if not self.holds(TaskId(task_id)) or self.offer_of(TaskId(task_id)).kind is TaskKind.TRAIN:
+                self._log.write("told", task=task_id, how=how)
 
     def _noting_drops(self, steps: list[Step]) -> list[Step]:
         for step in steps:
