@@ -54,6 +54,7 @@ class History:
     )  #: of each update that counted, as its learner knows: how it knows
     trained: list[Line] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)  #: tasks that did not count, as their learners know: why
+    steps: dict[int, int] = field(default_factory=dict)  #: of the commit of each model
     starts: Counter[str] = field(default_factory=Counter)  #: of each party
     result: Line | None = None  #: that a driver has written down
     is_over: bool = False
@@ -65,6 +66,15 @@ class History:
     def times_trained(self) -> Counter[tuple[str, int]]:
         """Count for each learner and model version how often it was trained."""
         return Counter((line["who"], line["version"]) for line in self.trained)
+
+    def lost(self) -> list[Line]:
+        """Give what was trained and is in no model, unless its learner was told that its federation is over."""
+        return [
+            line | {"why": why}
+            for line in self.trained
+            if not self.is_in_a_model(line["task"])
+            and "federation" not in (why := self.dropped.get(line["task"], "nothing was said"))
+        ]
 
     def check(self, rounds: Sequence[RoundRecord] | None = None) -> list[str]:
         """Say what must not be so; `rounds` are the records that the driver has got."""
@@ -125,6 +135,7 @@ def read(path: Path) -> History:
             case "committed":
                 commits()
                 commit = None
+                history.steps[line["version"]] = line.get("steps", 0)
             case "resumed":
                 if commit is not None and commit[0] == line["version"]:  # it was killed right after it
                     commits()

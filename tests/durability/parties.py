@@ -16,6 +16,7 @@ import os
 import random
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,9 +24,11 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from durability.history import Log
+from redis.asyncio.client import Pipeline
 
 from metisfl_async import (
     ClientParams,
@@ -53,10 +56,12 @@ from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.learner.part import Drop, Part, Step
 from metisfl_async.learner.worker import Worker
-from metisfl_async.store import redis_lock
+from metisfl_async.store import disk, redis_lock
 from metisfl_async.store.base import GLOBAL
 from metisfl_async.store.disk import DiskStore
+from metisfl_async.store.journal import Journal
 from metisfl_async.store.redis import RedisStore
+from metisfl_async.store.redis_server import Server
 from metisfl_async.transport import retry
 from metisfl_async.transport.grpc_link import GrpcLink
 
@@ -88,7 +93,9 @@ def started(party: Callable[..., None], *args: object) -> ForkServerProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     process = context.Process(target=party, args=args, daemon=True)
-    process.start()
+    # Python 3.11 does not tell the server where we import from, and the server does not say that it could not.
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+        process.start()
     return process
 
 
@@ -105,7 +112,10 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Death:
-    """The controller kills itself before or after what happens at a point for the k-th time."""
+    """The controller kills itself before or after what happens at a point for the k-th time.
+
+    At "step", it does so before the k-th step of its second commit of a model.
+    """
 
     point: str
     when: str = "before"
@@ -158,7 +168,59 @@ POINTS: dict[str, tuple[Sequence[tuple[type, str]], Callable[..., bool]]] = {
         lambda *_, is_finished=False, **__: is_finished,
     ),
     "farewell": ([(Farewells, "say")], lambda *_: True),
+    "step": ([], lambda *_: False),
 }
+
+#: What may be done to a store's place one after another, so that a death between them leaves something half done.
+STEPS: Sequence[tuple[Any, str]] = [
+    (disk, "write"),
+    (os, "fsync"),
+    (Path, "replace"),
+    (Path, "unlink"),
+    (Journal, "_execute"),
+    (Server, "once"),
+    (Pipeline, "execute"),
+]
+
+
+class Steps:
+    """Counts the steps of the commit of a model under way, and dies before one of the second commit."""
+
+    def __init__(self, dies_before: int | None) -> None:
+        self._dies_before = dies_before
+        self._commits, self._is_inside = 0, False
+        self.done = 0
+        for owner, name in STEPS:
+            self._count(owner, name)
+
+    def begin(self) -> None:
+        self._commits, self._is_inside, self.done = self._commits + 1, True, 0
+
+    def end(self) -> None:
+        self._is_inside = False
+
+    def _count(self, owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        async def in_loop(*args: Any, **kwargs: Any) -> Any:
+            task = asyncio.current_task()
+            if task is None or task.get_name() != "renew-store-lock":
+                self._note()
+            return await original(*args, **kwargs)
+
+        @functools.wraps(original)
+        def at_once(*args: Any, **kwargs: Any) -> Any:
+            self._note()
+            return original(*args, **kwargs)
+
+        setattr(owner, name, in_loop if inspect.iscoroutinefunction(original) else at_once)
+
+    def _note(self) -> None:
+        if self._is_inside:
+            self.done += 1
+            if self._commits == 2 and self.done == self._dies_before:
+                die()
 
 
 def controller(
@@ -168,7 +230,7 @@ def controller(
     be_quick()
     log = Log(path, "controller")
     log.write("starts", death=str(death))
-    _write_down(log)
+    _write_down(log, Steps(death.k if death is not None and death.point == "step" else None))
     if death is not None:
         owners, matches = POINTS[death.point]
         numbers = itertools.count(1)
@@ -220,7 +282,7 @@ def _die_around(owner: type, name: str, is_due: Callable[..., bool], when: str) 
     setattr(owner, name, in_loop if inspect.iscoroutinefunction(original) else at_once)
 
 
-def _write_down(log: Log) -> None:
+def _write_down(log: Log, steps: Steps) -> None:
     """Record what the controller of this process folds, commits and resumes."""
     fold, commit, resume, conclude = Aggregator._fold, Keeper.commit, Job.resume, Job.conclude
 
@@ -233,9 +295,11 @@ def _write_down(log: Log) -> None:
         is_new = model is not None and model.version > 0
         if is_new:
             log.write("committing", version=model.version)
+            steps.begin()
         await commit(self, standing, model=model, **kwargs)
         if is_new:
-            log.write("committed", version=model.version)
+            steps.end()
+            log.write("committed", version=model.version, steps=steps.done)
 
     async def resuming(self: Job) -> bool:
         is_started = await resume(self)

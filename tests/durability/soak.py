@@ -31,7 +31,7 @@ from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.rule import Update
 
-__all__ = ["soaked"]
+__all__ = ["replayed", "soaked"]
 
 LEARNERS = 3
 AT_ONE_TIME = 5
@@ -151,30 +151,31 @@ def _wrong(history: History, config: ControllerConfig, parties: list[Party]) -> 
     result, steady = history.result, {party.name for party in parties if not party.kills}
     rounds = None if result is None else [RoundRecord.from_dict(record) for record in result["rounds"]]
     problems = history.check(rounds)
-    counted = {update.task for updates in history.versions.values() for update in updates}
-    for line in history.trained:
-        task, why = line["task"], history.dropped.get(line["task"], "nothing was said")
-        if task not in counted and line["who"] in steady and "federation" not in why:
-            problems.append(f"{task} of {line['who']} is lost: {why}")
+    for line in history.lost():
+        if line["who"] in steady:
+            problems.append(f"{line['task']} of {line['who']} is lost: {line['why']}")
     if config.min_learners == LEARNERS and config.new_scheduler().in_rounds:
         few = [version for version, updates in history.versions.items() if len(updates) < LEARNERS]
         problems += [f"version {version} has fewer than min_learners updates" for version in few]
     if result is not None and config.aggregation_rule != "FedRec" and not problems:
-        expected = _replayed(history, config)
+        expected = replayed(history, config)
         if result["model"] != expected:
             problems.append(f"the final model is {result['model']}, not {expected}")
     return problems
 
 
-def _replayed(history: History, config: ControllerConfig) -> list[float]:
+def replayed(history: History, config: ControllerConfig) -> list[float]:
     """Make the final model of the updates that counted, in one go."""
     rule, models = config.new_rule(), [Model.from_arrays(first_weights(), version=0)]
+    latest: dict[str, Update] = {}  # of each learner
     rule.start(models[0])
     for version in sorted(history.versions):
         for update in history.versions[version]:
             arrays = trained_from(models[update.version].arrays(), 2 ** int(update.learner[-1]))
             model = Model.from_arrays(arrays, version=update.version)
-            rule.fold(Update(LearnerId(update.learner), model, update.weight, version - 1 - update.version))
+            facts = LearnerId(update.learner), model, update.weight, version - 1 - update.version
+            rule.fold(folded := Update(*facts, latest.get(update.learner) if rule.needs_previous else None))
+            latest[update.learner] = folded
         models.append(rule.aggregate(version))
     final: list[float] = np.asarray(models[-1].arrays()[0]).tolist()
     return final
