@@ -52,6 +52,7 @@ from metisfl_async.core.ids import TaskId
 from metisfl_async.core.messages import ControllerMessage, Counted, Outcome, TaskOffer, UpdateReply, Welcome
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Array
+from metisfl_async.driver import following
 from metisfl_async.learner import spool
 from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.learner import Config, TrainResult
@@ -88,6 +89,7 @@ def be_quick() -> None:
     redis_lock.LOCK_S, redis_lock.RENEW_S, redis_lock.LOOK_S = 0.5, 0.1, 0.05
     farewell.RETURN_S = 3.0  # for learners that have left before
     retry.MAX_BACKOFF_S = 0.3
+    vars(following)["PATIENCE_S"] = 2.0  # with a controller that does not answer
 
 
 def started(party: Callable[..., None], *args: object) -> ForkServerProcess:

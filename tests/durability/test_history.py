@@ -185,7 +185,7 @@ class Steady(soak.Party):
     """A learner that nobody has killed."""
 
     def __init__(self) -> None:
-        self.name, self.kills = "site-0", 0
+        self.name, self.kills, self.may_be_given_up = "site-0", 0, False
 
 
 def test_an_update_of_a_learner_that_nobody_killed_is_lost(two_models: Scribe) -> None:
