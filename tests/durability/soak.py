@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -145,7 +145,8 @@ async def _disturbed(rng: random.Random, parties: list[Party], proxies: list[Pro
                 os.kill(pid, signal.SIGSTOP)
                 party.may_be_given_up |= what == "stop for long"
                 await asyncio.sleep(pause_s if what == "stop" else LONG_S)
-                os.kill(pid, signal.SIGCONT)
+                with suppress(ProcessLookupError):  # it was about to end
+                    os.kill(pid, signal.SIGCONT)
             case "cut":
                 rng.choice(proxies).cut()
             case _:
