@@ -25,8 +25,11 @@ from metisfl_async import (
     ModelStoreConfig,
     TerminationSignals,
 )
+from metisfl_async.core.ids import NO_FEDERATION
 from metisfl_async.driver import session
 from metisfl_async.transport import retry
+from metisfl_async.transport.grpc_link import GrpcLink
+from metisfl_async.transport.retry import insisting
 
 ALIVE = ControllerConfig(heartbeat_secs=0.2, lease_secs=4.0)
 ASYNCHRONOUS = replace(ALIVE, scheduler="Asynchronous")
@@ -49,8 +52,9 @@ EVERYWHERE = [
 ]
 CASES = [(mode, kind) for mode in MODES for kind in ("Disk", "Redis")]
 EACH = ("before", "after")
+LAST = Death("concluded", "after")
 CHAINS = 4  #: federations at one time
-PATIENCE_S = 150.0
+PATIENCE_S = 90.0
 MODELS_A_DEATH = 3  #: that are made at the most until a controller is where it dies
 
 
@@ -103,6 +107,11 @@ async def federation(
                 assert process.exitcode == -signal.SIGKILL, f"{death}: it was never there"
                 process = started(controller, path, port, config, store, then)
             result = await running
+        if deaths and deaths[-1] == LAST:  # nothing is unfinished: the controller waits for a driver, as if it were new
+            link = GrpcLink(ClientParams(port=port))
+            assert not (await insisting("the test", link.address, PATIENCE_S, link.status)).federation_id
+            await link.shut_down(NO_FEDERATION)
+            await link.close()
         await until(lambda: not process.is_alive())
         assert process.exitcode == 0
     finally:

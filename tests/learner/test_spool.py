@@ -30,7 +30,11 @@ def update() -> Spooled:
 
 async def kept_in(directory: Path) -> list[Spooled]:
     """Read what a learner that is started again would find."""
-    return await Spool(directory).load()
+    spool = Spool(directory)
+    try:
+        return await spool.open()
+    finally:
+        spool.close()
 
 
 def assert_same(kept: Spooled, saved: Spooled) -> None:
