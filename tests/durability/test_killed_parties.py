@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,7 +132,7 @@ async def test_the_result_of_a_driver_that_is_killed_is_had_by_another_one(
     monkeypatch.setattr(retry, "MAX_BACKOFF_S", 0.3)
     path, signals = tmp_path / "log", TerminationSignals(federation_rounds=ROUNDS)
     learners = [Trains(1, 0.02), Trains(2, 0.02)]
-    async with asyncio.timeout(PATIENCE_S), Controller(ServerParams(), replace(CONFIG)) as controller_:
+    async with asyncio.timeout(PATIENCE_S), Controller(ServerParams(), CONFIG) as controller_:
         dial = controller_.client_params
         taking_part = [
             asyncio.create_task(run_learner(each, dial, learner_id=f"site-{index}"))
