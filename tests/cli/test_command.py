@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from safetensors.numpy import load_file
@@ -152,6 +153,31 @@ def test_a_signal_ends_each_in_order(
     said = output_of(process)
     assert process.returncode == 128 + how, said
     assert "Traceback" not in said
+    if command == "run":
+        check_is_saved(tmp_path)
+
+
+def check_is_saved(folder: Path) -> None:
+    """Check that what an interrupted run had reached is there."""
+    results = json.loads((folder / "results.json").read_text())
+    assert results["reason"] == "the session was interrupted"
+    assert [record["number"] for record in results["rounds"]][:2] == [1, 2]
+    assert all(np.isfinite(array).all() for array in load_file(folder / "model.safetensors").values())
+
+
+def test_a_driver_that_is_interrupted_saves_what_was_reached(tmp_path: Path, free_port: int, start: Start) -> None:
+    file = environment(tmp_path, free_port, rounds=1_000_000)
+    text = file.read_text().replace("evaluation_metric", "# evaluation_metric")
+    file.write_text(text)
+    parties = [start("controller", file), *(start("learner", file, *MODULE, "--id", site) for site in SITES)]
+    process = start("driver", file, "--output", tmp_path)
+    wait_for(process, "round 2:")
+    process.send_signal(signal.SIGINT)
+    said = output_of(process)
+    assert process.returncode == 130, said
+    check_is_saved(tmp_path)
+    for party in parties:
+        assert party.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize("command", ["controller", "run", "learner"])

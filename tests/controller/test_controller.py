@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from pathlib import Path
 
 import pytest
-from federations import PATIENCE_S, Adds, nothing_left_behind, until
+from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, until
 from puppet import FEDERATION, begun, puppet, weights
 
-from metisfl_async import Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals, run_learner
+from metisfl_async import (
+    Controller,
+    ControllerConfig,
+    DriverSession,
+    ModelStoreConfig,
+    ServerParams,
+    TerminationSignals,
+    run_learner,
+)
 from metisfl_async.controller import farewell
+from metisfl_async.controller.registry import Member
 from metisfl_async.core.access import LOCAL
-from metisfl_async.core.errors import ProtocolError
+from metisfl_async.core.errors import ProtocolError, TransportError
 from metisfl_async.core.federation.commands import StartTimer
-from metisfl_async.core.ids import NO_FEDERATION, FederationId, ModelRef
-from metisfl_async.core.messages import Farewell, StartRequest
+from metisfl_async.core.ids import NO_FEDERATION, FederationId, LearnerId, ModelRef
+from metisfl_async.core.messages import Afterwards, Farewell, StartRequest
 from metisfl_async.core.model import Model
 from metisfl_async.transport.grpc_options import SERVICE
 
 ROUND = TerminationSignals(federation_rounds=1)
+QUICKLY_S = 20.0  #: a hang fails after this, where a hang is what is looked for
 
 
 async def test_opened_twice_at_one_time_it_opens_once() -> None:
@@ -156,3 +168,64 @@ async def test_what_happens_while_it_closes_starts_no_timer() -> None:
         dispatcher = controller._open.job._dispatcher
         dispatcher._act([StartTimer("gather", 600.0)])
         assert not dispatcher._timers
+
+
+async def test_nobody_is_given_up_for_what_was_not_read_while_the_loop_stood_still() -> None:
+    config = ControllerConfig(heartbeat_secs=0.5, lease_secs=2.0)
+    async with asyncio.timeout(PATIENCE_S), Controller(ServerParams(), config) as controller:
+        registry = controller._open.registry
+        async with puppet(controller, "a"):
+            silent, looks = registry.silent, list[list[Member]]()
+
+            def looking(lease_s: float) -> list[Member]:
+                looks.append(silent(lease_s))
+                return looks[-1]
+
+            registry.silent = looking  # type: ignore[method-assign]
+            await until(lambda: bool(looks))
+            time.sleep(1.5 * config.lease_secs)  # noqa: ASYNC251 - the loop stands still
+            looks.clear()
+            await until(lambda: bool(looks))
+            assert looks[0] == []
+            assert registry.get(LearnerId("a")) is not None
+            await until(lambda: registry.get(LearnerId("a")) is None)  # it says nothing, and the loop runs
+
+
+def store_in(directory: Path) -> ModelStoreConfig:
+    return ModelStoreConfig(model_store="Disk", directory=directory)
+
+
+@pytest.mark.parametrize(
+    ("is_begun", "is_durable", "then"),
+    [(True, False, Afterwards.LEAVE), (True, True, Afterwards.RETURN), (False, False, Afterwards.RETURN)],
+    ids=["its federation is lost", "its federation goes on", "nothing has run"],
+)
+async def test_a_controller_that_closes_says_whether_it_may_be_back(
+    is_begun: bool, is_durable: bool, then: Afterwards, tmp_path: Path
+) -> None:
+    store = store_in(tmp_path) if is_durable else None
+    async with asyncio.timeout(PATIENCE_S), Controller(ServerParams(), None, store) as controller:
+        if is_begun:
+            link = controller.connect()
+            await begun(link, Model.from_arrays(weights(0)), num_learners=2)
+            await link.close()
+        async with puppet(controller, "a") as learner, asyncio.TaskGroup() as group:
+            await until(lambda: "a" in controller.longest_silences_ms())
+            group.create_task(controller.close())
+            while not isinstance(said := await learner.next(), Farewell):
+                assert said is not None, "the connection ended, and nothing was said"
+            assert said.then is then
+
+
+async def test_learners_of_a_federation_that_is_lost_with_its_controller_end() -> None:
+    learner = AddsOnLoop(1)
+    learner.may_train.clear()
+    async with asyncio.timeout(QUICKLY_S), asyncio.TaskGroup() as group:
+        async with Controller(ServerParams()) as controller:
+            taking_part = group.create_task(run_learner(learner, controller.client_params, learner_id="a"))
+            session = DriverSession(controller.client_params, 1, ROUND, initial_weights=weights(0), lost_secs=0.1)
+            running = asyncio.create_task(session.run())
+            await learner.is_training.wait()
+        await taking_part
+        await asyncio.wait([running])
+        assert isinstance(running.exception(), TransportError)

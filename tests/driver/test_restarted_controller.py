@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from durability.in_process import killed
 from federations import PATIENCE_S, Adds, AddsOnLoop, until
 from puppet import FEDERATION, weights
 
@@ -22,7 +23,13 @@ from metisfl_async import (
     TerminationSignals,
     run_learner,
 )
-from metisfl_async.core.errors import ConnectionLost, UnexpectedMessage, UnknownFederation, WrongProtocol
+from metisfl_async.core.errors import (
+    ConnectionLost,
+    TransportError,
+    UnexpectedMessage,
+    UnknownFederation,
+    WrongProtocol,
+)
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import NO_FEDERATION, FederationId
 from metisfl_async.core.messages import PROTOCOL, StartRequest, Status
@@ -30,6 +37,7 @@ from metisfl_async.driver import session as module
 from metisfl_async.transport.grpc_link import GrpcLink
 
 ROUND = TerminationSignals(federation_rounds=1)
+QUICKLY_S = 20.0  #: a hang fails after this, where a hang is what is looked for
 
 
 @pytest.mark.parametrize(
@@ -84,6 +92,26 @@ async def test_a_controller_that_was_started_again_in_the_middle_is_an_error_as_
             await _is_untouched(second)
             taking_part.cancel()
             await asyncio.wait([taking_part])
+
+
+async def test_a_driver_gives_up_a_controller_that_died_and_is_not_started_again() -> None:
+    learner = AddsOnLoop(1)
+    learner.may_train.clear()
+    async with asyncio.timeout(QUICKLY_S):
+        controller = await Controller(ServerParams()).__aenter__()
+        dial = controller.client_params
+        taking_part = asyncio.create_task(run_learner(learner, dial))
+        session = DriverSession(dial, 1, ROUND, initial_weights=weights(0), lost_secs=0.3)
+        first = asyncio.create_task(session.run())
+        await learner.is_training.wait()
+        second = asyncio.create_task(DriverSession.attach(dial, lost_secs=0.3).run())
+        await until(lambda: controller._open.service._drivers == 2)
+        await killed(controller)
+        await asyncio.wait([first, second])
+        taking_part.cancel()
+        await asyncio.wait([taking_part])
+    for running in (first, second):
+        assert isinstance(running.exception(), TransportError)
 
 
 async def _is_untouched(controller: Controller) -> None:

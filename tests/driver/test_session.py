@@ -192,6 +192,38 @@ async def test_a_session_runs_again_and_again_in_one_process() -> None:
         assert (await session.run()).final_model == (await session.run()).final_model
 
 
+@overs
+async def test_it_is_said_whether_the_first_weights_had_been_trained_before(over_grpc: bool) -> None:
+    learner, sources = Adds(1), []
+    for _ in range(2):
+        session = session_of([learner], rounds=1, over_grpc=over_grpc)
+        sources.append((await session.run()).first_weights)
+    assert sources == ["of learner-0, as made", "of learner-0, trained before"]
+    session = DriverSession(
+        Controller(), [learner], TerminationSignals(federation_rounds=1), initial_weights=learner.get_weights()
+    )
+    assert (await session.run()).first_weights == "given"
+
+
+async def test_while_it_runs_the_result_has_the_rounds_so_far() -> None:
+    session = session_of([Adds(1)], rounds=1_000_000)
+    running = asyncio.create_task(session.run())
+    finished = 0
+    async for event in session.events():
+        finished += isinstance(event, RoundFinished)
+        if finished == 2:
+            break
+    result = session.result
+    await session.stop()
+    await running
+    assert result is not None
+    assert [record.number for record in result.rounds][:2] == [1, 2]
+    assert result.model_version is not None
+    assert result.model_version >= 2
+    assert result.final_model is None
+    assert result.reason == "it is not over"
+
+
 async def test_two_sessions_share_a_loop() -> None:
     results = await asyncio.gather(
         *(session_of([Adds(n), Adds(n)], rounds=2, over_grpc=n == 3).run() for n in (1, 2, 3))

@@ -54,14 +54,27 @@ class History:
     )  #: of each update that counted, as its learner knows: how it knows
     trained: list[Line] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)  #: tasks that did not count, as their learners know: why
+    steps: dict[int, int] = field(default_factory=dict)  #: of the commit of each model
     starts: Counter[str] = field(default_factory=Counter)  #: of each party
     result: Line | None = None  #: that a driver has written down
     is_over: bool = False
     problems: list[str] = field(default_factory=list)
 
+    def is_in_a_model(self, task: str) -> bool:
+        return any(update.task == task for updates in self.versions.values() for update in updates)
+
     def times_trained(self) -> Counter[tuple[str, int]]:
         """Count for each learner and model version how often it was trained."""
         return Counter((line["who"], line["version"]) for line in self.trained)
+
+    def lost(self) -> list[Line]:
+        """Give what was trained and is in no model, unless its learner was told that its federation is over."""
+        return [
+            line | {"why": why}
+            for line in self.trained
+            if not self.is_in_a_model(line["task"])
+            and "federation" not in (why := self.dropped.get(line["task"], "nothing was said"))
+        ]
 
     def check(self, rounds: Sequence[RoundRecord] | None = None) -> list[str]:
         """Say what must not be so; `rounds` are the records that the driver has got."""
@@ -122,13 +135,17 @@ def read(path: Path) -> History:
             case "committed":
                 commits()
                 commit = None
+                history.steps[line["version"]] = line.get("steps", 0)
             case "resumed":
                 if commit is not None and commit[0] == line["version"]:  # it was killed right after it
                     commits()
                 commit = None
                 if (line["version"] or 0) != max(history.versions, default=0):
-                    history.problems.append(f"version {line['version']} was resumed after {max(history.versions)}")
+                    latest = max(history.versions, default=0)
+                    history.problems.append(f"version {line['version']} was resumed after {latest}")
             case "told":
+                if line["task"] not in history.told and not history.is_in_a_model(line["task"]):
+                    history.problems.append(f"{line['task']} was told counted ({line['how']}) before it was so")
                 history.told.setdefault(line["task"], line["how"])
             case "trained":
                 history.trained.append(line | {"start": history.starts[line["who"]]})

@@ -16,16 +16,19 @@ import os
 import random
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+from unittest import mock
 
 import numpy as np
 from durability.history import Log
+from redis.asyncio.client import Pipeline
 
 from metisfl_async import (
     ClientParams,
@@ -49,14 +52,19 @@ from metisfl_async.core.ids import TaskId
 from metisfl_async.core.messages import ControllerMessage, Counted, Outcome, TaskOffer, UpdateReply, Welcome
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Array
+from metisfl_async.driver import following
+from metisfl_async.learner import spool
 from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.learner.part import Drop, Part, Step
+from metisfl_async.learner.spool import Spool, Spooled
 from metisfl_async.learner.worker import Worker
-from metisfl_async.store import redis_lock
+from metisfl_async.store import disk, redis_lock
 from metisfl_async.store.base import GLOBAL
 from metisfl_async.store.disk import DiskStore
+from metisfl_async.store.journal import Journal
 from metisfl_async.store.redis import RedisStore
+from metisfl_async.store.redis_server import Server
 from metisfl_async.transport import retry
 from metisfl_async.transport.grpc_link import GrpcLink
 
@@ -81,6 +89,7 @@ def be_quick() -> None:
     redis_lock.LOCK_S, redis_lock.RENEW_S, redis_lock.LOOK_S = 0.5, 0.1, 0.05
     farewell.RETURN_S = 3.0  # for learners that have left before
     retry.MAX_BACKOFF_S = 0.3
+    vars(following)["PATIENCE_S"] = 2.0  # with a controller that does not answer
 
 
 def started(party: Callable[..., None], *args: object) -> ForkServerProcess:
@@ -88,7 +97,9 @@ def started(party: Callable[..., None], *args: object) -> ForkServerProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     process = context.Process(target=party, args=args, daemon=True)
-    process.start()
+    # Python 3.11 does not tell the server where we import from, and the server does not say that it could not.
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+        process.start()
     return process
 
 
@@ -105,7 +116,10 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Death:
-    """The controller kills itself before or after what happens at a point for the k-th time."""
+    """A party kills itself before or after what happens at a point for the k-th time.
+
+    At "step", it does so before the k-th step of its second commit of a model; a learner, of its second saved update.
+    """
 
     point: str
     when: str = "before"
@@ -113,6 +127,9 @@ class Death:
 
     def __str__(self) -> str:
         return f"{self.when} {self.point} {self.k}"
+
+
+Points: TypeAlias = dict[str, tuple[Sequence[tuple[type, str]], Callable[..., bool]]]
 
 
 def _sends(kind: type) -> Callable[..., bool]:
@@ -136,7 +153,7 @@ def _commits(which: str) -> Callable[..., bool]:
 
 
 #: Where a controller may die: around which functions, for which of their arguments.
-POINTS: dict[str, tuple[Sequence[tuple[type, str]], Callable[..., bool]]] = {
+POINTS: Points = {
     "begun": ([(DiskStore, "begin"), (RedisStore, "begin")], lambda *_: True),
     "first weights": ([(Keeper, "commit")], _commits("first")),
     "opened": ([(Keeper, "commit")], _commits("opening")),
@@ -160,6 +177,58 @@ POINTS: dict[str, tuple[Sequence[tuple[type, str]], Callable[..., bool]]] = {
     "farewell": ([(Farewells, "say")], lambda *_: True),
 }
 
+#: What is done to a store's place, or to a spool_dir, one after another: between them, something is half done.
+STEPS: Sequence[tuple[Any, str]] = [
+    (disk, "write"),
+    (spool, "write"),
+    (os, "fsync"),
+    (Path, "replace"),
+    (Path, "unlink"),
+    (Journal, "_execute"),
+    (Server, "once"),
+    (Pipeline, "execute"),
+]
+
+
+class Steps:
+    """Counts the steps of what is being saved, and dies before one of the second time."""
+
+    def __init__(self, death: Death | None) -> None:
+        self._dies_before = death.k if death is not None and death.point == "step" else None
+        self._times, self._is_inside = 0, False
+        self.done = 0
+        for owner, name in STEPS:
+            self._count(owner, name)
+
+    def begin(self) -> None:
+        self._times, self._is_inside, self.done = self._times + 1, True, 0
+
+    def end(self) -> None:
+        self._is_inside = False
+
+    def _count(self, owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        async def in_loop(*args: Any, **kwargs: Any) -> Any:
+            task = asyncio.current_task()
+            if task is None or task.get_name() != "renew-store-lock":
+                self._note()
+            return await original(*args, **kwargs)
+
+        @functools.wraps(original)
+        def at_once(*args: Any, **kwargs: Any) -> Any:
+            self._note()
+            return original(*args, **kwargs)
+
+        setattr(owner, name, in_loop if inspect.iscoroutinefunction(original) else at_once)
+
+    def _note(self) -> None:
+        if self._is_inside:
+            self.done += 1
+            if self._times == 2 and self.done == self._dies_before:
+                die()
+
 
 def controller(
     path: Path, port: int, config: ControllerConfig, store: ModelStoreConfig, death: Death | None = None
@@ -168,16 +237,8 @@ def controller(
     be_quick()
     log = Log(path, "controller")
     log.write("starts", death=str(death))
-    _write_down(log)
-    if death is not None:
-        owners, matches = POINTS[death.point]
-        numbers = itertools.count(1)
-
-        def is_due(*args: Any, **kwargs: Any) -> bool:
-            return matches(*args, **kwargs) and next(numbers) == death.k
-
-        for owner, name in owners:
-            _die_around(owner, name, is_due, death.when)
+    _write_down(log, Steps(death))
+    _die_at(death, POINTS, sends_first=True)
 
     async def serve() -> None:
         async with Controller(ServerParams(port=port), config, store, resume=store.is_durable) as opened:
@@ -191,7 +252,21 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _die_around(owner: type, name: str, is_due: Callable[..., bool], when: str) -> None:
+def _die_at(death: Death | None, points: Points, *, sends_first: bool = False) -> None:
+    """Let this process die there; with `sends_first`, what it has said until then gets out."""
+    if death is None or death.point == "step":
+        return
+    owners, matches = points[death.point]
+    numbers = itertools.count(1)
+
+    def is_due(*args: Any, **kwargs: Any) -> bool:
+        return matches(*args, **kwargs) and next(numbers) == death.k
+
+    for owner, name in owners:
+        _die_around(owner, name, is_due, death.when, sends_first=sends_first)
+
+
+def _die_around(owner: type, name: str, is_due: Callable[..., bool], when: str, *, sends_first: bool) -> None:
     original = getattr(owner, name)
 
     @functools.wraps(original)
@@ -211,16 +286,15 @@ def _die_around(owner: type, name: str, is_due: Callable[..., bool], when: str) 
             die()
         result = original(*args, **kwargs)
         if dies:
-            try:
-                asyncio.get_running_loop().call_later(0.02, die)  # what was sent gets out
-            except RuntimeError:  # in a thread
+            if not sends_first:
                 die()
+            asyncio.get_running_loop().call_later(0.02, die)
         return result
 
     setattr(owner, name, in_loop if inspect.iscoroutinefunction(original) else at_once)
 
 
-def _write_down(log: Log) -> None:
+def _write_down(log: Log, steps: Steps) -> None:
     """Record what the controller of this process folds, commits and resumes."""
     fold, commit, resume, conclude = Aggregator._fold, Keeper.commit, Job.resume, Job.conclude
 
@@ -233,9 +307,11 @@ def _write_down(log: Log) -> None:
         is_new = model is not None and model.version > 0
         if is_new:
             log.write("committing", version=model.version)
+            steps.begin()
         await commit(self, standing, model=model, **kwargs)
         if is_new:
-            log.write("committed", version=model.version)
+            steps.end()
+            log.write("committed", version=model.version, steps=steps.done)
 
     async def resuming(self: Job) -> bool:
         is_started = await resume(self)
@@ -322,7 +398,8 @@ class RecordingPart(Part):
 
     def _counted(self, task_ids: Sequence[str], how: str) -> None:
         for task_id in task_ids:
-            self._log.write("told", task=task_id, how=how)
+            if not self.holds(TaskId(task_id)) or self.offer_of(TaskId(task_id)).kind is TaskKind.TRAIN:
+                self._log.write("told", task=task_id, how=how)
 
     def _noting_drops(self, steps: list[Step]) -> list[Step]:
         for step in steps:
@@ -331,13 +408,14 @@ class RecordingPart(Part):
         return steps
 
 
-async def take_part(path: Path, port: int, name: str, learner_: Learner) -> None:
+async def take_part(path: Path, port: int, name: str, learner_: Learner, spool_dir: Path | None = None) -> None:
     """Be a learner until the federation is over."""
     log = Log(path, name)
     log.write("starts")
     link, part = GrpcLink(ClientParams(port=port)), RecordingPart(log)
     try:
-        client = part.client = LearnerClient(link, Worker(learner_, "thread"), name)
+        kept = None if spool_dir is None else Spool(spool_dir)
+        client = part.client = LearnerClient(link, Worker(learner_, "thread"), name, spool=kept)
         client._part = part
         await client.run()
         log.write("ends")
@@ -346,19 +424,84 @@ async def take_part(path: Path, port: int, name: str, learner_: Learner) -> None
         log.close()
 
 
-def learner(path: Path, port: int, name: str, number: int, pause_s: float) -> None:
+class TrainsAloud(Trains):
+    """Says so before it trains; what is only finished, and saved nowhere, is known by nobody else."""
+
+    def __init__(self, log: Log, number: int, pause_s: float) -> None:
+        super().__init__(number, pause_s)
+        self._log = log
+
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        self._log.write("trains", version=int(parameters[1]))
+        return super().train(parameters, config)
+
+
+def _hears(kind: type) -> Callable[..., bool]:
+    return lambda _self, message: (
+        isinstance(message, kind) and (not isinstance(message, TaskOffer) or message.kind is TaskKind.TRAIN)
+    )
+
+
+LEARNERS_POINTS: Points = {
+    "received": ([(RecordingPart, "told")], _hears(TaskOffer)),
+    "trained": ([(Worker, "train")], lambda *_: True),
+    "saved": ([(Spool, "save")], lambda *_: True),
+    "ready": ([(RecordingPart, "trained")], lambda *_: True),
+    "sent": ([(GrpcLink, "train_done")], lambda *_: True),
+    "folded": (
+        [(RecordingPart, "answered")],
+        lambda _self, _task_id, reply: reply.outcome is Outcome.FOLDED,
+    ),
+    "counted": ([(RecordingPart, "told")], _hears(Counted)),
+    "forgotten": ([(Spool, "forget")], lambda *_: True),
+}
+
+
+def learner(  # noqa: PLR0917 - they are given to a process
+    path: Path,
+    port: int,
+    name: str,
+    number: int,
+    pause_s: float,
+    spool_dir: Path | None = None,
+    death: Death | None = None,
+) -> None:
+    """Be a learner until the federation is over, or until the death."""
     be_quick()
-    asyncio.run(take_part(path, port, name, Trains(number, pause_s)))
+    log, steps, save = Log(path, name), Steps(death), Spool._save
+    _die_at(death, LEARNERS_POINTS)
+
+    def saving(self: Spool, spooled: Spooled) -> None:
+        steps.begin()
+        save(self, spooled)
+        steps.end()
+        log.write("saved", steps=steps.done)
+
+    Spool._save = saving  # type: ignore[method-assign]
+    asyncio.run(take_part(path, port, name, TrainsAloud(log, number, pause_s), spool_dir))
 
 
 # --- the driver ------------------------------------------------------------------------------------------------------
 
 
-def driver(path: Path, port: int, num_learners: int, signals: TerminationSignals, resume: bool) -> None:
+DRIVERS_POINTS: Points = {
+    "model given": ([(GrpcLink, "set_initial_model")], lambda *_: True),
+    "started": ([(GrpcLink, "start_training")], lambda *_: True),
+    "watched": ([(DriverSession, "_note")], lambda *_: True),
+    "records fetched": ([(GrpcLink, "get_logs")], lambda *_: True),
+    "model fetched": ([(GrpcLink, "get_model")], lambda *_: True),
+    "shut down": ([(GrpcLink, "shut_down")], lambda *_: True),
+}
+
+
+def driver(  # noqa: PLR0917 - likewise
+    path: Path, port: int, num_learners: int, signals: TerminationSignals, resume: bool, death: Death | None = None
+) -> None:
     """Be the driver, and write down the result."""
     be_quick()
     log = Log(path, "driver")
     log.write("starts")
+    _die_at(death, DRIVERS_POINTS)
     session = DriverSession(
         ClientParams(port=port), num_learners, signals, initial_weights=first_weights(), lost_secs=None
     )

@@ -13,6 +13,7 @@ from federations import PATIENCE_S, until
 
 from metisfl_async import ClientParams, ControllerConfig, DriverSession, FedBuff, ModelStoreConfig, TerminationSignals
 from metisfl_async.core.errors import UnknownFederation
+from metisfl_async.core.federation.events import LearnerLeft
 
 CONFIG = ControllerConfig(
     aggregation_rule=FedBuff(5), scheduler="Asynchronous", min_learners=2, heartbeat_secs=0.2, lease_secs=2.0
@@ -68,10 +69,9 @@ async def _fails(session: DriverSession) -> None:
     raise AssertionError("it went on")
 
 
-async def stopped_for(seconds: float, directory: Path) -> history.History:
-    """Stop the controller for so long, and let it go on."""
-    path, port = directory / "log", free_port()
-    store = ModelStoreConfig(model_store="Disk", directory=directory / "store")
+async def test_a_controller_that_is_stopped_for_longer_than_a_lease_gives_nobody_up(tmp_path: Path) -> None:
+    path, port = tmp_path / "log", free_port()
+    store = ModelStoreConfig(model_store="Disk", directory=tmp_path / "store")
     process = started(controller, path, port, CONFIG, store)
     try:
         async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
@@ -82,11 +82,14 @@ async def stopped_for(seconds: float, directory: Path) -> history.History:
             await until(lambda: '"committed"' in path.read_text() if path.exists() else False)
             assert process.pid is not None
             os.kill(process.pid, signal.SIGSTOP)
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(1.5 * CONFIG.lease_secs)
             os.kill(process.pid, signal.SIGCONT)
             result = await running
-        found = history.read(path)
-        found.problems += found.check(result.rounds)
+        await until(lambda: not process.is_alive())
     finally:
         process.kill()
-    return found
+    told = history.read(path)
+    assert not told.check(result.rounds)
+    assert set(told.dropped.values()) <= {"the federation ended"}
+    silent = [event async for event in session.events() if isinstance(event, LearnerLeft) and "silent" in event.reason]
+    assert not silent

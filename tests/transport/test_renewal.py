@@ -23,7 +23,7 @@ from metisfl_async import (
 )
 from metisfl_async.codec.frame import Header
 from metisfl_async.core.errors import ConnectionLost
-from metisfl_async.core.federation.events import LearnerJoined
+from metisfl_async.core.federation.events import LearnerJoined, LearnerLeft
 from metisfl_async.core.ids import LearnerId, Token
 from metisfl_async.core.messages import Hello, JoinRequest
 from metisfl_async.core.model import Model
@@ -160,6 +160,30 @@ async def test_a_learner_whose_connection_is_forgotten_connects_again_when_its_l
         signals = TerminationSignals(federation_rounds=1)
         assert (await DriverSession(controller, 1, signals).run()).model_version == 1
         await learner
+
+
+async def test_a_learner_whose_connection_is_forgotten_is_back_before_its_lease_is_over() -> None:
+    config = ControllerConfig(heartbeat_secs=0.2, lease_secs=4.0)
+    learner = AddsOnLoop(1)
+    learner.may_train.clear()
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        Controller(ServerParams(), config) as controller,
+        proxy_to(controller) as proxy,
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(run_learner(learner, proxy.params, learner_id="a"))
+        session = DriverSession(controller, 1, TerminationSignals(federation_rounds=1), initial_weights=weights(0))
+        running = group.create_task(session.run())
+        await learner.is_training.wait()
+        before = controller._open.registry.get(LearnerId("a"))
+        proxy.forget()
+        await until(lambda: proxy.connections == 2)
+        await until(lambda: controller._open.registry.get(LearnerId("a")) is not before)
+        learner.may_train.set()
+        await running
+    left = [event async for event in session.events() if isinstance(event, LearnerLeft)]
+    assert not [event for event in left if "silent" in event.reason]
 
 
 async def test_an_update_that_waits_for_a_connection_is_lost_with_it() -> None:
