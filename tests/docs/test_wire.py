@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from metisfl_async.codec import chunk, frame, manifest
+from metisfl_async.codec import chunk, frame, manifest, outline
 from metisfl_async.codec.chunk import split
 from metisfl_async.codec.frame import Header, encode, frames_of
 from metisfl_async.controller import registry
@@ -110,7 +110,13 @@ def test_every_error_that_crosses_the_wire_is_on_the_page() -> None:
         ("levels of nesting in `metadata`", metrics.MAX_DEPTH),
         ("tensors in a model", manifest.MAX_TENSORS),
         ("dimensions of a tensor", manifest.MAX_DIMENSIONS),
-        ("arrays and maps in a header", frame.MAX_CONTAINERS),
+        ("dimensions of all tensors together", manifest.MAX_EXTENTS),
+        ("a tensor's name", outline.MAX_TEXT_BYTES),
+        ("every other value in a header but the `manifest`", outline.MAX_VALUE_BYTES),
+        ("keys of a header", outline.MAX_KEYS),
+        ("values in `metadata`, and in `metrics`", outline.MAX_VALUES),
+        ("arrays and maps in `metadata`", outline.MAX_CONTAINERS),
+        ("entries in one map", outline.MAX_ENTRIES),
         ("a message of a learner on Tasks", convert.MAX_MESSAGE_BYTES),
         ("tasks in one Hello", convert.MAX_HELD),
         ("characters of a learner_id", registry.MAX_ID_LENGTH),

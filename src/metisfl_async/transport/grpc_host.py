@@ -11,8 +11,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from metisfl_async.codec.chunk import split
-from metisfl_async.codec.frame import Frame, decode
+from metisfl_async.codec.frame import Frame
 from metisfl_async.core.config import ServerParams, address_of
 from metisfl_async.core.errors import ConfigError, PeerTimeout, ProtocolError, TooLarge, TransportError
 from metisfl_async.transport._proto import metisfl_pb2
@@ -23,6 +22,7 @@ from metisfl_async.transport.grpc_errors import theirs
 from metisfl_async.transport.grpc_guard import ServerGuard
 from metisfl_async.transport.grpc_options import SERVER_OPTIONS
 from metisfl_async.transport.malloc import keep_freed_memory
+from metisfl_async.transport.reading import frames_in
 
 __all__ = [
     "EMPTY",
@@ -162,8 +162,8 @@ async def write_model(download: Download, context: Context) -> None:
 async def frames_from(context: Context) -> AsyncGenerator[Frame]:
     """Read a model's frames; to be closed by whoever asks for them."""
     while (chunk := await context.read()) is not grpc.aio.EOF:
-        for frame in split(chunk):
-            yield decode(frame)
+        for frame in await frames_in(chunk):
+            yield frame
 
 
 @asynccontextmanager
