@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.errors import ConfigError, brief
 
 __all__ = [
     "ALIGNMENT",
@@ -157,9 +157,9 @@ class Manifest:
             return f"{len(other.tensors)} tensors instead of {len(self.tensors)}"
         for mine, theirs in zip(self.tensors, other.tensors, strict=True):
             if mine != theirs:
-                name = f"{mine.name!r}, " if mine.name != theirs.name else ""
+                name = f"{brief(mine.name)}, " if mine.name != theirs.name else ""
                 return (
-                    f"tensor {theirs.name!r} is {theirs.dtype}{list(theirs.shape)} "
+                    f"tensor {brief(theirs.name)} is {theirs.dtype}{list(theirs.shape)} "
                     f"instead of {name}{mine.dtype}{list(mine.shape)}"
                 )
         return None

@@ -42,6 +42,7 @@ from metisfl_async.core.messages import (
 )
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Model
+from metisfl_async.core.texts import plain
 from metisfl_async.learner.outcome import Trained
 from metisfl_async.learner.part import Begin, Drop, End, Forget, Part, Push, Say, Step
 from metisfl_async.learner.spool import Spool, Spooled
@@ -56,7 +57,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 GOODBYE_S = 5.0  #: for reaching a controller once more, and for telling it that we leave
-MAX_TEXT = 10_000  #: characters of an error that a controller is told
 
 
 class _Gone(MetisError):
@@ -406,9 +406,9 @@ class LearnerClient:
 
 
 def _text(error: Exception) -> str:
-    """Say what a user's error says, as text that a message can carry."""
+    """Say what a user's error says, as the controller keeps it."""
     try:
         text = str(error)
     except Exception as of_its_own:  # noqa: BLE001 - it is the user's code
         text = f"its text cannot be had: str() raises {type(of_its_own).__name__}"
-    return text[:MAX_TEXT].encode(errors="backslashreplace").decode()
+    return plain(text)
