@@ -20,8 +20,8 @@ from metisfl_async.core.federation.uploads import MOST_DAMAGES
 from metisfl_async.core.ids import FederationId, TaskId, Token
 from metisfl_async.core.messages import PROTOCOL, Afterwards, Outcome
 from metisfl_async.core.model import ALIGNMENT, DTYPES, Manifest, Model, allocate
-from metisfl_async.learner.client import MAX_TEXT
-from metisfl_async.transport import convert
+from metisfl_async.core.texts import MAX_NAME, MAX_TEXT
+from metisfl_async.transport import convert, convert_driver
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 
 PAGE = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
@@ -119,6 +119,10 @@ def test_every_error_that_crosses_the_wire_is_on_the_page() -> None:
         ("entries in one map", outline.MAX_ENTRIES),
         ("a message of a learner on Tasks", convert.MAX_MESSAGE_BYTES),
         ("tasks in one Hello", convert.MAX_HELD),
+        ("StartRequest", convert_driver.MAX_START_BYTES),
+        ("learners that it names", convert_driver.MAX_NAMED),
+        ("a root certificate in it", convert_driver.MAX_CERTIFICATE_BYTES),
+        ("any other request", convert.MAX_REQUEST_BYTES),
         ("characters of a learner_id", registry.MAX_ID_LENGTH),
     ],
 )
@@ -131,7 +135,8 @@ def test_other_numbers_are_those_of_the_code() -> None:
     assert manifest.MAX_MODEL_BYTES == 2**48
     assert "2^48 bytes" in PAGE
     assert f"at most {metrics.MAX_DEPTH} levels deep" in PAGE
-    assert f"cut it at {MAX_TEXT:,} characters" in PAGE
+    assert f"cut at {MAX_TEXT:,} characters" in PAGE
+    assert f"cut at {MAX_NAME} characters" in PAGE
     assert MOST_DAMAGES == 3
     assert "It is so answered three times at most" in PAGE
 
