@@ -61,7 +61,7 @@ async def test_no_control_character_of_a_peer_is_shown(is_terminal: bool, caplog
         display.show(RoundStarted(1, 0, ["a"]))
         display.show(TaskFailed(1, "a", "train", evil, evil))
         display.show(UpdateFolded(1, "a", 1.0, {evil: 0.5}))
-        display.show(RoundFinished(RoundRecord(1, 0, 0.0, train_metrics={evil: 0.5})))
+        display.show(RoundFinished(RoundRecord(1, 0, True, train_metrics={evil: 0.5})))
     assert isinstance(console.file, StringIO)
     text = console.file.getvalue() + caplog.text
     assert r"failed: \x1b]0;mine\x07[/red]\nINFO forged: \x1b]0;mine" in text

@@ -256,7 +256,7 @@ def test_a_controller_of_another_protocol_is_refused_and_both_versions_are_named
             convert.from_join_reply(reply.SerializeToString())
 
 
-READERS: list[tuple[Callable[[bytes], object], int]] = [
+BOUNDED: list[tuple[Callable[[bytes], object], int]] = [
     (convert.from_join_request, convert.MAX_REQUEST_BYTES),
     (convert.from_leave, convert.MAX_REQUEST_BYTES),
     (convert.from_fetch_model, convert.MAX_REQUEST_BYTES),
@@ -272,7 +272,7 @@ READERS: list[tuple[Callable[[bytes], object], int]] = [
 ]
 
 
-@pytest.mark.parametrize(("read", "most"), READERS)
+@pytest.mark.parametrize(("read", "most"), BOUNDED)
 def test_a_request_that_is_too_large_is_refused_before_it_is_parsed(read: Callable[[bytes], object], most: int) -> None:
     unknown = b"\xf8\x07\x01"  # a field of a later version
     with contextlib.suppress(Damaged):  # there is nothing in it that is needed

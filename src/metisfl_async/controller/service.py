@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 
-from metisfl_async.codec.frame import Assembly, Frame, check_size
+from metisfl_async.codec.frame import Frame
 from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.conversations import Conversations
 from metisfl_async.controller.farewell import Farewells
+from metisfl_async.controller.first_weights import FirstWeights
 from metisfl_async.controller.jobs import Jobs
+from metisfl_async.controller.latest import Latest
 from metisfl_async.controller.listeners import Listeners
 from metisfl_async.controller.open_files import scarce
 from metisfl_async.controller.registry import Registry
 from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.turns import Turns
-from metisfl_async.controller.updates import GoAhead, header_of, next_frame
+from metisfl_async.controller.updates import GoAhead, header_of
 from metisfl_async.core.config import ControllerConfig, named_learners
-from metisfl_async.core.errors import ConnectionLost, UnexpectedMessage, UnknownFederation, WrongProtocol
+from metisfl_async.core.errors import ConnectionLost, Superseded, UnexpectedMessage, UnknownFederation, WrongProtocol
 from metisfl_async.core.federation.events import Event
 from metisfl_async.core.federation.inputs import Moved, Served, Stop
 from metisfl_async.core.federation.records import RoundRecord
@@ -36,8 +38,6 @@ from metisfl_async.core.messages import (
     Status,
     UpdateReply,
 )
-from metisfl_async.core.model import allocate
-from metisfl_async.core.strategies.aggregation.arithmetic import unfit
 from metisfl_async.store.event_log import count_of
 from metisfl_async.transport.base import Download, Stream
 
@@ -66,8 +66,9 @@ class Service:
         self.farewells = Farewells(registry, clock)
         self.conversations = Conversations(config, registry, jobs, self.listeners, self.farewells)
         self._config, self._registry, self._jobs = config, registry, jobs
-        self._threads, self._clock = threads, clock
-        self._downloads = Turns(config.max_downloads)
+        self._clock = clock
+        self._first_weights = FirstWeights(config, jobs, threads, clock)
+        self._downloads, self._fetches = Turns(config.max_downloads), Latest()
         self._has_warned = False  # that files are scarce
         self._drivers = 0  # how many watch
         self._driver_at = clock()  # when the last one was there
@@ -109,7 +110,12 @@ class Service:
             sent_bytes += size_bytes
             self.farewells.moved(member.id, sent_bytes)
 
-        return Download(begin, moved, turn, member.pace)
+        @asynccontextmanager
+        async def alone() -> AsyncIterator[None]:
+            async with self._fetches.of(member.id, Superseded(member.id)), turn:
+                yield
+
+        return Download(begin, moved, alone(), member.pace)
 
     async def train_done(self, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> UpdateReply:
         header = await header_of(frames, "update", self._config.upload_idle_secs)
@@ -153,20 +159,7 @@ class Service:
         return Status(self._jobs.id, job is not None and job.federation.is_finished)
 
     async def set_initial_model(self, frames: AsyncIterator[Frame]) -> None:
-        idle_secs = self._config.upload_idle_secs
-        header = await header_of(frames, "global", idle_secs)
-        check_size(header, self._config.max_model_bytes)
-        if not header.manifest.tensors:
-            raise UnexpectedMessage("the model has no tensors")
-        assembly = Assembly(header, allocate(header.manifest.size_bytes))
-        while not assembly.is_complete:
-            if (frame := await next_frame(frames, "the driver", idle_secs)) is None:
-                raise assembly.truncated()
-            assembly.add(frame)
-        model = assembly.model
-        if (problem := await self._threads.work(len(model.buffer), unfit, model)) is not None:
-            raise UnexpectedMessage(f"the model cannot be used: {problem}")
-        self._jobs.give(header.federation_id, model)
+        await self._first_weights.receive(frames)
 
     async def start_training(self, request: StartRequest) -> None:
         if request.protocol != PROTOCOL:
