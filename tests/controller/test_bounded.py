@@ -9,15 +9,29 @@ from contextlib import suppress
 import grpc.aio
 import numpy as np
 import pytest
+from federations import Adds, session_of
 from puppet import FEDERATION, Puppet, begun, puppet, weights
 
-from metisfl_async import Controller, ControllerConfig, ServerParams
-from metisfl_async.codec.frame import Data, Header, encode
+from metisfl_async import (
+    Controller,
+    ControllerConfig,
+    DriverSession,
+    FedAvg,
+    ModelStoreConfig,
+    QuorumLost,
+    ServerParams,
+    StoreError,
+    TerminationSignals,
+    Update,
+)
+from metisfl_async.codec.frame import Data, Frame, Header, encode
 from metisfl_async.controller import staging
+from metisfl_async.controller.first_weights import FirstWeights
 from metisfl_async.core.errors import ConnectionLost, Superseded, UnexpectedMessage
 from metisfl_async.core.ids import FederationId, ModelRef
 from metisfl_async.core.messages import Outcome
-from metisfl_async.core.model import Model
+from metisfl_async.core.model import Model, allocate
+from metisfl_async.store.memory import InMemoryStore
 from metisfl_async.transport import convert
 from metisfl_async.transport.grpc_errors import ours
 from metisfl_async.transport.grpc_link import GrpcLink
@@ -147,3 +161,111 @@ async def test_a_newer_download_of_a_learner_ends_its_older_one(controller: Cont
             older = newer
         for call in (older, fetch(b)):
             assert await read_all(call) > 2**22
+
+
+class Scarce(FedAvg):
+    """FedAvg that has no memory, so many times."""
+
+    def __init__(self, *, folds: int = 0, aggregations: int = 0) -> None:
+        self.folds, self.aggregations = folds, aggregations
+
+    def fold(self, update: Update) -> None:
+        self.folds -= 1
+        if self.folds >= 0:
+            raise MemoryError
+        super().fold(update)
+
+    def aggregate(self, version: int) -> Model:
+        self.aggregations -= 1
+        if self.aggregations >= 0:
+            raise MemoryError
+        return super().aggregate(version)
+
+
+def session(rule: FedAvg, learners: int = 2, **options: object) -> DriverSession:
+    config = ControllerConfig(aggregation_rule=rule, evaluate_every=0, **options)  # type: ignore[arg-type]
+    return session_of([Adds(number + 1) for number in range(learners)], 2, config=config)
+
+
+async def test_an_update_that_there_is_no_memory_to_fold_is_refused_and_the_round_goes_on() -> None:
+    result = await session(Scarce(folds=1)).run()
+    first, second = result.rounds
+    (failure,) = [failure for part in first.learners.values() for failure in part.failures]
+    assert failure.type == "MemoryError"
+    assert (len(first.participants), len(second.participants)) == (1, 2)
+
+
+async def test_a_round_that_there_is_no_memory_to_aggregate_fails_and_the_next_has_its_updates() -> None:
+    result = await session(Scarce(aggregations=2)).run()
+    assert [record.is_published for record in result.rounds] == [False, False, True, True]
+    assert result.final_model is not None
+    plain = await session(FedAvg()).run()
+    assert plain.final_model is not None
+    assert [array.tolist() for array in result.final_model] == [array.tolist() for array in plain.final_model]
+
+
+async def test_without_memory_for_any_model_the_federation_ends_and_says_why() -> None:
+    with pytest.raises(QuorumLost, match="no memory for a model"):
+        await session(Scarce(aggregations=99)).run()
+
+
+async def test_a_rule_that_cannot_try_again_ends_the_federation_and_not_the_controller() -> None:
+    class Once(Scarce):
+        aggregates_again = False
+
+    with pytest.raises(QuorumLost, match="no memory for it: aggregate failed"):
+        await session(Once(aggregations=1)).run()
+
+
+async def test_an_update_that_there_is_no_memory_to_keep_ends_the_federation(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(InMemoryStore, "insert", no_memory)
+    store = ModelStoreConfig(keep_local_models=True)
+    controller = Controller(model_store_config=store)
+    with pytest.raises(StoreError, match="no memory to keep the update of"):
+        await DriverSession(controller, [Adds(1)], TerminationSignals(federation_rounds=1)).run()
+
+
+async def test_an_update_that_there_is_no_room_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [1]
+
+    def scarce(size_bytes: int) -> object:
+        if left[0]:
+            left[0] -= 1
+            raise MemoryError
+        return allocate(size_bytes)
+
+    running = DriverSession(
+        Controller(controller_config=ControllerConfig(evaluate_every=0)),
+        [Adds(1), Adds(2)],
+        TerminationSignals(federation_rounds=1),
+        initial_weights=Adds(1).get_weights(),
+    )
+    given = FirstWeights.receive
+
+    async def then_scarce(self: FirstWeights, frames: AsyncIterator[Frame]) -> None:
+        await given(self, frames)
+        monkeypatch.setattr(staging, "allocate", scarce)
+
+    monkeypatch.setattr(FirstWeights, "receive", then_scarce)
+    result = await running.run()
+    (record,) = result.rounds
+    (failure,) = [failure for part in record.learners.values() for failure in part.failures]
+    assert failure.type == "MemoryError"
+    assert len(record.participants) == 1
+
+
+async def test_first_weights_that_there_is_no_memory_for_are_refused(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(size_bytes: int) -> object:
+        raise MemoryError
+
+    link = controller.connect()
+    with monkeypatch.context() as scarce:
+        scarce.setattr(staging, "allocate", none)
+        with pytest.raises(UnexpectedMessage, match="no memory for a model"):
+            await link.set_initial_model(FEDERATION, SMALL)
+    await link.set_initial_model(FEDERATION, SMALL)

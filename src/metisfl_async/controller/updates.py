@@ -129,6 +129,10 @@ class Updates:
         except CodecError as error:
             self._post(Damaged(stream.id, type(error).__name__, str(error)))
             return
+        except MemoryError as error:
+            reason = f"there is no memory for an update of {stream.header.manifest.size_bytes} bytes"
+            self._post(Rejected(stream.id, type(error).__name__, reason))
+            return
         except BaseException:
             self._post(Interrupted(stream.id))
             raise

@@ -44,6 +44,7 @@ from metisfl_async.core.federation.inputs import (
     Start,
     Stop,
     TimerFired,
+    Unmade,
 )
 from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, TaskState, Verdict
@@ -128,6 +129,8 @@ class Federation(Course):
                 self._timer_fired(name)
             case Published(version, selection_ms):
                 self._published(version, selection_ms)
+            case Unmade(reason):
+                self._unmade(reason)
             case Saved(number):
                 if (then := self._when_saved.pop(number, None)) is not None:
                     then()
@@ -318,3 +321,14 @@ class Federation(Course):
         else:
             self._on_published(version)
             self._progress()
+
+    def _unmade(self, reason: str) -> None:
+        """Go on without the model that was to be made: its updates are in the sum, and the next attempt uses them."""
+        if not self._is_aggregating or self.is_finished:
+            return
+        if self._ending is not None:
+            self._end_without_model()
+            return
+        self._is_aggregating = False
+        self._on_unmade()
+        self._try_again(f"model version {(self.model_version or 0) + 1} could not be made: {reason}")
