@@ -63,7 +63,7 @@ class Service:
     ) -> None:
         self.closing = asyncio.Event()
         self.listeners = Listeners(named_learners("learners", config.learners), self.closing)
-        self.farewells = Farewells(registry, clock)
+        self.farewells = Farewells(registry, config.farewell_timeout_secs, clock)
         self.conversations = Conversations(config, registry, jobs, self.listeners, self.farewells)
         self._config, self._registry, self._jobs = config, registry, jobs
         self._clock = clock

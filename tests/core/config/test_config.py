@@ -85,6 +85,7 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
             "heartbeat_secs",
             "lease_secs",
             "upload_idle_secs",
+            "farewell_timeout_secs",
         )
         for value in (0, -1.5, math.inf, "60", True, 10**400)
     ),
@@ -382,6 +383,7 @@ def test_what_is_right_is_taken_up_to_its_limits() -> None:
         heartbeat_secs=0.5,
         lease_secs=1,
         upload_idle_secs=1e-3,
+        farewell_timeout_secs=1e-3,
         min_upload_bytes_per_sec=0,
     )
     ModelStoreConfig()
