@@ -28,9 +28,11 @@ from metisfl_async.codec.frame import Data, Frame, Header, encode
 from metisfl_async.controller import staging
 from metisfl_async.controller.first_weights import FirstWeights
 from metisfl_async.core.errors import ConnectionLost, Superseded, UnexpectedMessage
+from metisfl_async.core.federation.events import LearnerJoined
 from metisfl_async.core.ids import FederationId, ModelRef
 from metisfl_async.core.messages import Outcome
 from metisfl_async.core.model import Model, allocate
+from metisfl_async.store.event_log import MOST
 from metisfl_async.store.memory import InMemoryStore
 from metisfl_async.transport import convert
 from metisfl_async.transport.grpc_errors import ours
@@ -269,3 +271,25 @@ async def test_first_weights_that_there_is_no_memory_for_are_refused(
         with pytest.raises(UnexpectedMessage, match="no memory for a model"):
             await link.set_initial_model(FEDERATION, SMALL)
     await link.set_initial_model(FEDERATION, SMALL)
+
+
+async def test_watchers_that_catch_up_take_turns_and_those_who_do_not_read_hold_up_nobody(
+    controller: Controller,
+) -> None:
+    link = controller.connect()
+    await begun(link, SMALL, num_learners=9)
+    job, service = controller._open.job, controller._open.service
+    for number in range(4 * MOST):
+        job.events.append(LearnerJoined(str(number), number))
+    unread = [service.watch_events(FEDERATION, 0, "") for _ in range(20)]
+    began = [asyncio.ensure_future(anext(watching)) for watching in unread]
+    done, _ = await asyncio.wait(began, timeout=0.02)
+    assert len(done) == 2
+    async with asyncio.timeout(30):
+        await asyncio.gather(*began)  # who reads nothing gives up its turn
+    reading = link.watch_events(FEDERATION)
+    seen = [await anext(reading) for _ in range(4 * MOST)]
+    assert len(seen) == 4 * MOST
+    for watching in unread:
+        await watching.aclose()
+    await reading.aclose()

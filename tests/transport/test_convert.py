@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from metisfl_async import ClientParams, TerminationSignals
 from metisfl_async.core import messages as m
 from metisfl_async.core.errors import Damaged, TooLarge, WrongProtocol
-from metisfl_async.core.federation.events import Event, LearnerJoined
+from metisfl_async.core.federation.events import Event, LearnerJoined, Told
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
 from metisfl_async.transport import convert, convert_driver
@@ -173,7 +173,7 @@ def test_a_named_learner_whose_certificate_is_missing_is_damaged() -> None:
 @given(st.lists(st.integers(0, 300_000), max_size=12))
 def test_events_travel_together_as_far_as_a_message_goes(sizes: list[int]) -> None:
     events: list[Event] = [LearnerJoined("x" * size, number) for number, size in enumerate(sizes)]
-    messages = list(convert_driver.events(events))
+    messages = list(convert_driver.events([Told(event) for event in events]))
     assert [event for message in messages for event in convert_driver.from_events(message)] == events
     assert all(len(message) < convert_driver.NEWS_BYTES + 100 for message in messages)
     assert len(messages) <= 1 + 2 * sum(map(len, messages)) // convert_driver.NEWS_BYTES

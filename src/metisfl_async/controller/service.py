@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 
 from metisfl_async.codec.frame import Frame
 from metisfl_async.codec.publication import Publication
@@ -22,7 +22,7 @@ from metisfl_async.controller.turns import Turns
 from metisfl_async.controller.updates import GoAhead, header_of
 from metisfl_async.core.config import ControllerConfig, named_learners
 from metisfl_async.core.errors import ConnectionLost, Superseded, UnexpectedMessage, UnknownFederation, WrongProtocol
-from metisfl_async.core.federation.events import Event
+from metisfl_async.core.federation.events import Told
 from metisfl_async.core.federation.inputs import Moved, Served, Stop
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId, ModelRef, Token
@@ -38,7 +38,7 @@ from metisfl_async.core.messages import (
     Status,
     UpdateReply,
 )
-from metisfl_async.store.event_log import count_of
+from metisfl_async.store.event_log import MOST, count_of
 from metisfl_async.transport.base import Download, Stream
 
 __all__ = ["Service"]
@@ -46,6 +46,7 @@ __all__ = ["Service"]
 logger = logging.getLogger(__name__)
 
 CLOSING_S = 1.0  #: for learners to hear that the controller closes
+CATCH_UP_BYTES = 4 * 2**20  #: for which a watcher that catches up counts: two go side by side
 CONCLUDE_S = 10.0  #: for noting that a federation's driver has the result
 
 
@@ -69,6 +70,7 @@ class Service:
         self._clock = clock
         self._first_weights = FirstWeights(config, jobs, threads, clock)
         self._downloads, self._fetches = Turns(config.max_downloads), Latest()
+        self._catching_up = Turns()
         self._has_warned = False  # that files are scarce
         self._drivers = 0  # how many watch
         self._driver_at = clock()  # when the last one was there
@@ -168,13 +170,16 @@ class Service:
         await self._jobs.start(request)
         self.listeners.name(request.learners)
 
-    async def watch_events(self, federation_id: FederationId, seen: int, run: str) -> AsyncGenerator[list[Event], None]:
+    async def watch_events(self, federation_id: FederationId, seen: int, run: str) -> AsyncGenerator[list[Told], None]:
         job = self._jobs.of(federation_id)
         log, seen = job.events, seen if run == job.run_id else 0
         self._drivers += 1
         try:
             while events := await log.after(seen):
-                yield events
+                # Who is behind waits for its turn: a hundred that catch up at once would leave the rounds no time.
+                is_behind = len(events) == MOST
+                async with self._catching_up.turn(CATCH_UP_BYTES) if is_behind else nullcontext():
+                    yield events
                 seen += count_of(events)
         finally:
             self._drivers -= 1

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 from metisfl_async.codec.frame import Frame, Header
 from metisfl_async.codec.pace import Pace
 from metisfl_async.codec.publication import Publication
-from metisfl_async.core.federation.events import Event
+from metisfl_async.core.federation.events import Event, Told
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId, ModelRef, Token
 from metisfl_async.core.messages import (
@@ -85,7 +85,7 @@ class ControllerService(Protocol):
     async def set_initial_model(self, frames: AsyncIterator[Frame]) -> None: ...
     async def start_training(self, request: StartRequest) -> None: ...
     async def status(self) -> Status: ...
-    def watch_events(self, federation_id: FederationId, seen: int, run: str) -> AsyncGenerator[list[Event], None]:
+    def watch_events(self, federation_id: FederationId, seen: int, run: str) -> AsyncGenerator[list[Told], None]:
         """Give all events, those that are there together; of the same run, not the first ones that were seen."""
         ...
 

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from metisfl_async.core import messages as m
 from metisfl_async.core.config import ClientParams, TerminationSignals, named_learners
-from metisfl_async.core.federation.events import Event, event_from_dict, event_to_dict
+from metisfl_async.core.federation.events import Told, event_from_dict
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId
 from metisfl_async.transport._proto import metisfl_pb2 as pb
@@ -153,12 +153,12 @@ from_shut_down = reader(
 )
 
 
-def events(happened: Sequence[Event]) -> Iterator[bytes]:
+def events(happened: Sequence[Told]) -> Iterator[bytes]:
     """Put events into messages of at most `NEWS_BYTES`, or of one event: a round's record may be as large."""
     texts: list[str] = []
     size = 0
-    for event in happened:
-        text = json.dumps(event_to_dict(event))
+    for told in happened:
+        text = told.text
         if texts and size + len(text) > NEWS_BYTES:
             yield pb.Json(json=texts).SerializeToString()
             texts, size = [], 0

@@ -39,7 +39,7 @@ __all__ = [
 
 EMPTY = b""
 DRAIN_S = 5.0  #: for the rest of a model that is refused in the middle
-STALL_S = 60.0  #: for reading a chunk; who does not would keep an old model in memory
+STALL_S = 60.0  #: for reading a chunk, or news; who does not would keep an old model in memory
 Context: TypeAlias = grpc.aio.ServicerContext
 
 T = TypeVar("T")
@@ -130,7 +130,11 @@ def unary_stream(
     async def handle(request: bytes, context: Context) -> None:
         async with theirs(context, name), closing(method(request)) as items:
             async for item in items:
-                await context.write(write(item))
+                try:
+                    async with asyncio.timeout(STALL_S):
+                        await context.write(write(item))
+                except TimeoutError:
+                    raise PeerTimeout(context.peer(), f"it read nothing of {name} for {STALL_S:g} s") from None
 
     return grpc.unary_stream_rpc_method_handler(handle)
 

@@ -145,8 +145,8 @@ class MemoryLink:
     ) -> AsyncGenerator[Event, None]:
         async with aclosing(self._service.watch_events(federation_id, seen, run)) as batches:
             async for events in batches:
-                for event in events:
-                    yield event
+                for told in events:
+                    yield told.event
 
     async def get_logs(self, federation_id: FederationId) -> AsyncGenerator[RoundRecord, None]:
         async with aclosing(self._service.get_logs(federation_id)) as records:
