@@ -14,6 +14,7 @@ from metisfl_async.core.errors import Damaged, TooLarge, WrongProtocol, brief
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
 from metisfl_async.core.metrics import checked_json
+from metisfl_async.core.params import Params
 from metisfl_async.core.texts import plain
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 
@@ -219,7 +220,7 @@ def _pack_controller_message(message: m.ControllerMessage, packed: pb.Controller
                     kind=kind,
                     round_number=round_number,
                     model_version=version,
-                    config_json=json.dumps(config),
+                    config_json=config.text if isinstance(config, Params) else json.dumps(config),
                     federation_id=federation_id,
                 )
             )
