@@ -68,7 +68,7 @@ def reader(kind: type[P], read: Callable[[P], R], most_bytes: int | None = None)
             raise TooLarge(name, f"{len(data)} bytes; at most {most_bytes}")
         try:
             return read(kind.FromString(data))
-        except (DecodeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (DecodeError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise Damaged(name, str(error) or type(error).__name__) from error
 
     return from_bytes
