@@ -134,7 +134,11 @@ TARGETS: dict[str, Target] = {
     ),
     "UpdateReply": Target(convert.from_update_reply, of(pb.UpdateReply(state="folded", reason="it is"))),
     "StartRequest": Target(convert_driver.from_start_request, of(START), (CodecError, WrongProtocol)),
-    "Status": Target(convert_driver.from_status, of(pb.Status(federation_id="f", is_finished=True, protocol=2))),
+    "Status": Target(
+        convert_driver.from_status,
+        of(pb.Status(federation_id="f", is_finished=True, protocol=2, signals=SIGNALS)),
+        (CodecError, WrongProtocol),
+    ),
     "FederationRequest": Target(convert_driver.from_federation, of(pb.FederationRequest(federation_id="f"))),
     "WatchRequest": Target(convert_driver.from_watch, of(pb.WatchRequest(federation_id="f", seen=3, run="r"))),
     "StopRequest": Target(convert_driver.from_stop, of(pb.StopRequest(federation_id="f", reason="enough"))),

@@ -102,9 +102,7 @@ def test_parties_of_another_version_are_refused_and_both_versions_named() -> Non
         (
             convert_driver.start_request,
             convert_driver.from_start_request,
-            m.StartRequest(
-                TerminationSignals(federation_rounds=5), 3, -1, None, REF.federation_id, has_model=True, protocol=7
-            ),
+            m.StartRequest(TerminationSignals(federation_rounds=5), 3, -1, None, REF.federation_id, has_model=True),
         ),
         (
             convert_driver.start_request,
@@ -164,7 +162,7 @@ def test_a_certificate_travels_once_however_many_learners_share_it() -> None:
 
 
 def test_a_named_learner_whose_certificate_is_missing_is_damaged() -> None:
-    request = pb.StartRequest(signals=pb.TerminationSignals(federation_rounds=1, mode="max"))
+    request = pb.StartRequest(signals=pb.TerminationSignals(federation_rounds=1, mode="max"), protocol=m.PROTOCOL)
     request.learners.add(hostname="a", port=5, root_certificate=0)
     with pytest.raises(Damaged):
         convert_driver.from_start_request(request.SerializeToString())
@@ -193,7 +191,7 @@ def test_any_bytes_are_understood_or_damaged(data: bytes, read: Callable[[bytes]
     [
         (convert.from_learner_message, b""),
         (convert.from_update_reply, convert.GO_AHEAD),  # no outcome
-        (convert_driver.from_start_request, b""),  # no signal
+        (convert_driver.from_start_request, pb.StartRequest(protocol=m.PROTOCOL).SerializeToString()),  # no signal
         (convert_driver.from_events, b'\n\x10{"event": "Nix"}'),
     ],
 )
@@ -256,6 +254,13 @@ def test_a_controller_of_another_protocol_is_refused_and_both_versions_are_named
             convert.from_join_reply(reply.SerializeToString())
 
 
+def test_what_a_controller_or_driver_of_another_release_says_is_refused_by_both_numbers() -> None:
+    with pytest.raises(WrongProtocol, match=f"the controller speaks version 77 .* this side version {m.PROTOCOL}"):
+        convert_driver.from_status(pb.Status(protocol=77).SerializeToString())
+    with pytest.raises(WrongProtocol, match=f"the driver speaks version 77 .* this side version {m.PROTOCOL}"):
+        convert_driver.from_start_request(pb.StartRequest(protocol=77).SerializeToString())
+
+
 BOUNDED: list[tuple[Callable[[bytes], object], int]] = [
     (convert.from_join_request, convert.MAX_REQUEST_BYTES),
     (convert.from_leave, convert.MAX_REQUEST_BYTES),
@@ -275,7 +280,7 @@ BOUNDED: list[tuple[Callable[[bytes], object], int]] = [
 @pytest.mark.parametrize(("read", "most"), BOUNDED)
 def test_a_request_that_is_too_large_is_refused_before_it_is_parsed(read: Callable[[bytes], object], most: int) -> None:
     unknown = b"\xf8\x07\x01"  # a field of a later version
-    with contextlib.suppress(Damaged):  # there is nothing in it that is needed
+    with contextlib.suppress(Damaged, WrongProtocol):  # there is nothing in it that is needed
         read(unknown * (most // 3))
     with pytest.raises(TooLarge, match=f"at most {most}"):
         read(b"\xff" * (most + 1))

@@ -14,6 +14,7 @@ __all__ = [
     "ConnectionLost",
     "Damaged",
     "MetisError",
+    "ModelLost",
     "PeerTimeout",
     "ProtocolError",
     "QuorumLost",
@@ -188,3 +189,7 @@ class StoreError(MetisError):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.why}"
+
+
+class ModelLost(StoreError):
+    """What was kept is damaged or gone; trying again changes nothing."""

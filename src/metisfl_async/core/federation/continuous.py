@@ -164,7 +164,8 @@ class ContinuousFederation(Federation):
         if task.kind is TaskKind.EVALUATE:
             self._end_evaluation(task)
         elif task.kind is TaskKind.TRAIN and task.state is not TaskState.CANCELLED:
-            self._round.add(task)
+            if task not in self._round.tasks:
+                self._round.add(task)
             if task.learner in self._present:
                 self._benched.add(task.learner)
 

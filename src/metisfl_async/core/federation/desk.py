@@ -69,7 +69,8 @@ class Desk:
         if task is None:
             return Verdict.DISCARD, UNKNOWN
         if task.state is TaskState.COUNTED:
-            return Verdict.COUNTED, why(task)
+            is_update = task.kind is not TaskKind.EVALUATE  # nothing else is in a model
+            return (Verdict.COUNTED, why(task)) if is_update else (Verdict.DISCARD, "its result is known")
         if task.state is TaskState.FOLDED:
             return Verdict.KEEP, "it is folded; a model with it is to come"
         if task.state.is_final:
