@@ -5,7 +5,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from metisfl_async.codec.chunk import MAX_FRAMES, frame_head, split
+from metisfl_async.codec.chunk import MAX_FRAMES, MAX_UNKNOWN, frame_head, split
 from metisfl_async.core.errors import CodecError, Damaged, Truncated
 from metisfl_async.transport._proto.metisfl_pb2 import Chunk
 
@@ -70,25 +70,48 @@ def test_every_truncation_is_noticed(size: int) -> None:
 @pytest.mark.parametrize(
     ("chunk", "error", "fact"),
     [
-        (b"", Truncated, "no frame"),
+        (b"", Damaged, "no frame"),
+        (b"\x12\x01a", Damaged, "no frame"),
         (b"\x0a\x03ab", Truncated, "2 of 3 bytes"),
-        (b"\x0a\x02abc", Damaged, "0x63"),
         (b"\x0a\x01a\x0a\x02b", Truncated, "1 of 2 bytes"),
-        (b"\x0a\x01a\x12\x01b", Damaged, "0x12"),
-        (b"\x12\x01a", Damaged, "0x12"),
-        (b"\x08\x01", Damaged, "0x08"),
-        (b"\x00", Damaged, "0x00"),
+        (b"\x0a\x02abc", Damaged, "0x63"),
+        (b"\x0a\x01a\x12\x03b", Truncated, "1 of 3 bytes"),
+        (b"\x0a\x01a\x15abc", Truncated, "3 of 4 bytes"),
+        (b"\x00", Damaged, "tag 0x00"),
+        (b"\x8a\x00\x01a", Damaged, "tag 0x0a"),
+        (b"\xf8\xff\xff\xff\x7f\x00", Damaged, "tag"),
+        (b"\x13\x14", Damaged, "tag 0x13"),
+        (b"\x16", Damaged, "tag 0x16"),
         (b"\x0a", Damaged, "varint"),
         (b"\x0a\x80", Damaged, "varint"),
         (b"\x0a\xff\xff\xff\xff\xff\x01", Damaged, "varint"),
+        (b"\x08" + b"\xff" * 10 + b"\x01", Damaged, "varint"),
         (b"\x0a\xff\xff\xff\xff\x7f", Truncated, f"0 of {2**35 - 1} bytes"),
         (b"\x0a\x00" * (MAX_FRAMES + 1), Damaged, f"more than {MAX_FRAMES} frames"),
+        (b"\x0a\x00" + b"\x12\x00" * (MAX_UNKNOWN + 1), Damaged, f"more than {MAX_UNKNOWN} fields"),
     ],
 )
-def test_anything_but_whole_fields_1_is_refused(chunk: bytes, error: type[CodecError], fact: str) -> None:
+def test_anything_but_whole_fields_is_refused(chunk: bytes, error: type[CodecError], fact: str) -> None:
     with pytest.raises(error, match=fact) as caught:
         split(chunk)
     assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        b"\x12\x01b",
+        b"\x08\x01",
+        b"\x08" + b"\xff" * 9 + b"\x01",
+        b"\x11abcdefgh",
+        b"\x15abcd",
+        b"\x92\x03\x02ab",
+        b"\x12\x00" * MAX_UNKNOWN,
+    ],
+)
+def test_fields_that_are_not_known_are_skipped_as_protobuf_skips_them(unknown: bytes) -> None:
+    for chunk in (unknown + b"\x0a\x01a", b"\x0a\x01a" + unknown, b"\x0a\x01a" + unknown + b"\x0a\x02bc"):
+        assert split(chunk) == Chunk.FromString(chunk).frames
 
 
 @given(st.binary() | st.binary().map(b"\x0a".__add__))

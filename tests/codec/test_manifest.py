@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 import weakref
 from typing import Any
@@ -10,15 +11,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metisfl_async.codec import manifest as manifest_module
 from metisfl_async.codec.manifest import (
     MAX_DIMENSIONS,
+    MAX_EXTENTS,
     MAX_MODEL_BYTES,
     MAX_TENSORS,
-    manifest_from_wire,
+    STEP,
     packed_manifest,
 )
 from metisfl_async.core.errors import CodecError, Damaged, TooLarge, UnknownDtype
 from metisfl_async.core.model import DTYPES, Manifest, Model
+
+
+def read(packed: bytes) -> tuple[int, Manifest]:
+    """Read a manifest; in how many steps, and what it is."""
+    steps = manifest_module.manifest_from_wire(memoryview(packed))
+    for number in itertools.count(1):
+        try:
+            next(steps)
+        except StopIteration as end:
+            return number, end.value
+    raise AssertionError
+
+
+def manifest_from_wire(value: object) -> Manifest:
+    return read(msgpack.packb(value))[1]
+
 
 layouts = st.lists(
     st.tuples(
@@ -48,12 +67,10 @@ def test_what_was_received_before_is_the_same_object_while_somebody_has_it() -> 
     assert gone() is None
 
 
-def test_lists_within_lists_without_end_are_damaged() -> None:
-    shape: list[object] = []
-    for _ in range(1000):
-        shape = [shape]
-    with pytest.raises(Damaged):
-        manifest_from_wire([["w", "float32", shape, 0]])
+def test_another_form_of_the_same_msgpack_is_the_same_manifest() -> None:
+    first = manifest_from_wire([["w", "float32", [2, 3], 0]])
+    longer = b"\xdd\0\0\0\x01" + b"\x94\xd9\x01w\xa7float32\x92\xcd\0\x02\x03\xcf" + bytes(8)
+    assert read(longer)[1] is first
 
 
 def test_the_wire_form_is_name_dtype_shape_offset() -> None:
@@ -96,7 +113,6 @@ LIES: dict[str, tuple[Any, type[CodecError], str]] = {
     "text dtype": (["w", "U4", [1], 64], UnknownDtype, "'U4'"),
     "structured, as text": (["w", "f4,f4", [1], 64], UnknownDtype, "'f4,f4'"),
     "structured, as list": (["w", [["x", "f4"]], [1], 64], UnknownDtype, "'f4'"),
-    "structured, as map": (["w", {"names": ["x"], "formats": ["f4"]}, [1], 64], UnknownDtype, "names"),
     "complex": (["w", "complex64", [1], 64], UnknownDtype, "'complex64'"),
     "code instead of name": (["w", "<f4", [1], 64], UnknownDtype, "'<f4'"),
     "big-endian": (["w", ">f4", [1], 64], UnknownDtype, "'>f4'"),
@@ -128,6 +144,12 @@ def test_a_tensor_without_a_readable_name_is_refused_by_index(entry: object) -> 
     assert caught.value.where == "manifest, tensor 1"
 
 
+@pytest.mark.parametrize("entry", [{}, ["w", {"names": ["x"]}, [1], 64], ["w", "int8", {}, 0]])
+def test_a_map_in_place_of_anything_is_refused(entry: object) -> None:
+    with pytest.raises(Damaged):
+        manifest_from_wire([entry])
+
+
 @pytest.mark.parametrize("value", [None, 1, "w", b"", {}, True])
 def test_a_manifest_that_is_no_list_is_refused(value: object) -> None:
     with pytest.raises(Damaged) as caught:
@@ -150,6 +172,35 @@ def test_as_many_tensors_as_the_limit_are_taken_and_one_more_is_not() -> None:
 def test_as_many_dimensions_and_bytes_as_the_limit_are_taken() -> None:
     assert manifest_from_wire([["w", "int8", [1] * MAX_DIMENSIONS, 0]]).size_bytes == 1
     assert manifest_from_wire([["w", "float64", [MAX_MODEL_BYTES // 8], 0]]).size_bytes == MAX_MODEL_BYTES
+
+
+def test_as_many_extents_as_the_limit_are_taken_and_what_follows_is_not_read() -> None:
+    most = MAX_EXTENTS // MAX_DIMENSIONS
+    entries: list[object] = [[str(index), "int8", [0] * MAX_DIMENSIONS, 0] for index in range(most)]
+    assert len(manifest_from_wire(entries).tensors) == most
+    more = [*entries, ["more", "int8", [0], 0], "what follows"]
+    with pytest.raises(TooLarge, match=f"tensor {most} .'more'.: more than {MAX_EXTENTS} extents"):
+        manifest_from_wire(more)
+
+
+def test_many_tensors_are_read_in_steps_and_those_that_are_known_at_one_go() -> None:
+    packed = msgpack.packb([[str(index), "int8", [0], 0] for index in range(3 * STEP)])
+    steps, manifest = read(packed)
+    assert steps == 4
+    assert read(packed) == (1, manifest)
+
+
+def test_a_manifest_that_is_wrong_at_once_is_not_read_on() -> None:
+    packed = msgpack.packb([["w", "O", [1], 0], *(["w" * 50_000, "int8", [1], 0] for _ in range(80))])
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnknownDtype):
+            read(packed)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(packed) > 2**21
+    assert peak < 2**19
 
 
 def test_terabytes_claimed_allocate_nothing() -> None:
@@ -176,11 +227,11 @@ def deep(levels: int) -> object:
 @pytest.mark.parametrize(
     "entry",
     [
-        pytest.param(deep(10_000), id="entry"),
-        pytest.param([deep(10_000), "int8", [1], 0], id="name"),
-        pytest.param(["w", deep(10_000), [1], 0], id="dtype"),
-        pytest.param(["w", "int8", deep(10_000), 0], id="shape"),
-        pytest.param(["w", "int8", [1], deep(10_000)], id="offset"),
+        pytest.param(deep(400), id="entry"),
+        pytest.param([deep(400), "int8", [1], 0], id="name"),
+        pytest.param(["w", deep(400), [1], 0], id="dtype"),
+        pytest.param(["w", "int8", deep(400), 0], id="shape"),
+        pytest.param(["w", "int8", [1], deep(400)], id="offset"),
         pytest.param(["w" * 10**6, "O", [1], 0], id="long name"),
         pytest.param(["w", "O" * 10**6, [1], 0], id="long dtype"),
         pytest.param(["w", "int8", [0] * 10**6, 0], id="long shape"),

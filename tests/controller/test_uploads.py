@@ -155,7 +155,7 @@ async def test_a_first_chunk_with_a_frame_that_cannot_be_read_is_not_taken(small
         header, data, end = learner.frames(await learner.task(), weights(3, 100))
         call = learner.upload()
         await call.write(encode(header) + frame_head(3) + b"abc" + encode(data, end))
-        with pytest.raises(Damaged, match="msgpack"), ours(""):
+        with pytest.raises(Damaged, match="instead of a map"), ours(""):
             await call.read()
         assert await learner.push([header, data, end]) == UpdateReply(Outcome.FOLDED)
         await finish(small, learner)
@@ -230,6 +230,12 @@ def _damage(frames: list[Header | Data | End], how: str) -> list[Header | Data |
             return [header, b"\xff\xff\xff"]
         case "no chunk":
             return [header, frame_head(3) + b"abc"]
+        case "empty chunk":
+            return [header, b""]
+        case "empty frame":
+            return [header, frame_head(0)]
+        case "behind the end":
+            return [*frames[:-1], encode(frames[-1], frames[-1])]
         case "second header":
             return [header, first, header]
         case "manifest":
@@ -246,8 +252,11 @@ DAMAGES = {
     "repeated": "data frame: offset 0 after 1048576 bytes",
     "digest": "end frame: the digest is not that of the header and the bytes received",
     "beyond": "data frame: offset 3145792 after 3145736 bytes",
-    "garbage": "Chunk: byte 0xff where a frame should begin with field 1, 0x0a",
-    "no chunk": "frame: not one msgpack object",
+    "garbage": "Chunk: a tag or a length is not a varint",
+    "no chunk": "frame: a int instead of a map",
+    "empty chunk": "Chunk: no frame in it",
+    "empty frame": "frame: empty",
+    "behind the end": "stream: a frame after the end frame",
     "second header": "stream: a second header",
 }
 

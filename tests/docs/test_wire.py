@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from metisfl_async.codec import chunk, frame, manifest
+from metisfl_async.codec import chunk, frame, manifest, outline
 from metisfl_async.codec.chunk import split
 from metisfl_async.codec.frame import Header, encode, frames_of
 from metisfl_async.controller import registry
@@ -20,8 +20,8 @@ from metisfl_async.core.federation.uploads import MOST_DAMAGES
 from metisfl_async.core.ids import FederationId, TaskId, Token
 from metisfl_async.core.messages import PROTOCOL, Afterwards, Outcome
 from metisfl_async.core.model import ALIGNMENT, DTYPES, Manifest, Model, allocate
-from metisfl_async.learner.outcome import MAX_TEXT
-from metisfl_async.transport import convert
+from metisfl_async.core.texts import MAX_NAME, MAX_TEXT
+from metisfl_async.transport import convert, convert_driver
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 
 PAGE = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
@@ -104,14 +104,25 @@ def test_every_error_that_crosses_the_wire_is_on_the_page() -> None:
         ("a frame", frame.MAX_FRAME_BYTES),
         ("a chunk, as a message", frame.MAX_FRAME_BYTES + 1024),
         ("frames in a chunk", chunk.MAX_FRAMES),
+        ("fields of a chunk that are not known", chunk.MAX_UNKNOWN),
         ('a chunk with a whole update that does not wait for "send"', frame.UNASKED_BYTES),
         ("`metrics` and `metadata` of a header, packed together", frame.MAX_FACTS_BYTES),
         ("levels of nesting in `metadata`", metrics.MAX_DEPTH),
         ("tensors in a model", manifest.MAX_TENSORS),
         ("dimensions of a tensor", manifest.MAX_DIMENSIONS),
-        ("arrays and maps in a header", frame.MAX_CONTAINERS),
+        ("dimensions of all tensors together", manifest.MAX_EXTENTS),
+        ("a tensor's name", outline.MAX_TEXT_BYTES),
+        ("every other value in a header but the `manifest`", outline.MAX_VALUE_BYTES),
+        ("keys of a header", outline.MAX_KEYS),
+        ("values in `metadata`, and in `metrics`", outline.MAX_VALUES),
+        ("arrays and maps in `metadata`", outline.MAX_CONTAINERS),
+        ("entries in one map", outline.MAX_ENTRIES),
         ("a message of a learner on Tasks", convert.MAX_MESSAGE_BYTES),
         ("tasks in one Hello", convert.MAX_HELD),
+        ("StartRequest", convert_driver.MAX_START_BYTES),
+        ("learners that it names", convert_driver.MAX_NAMED),
+        ("a root certificate in it", convert_driver.MAX_CERTIFICATE_BYTES),
+        ("any other request", convert.MAX_REQUEST_BYTES),
         ("characters of a learner_id", registry.MAX_ID_LENGTH),
     ],
 )
@@ -124,7 +135,8 @@ def test_other_numbers_are_those_of_the_code() -> None:
     assert manifest.MAX_MODEL_BYTES == 2**48
     assert "2^48 bytes" in PAGE
     assert f"at most {metrics.MAX_DEPTH} levels deep" in PAGE
-    assert f"cut it at {MAX_TEXT:,} characters" in PAGE
+    assert f"cut at {MAX_TEXT:,} characters" in PAGE
+    assert f"cut at {MAX_NAME} characters" in PAGE
     assert MOST_DAMAGES == 3
     assert "It is so answered three times at most" in PAGE
 

@@ -12,7 +12,14 @@ from federations import Adds, session_of, until
 from rich.console import Console
 
 from metisfl_async import Controller, ControllerConfig, DriverSession, Learner, TerminationSignals
-from metisfl_async.core.federation.events import Event, ModelPublished, RoundFinished, RoundStarted, TaskFailed
+from metisfl_async.core.federation.events import (
+    Event,
+    ModelPublished,
+    RoundFinished,
+    RoundStarted,
+    TaskFailed,
+    UpdateFolded,
+)
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.model import Array
 from metisfl_async.driver.progress import ProgressDisplay
@@ -43,6 +50,24 @@ async def test_a_terminal_shows_rounds_failures_and_where_it_stands() -> None:
     assert "round 2: 2 of 2 updates in" in text
     assert "round 2: train of learner-1 failed: OSError: disk [full]" in text
     assert "2/2" in text
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+async def test_no_control_character_of_a_peer_is_shown(is_terminal: bool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    evil = "\x1b]0;mine\x07[/red]\nINFO forged"
+    console = Console(file=StringIO(), force_terminal=is_terminal, width=200, color_system=None)
+    with ProgressDisplay(TerminationSignals(federation_rounds=2), 2, console) as display:
+        display.show(RoundStarted(1, 0, ["a"]))
+        display.show(TaskFailed(1, "a", "train", evil, evil))
+        display.show(UpdateFolded(1, "a", 1.0, {evil: 0.5}))
+        display.show(RoundFinished(RoundRecord(1, 0, True, train_metrics={evil: 0.5})))
+    assert isinstance(console.file, StringIO)
+    text = console.file.getvalue() + caplog.text
+    assert r"failed: \x1b]0;mine\x07[/red]\nINFO forged: \x1b]0;mine" in text
+    assert "\x07" not in text
+    assert "\x1b]" not in text
+    assert "\nINFO forged" not in text
 
 
 async def _events_without_rounds(

@@ -97,7 +97,7 @@ HELLO = _said(hello=pb.Hello(token="unknown"))
         ("WatchEvents", [b""], NOT_NOW, "UnknownFederation"),
         ("StopTraining", [b""], NOT_NOW, "UnknownFederation"),
         ("TrainDone", [], INVALID, "Truncated"),
-        ("TrainDone", [b""], INVALID, "Truncated"),
+        ("TrainDone", [b""], INVALID, "Damaged"),
         ("TrainDone", [_chunk([0, b"payload first"])], INVALID, "Damaged"),
         ("TrainDone", [_header(kind="global")], INVALID, "Damaged"),
         ("TrainDone", [_header(codec="zip")], INVALID, "Damaged"),

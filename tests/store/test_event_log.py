@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import asyncio
 
-from metisfl_async.core.federation.events import Event, EventsMissed, LearnerJoined
+import pytest
+
+from metisfl_async.core.federation import events as events_module
+from metisfl_async.core.federation.events import Event, EventsMissed, LearnerJoined, event_to_dict
 from metisfl_async.store.event_log import KEPT, MOST, EventLog, count_of
 
 
@@ -26,11 +29,10 @@ async def test_what_is_there_is_given_together_up_to_a_bound() -> None:
     for number in range(MOST + 5):
         log.append(LearnerJoined(str(number), number))
     first = await log.after(0)
-    assert (len(first), first[-1]) == (MOST, LearnerJoined(str(MOST - 1), MOST - 1))
-    assert [event.learner for event in await log.after(count_of(first)) if isinstance(event, LearnerJoined)] == [
-        str(number) for number in range(MOST, MOST + 5)
-    ]
-    assert await log.after(3, 1) == [LearnerJoined("3", 3)]
+    assert (len(first), first[-1].event) == (MOST, LearnerJoined(str(MOST - 1), MOST - 1))
+    rest = [told.event for told in await log.after(count_of(first))]
+    assert rest == [LearnerJoined(str(number), number) for number in range(MOST, MOST + 5)]
+    assert [told.event for told in await log.after(3, 1)] == [LearnerJoined("3", 3)]
     log.close()
     assert await log.after(MOST + 5) == []
 
@@ -44,5 +46,20 @@ async def test_who_falls_too_far_behind_is_told_how_many_it_missed() -> None:
     assert events[:2] == [EventsMissed(5), LearnerJoined("5", 5)]
     assert len(events) == KEPT + 1
     together = await log.after(2)
-    assert together[:2] == [EventsMissed(3), LearnerJoined("5", 5)]
+    assert [told.event for told in together[:2]] == [EventsMissed(3), LearnerJoined("5", 5)]
     assert (len(together), count_of(together)) == (MOST, MOST + 2)
+
+
+async def test_an_event_is_put_into_words_once_however_many_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    worded: list[Event] = []
+
+    def counted(event: Event) -> dict[str, object]:
+        worded.append(event)
+        return event_to_dict(event)
+
+    monkeypatch.setattr(events_module, "event_to_dict", counted)
+    log = EventLog()
+    log.append(LearnerJoined("a", 1))
+    texts = {told.text for _ in range(5) for told in await log.after(0)}
+    assert texts == {'{"event": "LearnerJoined", "learner": "a", "connected": 1}'}
+    assert worded == [LearnerJoined("a", 1)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from metisfl_async import ClientParams, TerminationSignals
 from metisfl_async.core import messages as m
 from metisfl_async.core.errors import Damaged, TooLarge, WrongProtocol
-from metisfl_async.core.federation.events import Event, LearnerJoined
+from metisfl_async.core.federation.events import Event, LearnerJoined, Told
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
 from metisfl_async.transport import convert, convert_driver
@@ -171,7 +171,7 @@ def test_a_named_learner_whose_certificate_is_missing_is_damaged() -> None:
 @given(st.lists(st.integers(0, 300_000), max_size=12))
 def test_events_travel_together_as_far_as_a_message_goes(sizes: list[int]) -> None:
     events: list[Event] = [LearnerJoined("x" * size, number) for number, size in enumerate(sizes)]
-    messages = list(convert_driver.events(events))
+    messages = list(convert_driver.events([Told(event) for event in events]))
     assert [event for message in messages for event in convert_driver.from_events(message)] == events
     assert all(len(message) < convert_driver.NEWS_BYTES + 100 for message in messages)
     assert len(messages) <= 1 + 2 * sum(map(len, messages)) // convert_driver.NEWS_BYTES
@@ -259,3 +259,53 @@ def test_what_a_controller_or_driver_of_another_release_says_is_refused_by_both_
         convert_driver.from_status(pb.Status(protocol=77).SerializeToString())
     with pytest.raises(WrongProtocol, match=f"the driver speaks version 77 .* this side version {m.PROTOCOL}"):
         convert_driver.from_start_request(pb.StartRequest(protocol=77).SerializeToString())
+
+
+BOUNDED: list[tuple[Callable[[bytes], object], int]] = [
+    (convert.from_join_request, convert.MAX_REQUEST_BYTES),
+    (convert.from_leave, convert.MAX_REQUEST_BYTES),
+    (convert.from_fetch_model, convert.MAX_REQUEST_BYTES),
+    (convert.from_confirm_join, convert.MAX_REQUEST_BYTES),
+    (convert.from_get_model, convert.MAX_REQUEST_BYTES),
+    (convert.from_learner_message, convert.MAX_MESSAGE_BYTES),
+    (convert.from_report, convert.MAX_MESSAGE_BYTES),
+    (convert_driver.from_start_request, convert_driver.MAX_START_BYTES),
+    (convert_driver.from_federation, convert.MAX_REQUEST_BYTES),
+    (convert_driver.from_watch, convert.MAX_REQUEST_BYTES),
+    (convert_driver.from_stop, convert.MAX_REQUEST_BYTES),
+    (convert_driver.from_shut_down, convert.MAX_REQUEST_BYTES),
+]
+
+
+@pytest.mark.parametrize(("read", "most"), BOUNDED)
+def test_a_request_that_is_too_large_is_refused_before_it_is_parsed(read: Callable[[bytes], object], most: int) -> None:
+    unknown = b"\xf8\x07\x01"  # a field of a later version
+    with contextlib.suppress(Damaged, WrongProtocol):  # there is nothing in it that is needed
+        read(unknown * (most // 3))
+    with pytest.raises(TooLarge, match=f"at most {most}"):
+        read(b"\xff" * (most + 1))
+
+
+def start_request(**changes: Any) -> bytes:
+    signals = pb.TerminationSignals(federation_rounds=1)
+    return pb.StartRequest(
+        signals=signals, num_learners=1, federation_id="f", protocol=2, **changes
+    ).SerializeToString()
+
+
+def test_a_request_to_start_names_so_many_learners_and_no_more() -> None:
+    named = [pb.NamedLearner(hostname=f"site-{index}", port=1) for index in range(convert_driver.MAX_NAMED + 1)]
+    assert len(convert_driver.from_start_request(start_request(learners=named[:-1])).learners) == len(named) - 1
+    with pytest.raises(Damaged, match="4097 learners; at most 4096"):
+        convert_driver.from_start_request(start_request(learners=named))
+
+
+def test_learners_of_one_certificate_share_it_and_it_is_not_long() -> None:
+    pem = b"-----BEGIN " + bytes(10_000)
+    named = [pb.NamedLearner(hostname=f"site-{index}", port=1, root_certificate=0) for index in range(3)]
+    request = convert_driver.from_start_request(start_request(learners=named, root_certificates=[pem]))
+    first, *others = [learner.root_certificate for learner in request.learners]
+    assert first == pem
+    assert all(other is first for other in others)
+    with pytest.raises(Damaged, match="of more than 16384 bytes"):
+        convert_driver.from_start_request(start_request(learners=named, root_certificates=[pem + bytes(10_000)]))

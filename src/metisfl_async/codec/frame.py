@@ -10,18 +10,18 @@ a Chunk message, since each message costs more than a small model's bytes.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from itertools import count
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgpack
 import xxhash
 
 from metisfl_async.codec.chunk import frame_head
-from metisfl_async.codec.manifest import MAX_TENSORS, manifest_from_wire, packed_manifest
+from metisfl_async.codec.manifest import manifest_from_wire, packed_manifest
+from metisfl_async.codec.outline import outline, value_of
 from metisfl_async.codec.pace import CHUNK_BYTES, Pace
-from metisfl_async.core.errors import CodecError, ConfigError, Damaged, TooLarge, Truncated, brief
+from metisfl_async.core.errors import ConfigError, Damaged, TooLarge, Truncated, brief
 from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metrics
 from metisfl_async.core.model import Bytes, Manifest, Model
 
@@ -38,6 +38,7 @@ __all__ = [
     "check_size",
     "content_of",
     "decode",
+    "decoding",
     "encode",
     "frames_of",
 ]
@@ -47,10 +48,11 @@ MAX_FRAME_BYTES = 4 * 2**20  #: a header with many tensors; nothing larger is se
 SHARED_MANIFEST_BYTES = 64 * 1024  #: a header with a larger manifest has a chunk of its own
 UNASKED_BYTES = 128 * 1024  #: a chunk with a whole update in it that need not wait for room
 MAX_FACTS_BYTES = 64 * 1024  #: of metrics and metadata in a header
-MAX_CONTAINERS = 2 * MAX_TENSORS + 1024  #: lists and maps in a header: two for each tensor, some for metadata
 
 _DATA_HEAD = struct.Struct(">BBQBI")  # array of 2, uint 64, bin 32: one size, whatever the offset
 _UINTS = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
+_FIELDS = ["kind", "task_id", "token", "model_version", "federation_id", "codec", "size_bytes", "metrics", "metadata"]
+_NIL = memoryview(b"\xc0")
 _BINS = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 
 
@@ -145,14 +147,26 @@ def decode(frame: memoryview) -> Frame:
     CodecError
         If the bytes are not a whole, sane frame.
     """
+    steps = decoding(frame)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
+def decoding(frame: memoryview) -> Generator[None, None, Frame]:
+    """Read one frame as `decode` does, a header of many tensors in several steps: others get their turn between."""
     if len(frame) > MAX_FRAME_BYTES:
         raise TooLarge("frame", f"{len(frame)} bytes; at most {MAX_FRAME_BYTES}")
     if not frame:
-        raise Truncated("frame", "empty")
+        raise Damaged("frame", "empty")
     if frame[0] == 0x92:
         return _decode_data(frame)
-    fields = _unpack(frame)
-    return _decode_end(fields) if "digest" in fields else _decode_header(fields, bytes(frame))
+    fields = outline(frame, long="manifest")
+    if "digest" in fields:
+        return _decode_end(fields["digest"])
+    return (yield from _decode_header(fields, frame))
 
 
 def check_size(header: Header, max_model_bytes: int) -> None:
@@ -225,9 +239,13 @@ class Assembly:
 
 def _check_facts(metrics: Metrics, metadata: dict[str, Json]) -> None:
     """Keep what the controller remembers of an update small."""
-    size = len(msgpack.packb([metrics, metadata]))
+    size = len(msgpack.packb(metrics)) + len(msgpack.packb(metadata))
     if size > MAX_FACTS_BYTES:
-        raise TooLarge("header", f"{size} bytes of metrics and metadata; at most {MAX_FACTS_BYTES}")
+        raise _too_many_facts(size)
+
+
+def _too_many_facts(size: int) -> TooLarge:
+    return TooLarge("header", f"{size} bytes of metrics and metadata; at most {MAX_FACTS_BYTES}")
 
 
 def _pack_header(header: Header) -> bytes:
@@ -283,64 +301,30 @@ def _read_uint(frame: memoryview, position: int) -> tuple[int, int]:
     return int.from_bytes(frame[position + 1 : position + 1 + width], "big"), position + 1 + width
 
 
-def _unpack(frame: memoryview) -> dict[str, object]:
-    containers = count(1)
-
-    def counted(items: list[Any]) -> list[Any]:
-        if next(containers) > MAX_CONTAINERS:  # a frame of empty lists would keep the event loop for seconds
-            raise TooLarge("frame", f"more than {MAX_CONTAINERS} lists and maps")
-        return items
-
-    def counted_map(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        fields = dict(counted(pairs))
-        if len(fields) != len(pairs):
-            raise Damaged("frame", "a key stands twice in a map")
-        return fields
-
-    try:
-        fields = msgpack.unpackb(
-            frame,
-            max_str_len=MAX_FRAME_BYTES,
-            max_bin_len=1024,
-            max_array_len=min(MAX_TENSORS, len(frame)),  # msgpack makes room for a claim before it reads on
-            max_map_len=4096,
-            list_hook=counted,
-            object_pairs_hook=counted_map,
-            ext_hook=_no_ext,
-        )
-    except CodecError:
-        raise
-    except Exception as error:  # msgpack raises many types; all of them mean wrong bytes
-        raise Damaged("frame", f"not one msgpack object: {str(error) or type(error).__name__}") from error
-    if not isinstance(fields, dict):
-        raise Damaged("frame", f"a {type(fields).__name__} instead of a map")
-    return fields
-
-
-def _no_ext(code: int, _data: bytes) -> object:
-    raise Damaged("frame", f"a msgpack extension (type {code}); none is used here")
-
-
-def _decode_end(fields: dict[str, object]) -> End:
-    digest = fields["digest"]
+def _decode_end(packed: memoryview) -> End:
+    digest = value_of(packed, "end frame")
     if not isinstance(digest, bytes) or len(digest) != 16:
         raise Damaged("end frame", "the digest is not 16 bytes")
     return End(digest)
 
 
-def _decode_header(fields: dict[str, object], packed: bytes) -> Header:
-    manifest = manifest_from_wire(fields.get("manifest"))
+def _decode_header(packed: dict[str, memoryview], frame: memoryview) -> Generator[None, None, Header]:
+    facts_bytes = sum(len(packed[name]) for name in ("metrics", "metadata") if name in packed)
+    if facts_bytes > MAX_FACTS_BYTES:
+        raise _too_many_facts(facts_bytes)
+    fields = {name: value_of(packed[name], "header") for name in _FIELDS if name in packed}
+    manifest = yield from manifest_from_wire(packed.get("manifest", _NIL))
     kind, codec, version = fields.get("kind"), fields.get("codec"), fields.get("model_version")
     task_id, token, federation_id = (fields.get(name, "") for name in ("task_id", "token", "federation_id"))
+    size_bytes = fields.get("size_bytes")
     if kind not in ("global", "update"):
         raise Damaged("header", f"kind {brief(kind)}; allowed: 'global', 'update'")
     if codec != "raw":
         raise Damaged("header", f"codec {brief(codec)}; allowed: 'raw'")
     if type(version) is not int or version < 0:
         raise Damaged("header", f"model_version {brief(version)}; allowed: an integer >= 0")
-    if fields.get("size_bytes") != manifest.size_bytes:
-        claim = fields.get("size_bytes")
-        raise Damaged("header", f"size_bytes {brief(claim)}, but the manifest takes {manifest.size_bytes}")
+    if type(size_bytes) is not int or size_bytes != manifest.size_bytes:
+        raise Damaged("header", f"size_bytes {brief(size_bytes)}, but the manifest takes {manifest.size_bytes}")
     if not isinstance(task_id, str) or not isinstance(token, str) or not isinstance(federation_id, str):
         raise Damaged("header", "task_id, token and federation_id must be strings")
     try:
@@ -350,5 +334,4 @@ def _decode_header(fields: dict[str, object], packed: bytes) -> Header:
         raise Damaged("header", str(error)) from error
     if not isinstance(metadata, dict):
         raise Damaged("header", "metadata is not a map")
-    _check_facts(metrics, metadata)
-    return Header(str(kind), manifest, version, task_id, token, metrics, metadata, federation_id, packed)
+    return Header(str(kind), manifest, version, task_id, token, metrics, metadata, federation_id, bytes(frame))

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator, Iterable, Iterator
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import msgpack
 
+from metisfl_async.codec.outline import is_list, kind_of, reading, unpacker
 from metisfl_async.core.errors import Damaged, TooLarge, UnknownDtype, brief
 from metisfl_async.core.model import DTYPES, Manifest, TensorSpec, align
 
-__all__ = ["MAX_DIMENSIONS", "MAX_MODEL_BYTES", "MAX_TENSORS", "manifest_from_wire", "packed_manifest"]
+__all__ = ["MAX_DIMENSIONS", "MAX_EXTENTS", "MAX_MODEL_BYTES", "MAX_TENSORS", "manifest_from_wire", "packed_manifest"]
 
-MAX_TENSORS = 16_384  #: read in about 35 ms
+MAX_TENSORS = 16_384
 MAX_DIMENSIONS = 32  #: what every NumPy takes
+MAX_EXTENTS = 65_536  #: in all shapes of a model together
+STEP = 512  #: tensors that are read at one go: about 2 ms
 MAX_MODEL_BYTES = 2**48  #: above any memory; keeps every offset a small integer
 
 # Both for as long as somebody uses them. A federation's models all have one manifest, and what is known of it need not
 # be found out for each of them: with a hundred tensors, that is a millisecond.
+_MOST_READ = 4 * MAX_DIMENSIONS  # extents; what has more is not even made into a list
 _known: WeakValueDictionary[bytes, Manifest] = WeakValueDictionary()
 _packed: WeakKeyDictionary[Manifest, bytes] = WeakKeyDictionary()
 
@@ -25,41 +30,60 @@ _packed: WeakKeyDictionary[Manifest, bytes] = WeakKeyDictionary()
 def packed_manifest(manifest: Manifest) -> bytes:
     """Turn a manifest into msgpack's bytes of ``[[name, dtype, shape, offset], ...]``."""
     if (packed := _packed.get(manifest)) is None:
-        tensors = [[spec.name, spec.dtype, list(spec.shape), spec.offset] for spec in manifest.tensors]
-        packed = _packed[manifest] = msgpack.packb(tensors)
+        packed = _packed[manifest] = msgpack.packb([_parts(spec) for spec in manifest.tensors])
     return packed
 
 
-def manifest_from_wire(value: object) -> Manifest:
-    """Check a received manifest, without allocating for what it claims.
+def manifest_from_wire(packed: memoryview) -> Generator[None, None, Manifest]:
+    """Read and check a received manifest, one tensor after another, without allocating for what it claims.
 
-    Offsets must be the ones that `Manifest.lay_out` gives, so tensors can neither overlap nor leave gaps. What has been
-    received before is the same object.
+    Between two steps, others may get their turn. Offsets must be the ones that `Manifest.lay_out` gives, so tensors can
+    neither overlap nor leave gaps. What has been received before is the same object.
 
     Raises
     ------
     UnknownDtype, TooLarge, Damaged
         What is wrong, and with which tensor.
     """
-    try:
-        packed: bytes = msgpack.packb(value)
-    except (TypeError, ValueError, OverflowError):  # lists within lists without end, for example
-        return _checked(value)
-    if (manifest := _known.get(packed)) is None:
-        manifest = _known[packed] = _checked(value)
+    if (known := _known.get(packed)) is not None:  # type: ignore[call-overload]  # the bytes that this is a view of
+        return known  # type: ignore[no-any-return]
+    specs: list[TensorSpec] = []
+    packer = msgpack.Packer(autoreset=False)  # it may have come in a longer form than msgpack's shortest
+    for spec in _checked(_entries(packed)):
+        specs.append(spec)
+        packer.pack(_parts(spec))
+        if len(specs) % STEP == 0:
+            yield
+    shortest = msgpack.Packer().pack_array_header(len(specs)) + packer.bytes()
+    manifest = _known.setdefault(shortest, Manifest(tuple(specs)))
+    _packed.setdefault(manifest, shortest)
     return manifest
 
 
-def _checked(value: object) -> Manifest:
-    if not isinstance(value, list):
-        raise Damaged("manifest", f"a {type(value).__name__} instead of a list of tensors")
-    if len(value) > MAX_TENSORS:
-        raise TooLarge("manifest", f"{len(value)} tensors; at most {MAX_TENSORS}")
-    specs: list[TensorSpec] = []
+def _parts(spec: TensorSpec) -> tuple[str, str, tuple[int, ...], int]:
+    return spec.name, spec.dtype, spec.shape, spec.offset
+
+
+def _entries(packed: memoryview) -> Iterator[object]:
+    """Read what should be tensors, one at a time."""
+    if not is_list(packed[0]):
+        raise Damaged("manifest", f"a {kind_of(packed[0])} instead of a list of tensors")
+    with reading("manifest"):
+        reader = unpacker(packed, max_array_len=_MOST_READ)
+        if (count := reader.read_array_header()) > MAX_TENSORS:
+            raise TooLarge("manifest", f"{count} tensors; at most {MAX_TENSORS}")
+        for _ in range(count):
+            yield reader.unpack()
+
+
+def _checked(entries: Iterable[object]) -> Iterator[TensorSpec]:
     names: set[str] = set()
-    end = 0
-    for index, entry in enumerate(value):
+    end = extents = 0
+    for index, entry in enumerate(entries):
         spec = _tensor(entry, index)
+        extents += len(spec.shape)
+        if extents > MAX_EXTENTS:
+            raise TooLarge(_place(index, spec.name), f"more than {MAX_EXTENTS} extents in all shapes together")
         if spec.name in names:
             raise Damaged(_place(index, spec.name), "the name is taken by an earlier tensor")
         if spec.offset != align(end):
@@ -68,8 +92,7 @@ def _checked(value: object) -> Manifest:
         if end > MAX_MODEL_BYTES:
             raise TooLarge(_place(index, spec.name), f"ends at byte {end}; at most {MAX_MODEL_BYTES}")
         names.add(spec.name)
-        specs.append(spec)
-    return Manifest(tuple(specs))
+        yield spec
 
 
 def _tensor(entry: object, index: int) -> TensorSpec:

@@ -17,7 +17,7 @@ from metisfl_async.controller.staging import Room
 from metisfl_async.controller.threads import Threads
 from metisfl_async.core.errors import ConfigError, ModelLost, StoreError
 from metisfl_async.core.federation.commands import Aggregate, Discard, Forget, Save
-from metisfl_async.core.federation.inputs import Folded, Input, Published, Rejected, Stop
+from metisfl_async.core.federation.inputs import Folded, Input, Published, Rejected, Stop, Unmade
 from metisfl_async.core.federation.inputs import Saved as SavedInput
 from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.ids import LearnerId, StreamId
@@ -92,6 +92,9 @@ class Aggregator:
                 except StoreError as error:  # it was tried again for as long as was allowed
                     self._keeper.hurry()
                     self._post(Stop(str(error), is_failure=True, error_type=type(error).__name__))
+                except MemoryError as error:  # what is half done is not used again
+                    reason = f"there was no memory for it: {type(job).__name__.lower()} failed"
+                    self._post(Stop(reason, is_failure=True, error_type=type(error).__name__))
         finally:
             self._has_ended = True
 
@@ -178,6 +181,10 @@ class Aggregator:
                 except ConfigError as error:  # the rule does not want it
                     self._post(Rejected(upload.stream, type(error).__name__, str(error)))
                     return
+        except MemoryError as error:
+            reason = f"there is no memory to take in a model of {size} bytes"
+            self._post(Rejected(upload.stream, type(error).__name__, reason))
+        else:
             held_bytes = upload.room.staging.used_bytes
             self._post(Folded(upload.stream, upload.weight, header.metrics, header.metadata, held_bytes))
         finally:
@@ -196,7 +203,10 @@ class Aggregator:
             await self._threads.work(model.manifest.size_bytes, self._rule.fold, update)
         if self._keeps_updates:
             task_id = upload.header.task_id
-            await self._keeper.do(self._keeper.store.insert, learner, model, weight, task_id)
+            try:
+                await self._keeper.do(self._keeper.store.insert, learner, model, weight, task_id)
+            except MemoryError:  # it is in the sum already
+                raise StoreError("the model store", f"there is no memory to keep the update of {learner}") from None
             self._folded_at[learner], self._inside[learner] = self._submitted, task_id
 
     async def _aggregate(self, version: int, others: tuple[LearnerId, ...], standing: str) -> None:
@@ -210,7 +220,13 @@ class Aggregator:
             if update is not None:
                 with suppress(ConfigError):  # the rule does not want it; its learner was told nothing else
                     await self._threads.work(manifest.size_bytes, self._rule.fold, update)
-        model = await self._threads.work(manifest.size_bytes, self._rule.aggregate, version)
+        try:
+            model = await self._threads.work(manifest.size_bytes, self._rule.aggregate, version)
+        except MemoryError:
+            if others or not self._rule.aggregates_again:
+                raise
+            self._post(Unmade(f"there is no memory for a model of {manifest.size_bytes} bytes"))
+            return
         if (difference := manifest.difference(model.manifest)) is not None or model.version != version:
             wrong = difference or f"version {model.version} instead of {version}"
             raise RuntimeError(f"{type(self._rule).__name__}.aggregate() made no such model as was asked for: {wrong}")

@@ -21,11 +21,15 @@ FAREWELL_S = 30.0  #: how long learners may take to leave, after one of them got
 
 
 class Farewells:
-    """Says farewell to everybody, and waits for as long as somebody gets on with leaving."""
+    """Says farewell to everybody, and waits for as long as somebody gets on with leaving, but not for ever.
 
-    def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
+    Only those are waited for who were there when it began: whoever comes later hears it, and holds up nobody.
+    """
+
+    def __init__(self, registry: Registry, timeout_s: float, clock: Callable[[], float]) -> None:
         self.message: Farewell | None = None  #: for whoever connects from now on; None while learners are welcome
-        self._registry, self._clock = registry, clock
+        self._registry, self._timeout_s, self._clock = registry, timeout_s, clock
+        self._awaited: set[LearnerId] = set()
         # How much of a model each learner was sent at most, since the farewell began, and when one got further.
         self._furthest: dict[LearnerId, int] = {}
         self._moved_at = clock()
@@ -33,7 +37,7 @@ class Farewells:
 
     def moved(self, learner: LearnerId, sent_bytes: int) -> None:
         """Take note of how much of a model a learner has been sent."""
-        if sent_bytes > self._furthest.get(learner, 0):
+        if learner in self._awaited and sent_bytes > self._furthest.get(learner, 0):
             self._furthest[learner], self._moved_at = sent_bytes, self._clock()
 
     def changed(self) -> None:
@@ -52,20 +56,28 @@ class Farewells:
         `returning` says who was there before the controller was started again, and has not come back yet.
         """
         self.message = farewell
+        self._awaited = {member.id for member in self._registry} | set(returning())
         self.tell(farewell)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._until_all_have_left(returning)
+        except TimeoutError:
+            logger.warning("some learners did not leave within farewell_timeout_secs=%g", self._timeout_s)
+
+    async def _until_all_have_left(self, returning: Callable[[], Collection[LearnerId]]) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(RETURN_S):
                 while returning():
                     await self._until_changed()
         with suppress(TimeoutError):
             async with asyncio.timeout(AWAY_S):
-                await self._until_none(lambda member: True)
+                await self._until_none(lambda member: member.id in self._awaited)
         self._furthest.clear()
         self._moved_at = self._clock()
         while (patience_s := self._moved_at + FAREWELL_S - self._clock()) > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
-                    await self.until_none_is_connected()
+                    await self._until_none(lambda member: member.id in self._awaited and member.connection is not None)
                     break
         else:
             logger.warning("some learners did not leave within %g s", FAREWELL_S)

@@ -48,10 +48,16 @@ class Jobs:
         if self.current is not None:
             self.current.post(happened)
 
-    def give(self, federation_id: str, model: Model) -> None:
-        """Keep first weights for a federation that is to be started."""
+    def check_awaits(self, federation_id: str) -> None:
+        """Refuse first weights while no federation can be started."""
         if self.current is not None and self.current.id == federation_id:
             raise UnexpectedMessage("the federation was started before, and has its first weights")
+        if self.current is not None and not self.current.is_over:
+            raise UnexpectedMessage(f"federation {self.id} runs here; first weights are taken before one starts")
+
+    def give(self, federation_id: str, model: Model) -> None:
+        """Keep first weights for a federation that is to be started."""
+        self.check_awaits(federation_id)
         self._first = federation_id, model
 
     async def start(self, request: StartRequest) -> None:

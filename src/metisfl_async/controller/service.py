@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 
-from metisfl_async.codec.frame import Assembly, Frame, check_size
+from metisfl_async.codec.frame import Frame
 from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.conversations import Conversations
 from metisfl_async.controller.farewell import Farewells
+from metisfl_async.controller.first_weights import FirstWeights
 from metisfl_async.controller.jobs import Jobs
+from metisfl_async.controller.latest import Latest
 from metisfl_async.controller.listeners import Listeners
 from metisfl_async.controller.open_files import scarce
 from metisfl_async.controller.registry import Registry
 from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.turns import Turns
-from metisfl_async.controller.updates import GoAhead, header_of, next_frame
+from metisfl_async.controller.updates import GoAhead, header_of
 from metisfl_async.core.access import LOCAL, Caller, Identity, Role
 from metisfl_async.core.config import ControllerConfig, ServerParams, named_learners
-from metisfl_async.core.errors import ConnectionLost, UnexpectedMessage, UnknownFederation
-from metisfl_async.core.federation.events import Event
+from metisfl_async.core.errors import ConnectionLost, Superseded, UnexpectedMessage, UnknownFederation
+from metisfl_async.core.federation.events import Told
 from metisfl_async.core.federation.inputs import Moved, Served, Stop
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import NO_FEDERATION, FederationId, LearnerId, ModelRef, Token
@@ -36,9 +38,7 @@ from metisfl_async.core.messages import (
     Status,
     UpdateReply,
 )
-from metisfl_async.core.model import allocate
-from metisfl_async.core.strategies.aggregation.arithmetic import unfit
-from metisfl_async.store.event_log import count_of
+from metisfl_async.store.event_log import MOST, count_of
 from metisfl_async.transport.audit import Audit
 from metisfl_async.transport.base import Download, Stream
 
@@ -47,6 +47,7 @@ __all__ = ["Service"]
 logger = logging.getLogger(__name__)
 
 CLOSING_S = 1.0  #: for learners to hear that the controller closes
+CATCH_UP_BYTES = 4 * 2**20  #: for which a watcher that catches up counts: two go side by side
 CONCLUDE_S = 10.0  #: for noting that a federation's driver has the result
 
 
@@ -65,11 +66,13 @@ class Service:
     ) -> None:
         self.closing = asyncio.Event()
         self.listeners = Listeners(named_learners("learners", config.learners), self.closing, server_params)
-        self.farewells = Farewells(registry, clock)
+        self.farewells = Farewells(registry, config.farewell_timeout_secs, clock)
         self.conversations = Conversations(config, registry, jobs, self.listeners, self.farewells)
         self._config, self._registry, self._jobs = config, registry, jobs
-        self._threads, self._clock = threads, clock
-        self._downloads = Turns(config.max_downloads)
+        self._clock = clock
+        self._first_weights = FirstWeights(config, jobs, threads, clock)
+        self._downloads, self._fetches = Turns(config.max_downloads), Latest()
+        self._catching_up = Turns()
         self._audit = Audit()
         self._has_warned = False  # that files are scarce
         self._drivers = 0  # how many watch
@@ -115,7 +118,12 @@ class Service:
             sent_bytes += size_bytes
             self.farewells.moved(member.id, sent_bytes)
 
-        return Download(begin, moved, turn, member.pace)
+        @asynccontextmanager
+        async def alone() -> AsyncIterator[None]:
+            async with self._fetches.of(member.id, Superseded(member.id)), turn:
+                yield
+
+        return Download(begin, moved, alone(), member.pace)
 
     async def train_done(self, caller: Caller, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> UpdateReply:
         header = await header_of(frames, "update", self._config.upload_idle_secs)
@@ -170,20 +178,7 @@ class Service:
         return Status(job.id, federation.is_finished, federation.standing.signals)
 
     async def set_initial_model(self, caller: Caller, frames: AsyncIterator[Frame]) -> None:
-        idle_secs = self._config.upload_idle_secs
-        header = await header_of(frames, "global", idle_secs)
-        check_size(header, self._config.max_model_bytes)
-        if not header.manifest.tensors:
-            raise UnexpectedMessage("the model has no tensors")
-        assembly = Assembly(header, allocate(header.manifest.size_bytes))
-        while not assembly.is_complete:
-            if (frame := await next_frame(frames, "the driver", idle_secs)) is None:
-                raise assembly.truncated()
-            assembly.add(frame)
-        model = assembly.model
-        if (problem := await self._threads.work(len(model.buffer), unfit, model)) is not None:
-            raise UnexpectedMessage(f"the model cannot be used: {problem}")
-        self._jobs.give(header.federation_id, model)
+        await self._first_weights.receive(frames)
 
     async def start_training(self, caller: Caller, request: StartRequest) -> None:
         self._driver_at = self._clock()
@@ -194,13 +189,16 @@ class Service:
 
     async def watch_events(
         self, caller: Caller, federation_id: FederationId, seen: int, run: str
-    ) -> AsyncGenerator[list[Event], None]:
+    ) -> AsyncGenerator[list[Told], None]:
         job = self._jobs.of(federation_id)
         log, seen = job.events, seen if run == job.run_id else 0
         self._drivers += 1
         try:
             while events := await log.after(seen):
-                yield events
+                # Who is behind waits for its turn: a hundred that catch up at once would leave the rounds no time.
+                is_behind = len(events) == MOST
+                async with self._catching_up.turn(CATCH_UP_BYTES) if is_behind else nullcontext():
+                    yield events
                 seen += count_of(events)
             if not job.is_over and job.keeper.store.is_durable:
                 raise ConnectionLost("controller", "it was closed, and may be started again")

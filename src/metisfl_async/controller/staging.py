@@ -9,13 +9,17 @@ __all__ = ["Room", "Staging"]
 
 
 class Room:
-    """A buffer for one update; give it back with `release`, once."""
+    """A buffer for one update; give it back with `release` or `keep`, once."""
 
     def __init__(self, staging: Staging, buffer: Bytes) -> None:
         self.staging, self.buffer = staging, buffer
 
     def release(self) -> None:
         self.staging.take_back(self.buffer)
+
+    def keep(self) -> None:
+        """Give the room back, and keep the buffer."""
+        self.staging.let_go(self.buffer)
 
 
 class Staging:
@@ -44,6 +48,9 @@ class Staging:
 
     def take_back(self, buffer: Bytes) -> None:
         self._free.append(buffer)
+        self._budget.give_back(len(buffer))
+
+    def let_go(self, buffer: Bytes) -> None:
         self._budget.give_back(len(buffer))
 
     def _buffer(self, size_bytes: int) -> Bytes:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from metisfl_async.codec.frame import Assembly, Frame, Header, check_size, content_of
+from metisfl_async.codec.frame import Assembly, Data, Frame, Header, check_size, content_of
 from metisfl_async.controller.aggregator import Aggregator, Post, Upload
 from metisfl_async.controller.registry import Member
 from metisfl_async.controller.staging import Room, Staging
@@ -27,6 +27,7 @@ from metisfl_async.core.errors import (
 from metisfl_async.core.federation.commands import Abandon, Answer, Fold, Receive
 from metisfl_async.core.federation.inputs import Admit, Arrived, Damaged, Interrupted, Moved, Rejected
 from metisfl_async.core.federation.tasks import TaskKind
+from metisfl_async.core.floor import Floor
 from metisfl_async.core.ids import StreamId, TaskId
 from metisfl_async.core.messages import Heartbeat, UpdateReply
 from metisfl_async.core.model import Model
@@ -34,7 +35,7 @@ from metisfl_async.core.strategies.aggregation.arithmetic import Inspection
 from metisfl_async.core.strategies.scaling import weight_of
 from metisfl_async.transport.concurrency import Patience, is_being_cancelled
 
-__all__ = ["GoAhead", "Updates", "header_of", "next_frame"]
+__all__ = ["Arrivals", "GoAhead", "Updates", "header_of"]
 
 GoAhead: TypeAlias = Callable[[], Awaitable[None]]
 
@@ -128,6 +129,10 @@ class Updates:
         except CodecError as error:
             self._post(Damaged(stream.id, type(error).__name__, str(error)))
             return
+        except MemoryError as error:
+            reason = f"there is no memory for an update of {stream.header.manifest.size_bytes} bytes"
+            self._post(Rejected(stream.id, type(error).__name__, reason))
+            return
         except BaseException:
             self._post(Interrupted(stream.id))
             raise
@@ -184,8 +189,9 @@ class Updates:
                 inspection = Inspection(Model(header.manifest, room.buffer))
                 if stream.is_read:
                     await go_ahead()
+                arrivals = Arrivals(frames, member.id, self._config, self._clock)
                 while stream.is_read and not assembly.is_complete:
-                    frame = await next_frame(frames, member.id, self._config.upload_idle_secs)
+                    frame = await arrivals.next()
                     if frame is None:
                         raise assembly.truncated()
                     if stream.is_abandoned:
@@ -217,7 +223,7 @@ class Updates:
 
 async def header_of(frames: AsyncIterator[Frame], kind: str, idle_secs: float) -> Header:
     """Read the header of a model of this kind; who sends it is not known yet."""
-    header = await next_frame(frames, "a caller", idle_secs)
+    header = await _next_frame(frames, "a caller", idle_secs)
     if header is None:
         raise Truncated("stream", "ended before the header")
     if not isinstance(header, Header) or header.kind != kind:
@@ -225,7 +231,34 @@ async def header_of(frames: AsyncIterator[Frame], kind: str, idle_secs: float) -
     return header
 
 
-async def next_frame(frames: AsyncIterator[Frame], sender: str, idle_secs: float) -> Frame | None:
+class Arrivals:
+    """The frames of a model after its header, as long as they come fast enough."""
+
+    def __init__(
+        self, frames: AsyncIterator[Frame], sender: str, config: ControllerConfig, clock: Callable[[], float]
+    ) -> None:
+        self._frames, self._sender, self._clock = frames, sender, clock
+        self._idle_secs, self._least = config.upload_idle_secs, config.min_upload_bytes_per_sec
+        self._floor = Floor(self._least, self._idle_secs)
+
+    async def next(self) -> Frame | None:
+        """Wait for the next frame; None once there are no more.
+
+        Raises
+        ------
+        PeerTimeout
+            If nothing came for `upload_idle_secs`, or on average less than `min_upload_bytes_per_sec`.
+        """
+        begun_at = self._clock()
+        frame = await _next_frame(self._frames, self._sender, self._idle_secs)
+        size = len(frame.payload) if isinstance(frame, Data) else 0
+        if frame is not None and not self._floor.came(size, self._clock() - begun_at):
+            what = f"less of the model came than min_upload_bytes_per_sec={self._least:g}"
+            raise PeerTimeout(self._sender, f"{what}, over upload_idle_secs={self._idle_secs:g}")
+        return frame
+
+
+async def _next_frame(frames: AsyncIterator[Frame], sender: str, idle_secs: float) -> Frame | None:
     """Wait for the next frame, but no longer than `upload_idle_secs`; None once there are no more."""
     try:
         async with Patience(idle_secs):

@@ -129,7 +129,9 @@ class UnknownFederation(ProtocolError):
 
     def __str__(self) -> str:
         runs = f"federation {self.running}" if self.running else "none"
-        return f"federation {self.meant!r} is meant, but this controller runs {runs}: was it started again meanwhile?"
+        return (
+            f"federation {brief(self.meant)} is meant, but this controller runs {runs}: was it started again meanwhile?"
+        )
 
 
 class WrongProtocol(ProtocolError):

@@ -18,6 +18,9 @@ Metrics: TypeAlias = dict[str, float]
 
 MAX_DEPTH = 8
 
+_PLAIN = frozenset({float, str, bool, type(None)})  # of these, every value is good
+_INTEGERS = range(-(2**63), 2**64)
+
 
 def checked_metrics(metrics: object, field: str) -> Metrics:
     """Take a mapping from names to numbers, NumPy's among them; `ConfigError` names what does not fit."""
@@ -39,11 +42,9 @@ def checked_metrics(metrics: object, field: str) -> Metrics:
 
 def checked_json(value: object, field: str, *, depth: int = 0) -> Json:
     """Take anything JSON-like, NumPy scalars and arrays among it; `ConfigError` names what does not fit."""
-    if depth > MAX_DEPTH:
-        raise ConfigError(field, "...", f"at most {MAX_DEPTH} levels of nesting")
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+    if isinstance(value, int) and value not in _INTEGERS:
         raise ConfigError(field, value, "an integer of 64 bits")
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -51,10 +52,29 @@ def checked_json(value: object, field: str, *, depth: int = 0) -> Json:
         for key in value:
             if not isinstance(key, str):
                 raise ConfigError(f"a key of {field}", key, "a string")
-        return {key: checked_json(item, f"{field}[{key[:100]!r}]", depth=depth + 1) for key, item in value.items()}
+        if depth == MAX_DEPTH and value:
+            raise _too_deep(field)
+        return {
+            key: item if _is_plain(item) else checked_json(item, f"{field}[{key[:100]!r}]", depth=depth + 1)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [checked_json(item, f"{field}[{index}]", depth=depth + 1) for index, item in enumerate(value)]
+        if depth == MAX_DEPTH and value:
+            raise _too_deep(field)
+        return [
+            item if _is_plain(item) else checked_json(item, f"{field}[{index}]", depth=depth + 1)
+            for index, item in enumerate(value)
+        ]
     raise ConfigError(field, value, "None, a bool, a number, a string, or a list or dict of those")
+
+
+def _is_plain(value: object) -> bool:
+    """Say whether there is nothing to look at; lists have such values by the thousand."""
+    return (kind := type(value)) in _PLAIN or (kind is int and value in _INTEGERS)
+
+
+def _too_deep(field: str) -> ConfigError:
+    return ConfigError(field, "...", f"at most {MAX_DEPTH} levels of nesting")
 
 
 def requested_names(params: Mapping[str, Json], key: str, field: str) -> list[str]:

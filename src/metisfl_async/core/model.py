@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.errors import ConfigError, brief
 
 __all__ = [
     "ALIGNMENT",
@@ -112,7 +112,7 @@ class Manifest:
 
     @cached_property
     def _hash(self) -> int:
-        return hash(self.tensors)
+        return hash((self.size_bytes, len(self.tensors), self.tensors[:1], self.tensors[-1:]))  # there may be thousands
 
     @cached_property
     def places(self) -> tuple[tuple[slice, np.dtype[Any], tuple[int, ...]], ...]:
@@ -143,9 +143,11 @@ class Manifest:
     @cached_property
     def padding(self) -> NDArray[np.int64]:
         """Offsets of the bytes between the tensors, which are zero in every model. Shape (n,)."""
-        ends = [spec.offset + spec.size_bytes for spec in self.tensors]
-        gaps = [np.arange(end, spec.offset) for end, spec in zip(ends, self.tensors[1:], strict=False)]
-        return np.concatenate(gaps) if gaps else np.empty(0, np.int64)
+        ends = np.array([spec.offset + spec.size_bytes for spec in self.tensors[:-1]], np.int64)
+        lengths = np.array([spec.offset for spec in self.tensors[1:]], np.int64) - ends
+        before = np.cumsum(lengths) - lengths  # bytes of padding before each gap
+        places: NDArray[np.int64] = np.arange(lengths.sum(), dtype=np.int64) + np.repeat(ends - before, lengths)
+        return places
 
     def difference(self, other: Manifest) -> str | None:
         """Say the first way in which `other` differs from this manifest; None when they are equal."""
@@ -155,9 +157,9 @@ class Manifest:
             return f"{len(other.tensors)} tensors instead of {len(self.tensors)}"
         for mine, theirs in zip(self.tensors, other.tensors, strict=True):
             if mine != theirs:
-                name = f"{mine.name!r}, " if mine.name != theirs.name else ""
+                name = f"{brief(mine.name)}, " if mine.name != theirs.name else ""
                 return (
-                    f"tensor {theirs.name!r} is {theirs.dtype}{list(theirs.shape)} "
+                    f"tensor {brief(theirs.name)} is {theirs.dtype}{list(theirs.shape)} "
                     f"instead of {name}{mine.dtype}{list(mine.shape)}"
                 )
         return None

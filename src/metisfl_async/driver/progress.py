@@ -26,6 +26,7 @@ from metisfl_async.core.federation.events import (
 )
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.repeats import Repeats
+from metisfl_async.core.texts import MAX_NAME, plain
 
 __all__ = ["ProgressDisplay"]
 
@@ -49,7 +50,7 @@ class ProgressDisplay:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             auto_refresh=False,
             console=self._console,
         )
@@ -119,7 +120,7 @@ class ProgressDisplay:
                 return
             unit, times = "model", f", {repeated} times" if repeated > 1 else ""
         what = f"{event.task} of {event.learner} failed{times}"
-        text = f"{unit} {event.number}: {what}: {event.type}: {event.message}"
+        text = plain(f"{unit} {event.number}: {what}: {event.type}: {event.message}")
         if self._is_live:
             self._console.print(text, style="red", markup=False, highlight=False)
         else:
@@ -138,7 +139,7 @@ class ProgressDisplay:
 
     def _tell(self, record: RoundRecord) -> None:
         self._told_ms, self._untold = record.started_ms + record.duration_ms, None
-        line = f"{'round' if self._has_rounds else 'model'} {record.number}: {record.summary()}"
+        line = plain(f"{'round' if self._has_rounds else 'model'} {record.number}: {record.summary()}")
         if self._is_live:
             self._console.print(line, markup=False, highlight=False)
         else:
@@ -181,4 +182,4 @@ class ProgressDisplay:
 
 
 def _numbers(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:3])
+    return "  ".join(f"{plain(name, MAX_NAME)} {value:.4g}" for name, value in list(metrics.items())[:3])

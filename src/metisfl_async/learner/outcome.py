@@ -12,11 +12,10 @@ import numpy as np
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metrics, requested_names
 from metisfl_async.core.model import Manifest, Model
+from metisfl_async.core.texts import plain
 from metisfl_async.transport.convert import MAX_MESSAGE_BYTES
 
-__all__ = ["MAX_TEXT", "Trained", "checked_evaluation", "packed_result", "packed_weights", "text_of"]
-
-MAX_TEXT = 10_000  #: characters of an error that a controller is told
+__all__ = ["Trained", "checked_evaluation", "packed_result", "packed_weights", "text_of"]
 
 T = TypeVar("T", bound=dict[str, Json] | Metrics)
 
@@ -95,9 +94,9 @@ def _kind(value: object) -> str:
 
 
 def text_of(error: Exception) -> str:
-    """Say what a user's error says, as text that a message can carry."""
+    """Say what a user's error says, as the controller keeps it."""
     try:
         text = str(error)
     except Exception as of_its_own:  # noqa: BLE001 - it is the user's code
         text = f"its text cannot be had: str() raises {type(of_its_own).__name__}"
-    return text[:MAX_TEXT].encode(errors="backslashreplace").decode()
+    return plain(text)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
-from metisfl_async.core.metrics import Metrics
+from metisfl_async.core.metrics import Metrics, checked_json
 from metisfl_async.core.model import Bytes, Manifest, Model
 from metisfl_async.learner.elsewhere import Raised
 from metisfl_async.learner.learner import Config, Learner
@@ -106,7 +106,7 @@ class Worker:
             again, self._spare = self._spare, None
             if iscoroutinefunction(self._learner.train):
                 self._learner.was_trained = True
-                result = await self._finish(self._learner.train(await self._run(_copy, model, again), dict(config)))
+                result = await self._finish(self._learner.train(await self._run(_copy, model, again), _own(config)))
                 return await self._run(_pack_result, result, model.manifest, dict(config))
             return await self._run(_train, model, config, again)
 
@@ -121,7 +121,7 @@ class Worker:
     async def evaluate(self, model: Model, config: Config) -> Metrics:
         async with self._alone("evaluate"):
             if iscoroutinefunction(self._learner.evaluate):
-                metrics = await self._finish(self._learner.evaluate(await self._run(_copy, model), dict(config)))
+                metrics = await self._finish(self._learner.evaluate(await self._run(_copy, model), _own(config)))
                 return checked_evaluation(metrics, config)
             return await self._run(_evaluate, model, config)
 
@@ -341,12 +341,19 @@ def _set_weights(learner: Learner, model: Model) -> None:
     learner.set_weights(model.copies())
 
 
+def _own(config: Config) -> Config:
+    """Copy what others may share in this process; a learner may change its own."""
+    own = checked_json(config, "config")
+    assert isinstance(own, dict)
+    return own
+
+
 def _train(learner: Learner, model: Model, config: Config, again: Bytes | None) -> Trained:
-    return _pack_result(learner, learner.train(model.copies(again), dict(config)), model.manifest, config)
+    return _pack_result(learner, learner.train(model.copies(again), _own(config)), model.manifest, config)
 
 
 def _evaluate(learner: Learner, model: Model, config: Config) -> Metrics:
-    return checked_evaluation(learner.evaluate(model.copies(), dict(config)), config)
+    return checked_evaluation(learner.evaluate(model.copies(), _own(config)), config)
 
 
 def _copy(_: Learner, model: Model, again: Bytes | None = None) -> list[Any]:

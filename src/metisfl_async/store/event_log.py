@@ -15,12 +15,13 @@ from metisfl_async.core.federation.events import (
     LearnerEvaluated,
     RoundFinished,
     RoundStarted,
+    Told,
     UpdateFolded,
 )
 from metisfl_async.core.federation.records import LearnerRecord
 from metisfl_async.core.metrics import Metrics
 
-__all__ = ["EventLog", "count_of"]
+__all__ = ["MOST", "EventLog", "count_of"]
 
 HISTORY_BYTES = 64 * 2**20  #: of events that are kept
 KEPT = 10_000  #: events; a watcher that falls further behind is told how many it missed
@@ -31,11 +32,12 @@ MOST = 256  #: events at one time; more would keep the event loop when they are 
 class EventLog:
     """Events are added by one side and followed by others; a slow watcher delays nobody.
 
-    The latest are kept: `KEPT` of them, in about so many bytes; one is kept in any case.
+    The latest are kept: `KEPT` of them, in about so many bytes; one is kept in any case. Their texts, once somebody was
+    told, take about as much again.
     """
 
     def __init__(self, history_bytes: int = HISTORY_BYTES) -> None:
-        self._events: deque[Event] = deque()
+        self._events: deque[Told] = deque()
         self._sizes: deque[int] = deque()
         self._bytes_left = history_bytes
         self._total = 0
@@ -43,7 +45,7 @@ class EventLog:
         self._changed = asyncio.Event()
 
     def append(self, event: Event) -> None:
-        self._events.append(event)
+        self._events.append(Told(event))
         self._sizes.append(size_of(event))
         self._bytes_left -= self._sizes[-1]
         while len(self._events) > KEPT or (self._bytes_left < 0 and len(self._events) > 1):
@@ -54,7 +56,7 @@ class EventLog:
 
     def kept(self) -> list[Event]:
         """Give the events that are kept."""
-        return list(self._events)
+        return [told.event for told in self._events]
 
     def close(self) -> None:
         """Let the watchers end once they have seen everything."""
@@ -65,7 +67,7 @@ class EventLog:
         """Give all events, those that happened before included, and end when the log is closed."""
         return _Follower(self)
 
-    async def after(self, seen: int, most: int = MOST) -> list[Event]:
+    async def after(self, seen: int, most: int = MOST) -> list[Told]:
         """Wait for events after the first `seen` ones: those that are there, or none if none will come.
 
         `EventsMissed` stands first for those that are not kept.
@@ -75,7 +77,7 @@ class EventLog:
                 return []
             await self._changed.wait()
         first = self._total - len(self._events)
-        missed: list[Event] = [EventsMissed(first - seen)] if seen < first else []
+        missed = [Told(EventsMissed(first - seen))] if seen < first else []
         start = max(seen, first) - self._total  # from the end, near which a watcher as a rule is
         return missed + [self._events[index] for index in range(start, min(start + most - len(missed), 0))]
 
@@ -97,7 +99,7 @@ class _Follower:
         if not (events := await self._log.after(self._seen, 1)):
             raise StopAsyncIteration
         self._seen += count_of(events)
-        return events[0]
+        return events[0].event
 
 
 def size_of(event: Event) -> int:
@@ -130,6 +132,6 @@ def _size_of_part(part: LearnerRecord) -> int:
     return 4 * SMALL_BYTES + metrics + texts + metadata
 
 
-def count_of(events: list[Event]) -> int:
+def count_of(events: list[Told]) -> int:
     """Count events, those that were missed included."""
-    return sum(event.count if isinstance(event, EventsMissed) else 1 for event in events)
+    return sum(told.event.count if isinstance(told.event, EventsMissed) else 1 for told in events)

@@ -15,7 +15,7 @@ from metisfl_async.codec.frame import Frame, Header
 from metisfl_async.codec.pace import Pace
 from metisfl_async.codec.publication import Publication
 from metisfl_async.core.access import Caller, Identity
-from metisfl_async.core.federation.events import Event
+from metisfl_async.core.federation.events import Event, Told
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId, ModelRef, Token
 from metisfl_async.core.messages import (
@@ -90,7 +90,7 @@ class ControllerService(Protocol):
     async def status(self, caller: Caller) -> Status: ...
     def watch_events(
         self, caller: Caller, federation_id: FederationId, seen: int, run: str
-    ) -> AsyncGenerator[list[Event], None]:
+    ) -> AsyncGenerator[list[Told], None]:
         """Give all events, those that are there together; of the same run, not the first ones that were seen."""
         ...
 

@@ -14,11 +14,14 @@ from metisfl_async.core.errors import Damaged, TooLarge, WrongProtocol, brief
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
 from metisfl_async.core.metrics import checked_json
+from metisfl_async.core.params import Params
+from metisfl_async.core.texts import plain
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 
 __all__ = [
     "GO_AHEAD",
     "MAX_MESSAGE_BYTES",
+    "MAX_REQUEST_BYTES",
     "confirm_join",
     "controller_message",
     "delivery",
@@ -46,20 +49,27 @@ __all__ = [
 ]
 
 MAX_MESSAGE_BYTES = 128 * 1024  #: of a learner on its Tasks stream: an evaluation of some thousand metrics
+MAX_REQUEST_BYTES = 64 * 1024  #: of any other request
 MAX_HELD = 1024  #: tasks of one learner; an honest one holds a few
 
 P = TypeVar("P", bound=Message)
 R = TypeVar("R")
 
 
-def reader(kind: type[P], read: Callable[[P], R]) -> Callable[[bytes], R]:
-    """Make a function that parses the bytes and reads the message; whatever is wrong becomes `Damaged`."""
+def reader(kind: type[P], read: Callable[[P], R], most_bytes: int | None = None) -> Callable[[bytes], R]:
+    """Make a function that parses the bytes and reads the message; whatever is wrong becomes `Damaged`.
+
+    A message of more than `most_bytes` is refused before it is parsed, which would keep the event loop.
+    """
+    name = kind.DESCRIPTOR.name
 
     def from_bytes(data: bytes) -> R:
+        if most_bytes is not None and len(data) > most_bytes:
+            raise TooLarge(name, f"{len(data)} bytes; at most {most_bytes}")
         try:
             return read(kind.FromString(data))
-        except (DecodeError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise Damaged(kind.DESCRIPTOR.name, str(error) or type(error).__name__) from error
+        except (DecodeError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise Damaged(name, str(error) or type(error).__name__) from error
 
     return from_bytes
 
@@ -78,7 +88,9 @@ def join_request(request: m.JoinRequest) -> bytes:
 
 
 from_join_request = reader(
-    pb.JoinRequest, lambda p: m.JoinRequest(LearnerId(p.learner_id), Token(p.token), p.address, p.secret, p.protocol)
+    pb.JoinRequest,
+    lambda p: m.JoinRequest(LearnerId(p.learner_id), Token(p.token), p.address, p.secret, p.protocol),
+    MAX_REQUEST_BYTES,
 )
 
 
@@ -118,7 +130,7 @@ def leave(token: Token) -> bytes:
     return pb.LeaveRequest(token=token).SerializeToString()
 
 
-from_leave = reader(pb.LeaveRequest, lambda p: Token(p.token))
+from_leave = reader(pb.LeaveRequest, lambda p: Token(p.token), MAX_REQUEST_BYTES)
 
 
 # --- the Tasks stream ------------------------------------------------------------------------------------------------
@@ -178,17 +190,7 @@ def _held_task(p: pb.HeldTask) -> HeldTask:
     return HeldTask(TaskId(p.task_id), p.is_done, p.kind, ModelRef(FederationId(p.federation_id), p.model_version))
 
 
-_read_learner_message = reader(pb.LearnerMessage, _learner_message)
-
-
-def from_learner_message(data: bytes) -> m.LearnerMessage:
-    return _read_learner_message(_bounded("LearnerMessage", data))
-
-
-def _bounded(where: str, data: bytes) -> bytes:
-    if len(data) > MAX_MESSAGE_BYTES:  # before it is parsed: that would keep the event loop for seconds
-        raise TooLarge(where, f"{len(data)} bytes; at most {MAX_MESSAGE_BYTES}")
-    return data
+from_learner_message = reader(pb.LearnerMessage, _learner_message, MAX_MESSAGE_BYTES)
 
 
 def controller_message(messages: Sequence[m.ControllerMessage]) -> bytes:
@@ -218,7 +220,7 @@ def _pack_controller_message(message: m.ControllerMessage, packed: pb.Controller
                     kind=kind,
                     round_number=round_number,
                     model_version=version,
-                    config_json=json.dumps(config),
+                    config_json=config.text if isinstance(config, Params) else json.dumps(config),
                     federation_id=federation_id,
                 )
             )
@@ -257,7 +259,7 @@ def _controller_message(p: pb.ControllerMessage) -> list[m.ControllerMessage]:
 def _one_controller_message(kind: str | None, p: pb.ControllerMessage) -> m.ControllerMessage:
     match kind:
         case "welcome":
-            return m.Welcome({TaskId(v.task_id): (Verdict(v.verdict), v.reason) for v in p.welcome.verdicts})
+            return m.Welcome({TaskId(v.task_id): (Verdict(v.verdict), plain(v.reason)) for v in p.welcome.verdicts})
         case "task":
             config = checked_json(json.loads(p.task.config_json or "{}"), "config")
             if not isinstance(config, dict):
@@ -267,14 +269,14 @@ def _one_controller_message(kind: str | None, p: pb.ControllerMessage) -> m.Cont
         case "settled":
             return m.Settled(TaskId(p.settled.task_id))
         case "withdrawn":
-            return m.Withdrawn(TaskId(p.withdrawn.task_id), p.withdrawn.reason)
+            return m.Withdrawn(TaskId(p.withdrawn.task_id), plain(p.withdrawn.reason))
         case "heartbeat":
             return m.Heartbeat()
         case "farewell":
             of_federation = FederationId(p.farewell.federation_id)
             has_model = p.farewell.HasField("model_version")
             final = ModelRef(of_federation, p.farewell.model_version) if has_model else None
-            return m.Farewell(p.farewell.reason, final, m.Afterwards(p.farewell.then or "leave"))
+            return m.Farewell(plain(p.farewell.reason), final, m.Afterwards(p.farewell.then or "leave"))
         case _:
             raise ValueError("a newer version may know it")
 
@@ -289,18 +291,14 @@ def report(said: tuple[Token, m.LearnerMessage]) -> bytes:
     return pb.ReportRequest(token=said[0], message=_packed_learner_message(said[1])).SerializeToString()
 
 
-_read_report = reader(pb.ReportRequest, lambda p: (Token(p.token), _learner_message(p.message)))
-
-
-def from_report(data: bytes) -> tuple[Token, m.LearnerMessage]:
-    return _read_report(_bounded("ReportRequest", data))
+from_report = reader(pb.ReportRequest, lambda p: (Token(p.token), _learner_message(p.message)), MAX_MESSAGE_BYTES)
 
 
 def confirm_join(secret: str) -> bytes:
     return pb.ConfirmRequest(secret=secret).SerializeToString()
 
 
-from_confirm_join = reader(pb.ConfirmRequest, lambda p: str(p.secret))
+from_confirm_join = reader(pb.ConfirmRequest, lambda p: str(p.secret), MAX_REQUEST_BYTES)
 
 
 def delivery(told: tuple[Token, int, Sequence[m.ControllerMessage]]) -> bytes:
@@ -328,7 +326,7 @@ def get_model(token: Token) -> bytes:
     return pb.GetModelRequest(token=token).SerializeToString()
 
 
-from_get_model = reader(pb.GetModelRequest, lambda p: Token(p.token))
+from_get_model = reader(pb.GetModelRequest, lambda p: Token(p.token), MAX_REQUEST_BYTES)
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -342,6 +340,7 @@ def fetch_model(request: tuple[Token, ModelRef]) -> bytes:
 from_fetch_model = reader(
     pb.FetchModelRequest,
     lambda p: (Token(p.token), ModelRef(FederationId(p.federation_id), int(p.model_version))),
+    MAX_REQUEST_BYTES,
 )
 
 
@@ -352,4 +351,4 @@ def update_reply(reply: m.UpdateReply) -> bytes:
     return pb.UpdateReply(state=reply.outcome, reason=reply.reason).SerializeToString()
 
 
-from_update_reply = reader(pb.UpdateReply, lambda p: m.UpdateReply(m.Outcome(p.state), p.reason))
+from_update_reply = reader(pb.UpdateReply, lambda p: m.UpdateReply(m.Outcome(p.state), plain(p.reason)))

@@ -12,13 +12,16 @@ from google.protobuf.message import Message
 from metisfl_async.core import messages as m
 from metisfl_async.core.config import ClientParams, TerminationSignals, named_learners
 from metisfl_async.core.errors import WrongProtocol
-from metisfl_async.core.federation.events import Event, event_from_dict, event_to_dict
+from metisfl_async.core.federation.events import Told, event_from_dict
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId
 from metisfl_async.transport._proto import metisfl_pb2 as pb
-from metisfl_async.transport.convert import reader
+from metisfl_async.transport.convert import MAX_REQUEST_BYTES, reader
 
 __all__ = [
+    "MAX_CERTIFICATE_BYTES",
+    "MAX_NAMED",
+    "MAX_START_BYTES",
     "events",
     "federation",
     "from_events",
@@ -37,6 +40,9 @@ __all__ = [
     "watch",
 ]
 
+MAX_START_BYTES = 2**20  #: of a request to start, with learners that listen and their certificates
+MAX_NAMED = 4096  #: such learners
+MAX_CERTIFICATE_BYTES = 16 * 1024  #: of each root certificate
 NEWS_BYTES = 2**20  #: of events that a driver is told together
 
 
@@ -84,13 +90,18 @@ def _start_request(p: pb.StartRequest) -> m.StartRequest:
     timeout = _given(p).get("join_timeout_secs")
     if timeout is not None and not 0 < timeout < math.inf:
         raise ValueError(f"join_timeout_secs is {timeout}; allowed: a finite number > 0")
+    if len(p.learners) > MAX_NAMED:
+        raise ValueError(f"{len(p.learners)} learners; at most {MAX_NAMED}")
+    certificates = list(p.root_certificates)  # once: each look at one there is a copy
+    if any(len(pem) > MAX_CERTIFICATE_BYTES for pem in certificates):
+        raise ValueError(f"a root certificate of more than {MAX_CERTIFICATE_BYTES} bytes")
     return m.StartRequest(
         TerminationSignals(**_given(p.signals)),
         p.num_learners,
         p.seed,
         timeout,
         FederationId(p.federation_id),
-        named_learners("learners", [_named_learner(learner, p.root_certificates) for learner in p.learners]),
+        named_learners("learners", [_named_learner(learner, certificates) for learner in p.learners]),
         p.has_model,
         p.protocol,
     )
@@ -102,7 +113,7 @@ def _named_learner(p: pb.NamedLearner, certificates: Sequence[bytes]) -> ClientP
     )
 
 
-from_start_request = reader(pb.StartRequest, _start_request)
+from_start_request = reader(pb.StartRequest, _start_request, MAX_START_BYTES)
 
 
 def status(of_controller: m.Status) -> bytes:
@@ -128,36 +139,40 @@ def federation(federation_id: FederationId) -> bytes:
     return pb.FederationRequest(federation_id=federation_id).SerializeToString()
 
 
-from_federation = reader(pb.FederationRequest, lambda p: FederationId(p.federation_id))
+from_federation = reader(pb.FederationRequest, lambda p: FederationId(p.federation_id), MAX_REQUEST_BYTES)
 
 
 def watch(asked: tuple[FederationId, int, str]) -> bytes:
     return pb.WatchRequest(federation_id=asked[0], seen=asked[1], run=asked[2]).SerializeToString()
 
 
-from_watch = reader(pb.WatchRequest, lambda p: (FederationId(p.federation_id), int(p.seen), str(p.run)))
+from_watch = reader(
+    pb.WatchRequest, lambda p: (FederationId(p.federation_id), int(p.seen), str(p.run)), MAX_REQUEST_BYTES
+)
 
 
 def stop(asked: tuple[FederationId, str]) -> bytes:
     return pb.StopRequest(federation_id=asked[0], reason=asked[1]).SerializeToString()
 
 
-from_stop = reader(pb.StopRequest, lambda p: (FederationId(p.federation_id), str(p.reason)))
+from_stop = reader(pb.StopRequest, lambda p: (FederationId(p.federation_id), str(p.reason)), MAX_REQUEST_BYTES)
 
 
 def shut_down(asked: tuple[FederationId, bool]) -> bytes:
     return pb.ShutDownRequest(federation_id=asked[0], keep_running=asked[1]).SerializeToString()
 
 
-from_shut_down = reader(pb.ShutDownRequest, lambda p: (FederationId(p.federation_id), bool(p.keep_running)))
+from_shut_down = reader(
+    pb.ShutDownRequest, lambda p: (FederationId(p.federation_id), bool(p.keep_running)), MAX_REQUEST_BYTES
+)
 
 
-def events(happened: Sequence[Event]) -> Iterator[bytes]:
+def events(happened: Sequence[Told]) -> Iterator[bytes]:
     """Put events into messages of at most `NEWS_BYTES`, or of one event: a round's record may be as large."""
     texts: list[str] = []
     size = 0
-    for event in happened:
-        text = json.dumps(event_to_dict(event))
+    for told in happened:
+        text = told.text
         if texts and size + len(text) > NEWS_BYTES:
             yield pb.Json(json=texts).SerializeToString()
             texts, size = [], 0

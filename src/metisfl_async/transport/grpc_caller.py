@@ -10,8 +10,7 @@ from typing import Self
 import grpc
 import grpc.aio
 
-from metisfl_async.codec.chunk import split
-from metisfl_async.codec.frame import Assembly, Header, bundles_of, check_size, decode, encode
+from metisfl_async.codec.frame import Assembly, Header, bundles_of, check_size, encode
 from metisfl_async.codec.pace import Pace
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost, Damaged
@@ -20,6 +19,7 @@ from metisfl_async.transport.concurrency import first_of, is_being_cancelled
 from metisfl_async.transport.grpc_errors import ours
 from metisfl_async.transport.grpc_options import CHANNEL_OPTIONS
 from metisfl_async.transport.malloc import keep_freed_memory
+from metisfl_async.transport.reading import frames_in
 
 __all__ = ["UNARY_TIMEOUT_S", "Answers", "GrpcCaller", "until_begun"]
 
@@ -94,7 +94,7 @@ class GrpcCaller:
             with self.ours():
                 while (chunk := await call.read()) is not grpc.aio.EOF:
                     heard()
-                    for frame in map(decode, split(chunk)):
+                    for frame in await frames_in(chunk):
                         if assembly is not None:
                             assembly.add(frame)
                         elif isinstance(frame, Header):

@@ -19,6 +19,7 @@ from metisfl_async.core.errors import (
     TransportError,
     UnexpectedMessage,
 )
+from metisfl_async.core.texts import plain
 
 __all__ = ["ours", "theirs"]
 
@@ -41,7 +42,7 @@ async def theirs(context: grpc.aio.ServicerContext, method: str) -> AsyncIterato
     except TransportError as error:  # towards us, or in the controller's patience with the caller: may be tried again
         await _abort(context, grpc.StatusCode.UNAVAILABLE, str(error)[:MAX_FACT])
     except MetisError as error:
-        logger.debug("%s refused: %s", method, error)
+        logger.debug("%s refused: %s", method, plain(str(error)))
         code = grpc.StatusCode.FAILED_PRECONDITION
         if isinstance(error, AccessDenied):
             code = grpc.StatusCode.UNAUTHENTICATED
@@ -78,16 +79,18 @@ def ours(address: str) -> Iterator[None]:
 
 def _translate(address: str, error: grpc.aio.AioRpcError) -> MetisError:
     details = error.details() or ""
+    shown = plain(details)
     match error.code():
         case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.FAILED_PRECONDITION | grpc.StatusCode.UNAUTHENTICATED:
             try:
                 told = json.loads(details)
-                return _BY_NAME[told["error"]](*told["facts"])  # type: ignore[no-any-return]
+                facts = [plain(fact) if isinstance(fact, str) else fact for fact in told["facts"]]
+                return _BY_NAME[told["error"]](*facts)  # type: ignore[no-any-return]
             except (ValueError, KeyError, TypeError):
-                return UnexpectedMessage(f"{address} refused: {details}")
+                return UnexpectedMessage(f"{address} refused: {shown}")
         case grpc.StatusCode.UNIMPLEMENTED:
-            return UnexpectedMessage(f"{address} does not serve metisfl_async of this version: {details}")
+            return UnexpectedMessage(f"{address} does not serve metisfl_async of this version: {shown}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return PeerTimeout(address, details)
+            return PeerTimeout(address, shown)
         case code:
-            return ConnectionLost(address, f"{details} ({code.name})" if details else code.name)
+            return ConnectionLost(address, f"{shown} ({code.name})" if details else code.name)

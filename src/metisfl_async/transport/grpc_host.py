@@ -13,8 +13,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from metisfl_async.codec.chunk import split
-from metisfl_async.codec.frame import Frame, decode
+from metisfl_async.codec.frame import Frame
 from metisfl_async.core.access import Caller, Identity
 from metisfl_async.core.config import ServerParams, address_of
 from metisfl_async.core.errors import ConfigError, PeerTimeout, ProtocolError, TooLarge, TransportError
@@ -26,6 +25,7 @@ from metisfl_async.transport.grpc_certificates import ServerCertificate
 from metisfl_async.transport.grpc_guard import ServerGuard
 from metisfl_async.transport.grpc_options import SERVER_OPTIONS
 from metisfl_async.transport.malloc import keep_freed_memory
+from metisfl_async.transport.reading import frames_in
 
 __all__ = [
     "EMPTY",
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 EMPTY = b""
 DRAIN_S = 5.0  #: for the rest of a model that is refused in the middle
-STALL_S = 60.0  #: for reading a chunk; who does not would keep an old model in memory
+STALL_S = 60.0  #: for reading a chunk, or news; who does not would keep an old model in memory
 Context: TypeAlias = grpc.aio.ServicerContext
 
 T = TypeVar("T")
@@ -225,7 +225,11 @@ def unary_stream(method: Callable[[Caller, bytes], AsyncIterator[Any]], write: C
     async def run(request: bytes, context: Context, caller: Caller) -> None:
         async with closing(method(caller, request)) as items:
             async for item in items:
-                await context.write(write(item))
+                try:
+                    async with asyncio.timeout(STALL_S):
+                        await context.write(write(item))
+                except TimeoutError:
+                    raise PeerTimeout(context.peer(), f"it read nothing for {STALL_S:g} s") from None
 
     return Method.unary_stream(run)
 
@@ -257,8 +261,8 @@ async def write_model(download: Download, context: Context) -> None:
 async def frames_from(context: Context) -> AsyncGenerator[Frame]:
     """Read a model's frames; to be closed by whoever asks for them."""
     while (chunk := await context.read()) is not grpc.aio.EOF:
-        for frame in split(chunk):
-            yield decode(frame)
+        for frame in await frames_in(chunk):
+            yield frame
 
 
 @asynccontextmanager

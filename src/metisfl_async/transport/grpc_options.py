@@ -14,6 +14,7 @@ LEARNER_SERVICE = "metisfl_async.v1.Learner"
 # A frame is bounded, the number of frames is not. Only what a driver is told has every learner in one message.
 _FRAME_BYTES = MAX_FRAME_BYTES + 1024
 _NEWS_BYTES = 2**30
+IDLE_MS = 120_000  #: after so long without a call, the server closes a connection; whoever calls again dials again
 _LIMITS = {
     "methodConfig": [
         {"name": [{"service": SERVICE}, {"service": LEARNER_SERVICE}], "maxResponseMessageBytes": _FRAME_BYTES},
@@ -60,6 +61,7 @@ SERVER_OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # below the clients' keepalive time
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.max_connection_idle_ms", IDLE_MS),
     # Of calls that wait to be looked at, gRPC drops some from 1,000 on, which thousands that dial at once reach.
     ("grpc.server.max_pending_requests", 20_000),
     ("grpc.server.max_pending_requests_hard_limit", 20_000),

@@ -9,8 +9,7 @@ from contextlib import aclosing
 import grpc
 import grpc.aio
 
-from metisfl_async.codec.chunk import split
-from metisfl_async.codec.frame import UNASKED_BYTES, End, Frame, decode
+from metisfl_async.codec.frame import UNASKED_BYTES, End, Frame
 from metisfl_async.core.access import Caller
 from metisfl_async.core.config import ServerParams
 from metisfl_async.core.errors import ConnectionLost, Damaged, TooLarge
@@ -31,6 +30,7 @@ from metisfl_async.transport.grpc_host import (
     write_model,
 )
 from metisfl_async.transport.grpc_options import SERVICE
+from metisfl_async.transport.reading import frames_in
 
 __all__ = ["GrpcServer"]
 
@@ -64,7 +64,7 @@ class _UpdateCall:
 
     async def frames(self) -> AsyncGenerator[Frame]:
         while (chunk := await self._context.read()) is not grpc.aio.EOF:
-            frames = [decode(frame) for frame in split(chunk)]
+            frames = await frames_in(chunk)
             self.has_ended = isinstance(frames[-1], End)
             if self._waits is None:
                 self._waits = len(frames) == 1

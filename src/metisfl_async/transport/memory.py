@@ -147,8 +147,8 @@ class MemoryLink:
         async with aclosing(self._service.watch_events(LOCAL, federation_id, seen, run)) as batches:
             try:
                 async for events in batches:
-                    for event in events:
-                        yield event
+                    for told in events:
+                        yield told.event
             except ConnectionLost:
                 return  # it was closed; if it is opened again, it is another one
 

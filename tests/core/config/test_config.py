@@ -86,8 +86,19 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
             "heartbeat_secs",
             "lease_secs",
             "upload_idle_secs",
+            "farewell_timeout_secs",
         )
         for value in (0, -1.5, math.inf, "60", True, 10**400)
+    ),
+    *(
+        (
+            ControllerConfig,
+            {"min_upload_bytes_per_sec": value},
+            "min_upload_bytes_per_sec",
+            value,
+            "a finite number >= 0",
+        )
+        for value in (-1, math.nan, math.inf, "1000", True, 10**400)
     ),
     *(
         (ControllerConfig, {params: {key: value}}, f"{params}[{key!r}]", value, NAMES)
@@ -431,6 +442,8 @@ def test_what_is_right_is_taken_up_to_its_limits() -> None:
         heartbeat_secs=0.5,
         lease_secs=1,
         upload_idle_secs=1e-3,
+        farewell_timeout_secs=1e-3,
+        min_upload_bytes_per_sec=0,
     )
     ModelStoreConfig()
     TerminationSignals(federation_rounds=1)

@@ -8,7 +8,7 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeAlias
 
-from metisfl_async.core.checks import integer, one_of, positive
+from metisfl_async.core.checks import integer, number, one_of, positive
 from metisfl_async.core.config.endpoints import ClientParams, ServerParams, named_learners
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, checked_json, requested_names
@@ -60,7 +60,9 @@ class ControllerConfig:
     lease_secs: float = 60.0  #: a learner that was silent for so long is taken out
     on_driver_lost: Literal["finish", "stop"] = "finish"  #: without a driver: go on to the end, or stop at once ...
     driver_lost_secs: float | None = 600.0  #: ... once none was there for so long; then end, too. None = wait for ever
+    farewell_timeout_secs: float = 600.0  #: for learners to fetch the final model and leave, in all
     upload_idle_secs: float = 60.0  #: an update is dropped when no byte came for so long; its learner sends it again
+    min_upload_bytes_per_sec: float = 1000.0  #: or when less than this came, over `upload_idle_secs`; 0 = no limit
     learners: Sequence[
         ClientParams | ServerParams
     ] = ()  #: those that listen and may be dialled; a driver may name more
@@ -98,6 +100,8 @@ class ControllerConfig:
                 positive(name, getattr(self, name))
         positive("heartbeat_secs", self.heartbeat_secs)
         positive("upload_idle_secs", self.upload_idle_secs)
+        positive("farewell_timeout_secs", self.farewell_timeout_secs)
+        number("min_upload_bytes_per_sec", self.min_upload_bytes_per_sec, least=0)
         positive("lease_secs", self.lease_secs)
         if self.lease_secs < 2 * self.heartbeat_secs:
             raise ConfigError("lease_secs", self.lease_secs, f"at least 2 * heartbeat_secs = {2 * self.heartbeat_secs}")

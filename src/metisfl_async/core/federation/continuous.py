@@ -226,6 +226,9 @@ class ContinuousFederation(Federation):
         self._evaluations.forget(learner)
         self._benched.discard(learner)
 
+    def _on_unmade(self) -> None:
+        pass  # the record of the next model stays open
+
     def _on_finish(self) -> None:
         if self._round.is_open and self._round.tasks:
             self._close_record(self._round, {})

@@ -144,6 +144,10 @@ class Course(ABC):
         """Go on with a new global model."""
 
     @abstractmethod
+    def _on_unmade(self) -> None:
+        """Close the round whose global model could not be made, where there are rounds."""
+
+    @abstractmethod
     def _on_finish(self) -> None:
         """Close what is open; no task is awaited any more."""
 

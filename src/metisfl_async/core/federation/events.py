@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from metisfl_async.core.federation.records import RoundRecord
@@ -24,6 +26,7 @@ __all__ = [
     "StoreRecovered",
     "StoreStalled",
     "TaskFailed",
+    "Told",
     "UpdateCounted",
     "UpdateFolded",
     "event_from_dict",
@@ -187,6 +190,17 @@ Event: TypeAlias = (
 )
 
 _KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__args__}
+
+
+class Told:
+    """An event as it is told to watchers: its text is made once, however many they are."""
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+
+    @cached_property
+    def text(self) -> str:
+        return json.dumps(event_to_dict(self.event))
 
 
 def event_to_dict(event: Event) -> dict[str, Any]:

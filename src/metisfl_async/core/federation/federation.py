@@ -1,7 +1,8 @@
 """What happens to a federation, and what follows from it: learners come and go, report, fail; timers fire; it ends.
 
 `handle` is the only door: it takes in one thing that happened, with the time, and returns the commands that follow from
-it; the controller carries them out in order. `course` has the phases; nothing here waits or does anything.
+it; the controller carries them out in order. `course` has the phases; nothing here waits or does anything. Texts of
+peers come in here, and are made plain: from here they go into records, logs and terminals.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from metisfl_async.core.federation.inputs import (
     Start,
     Stop,
     TimerFired,
+    Unmade,
 )
 from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, TaskState, Verdict
@@ -52,6 +54,7 @@ from metisfl_async.core.ids import LearnerId, StreamId, TaskId
 from metisfl_async.core.messages import TRAINED_BEFORE, Outcome, UpdateReply
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.strategies.scheduling import timing_of
+from metisfl_async.core.texts import MAX_NAME, plain, plain_names
 
 __all__ = ["Federation"]
 
@@ -88,13 +91,13 @@ class Federation(Course):
             case Resume(standing, version):
                 self._resume(standing, version)
             case Stop(reason, is_failure, error_type):
-                self._finish(reason, is_failure=is_failure, error_type=error_type)
+                self._finish(plain(reason), is_failure=is_failure, error_type=error_type)
             case Joined(learner, held):
                 self._joined(learner, held)
             case Disconnected(learner, reason):
-                self._disconnected(learner, reason)
+                self._disconnected(learner, plain(reason))
             case Left(learner, reason):
-                self._left(learner, reason)
+                self._left(learner, plain(reason))
                 self._progress()
             case Accepted(learner, task_id):
                 if (task := self.ledger.find(learner, task_id)) is not None:
@@ -103,7 +106,7 @@ class Federation(Course):
             case Failed():
                 self._failed(happened)
             case Evaluated(learner, task_id, metrics):
-                self._evaluated(learner, task_id, metrics)
+                self._evaluated(learner, task_id, plain_names(metrics))
             case Served(learner, version):
                 if (task := self.ledger.awaited.get(learner)) is not None:
                     task.newest_version = version
@@ -116,7 +119,7 @@ class Federation(Course):
             case Arrived(stream):
                 uploads.arrived(stream, self._written)
             case Damaged(stream, error_type, reason):
-                if uploads.damaged(stream, reason):
+                if uploads.damaged(stream, plain(reason)):
                     self._rejected(stream, error_type, reason)
             case Rejected(stream, error_type, reason):
                 self._rejected(stream, error_type, reason)
@@ -126,6 +129,8 @@ class Federation(Course):
                 self._timer_fired(name)
             case Published(version, selection_ms):
                 self._published(version, selection_ms)
+            case Unmade(reason):
+                self._unmade(reason)
             case Saved(number):
                 if (then := self._when_saved.pop(number, None)) is not None:
                     then()
@@ -220,7 +225,7 @@ class Federation(Course):
     def _failed(self, failed: Failed) -> None:
         task = self.ledger.find(failed.learner, failed.task_id)
         if task is not None and self.ledger.awaits(task) and task.state is not TaskState.RECEIVED:
-            self._desk.give_up(task, TaskState.FAILED, failed.message, failed.error_type)
+            self._desk.give_up(task, TaskState.FAILED, plain(failed.message), plain(failed.error_type, MAX_NAME))
             self._progress()
 
     def _folded(self, folded: Folded) -> None:
@@ -234,7 +239,7 @@ class Federation(Course):
             self._uploads.settle(task, UpdateReply(Outcome.COUNTED))
             self._progress()
             return
-        weight, metrics, metadata = folded.weight, folded.metrics, folded.metadata
+        weight, metrics, metadata = folded.weight, plain_names(folded.metrics), folded.metadata
         self.ledger.fold(task, weight, metrics, metadata)
         self.standing.weights[task.learner] = weight
         self.standing.reported.add(task.learner)
@@ -250,7 +255,7 @@ class Federation(Course):
 
     def _rejected(self, stream: StreamId, error_type: str, reason: str) -> None:
         if (task := self._uploads.task_of(stream)) is not None:
-            self._desk.give_up(task, TaskState.REJECTED, reason, error_type)
+            self._desk.give_up(task, TaskState.REJECTED, plain(reason), error_type)
             self._progress()
 
     def _evaluated(self, learner: LearnerId, task_id: TaskId, metrics: Metrics) -> None:
@@ -316,3 +321,14 @@ class Federation(Course):
         else:
             self._on_published(version)
             self._progress()
+
+    def _unmade(self, reason: str) -> None:
+        """Go on without the model that was to be made: its updates are in the sum, and the next attempt uses them."""
+        if not self._is_aggregating or self.is_finished:
+            return
+        if self._ending is not None:
+            self._end_without_model()
+            return
+        self._is_aggregating = False
+        self._on_unmade()
+        self._try_again(f"model version {(self.model_version or 0) + 1} could not be made: {reason}")

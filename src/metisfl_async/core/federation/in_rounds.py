@@ -128,6 +128,9 @@ class FederationInRounds(Federation):
         else:
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
 
+    def _on_unmade(self) -> None:
+        self._close(self._round)
+
     def _on_finish(self) -> None:
         if self._round.is_open:
             self._close(self._round)

@@ -35,6 +35,7 @@ __all__ = [
     "Start",
     "Stop",
     "TimerFired",
+    "Unmade",
 ]
 
 # --- the driver ------------------------------------------------------------------------------------------------------
@@ -228,6 +229,13 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class Unmade:
+    """The model that `Aggregate` asked for could not be made; what was folded is still in the sum."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """What `Save` asked for is done."""
 
@@ -254,5 +262,6 @@ Input: TypeAlias = (
     | Folded
     | TimerFired
     | Published
+    | Unmade
     | Saved
 )

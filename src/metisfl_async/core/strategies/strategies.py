@@ -11,6 +11,7 @@ from metisfl_async.core.errors import MetisError
 from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Json, checked_json
+from metisfl_async.core.params import SharedValues
 from metisfl_async.core.strategies.scheduling import Timing
 
 __all__ = ["Strategies"]
@@ -26,6 +27,7 @@ class Strategies:
         self._config = config
         self._scheduler, self._selector = config.new_scheduler(), config.new_selector()
         self._random = random.Random()
+        self._shared = SharedValues(config.train_params, config.eval_params)
         self.in_rounds = self._scheduler.in_rounds
         #: whether each learner's latest update is wanted again later
         self.keeps_updates = self.rule.needs_previous or (self.rule.starts_afresh and self._selector.needs_updates)
@@ -74,9 +76,11 @@ class Strategies:
         self, kind: TaskKind, round_number: int, learner: LearnerId, params: Mapping[str, Json]
     ) -> dict[str, Json]:
         """Let the user's hook change the parameters of one task."""
-        checked, hook = _checked("the scheduler", params), self._config.params_hook
-        if hook is None:
-            return checked
+        hook = self._config.params_hook
+        if hook is None and isinstance(params, Mapping):
+            return _ask("the scheduler", self._shared.checked, params, "what the scheduler gave")
+        checked = _checked("the scheduler", params)  # a copy, which the hook may change
+        assert hook is not None
         return _checked("params_hook", _ask("params_hook", hook, kind.value, round_number, learner, checked))
 
     def is_due(self, reported: Sequence[LearnerId], awaited: Collection[LearnerId]) -> bool:

@@ -21,6 +21,8 @@ class FedAvg(AggregationRule):
     Decentralized Data", arXiv:1602.05629.
     """
 
+    aggregates_again = True
+
     def start(self, model: Model) -> None:
         self._sum, self._weight = Sum(model.manifest), 0.0
 

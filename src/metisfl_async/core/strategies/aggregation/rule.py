@@ -28,8 +28,8 @@ class AggregationRule(ABC):
 
     Calls come one at a time, those with large models in a worker thread. The controller works on a copy of the object
     that is in its configuration, so one object can configure many controllers. An update is refused, and its learner
-    told why, when `fold` raises a `ConfigError`; the rule must be unchanged then. Any other exception ends the
-    federation.
+    told why, when `fold` raises a `ConfigError`, or a MemoryError; the rule must be unchanged then. Any other exception
+    ends the federation.
 
     `core.strategies.aggregation.arithmetic.Sum` uses the cores there are; for other arithmetic,
     `core.strategies.aggregation.spreading.spread` does.
@@ -40,6 +40,7 @@ class AggregationRule(ABC):
     needs_previous: bool = False  #: whether each learner's latest update is to be kept and given as `Update.previous`
     updates_per_version: int = 1  #: how many updates, at least, make a model where there are no rounds
     num_models: int = 1  #: how many of the latest global models `restore` needs
+    aggregates_again: bool = False  #: whether `aggregate` leaves everything as it was when it raises a MemoryError
     stride_length: int | None = None  #: at most so many updates in memory at a time
 
     @abstractmethod
