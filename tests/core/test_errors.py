@@ -11,6 +11,7 @@ from metisfl_async.core.errors import (
     ConnectionLost,
     Damaged,
     MetisError,
+    NoModel,
     PeerTimeout,
     ProtocolError,
     QuorumLost,
@@ -52,6 +53,7 @@ EVERY_ERROR: list[tuple[MetisError, dict[str, object], tuple[type, ...]]] = [
     (PeerTimeout("a:1", "silent for 5 s"), {"address": "a:1", "reason": "silent for 5 s"}, (TransportError,)),
     (StoreError("models", "no room"), {"where": "models", "why": "no room"}, (MetisError,)),
     (RoundError("it stopped"), {}, (MetisError,)),
+    (NoModel("it is NaN"), {"why": "it is NaN"}, (RoundError,)),
     (QuorumLost("2 of 5 reported"), {"why": "2 of 5 reported"}, (RoundError,)),
 ]
 each_error = pytest.mark.parametrize(

@@ -15,16 +15,16 @@ from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.keeper import Keeper
 from metisfl_async.controller.staging import Room
 from metisfl_async.controller.threads import Threads
-from metisfl_async.core.errors import ConfigError, StoreError
+from metisfl_async.core.errors import ConfigError, NoModel, StoreError
 from metisfl_async.core.federation.commands import Aggregate, Discard, Forget, Save
-from metisfl_async.core.federation.inputs import Folded, Input, Published, Rejected, Stop
+from metisfl_async.core.federation.inputs import Folded, Input, Published, Rejected, Stop, Unpublished
 from metisfl_async.core.federation.inputs import Saved as SavedInput
 from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.ids import LearnerId, StreamId
 from metisfl_async.core.messages import UpdateReply
 from metisfl_async.core.model import Model, allocate
 from metisfl_async.core.strategies.aggregation.arithmetic import unfit
-from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
+from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update, made
 from metisfl_async.store.base import GLOBAL, NO_ARRAYS, Saved
 
 logger = logging.getLogger(__name__)
@@ -210,7 +210,11 @@ class Aggregator:
             if update is not None:
                 with suppress(ConfigError):  # the rule does not want it; its learner was told nothing else
                     await self._threads.work(manifest.size_bytes, self._rule.fold, update)
-        model = await self._threads.work(manifest.size_bytes, self._rule.aggregate, version)
+        try:
+            model = await self._threads.work(manifest.size_bytes, made, self._rule, version)
+        except NoModel as error:
+            await self._take_back(error)
+            return
         if (difference := manifest.difference(model.manifest)) is not None or model.version != version:
             wrong = difference or f"version {model.version} instead of {version}"
             raise RuntimeError(f"{type(self._rule).__name__}.aggregate() made no such model as was asked for: {wrong}")
@@ -220,6 +224,15 @@ class Aggregator:
             await self._commit(standing)
         self.publication = publication
         self._post(Published(version, selection_s * 1e3))
+
+    async def _take_back(self, error: NoModel) -> None:
+        """Go on from the latest global model, without the updates of the one that cannot be published."""
+        assert self.publication is not None
+        if not error.keeps_updates:
+            latest = self.publication.model
+            await self._threads.work(latest.manifest.size_bytes, self._rule.take_back, latest)
+            self._inside.clear()
+        self._post(Unpublished(str(error), error.keeps_updates))
 
     async def _commit(self, standing: str) -> None:
         """Save how the federation stands, with the latest global model and what the rule keeps, if they are not."""

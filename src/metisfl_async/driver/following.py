@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 
-from metisfl_async.core.errors import ConnectionLost, QuorumLost, StoreError, TransportError, UnexpectedMessage
+from metisfl_async.core.errors import ConnectionLost, NoModel, QuorumLost, StoreError, TransportError, UnexpectedMessage
 from metisfl_async.core.federation.events import Event, EventsMissed, FederationFinished, FederationStarted
 from metisfl_async.core.ids import FederationId
 from metisfl_async.driver.result import FederationResult
@@ -63,6 +63,8 @@ def raise_failure(finished: FederationFinished) -> None:
     if finished.error_type == StoreError.__name__:
         where, _, why = finished.reason.partition(": ")
         raise StoreError(where, why)
+    if finished.error_type == NoModel.__name__:
+        raise NoModel(finished.reason)
     if finished.is_failure:
         raise QuorumLost(finished.reason)
 

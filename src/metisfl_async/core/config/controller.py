@@ -52,7 +52,7 @@ class ControllerConfig:
     min_learners: int = 1  #: how many must report for a round to count
     round_timeout_secs: float | None = None  #: for training, and again for evaluation; None = as long as learners live
     quorum_timeout_secs: float | None = 600.0  #: how long to wait for `min_learners` to be there again; None = for ever
-    max_failed_rounds: int = 3  #: rounds in a row without `min_learners` updates before giving up
+    max_failed_rounds: int = 3  #: rounds in a row without `min_learners` updates, or without a model, before giving up
     max_model_bytes: int = 4 * 2**30  #: a larger update is refused on its header
     max_inflight_bytes: int = 128 * 2**20  #: updates being received at one time; at least one always is
     max_downloads: int = 64  #: learners that fetch a model at one time; each may take 2 MiB of buffers

@@ -43,6 +43,7 @@ class ContinuousFederation(Federation):
         self._evaluations = RunningMeans()  # of each learner's latest, with its latest scaling factor
         self._fetched: dict[LearnerId, int] = {}  # the model that a learner has just evaluated
         self._latest: RoundRecord | None = None  # the record that was closed last
+        self._too_few = 0  # so many updates of this model were not enough for the rule
 
     def _phase_timed_out(self) -> None:
         timeout_s = self.config.round_timeout_secs
@@ -73,7 +74,7 @@ class ContinuousFederation(Federation):
         if self._is_aggregating:
             return
         reported, strategies = self._round.reported, self._strategies
-        is_enough = len(reported) >= strategies.rule.updates_per_version
+        is_enough = len(reported) >= max(strategies.rule.updates_per_version, self._too_few + 1)
         if is_enough and strategies.is_due(reported, self.ledger.awaited.keys()) and not self._is_one_being_folded:
             self._aggregate(set(reported))
             return
@@ -164,7 +165,8 @@ class ContinuousFederation(Federation):
         if task.kind is TaskKind.EVALUATE:
             self._end_evaluation(task)
         elif task.kind is TaskKind.TRAIN and task.state is not TaskState.CANCELLED:
-            self._round.add(task)
+            if task not in self._round.tasks:  # else it was folded
+                self._round.add(task)
             if task.learner in self._present:
                 self._benched.add(task.learner)
 
@@ -177,6 +179,7 @@ class ContinuousFederation(Federation):
     def _on_published(self, version: int) -> None:
         """Have the model evaluated by those of its learners that are free, and go on."""
         published, self._round = self._round, self._new_round()
+        self._too_few = 0
         self._benched.clear()
         every = self.config.evaluate_every
         if every and published.number % every == 0:
@@ -200,6 +203,16 @@ class ContinuousFederation(Federation):
             for task in self.ledger.open():
                 if task.kind is TaskKind.TRAIN:
                     self._desk.give_up(task, TaskState.CANCELLED, "the federation ended")
+
+    def _on_unpublished(self, reason: str, *, keeps_updates: bool) -> None:
+        if keeps_updates:  # more are to come
+            self._round.record.failure, self._too_few = "", len(self._round.reported)
+            self._progress()
+            return
+        self._close_record(self._round, {})
+        self._try_another_model()
+        if not self.is_finished and not self._round.is_open:  # what is on its way belongs to a new one
+            self._round = self._new_round()
 
     def _end_evaluation(self, task: Task) -> None:
         measured = self._measured[task.round_number]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import assert_never
 
-from metisfl_async.core.errors import UnexpectedMessage
-from metisfl_async.core.federation.commands import Command, Greet, StartTimer, TimerName
+from metisfl_async.core.errors import NoModel, UnexpectedMessage
+from metisfl_async.core.federation.commands import Command, Forget, Greet, StartTimer, TimerName
 from metisfl_async.core.federation.course import Course, Phase
 from metisfl_async.core.federation.events import (
     FederationResumed,
@@ -43,6 +43,7 @@ from metisfl_async.core.federation.inputs import (
     Start,
     Stop,
     TimerFired,
+    Unpublished,
 )
 from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, TaskState, Verdict
@@ -126,6 +127,8 @@ class Federation(Course):
                 self._timer_fired(name)
             case Published(version, selection_ms):
                 self._published(version, selection_ms)
+            case Unpublished(reason, keeps_updates):
+                self._unpublished(reason, keeps_updates=keeps_updates)
             case Saved(number):
                 if (then := self._when_saved.pop(number, None)) is not None:
                     then()
@@ -305,7 +308,7 @@ class Federation(Course):
         if not self._is_aggregating or self.is_finished:
             return
         self._is_aggregating = False
-        self.standing.failed_rounds = 0
+        self.standing.failed_rounds = self.standing.failed_models = 0
         self.standing.num_published += 1
         self.model_version, self._lost = version, 0
         self._round.publish(selection_ms)
@@ -316,3 +319,20 @@ class Federation(Course):
         else:
             self._on_published(version)
             self._progress()
+
+    def _unpublished(self, reason: str, *, keeps_updates: bool) -> None:
+        """Go on without the model that was asked for: what was folded for it does not count, unless it is kept."""
+        if not self._is_aggregating or self.is_finished:
+            return
+        self._is_aggregating = False
+        self._round.record.failure = reason
+        if not keeps_updates:
+            for task in [task for tasks in self.ledger.folded.values() for task in tasks]:
+                self._desk.give_up(task, TaskState.REJECTED, reason, NoModel.__name__)
+                if self._strategies.keeps_updates and task.learner in self.standing.reported:
+                    self.standing.reported.remove(task.learner)  # nor does its update join a later mean
+                    self._do(Forget(task.learner))
+        if self._ending is not None:
+            self._ending()
+        else:
+            self._on_unpublished(reason, keeps_updates=keeps_updates)

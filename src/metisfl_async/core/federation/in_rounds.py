@@ -121,6 +121,10 @@ class FederationInRounds(Federation):
                     if learner in self._connected:
                         self._desk.offer(task)
 
+    def _on_unpublished(self, reason: str, *, keeps_updates: bool) -> None:
+        self._close(self._round)
+        self._try_another_model()
+
     def _end_round(self) -> None:
         record = self._close(self._round)
         if reason := reason_to_stop(self._signals, self.standing.num_published, record):

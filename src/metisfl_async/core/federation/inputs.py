@@ -35,6 +35,7 @@ __all__ = [
     "Start",
     "Stop",
     "TimerFired",
+    "Unpublished",
 ]
 
 # --- the driver ------------------------------------------------------------------------------------------------------
@@ -228,6 +229,14 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class Unpublished:
+    """No model that can be published came of `Aggregate`. The updates are still folded if it `keeps_updates`."""
+
+    reason: str
+    keeps_updates: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """What `Save` asked for is done."""
 
@@ -254,5 +263,6 @@ Input: TypeAlias = (
     | Folded
     | TimerFired
     | Published
+    | Unpublished
     | Saved
 )

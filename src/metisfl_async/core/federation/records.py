@@ -57,6 +57,7 @@ class RoundRecord:
     number: int  #: from 1; a round without quorum is tried again under the same number; without rounds: the version
     model_version: int  #: of the model that the cohort trained
     is_published: bool = False  #: whether a new global model came of it
+    failure: str = ""  #: why the model that was made of its updates, if one was, could not be published
     in_rounds: bool = True  #: False under a scheduler without rounds: this is the record of a model
     started_ms: float = 0.0  #: since the federation started
     selection_ms: float = 0.0  #: choosing the cohort, and fetching stored updates that are in the mean too
@@ -106,6 +107,7 @@ class RoundRecord:
             parts.append(f"staleness {staleness}")
         parts += [f"train {name} {value:.4g}" for name, value in self.train_metrics.items()]
         parts += [f"evaluation {name} {value:.4g}" for name, value in self.evaluation_metrics.items()]
+        parts += [self.failure] if self.failure else []
         return ", ".join(parts) if self.is_published else "not published: " + ", ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:

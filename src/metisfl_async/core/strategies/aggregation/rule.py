@@ -6,10 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from metisfl_async.core.errors import NoModel
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.model import Array, Model
+from metisfl_async.core.strategies.aggregation.arithmetic import unfit
 
-__all__ = ["AggregationRule", "Update"]
+__all__ = ["AggregationRule", "Update", "made"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,8 @@ class AggregationRule(ABC):
 
     Calls come one at a time, those with large models in a worker thread. The controller works on a copy of the object
     that is in its configuration, so one object can configure many controllers. An update is refused, and its learner
-    told why, when `fold` raises a `ConfigError`; the rule must be unchanged then. Any other exception ends the
+    told why, when `fold` raises a `ConfigError`; the rule must be unchanged then. A model is not made, and the round
+    says why, when `aggregate` raises a `NoModel`, or gives one that is not finite. Any other exception ends the
     federation.
 
     `core.strategies.aggregation.arithmetic.Sum` uses the cores there are; for other arithmetic,
@@ -75,9 +80,31 @@ class AggregationRule(ABC):
         """
         self.start(models[-1])
 
+    def take_back(self, model: Model) -> None:
+        """Go on from the latest global model: the one that was made after it cannot be published.
+
+        Forget what was folded, and all that came of it; the learners are told. Most begin anew.
+        """
+        self.start(model)
+
     @abstractmethod
     def discard(self) -> None:
         """Forget the updates since the latest model: too few came."""
 
     def remove(self, update: Update) -> None:  # noqa: B027 - most rules remember nobody
         """Take out the share of a learner that left; `update` is its latest. Only where the rule `needs_previous`."""
+
+
+def made(rule: AggregationRule, version: int) -> Model:
+    """Have a rule make a model, and look whether it can be published.
+
+    Raises
+    ------
+    NoModel
+        If it cannot: it is not finite, in the dtypes that it has.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # it is looked at here
+        model = rule.aggregate(version)
+    if (problem := unfit(model)) is not None:
+        raise NoModel(f"{type(rule).__name__} made a model that cannot be published: {problem}")
+    return model

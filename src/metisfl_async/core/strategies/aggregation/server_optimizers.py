@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metisfl_async.core.checks import number, positive
-from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.errors import ConfigError, NoModel
 from metisfl_async.core.model import DTYPES, Array, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import blocks, write_rounded
 from metisfl_async.core.strategies.aggregation.fedavg import FedAvg
@@ -66,6 +66,8 @@ class ServerOptimizer(AggregationRule):
                 change = out[block].astype(np.float64) - latest
                 step = self.step(change, *(state[block] for state in states))
                 write_rounded(out[block], latest + self.learning_rate * step)
+                if run.dtype == "float64" and not all(np.isfinite(state[block]).all() for state in states):
+                    raise NoModel(f"{type(self).__name__} cannot remember a change so large: its square is not finite")
         model.buffer[model.manifest.padding] = 0
         self._model = model
         return model
