@@ -74,6 +74,8 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
             ("max_model_bytes", 1e9, "an integer >= 1"),
             ("max_inflight_bytes", 0, "an integer >= 1"),
             ("max_downloads", 0, "an integer >= 1"),
+            ("max_weight", 0, f"a finite number > 0 and <= {2**53}"),
+            ("max_weight", 2**53 + 1, f"a finite number > 0 and <= {2**53}"),
         ]
     ),
     *(

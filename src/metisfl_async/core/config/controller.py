@@ -40,6 +40,7 @@ class ControllerConfig:
     aggregation_rule: str | AggregationRule = "FedAvg"  #: how updates become a global model
     scheduler: str | Scheduler = "Synchronous"  #: when one is made: "Synchronous", "SemiSynchronous", "Asynchronous"
     scaling_factor: str | ScalingFactor = "NumTrainingExamples"  #: the weight of an update in the mean
+    max_weight: float = 1e9  #: an update that claims more is refused; bounds what a learner makes of itself
     selector: str | Selector | None = None  #: None = "Scheduled" with rounds, "ScheduledCardinality" without
     stride_length: int | None = None  #: for FedStride; None = all learners of a round
     semi_sync_lambda: float | None = None  #: for SemiSynchronous: a round is so many epochs of its slowest learner
@@ -102,6 +103,7 @@ class ControllerConfig:
         if self.lease_secs < 2 * self.heartbeat_secs:
             raise ConfigError("lease_secs", self.lease_secs, f"at least 2 * heartbeat_secs = {2 * self.heartbeat_secs}")
         object.__setattr__(self, "learners", named_learners("learners", self.learners))
+        positive("max_weight", self.max_weight, most=2**53)
         if not callable(self.scaling_factor):
             one_of("scaling_factor", self.scaling_factor, tuple(SCALING_FACTORS))
         self._check_strategies()
