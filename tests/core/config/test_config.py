@@ -50,6 +50,8 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
             ("stride_length", 3, "None, except with aggregation_rule 'FedStride'"),
             ("semi_sync_lambda", 2.0, "None, except with scheduler 'SemiSynchronous'"),
             ("semi_sync_recompute_num_updates", False, "None, except with scheduler 'SemiSynchronous'"),
+            ("semi_sync_max_slowness", 3.0, "None, except with scheduler 'SemiSynchronous'"),
+            ("cutoff_score", "min_learners", "mean, median, quorum"),
             ("crypto_context", "ctx.bin", NO_ENCRYPTION),
             ("scaling_factor_bits", 52, NO_ENCRYPTION),
             ("batch_size", 4096, f"{NO_ENCRYPTION}; for training, train_params={{'batch_size': ...}}"),

@@ -45,9 +45,11 @@ class ControllerConfig:
     stride_length: int | None = None  #: for FedStride; None = all learners of a round
     semi_sync_lambda: float | None = None  #: for SemiSynchronous: a round is so many epochs of its slowest learner
     semi_sync_recompute_num_updates: bool | None = None  #: for SemiSynchronous: fit the batches anew in every round
+    semi_sync_max_slowness: float | None = None  #: for SemiSynchronous: the slowest is so many medians slow; None = 10
     train_params: dict[str, Any] = field(default_factory=dict)  #: given to every `Learner.train` as its `config`
     eval_params: dict[str, Any] = field(default_factory=dict)  #: given to every `Learner.evaluate`
     params_hook: ParamsHook | None = None  #: changes them for a task: ``hook(kind, round_number, learner, params)``
+    cutoff_score: Literal["mean", "median", "quorum"] = "mean"  #: which of the learners' scores ends it
     evaluate_every: int = 1  #: evaluate the global model of every k-th round on its cohort; 0 = never
     participation_ratio: float = 1.0  #: share of the connected learners at work, drawn with the session's seed
     min_learners: int = 1  #: how many must report for a round to count
@@ -86,6 +88,7 @@ class ControllerConfig:
             raise ConfigError(
                 "params_hook", self.params_hook, "a function (kind, round_number, learner, params) -> params, or None"
             )
+        one_of("cutoff_score", self.cutoff_score, ("mean", "median", "quorum"))
         integer("evaluate_every", self.evaluate_every, 0)
         positive("participation_ratio", self.participation_ratio, most=1)
         integer("min_learners", self.min_learners, 1)
@@ -142,7 +145,7 @@ class ControllerConfig:
         """Make the scheduler; an object of the user's is copied."""
         scheduler, semi_sync_lambda = self.scheduler, self.semi_sync_lambda
         if scheduler != "SemiSynchronous":
-            for name in ("semi_sync_lambda", "semi_sync_recompute_num_updates"):
+            for name in ("semi_sync_lambda", "semi_sync_recompute_num_updates", "semi_sync_max_slowness"):
                 if getattr(self, name) is not None:
                     raise ConfigError(name, getattr(self, name), "None, except with scheduler 'SemiSynchronous'")
         match scheduler:
@@ -156,9 +159,11 @@ class ControllerConfig:
                 if semi_sync_lambda is None:
                     allowed = "a finite number > 0, which scheduler 'SemiSynchronous' needs"
                     raise ConfigError("semi_sync_lambda", semi_sync_lambda, allowed)
-                recompute = self.semi_sync_recompute_num_updates
+                recompute, slowness = self.semi_sync_recompute_num_updates, self.semi_sync_max_slowness
                 return SemiSynchronous(
-                    semi_sync_lambda, recompute_num_updates=False if recompute is None else recompute
+                    semi_sync_lambda,
+                    recompute_num_updates=False if recompute is None else recompute,
+                    max_slowness=10.0 if slowness is None else slowness,
                 )
             case _:
                 raise ConfigError("scheduler", scheduler, f"{', '.join(SCHEDULERS)}, or a Scheduler object")

@@ -19,6 +19,7 @@ MUST_STAY = (
     "stride_length",
     "semi_sync_lambda",
     "semi_sync_recompute_num_updates",
+    "semi_sync_max_slowness",
     "train_params",
     "eval_params",
     "params_hook",

@@ -68,8 +68,7 @@ class ContinuousFederation(Federation):
     def _advance(self) -> None:
         if self.phase is Phase.EVALUATING:  # the last model
             if not self.ledger.awaited:
-                assert self._latest is not None
-                self._finish(reason_to_stop(self._signals, self.standing.num_published, self._latest) or "")
+                self._finish(self._reason_to_stop() or "")
             return
         if self._is_aggregating:
             return
@@ -141,8 +140,7 @@ class ContinuousFederation(Federation):
         for of_before in rounds:
             self._close_record(of_before, self._evaluations.means())
         if self._is_counted_out:
-            assert self._latest is not None
-            self._finish(reason_to_stop(self._signals, self.standing.num_published, self._latest) or "")
+            self._finish(self._reason_to_stop() or "")
         else:
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
 
@@ -224,9 +222,13 @@ class ContinuousFederation(Federation):
         self._close_record(measured, evaluation)
         if self.phase is not Phase.TRAINING or self._is_counted_out:  # then evaluations are waited for
             return
-        assert self._latest is not None
-        if reason := reason_to_stop(self._signals, self.standing.num_published, self._latest):
+        if reason := self._reason_to_stop():
             self._finish(reason)
+
+    def _reason_to_stop(self) -> str | None:
+        assert self._latest is not None
+        evaluations = [metrics for _, metrics in self._evaluations.reports().values()]
+        return reason_to_stop(self._signals, self.standing.num_published, self._latest, self.config, evaluations)
 
     def _close_record(self, closing: Round, evaluation: Metrics) -> None:
         record = self._close(closing, evaluation)

@@ -127,7 +127,8 @@ class FederationInRounds(Federation):
 
     def _end_round(self) -> None:
         record = self._close(self._round)
-        if reason := reason_to_stop(self._signals, self.standing.num_published, record):
+        evaluations = [part.evaluation_metrics for part in record.learners.values()]
+        if reason := reason_to_stop(self._signals, self.standing.num_published, record, self.config, evaluations):
             self._finish(reason)
         else:
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
