@@ -10,6 +10,7 @@ import numpy as np
 
 from metisfl_async.core.errors import NoModel
 from metisfl_async.core.ids import LearnerId
+from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Array, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import unfit
 
@@ -44,6 +45,8 @@ class AggregationRule(ABC):
     starts_afresh: bool = True  #: whether a model is made of the updates since the one before, and nothing else
     needs_previous: bool = False  #: whether each learner's latest update is to be kept and given as `Update.previous`
     updates_per_version: int = 1  #: how many updates, at least, make a model where there are no rounds
+    min_updates: int = 1  #: how many learners' updates a model needs; `ControllerConfig.min_learners` is no less
+    is_heavy: bool = False  #: whether `aggregate` takes longer than a mean does: then it never runs on the event loop
     num_models: int = 1  #: how many of the latest global models `restore` needs
     stride_length: int | None = None  #: at most so many updates in memory at a time
 
@@ -58,6 +61,10 @@ class AggregationRule(ABC):
     @abstractmethod
     def aggregate(self, version: int) -> Model:
         """Make the next global model: a new buffer, the manifest of `start`, and the given version."""
+
+    def notes(self) -> Mapping[LearnerId, Mapping[str, Json]]:
+        """Say what became of updates in the model that was made last, for the record: what was clipped, or left out."""
+        return {}
 
     def state(self) -> Mapping[str, Array]:
         """Say what it keeps from model to model, beside the latest model: a durable federation writes it down.
