@@ -14,7 +14,7 @@ from metisfl_async.codec.frame import Header
 from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.keeper import Keeper
 from metisfl_async.controller.staging import Room
-from metisfl_async.controller.threads import Threads
+from metisfl_async.controller.threads import INLINE_BYTES, Threads
 from metisfl_async.core.errors import ConfigError, NoModel, StoreError
 from metisfl_async.core.federation.commands import Aggregate, Discard, Forget, Save
 from metisfl_async.core.federation.inputs import Folded, Input, Published, Rejected, Stop, Unpublished
@@ -211,7 +211,8 @@ class Aggregator:
                 with suppress(ConfigError):  # the rule does not want it; its learner was told nothing else
                     await self._threads.work(manifest.size_bytes, self._rule.fold, update)
         try:
-            model = await self._threads.work(manifest.size_bytes, made, self._rule, version)
+            size = max(manifest.size_bytes, INLINE_BYTES) if self._rule.is_heavy else manifest.size_bytes
+            model = await self._threads.work(size, made, self._rule, version)
         except NoModel as error:
             await self._take_back(error)
             return
@@ -223,7 +224,7 @@ class Aggregator:
         if standing or not self._keeper.store.is_durable:
             await self._commit(standing)
         self.publication = publication
-        self._post(Published(version, selection_s * 1e3))
+        self._post(Published(version, selection_s * 1e3, self._rule.notes()))
 
     async def _take_back(self, error: NoModel) -> None:
         """Go on from the latest global model, without the updates of the one that cannot be published."""

@@ -125,8 +125,8 @@ class Federation(Course):
                 self._folded(happened)
             case TimerFired(name):
                 self._timer_fired(name)
-            case Published(version, selection_ms):
-                self._published(version, selection_ms)
+            case Published():
+                self._published(happened)
             case Unpublished(reason, keeps_updates):
                 self._unpublished(reason, keeps_updates=keeps_updates)
             case Saved(number):
@@ -303,16 +303,20 @@ class Federation(Course):
                 is_failure=True,
             )
 
-    def _published(self, version: int, selection_ms: float) -> None:
+    def _published(self, published: Published) -> None:
         """Go on with a new global model: what was folded counts."""
         if not self._is_aggregating or self.is_finished:
             return
         self._is_aggregating = False
         self.standing.failed_rounds = self.standing.failed_models = 0
         self.standing.num_published += 1
-        self.model_version, self._lost = version, 0
-        self._round.publish(selection_ms)
-        self._desk.count([task for task in self._round.tasks if task.state is TaskState.FOLDED], version)
+        self.model_version = version = published.version
+        self._lost = 0
+        self._round.publish(published.selection_ms)
+        folded = [task for task in self._round.tasks if task.state is TaskState.FOLDED]
+        for task in folded:
+            task.part.rule_notes = dict(published.notes.get(task.learner, {}))
+        self._desk.count(folded, version)
         self._announce(ModelPublished(self._round.number, version))
         if self._ending is not None:
             self._ending()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -226,6 +226,7 @@ class Published:
 
     version: int
     selection_ms: float = 0.0
+    notes: Mapping[LearnerId, Mapping[str, Json]] = field(default_factory=dict)  #: what the rule says of the updates
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class LearnerRecord:
     staging_ms: float | None = None  #: from the first frame to the last
     aggregation_ms: float | None = None  #: checking and folding the update
     ended_ms: float | None = None  #: when the training task was over, counted or not, since the federation started
+    rule_notes: dict[str, Json] = field(default_factory=dict)  #: what the rule did with its update, where it says so
     evaluation_task_id: str = ""  #: empty if it was not asked to evaluate
     evaluation_sent_ms: float | None = None  #: when that was offered, since the federation started
     evaluation_ms: float | None = None  #: from offering the evaluation to its result
