@@ -51,6 +51,7 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
             ("semi_sync_lambda", 2.0, "None, except with scheduler 'SemiSynchronous'"),
             ("semi_sync_recompute_num_updates", False, "None, except with scheduler 'SemiSynchronous'"),
             ("semi_sync_max_slowness", 3.0, "None, except with scheduler 'SemiSynchronous'"),
+            ("rule_params", [1], "a dict"),
             ("cutoff_score", "min_learners", "mean, median, quorum"),
             ("crypto_context", "ctx.bin", NO_ENCRYPTION),
             ("scaling_factor_bits", 52, NO_ENCRYPTION),

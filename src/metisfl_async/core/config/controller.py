@@ -12,7 +12,7 @@ from metisfl_async.core.checks import integer, one_of, positive
 from metisfl_async.core.config.endpoints import ClientParams, ServerParams, named_learners
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, checked_json, requested_names
-from metisfl_async.core.strategies.aggregation.by_name import RULES
+from metisfl_async.core.strategies.aggregation.by_name import RULES, rule_by_name
 from metisfl_async.core.strategies.aggregation.fedavg import FedStride
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
 from metisfl_async.core.strategies.scaling import SCALING_FACTORS, ScalingFactor
@@ -38,6 +38,7 @@ class ControllerConfig:
     """
 
     aggregation_rule: str | AggregationRule = "FedAvg"  #: how updates become a global model
+    rule_params: dict[str, Any] = field(default_factory=dict)  #: of a rule that is given by name; {} = its defaults
     scheduler: str | Scheduler = "Synchronous"  #: when one is made: "Synchronous", "SemiSynchronous", "Asynchronous"
     scaling_factor: str | ScalingFactor = "NumTrainingExamples"  #: the weight of an update in the mean
     max_weight: float = 1e9  #: an update that claims more is refused; bounds what a learner makes of itself
@@ -89,6 +90,10 @@ class ControllerConfig:
                 "params_hook", self.params_hook, "a function (kind, round_number, learner, params) -> params, or None"
             )
         one_of("cutoff_score", self.cutoff_score, ("mean", "median", "quorum"))
+        params = checked_json(self.rule_params, "rule_params")
+        if not isinstance(params, dict):
+            raise ConfigError("rule_params", params, "a dict")
+        object.__setattr__(self, "rule_params", params)
         integer("evaluate_every", self.evaluate_every, 0)
         positive("participation_ratio", self.participation_ratio, most=1)
         integer("min_learners", self.min_learners, 1)
@@ -117,6 +122,9 @@ class ControllerConfig:
         if rule.in_rounds is not None and rule.in_rounds is not scheduler.in_rounds:
             allowed = "Synchronous or SemiSynchronous" if rule.in_rounds else "Asynchronous"
             raise ConfigError("scheduler", self.scheduler, f"{allowed}, which the rule {type(rule).__name__} needs")
+        if self.min_learners < rule.min_updates:
+            allowed = f"at least {rule.min_updates}, which {type(rule).__name__} needs to keep what it promises"
+            raise ConfigError("min_learners", self.min_learners, allowed)
         if not scheduler.in_rounds and rule.starts_afresh and self.selector is not None and not selector.needs_updates:
             allowed = (
                 f"'ScheduledCardinality' (or None), since {type(rule).__name__} without rounds would be the latest "
@@ -134,12 +142,14 @@ class ControllerConfig:
         if stride_length is not None and rule != "FedStride":
             raise ConfigError("stride_length", stride_length, "None, except with aggregation_rule 'FedStride'")
         if isinstance(rule, AggregationRule):
+            if self.rule_params:
+                raise ConfigError("rule_params", self.rule_params, "{}, except with a rule that is given by name")
             return copy.deepcopy(rule)
         if rule == "SecAgg":
             raise ConfigError("aggregation_rule", rule, f"{', '.join(RULES)}; SecAgg is not implemented yet")
         if not isinstance(rule, str) or rule not in RULES:
             raise ConfigError("aggregation_rule", rule, f"{', '.join(RULES)}, or an AggregationRule object")
-        return FedStride(stride_length) if rule == "FedStride" else RULES[rule]()
+        return FedStride(stride_length) if stride_length is not None else rule_by_name(rule, self.rule_params)
 
     def new_scheduler(self) -> Scheduler:
         """Make the scheduler; an object of the user's is copied."""

@@ -13,6 +13,7 @@ __all__ = ["check_same", "facts_of"]
 #: They decide what is computed. The others (limits, times, addresses) may differ.
 MUST_STAY = (
     "aggregation_rule",
+    "rule_params",
     "scheduler",
     "scaling_factor",
     "selector",
