@@ -39,6 +39,7 @@ from metisfl_async.core.federation.events import (
     TaskFailed,
     UpdateCounted,
     UpdateFolded,
+    UpdateRepeated,
     event_to_dict,
 )
 from metisfl_async.core.federation.records import Failure, LearnerRecord, RoundRecord
@@ -154,6 +155,7 @@ __all__ = [
     "Update",
     "UpdateCounted",
     "UpdateFolded",
+    "UpdateRepeated",
     "app",
     "dirichlet_partition",
     "event_to_dict",

@@ -49,6 +49,7 @@ from metisfl_async.core.ids import TaskId
 from metisfl_async.core.messages import ControllerMessage, Counted, Outcome, TaskOffer, UpdateReply, Welcome
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Array
+from metisfl_async.core.strategies.aggregation.resemblance import Portrait
 from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.learner.part import Drop, Part, Step
@@ -224,10 +225,11 @@ def _write_down(log: Log) -> None:
     """Record what the controller of this process folds, commits and resumes."""
     fold, commit, resume, conclude = Aggregator._fold, Keeper.commit, Job.resume, Job.conclude
 
-    async def folding(self: Aggregator, upload: Upload) -> None:
-        await fold(self, upload)
+    async def folding(self: Aggregator, upload: Upload) -> Portrait:
+        seen = await fold(self, upload)
         facts = {"task": upload.header.task_id, "version": upload.model.version, "weight": upload.weight}
         log.write("folded", learner=upload.learner, **facts)
+        return seen
 
     async def committing(self: Keeper, standing: str, *, model: Any = None, **kwargs: Any) -> None:
         is_new = model is not None and model.version > 0

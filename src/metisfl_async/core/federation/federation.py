@@ -20,6 +20,7 @@ from metisfl_async.core.federation.events import (
     LearnerLeft,
     ModelPublished,
     UpdateFolded,
+    UpdateRepeated,
 )
 from metisfl_async.core.federation.inputs import (
     Accepted,
@@ -244,7 +245,10 @@ class Federation(Course):
         if (timing := timing_of({**metrics, **metadata})) is not None:
             self.standing.timings[task.learner] = timing
         task.part.staleness = (self.model_version or 0) - task.model_version
+        task.part.update_norm, task.part.is_global, task.part.twin = folded.norm, folded.is_global, folded.twin
         self._announce(UpdateFolded(self._round.number, task.learner, weight, metrics))
+        if folded.is_global or folded.twin is not None:
+            self._announce(UpdateRepeated(self._round.number, task.learner, folded.twin))
         self._on_folded(task, folded.held_bytes)
         if task.learner not in self._present:  # it left while its update was being folded
             self._forget(task.learner)
@@ -316,6 +320,7 @@ class Federation(Course):
         folded = [task for task in self._round.tasks if task.state is TaskState.FOLDED]
         for task in folded:
             task.part.rule_notes = dict(published.notes.get(task.learner, {}))
+            task.part.update_cosine = published.cosines.get(task.id)
         self._desk.count(folded, version)
         self._announce(ModelPublished(self._round.number, version))
         if self._ending is not None:

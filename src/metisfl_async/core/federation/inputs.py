@@ -208,6 +208,9 @@ class Folded:
     metrics: Metrics = field(default_factory=dict)
     metadata: dict[str, Json] = field(default_factory=dict)
     held_bytes: int = 0
+    norm: float | None = None  #: of what the update changes of the global model
+    is_global: bool = False  #: whether it is the global model, as it was
+    twin: LearnerId | None = None  #: who sent the same update for the same model, if somebody did
 
 
 # --- time, and the aggregator ----------------------------------------------------------------------------------------
@@ -227,6 +230,7 @@ class Published:
     version: int
     selection_ms: float = 0.0
     notes: Mapping[LearnerId, Mapping[str, Json]] = field(default_factory=dict)  #: what the rule says of the updates
+    cosines: Mapping[TaskId, float] = field(default_factory=dict)  #: of what they change to its mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,10 @@ class LearnerRecord:
     staging_ms: float | None = None  #: from the first frame to the last
     aggregation_ms: float | None = None  #: checking and folding the update
     ended_ms: float | None = None  #: when the training task was over, counted or not, since the federation started
+    update_norm: float | None = None  #: of what its update changes of the global model, in all tensors of floats
+    update_cosine: float | None = None  #: of that to the mean of all updates of the model; -1 to 1, off by a few 0.01
+    is_global: bool = False  #: whether its update is the global model, as it was
+    twin: str | None = None  #: who sent the same update before, for the same model
     rule_notes: dict[str, Json] = field(default_factory=dict)  #: what the rule did with its update, where it says so
     evaluation_task_id: str = ""  #: empty if it was not asked to evaluate
     evaluation_sent_ms: float | None = None  #: when that was offered, since the federation started
