@@ -229,12 +229,13 @@ class Aggregator:
         if (difference := manifest.difference(model.manifest)) is not None or model.version != version:
             wrong = difference or f"version {model.version} instead of {version}"
             raise RuntimeError(f"{type(self._rule).__name__}.aggregate() made no such model as was asked for: {wrong}")
+        cosines = await self._threads.work(self._gallery.size_bytes, self._gallery.cosines)
         publication = Publication(model)  # read-only from here on, so that the store can share it
         self._unsaved = model
         if standing or not self._keeper.store.is_durable:
             await self._commit(standing)
         self.publication = publication
-        self._post(Published(version, selection_s * 1e3, self._rule.notes(), self._gallery.cosines()))
+        self._post(Published(version, selection_s * 1e3, self._rule.notes(), cosines))
         self._gallery.clear()
 
     async def _take_back(self, error: NoModel) -> None:

@@ -14,7 +14,7 @@ from metisfl_async.controller.threads import Threads
 from metisfl_async.core.ids import LearnerId, TaskId
 from metisfl_async.core.model import Array, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import BLOCK
-from metisfl_async.core.strategies.aggregation.resemblance import SAMPLED, SKETCH, Gallery, portrait
+from metisfl_async.core.strategies.aggregation.resemblance import SKETCH, Gallery, portrait
 from metisfl_async.core.strategies.aggregation.spreading import spreading
 
 TASKS = [TaskId(f"{number:032}") for number in range(10)]
@@ -57,7 +57,7 @@ def test_up_to_so_many_elements_in_all_they_are_exact() -> None:
         assert portrait(update, Model.from_arrays(base)).norm == pytest.approx(np.linalg.norm(row))
 
 
-@pytest.mark.parametrize("size", [3 * BLOCK + 7, (SAMPLED + 1) * BLOCK + 7], ids=["all", "sampled"])
+@pytest.mark.parametrize("size", [BLOCK - 7, 3 * BLOCK + 7, 17 * BLOCK + 7])
 def test_of_large_models_they_are_within_some_hundredths(size: int) -> None:
     random = np.random.default_rng(2)
     shift = random.standard_normal(size, dtype=np.float32) * 0.1 + 0.2
@@ -91,6 +91,7 @@ def test_every_dtype_has_a_norm_and_a_float32_may_be_as_large_as_it_can(dtype: t
     assert portrait(Model.from_arrays([values]), Model.from_arrays([np.zeros_like(values)])).norm == 5.0
     far = portrait(of(3e38, 3e38), of(-3e38, 0.0))
     assert far.norm == pytest.approx(3e38 * 5**0.5)
+    assert cosines([of(3e38, 3e38), of(1.0, 1.0)], of(-3e38, 0.0)) == [None, pytest.approx(1.0)]
 
 
 def test_who_goes_infinitely_far_or_nowhere_has_no_cosine() -> None:

@@ -66,9 +66,9 @@ def portrait(update: Model, base: Model) -> Portrait:
 def _add(values: Array, base: Array, start: int, parts: dict[int, tuple[float, Floats]], part: slice) -> None:
     square, sketch = 0.0, np.zeros(SKETCH)
     dtype = np.float64 if values.dtype == np.float64 else np.float32
-    step = 1 if len(values) <= SAMPLED * BLOCK else SAMPLED
-    room: NDArray[Any] = np.empty(BLOCK, dtype)
-    signed: NDArray[Any] = np.zeros(BLOCK // step, dtype)
+    step, longest = 1 if len(values) <= BLOCK else SAMPLED, min(BLOCK, part.stop - part.start)
+    room: NDArray[Any] = np.empty(longest, dtype)
+    signed: NDArray[Any] = np.zeros(-(-longest // step // SKETCH) * SKETCH, dtype)  # whole rows
     signs = _signs(np.dtype(dtype).name)
     with np.errstate(over="ignore", invalid="ignore"):
         for block in blocks(part.stop, part.start):
@@ -84,7 +84,7 @@ def _add(values: Array, base: Array, start: int, parts: dict[int, tuple[float, F
             some = change[number % step :: step]
             np.multiply(some, signs[: len(some)], out=signed[: len(some)])
             signed[len(some) :] = 0
-            sums = signed.reshape(-1, SKETCH).sum(axis=0, dtype=np.float64)
+            sums = signed.reshape(-1, SKETCH).sum(axis=0)
             # From where the run begins, and one further with each block: who shares a sum here does not share it there.
             sketch += np.roll(sums, start + number)
     parts[part.start] = square, sketch
@@ -102,32 +102,43 @@ class Gallery:
 
     def __init__(self) -> None:
         self._shown: dict[TaskId, tuple[LearnerId, float, Portrait]] = {}
+        self._senders: dict[bytes, list[LearnerId]] = {}  # by digest: the first two, of whom one is another one
+
+    @property
+    def size_bytes(self) -> int:
+        """How much there is to work on."""
+        return len(self._shown) * SKETCH * 8
 
     def add(self, task: TaskId, learner: LearnerId, weight: float, shown: Portrait) -> LearnerId | None:
         """Take in one more; the learner whose update is the same, if there is another one, and it changes something."""
         self._shown[task] = learner, weight, shown
         if shown.is_global:
             return None
-        same = (other for other, _, before in self._shown.values() if before.digest == shown.digest)
-        return next((other for other in same if other != learner), None)
+        senders = self._senders.setdefault(shown.digest, [])
+        twin = next((other for other in senders if other != learner), None)
+        if learner not in senders and len(senders) < 2:
+            senders.append(learner)
+        return twin
 
     def cosines(self) -> Mapping[TaskId, float]:
         """Give the cosine of what each update changes to their mean, weighted by the scaling factors, as FedAvg's is.
 
         Those that change nothing, or infinitely much, have none.
         """
-        known = {task: shown for task, shown in self._shown.items() if 0.0 < shown[2].norm < math.inf}
-        if not known:
+        tasks = list(self._shown)
+        sketches = np.array([shown.sketch for _, _, shown in self._shown.values()]).reshape(-1, SKETCH)
+        with np.errstate(over="ignore", invalid="ignore"):
+            lengths = np.sqrt(np.einsum("ij,ij->i", sketches, sketches))
+        known = np.flatnonzero((lengths > 0.0) & (lengths < math.inf))
+        if not len(known):
             return {}
-        largest = max(weight * shown.norm for _, weight, shown in known.values())
-        mean = sum((weight / largest) * shown.sketch for _, weight, shown in known.values())
-        length = float(np.linalg.norm(mean))
-        lengths = {task: float(np.linalg.norm(shown.sketch)) for task, (_, _, shown) in known.items()}
-        return {
-            task: float(np.clip((shown.sketch / lengths[task]) @ (mean / length), -1.0, 1.0))
-            for task, (_, _, shown) in known.items()
-            if length > 0.0 and lengths[task] > 0.0
-        }
+        ways = sketches[known] / lengths[known, None]
+        shares = lengths[known] * np.array([weight for _, weight, _ in self._shown.values()])[known]
+        mean = (shares / shares.max()) @ ways
+        if (length := float(np.linalg.norm(mean))) == 0.0:
+            return {}
+        cosines = np.clip(ways @ (mean / length), -1.0, 1.0)
+        return {tasks[index]: float(cosine) for index, cosine in zip(known, cosines, strict=True)}
 
     def suspects(self) -> str:
         """Say whose update may be why no model came of them; nothing if none stands out."""
@@ -142,3 +153,4 @@ class Gallery:
 
     def clear(self) -> None:
         self._shown.clear()
+        self._senders.clear()
