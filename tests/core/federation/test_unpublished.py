@@ -74,13 +74,25 @@ def test_without_rounds_they_are_kept_until_another_one_came() -> None:
     sandbox.unpublished("1 update is too few", keeps_updates=True)
     assert sandbox.records == []
     assert not sandbox.federation._is_aggregating
-    assert sandbox.task(A).state is TaskState.OFFERED  # A has more to do meanwhile
+    assert [task.learner for task in sandbox.offers] == [A, B]  # A waits for the others
     sandbox.train(B)
     assert sandbox.aggregating == 1
     sandbox.publish()
     assert [(record.participants, record.failure) for record in sandbox.records] == [([A, B], "")]
     sandbox.train(A)
     assert sandbox.aggregating == 2  # one is enough to ask again
+
+
+def test_without_rounds_who_waits_for_nobody_is_asked_again() -> None:
+    sandbox = training(A, config=PICKY, signals=MODELS)
+    for attempt in range(5):
+        assert len(sandbox.offers) == attempt + 1
+        sandbox.train(A)
+        sandbox.unpublished("too few", keeps_updates=True)
+    assert sandbox.finish is None  # each attempt had one more
+    sandbox.train(A)
+    sandbox.publish()
+    assert sandbox.records[0].participants == [A] * 6
 
 
 def test_without_rounds_who_is_at_work_goes_on() -> None:

@@ -38,7 +38,7 @@ class ContinuousFederation(Federation):
         durable_every: int = 0,
     ) -> None:
         super().__init__(federation_id, config, strategies, durable_every=durable_every)
-        self._benched: set[LearnerId] = set()  # failed; they are asked again when there is a new model
+        self._benched: set[LearnerId] = set()  # failed, or wait for others; asked again when there is a new model
         self._measured: dict[int, Round] = {}
         self._evaluations = RunningMeans()  # of each learner's latest, with its latest scaling factor
         self._fetched: dict[LearnerId, int] = {}  # the model that a learner has just evaluated
@@ -203,8 +203,9 @@ class ContinuousFederation(Federation):
                     self._desk.give_up(task, TaskState.CANCELLED, "the federation ended")
 
     def _on_unpublished(self, reason: str, *, keeps_updates: bool) -> None:
-        if keeps_updates:  # more are to come
+        if keeps_updates:  # those of others are to come; who has reported need not train the same model again
             self._round.record.failure, self._too_few = "", len(self._round.reported)
+            self._benched |= self._present.intersection(self._round.reported)
             self._progress()
             return
         self._close_record(self._round, {})
