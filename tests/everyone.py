@@ -69,6 +69,7 @@ class Everyone(RuleBasedStateMachine):
         for task_id, (verdict, reason) in verdicts.items():
             is_wanted = task_id in mine and not mine[task_id].state.is_final
             counts = task_id in mine and mine[task_id].state is TaskState.COUNTED
+            counts = counts and mine[task_id].kind is not TaskKind.EVALUATE
             assert (verdict is Verdict.COUNTED) == counts
             assert (verdict is Verdict.DISCARD) == (not is_wanted and verdict is not Verdict.COUNTED)
             assert (verdict is Verdict.KEEP) == (task_id in mine and mine[task_id].state is TaskState.FOLDED)

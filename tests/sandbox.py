@@ -120,6 +120,8 @@ class Sandbox:
                 self.aggregating, self.others, self.to_save = version, others, standing
             case Forget(learner):
                 self.forgotten.append(learner)
+                if self.strategies.rule.needs_previous and self.aggregating is None:
+                    self.mean_of = [task for task in self.mean_of if task.learner != learner]
             case Discard():
                 self.mean_of.clear()
             case Announce(event):

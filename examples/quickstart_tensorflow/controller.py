@@ -1,6 +1,6 @@
 """The controller: it sends the learners their work and averages what comes back. It sees weights, never images.
 
-Start it with `python controller.py`.
+Start it with `python controller.py`. With `--models DIR`, it may be killed, and started again: it goes on where it was.
 """
 
 from __future__ import annotations
@@ -8,26 +8,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from pathlib import Path
 
 from data import options
 
-from metisfl_async import Controller, ControllerConfig, MetisError, ServerParams
+from metisfl_async import Controller, ControllerConfig, MetisError, ModelStoreConfig, ServerParams
 
 
 def controller_config(epochs: int) -> ControllerConfig:
     return ControllerConfig(train_params={"batch_size": 64, "epochs": epochs}, min_learners=3)
 
 
-async def serve(server_params: ServerParams, config: ControllerConfig) -> None:
-    async with Controller(server_params, config) as controller:
+async def serve(server_params: ServerParams, config: ControllerConfig, models: Path | None) -> None:
+    store = ModelStoreConfig() if models is None else ModelStoreConfig(model_store="Disk", directory=models)
+    async with Controller(server_params, config, store, resume=models is not None) as controller:
         print(f"the controller listens on {controller.address}")
         await controller.serve()  # until the driver shuts it down
 
 
 def main() -> None:
-    arguments = options(__doc__).parse_args()
+    parser = options(__doc__)
+    parser.add_argument("--models", type=Path, metavar="DIR", help="keep the models there, and go on with them")
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    asyncio.run(serve(ServerParams(port=arguments.port), controller_config(arguments.epochs)))
+    config = controller_config(arguments.epochs)
+    asyncio.run(serve(ServerParams(port=arguments.port), config, arguments.models))
 
 
 if __name__ == "__main__":

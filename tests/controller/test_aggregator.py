@@ -24,7 +24,7 @@ from metisfl_async import (
     TerminationSignals,
     Update,
 )
-from metisfl_async.core.federation import federation
+from metisfl_async.core.federation import course
 from metisfl_async.core.messages import Farewell, Outcome, UpdateReply
 from metisfl_async.store.base import GLOBAL, Stored
 from metisfl_async.store.memory import InMemoryStore
@@ -100,7 +100,7 @@ async def test_a_store_that_hangs_does_not_hold_up_the_end(
         await asyncio.Event().wait()
 
     break_store(monkeypatch, method, hangs)
-    monkeypatch.setattr(federation, "ENDING_S", 0.2)
+    monkeypatch.setattr(course, "ENDING_S", 0.2)
     async with nothing_left_behind():
         controller = Controller(ServerParams() if over_grpc else None, FED_REC, IMPATIENT)
         session = DriverSession(controller, [Adds(1), Adds(2)], ENDLESS)

@@ -12,7 +12,7 @@ from metisfl_async import Controller, ControllerConfig, DriverSession, ServerPar
 from metisfl_async.controller import farewell
 from metisfl_async.core.errors import ProtocolError
 from metisfl_async.core.federation.commands import StartTimer
-from metisfl_async.core.ids import FederationId, ModelRef
+from metisfl_async.core.ids import NO_FEDERATION, FederationId, ModelRef
 from metisfl_async.core.messages import Farewell, StartRequest
 from metisfl_async.core.model import Model
 from metisfl_async.transport.grpc_options import SERVICE
@@ -75,7 +75,7 @@ async def test_a_learner_whose_connection_breaks_at_the_end_still_hears_the_fare
             pass
         await until(lambda: all(member.connection is None for member in controller._open.registry))
         link = controller.connect()
-        shutting = asyncio.create_task(link.shut_down(FEDERATION))
+        shutting = asyncio.create_task(link.shut_down(NO_FEDERATION))
         await until(lambda: controller._open.service.farewells.message is not None)
         async with puppet(controller, "a", learner.token) as learner:
             assert isinstance(await learner.next(), Farewell)
@@ -91,7 +91,7 @@ async def test_a_learner_that_comes_after_the_end_is_told_so_and_not_kept_waitin
     monkeypatch.setattr(farewell, "AWAY_S", 0.01)
     async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller:
         link = controller.connect()
-        await link.shut_down(FEDERATION)
+        await link.shut_down(NO_FEDERATION)
         await link.close()
         await controller.serve()
         await run_learner(Adds(1), controller.client_params)  # returns
@@ -100,7 +100,7 @@ async def test_a_learner_that_comes_after_the_end_is_told_so_and_not_kept_waitin
 async def test_the_farewell_takes_as_long_as_a_learner_gets_further_in_the_final_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(farewell, "AWAY_S", 0.01)
+    monkeypatch.setattr(farewell, "AWAY_S", 0.0)  # over before the learner hears of the farewell
     monkeypatch.setattr(farewell, "FAREWELL_S", 0.5)
     now = 0.0
     async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller:

@@ -25,7 +25,7 @@ from metisfl_async import (
 from metisfl_async.controller import farewell, listeners
 from metisfl_async.core.errors import ConnectionLost, Superseded, UnexpectedMessage, UnknownLearner
 from metisfl_async.core.federation.federation import Federation
-from metisfl_async.core.ids import FederationId, LearnerId, Token
+from metisfl_async.core.ids import NO_FEDERATION, FederationId, LearnerId, Token
 from metisfl_async.core.messages import Accept, Hello, JoinRequest, StartRequest
 from metisfl_async.transport.grpc_link import GrpcLink
 
@@ -149,7 +149,7 @@ async def test_a_learner_that_died_does_not_hold_up_the_end(monkeypatch: pytest.
             controller._open.service.listeners.name([listener.params])
             await until(lambda: listener.is_connected)
         async with link_to(controller) as link:
-            await link.shut_down(FEDERATION)
+            await link.shut_down(NO_FEDERATION)
         await controller.serve()
 
 

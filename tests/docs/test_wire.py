@@ -20,7 +20,7 @@ from metisfl_async.core.federation.uploads import MOST_DAMAGES
 from metisfl_async.core.ids import FederationId, TaskId, Token
 from metisfl_async.core.messages import PROTOCOL, Afterwards, Outcome
 from metisfl_async.core.model import ALIGNMENT, DTYPES, Manifest, Model, allocate
-from metisfl_async.learner.client import MAX_TEXT
+from metisfl_async.learner.outcome import MAX_TEXT
 from metisfl_async.transport import convert
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 

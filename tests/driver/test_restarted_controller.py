@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
-from federations import PATIENCE_S, Adds, AddsOnLoop
-from puppet import weights
+from federations import PATIENCE_S, Adds, AddsOnLoop, until
+from puppet import FEDERATION, weights
 
 from metisfl_async import (
+    ConfigError,
     Controller,
+    ControllerConfig,
     DriverSession,
     MetisError,
+    ModelStoreConfig,
     ServerParams,
     TerminationSignals,
     run_learner,
 )
-from metisfl_async.controller import service
-from metisfl_async.core.errors import ConnectionLost, UnknownFederation, WrongProtocol
+from metisfl_async.core.errors import ConnectionLost, UnexpectedMessage, UnknownFederation, WrongProtocol
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import NO_FEDERATION, FederationId
-from metisfl_async.core.messages import PROTOCOL, Status
+from metisfl_async.core.messages import PROTOCOL, StartRequest, Status
 from metisfl_async.driver import session as module
 from metisfl_async.transport.grpc_link import GrpcLink
 
@@ -55,7 +58,9 @@ async def test_a_controller_that_is_lost_before_the_result_is_collected_is_an_er
         with pytest.raises(error):
             await session.run()
         assert session.result is not None
-        assert session.result.reason == "it is not over"
+        assert session.result.reason == "federation_rounds=1 reached"
+        assert session.result.model_version == 1
+        assert [record.number for record in session.result.rounds] == [1]
         if comes_back:
             await _is_untouched(second)
         taking_part.cancel()
@@ -89,12 +94,26 @@ async def _is_untouched(controller: Controller) -> None:
     assert not controller._open.main.done()
 
 
-async def test_a_driver_of_another_release_is_refused_and_both_versions_are_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(service, "PROTOCOL", 77)
+async def test_a_driver_of_another_release_is_refused_and_both_versions_are_named() -> None:
     async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller:
-        match = f"the driver speaks version {PROTOCOL} of the protocol, this side version 77; install the same release"
+        match = f"the driver speaks version 77 of the protocol, this side version {PROTOCOL}; install the same release"
+        link = GrpcLink(controller.client_params)
         with pytest.raises(WrongProtocol, match=match):
-            await DriverSession(controller.client_params, 1, ROUND).run()
+            await link.start_training(StartRequest(ROUND, 1, 0, None, FEDERATION, protocol=77))
+        await link.close()
         await _is_untouched(controller)
+
+
+async def test_a_federation_goes_on_as_its_first_driver_said(tmp_path: Path) -> None:
+    store = ModelStoreConfig(model_store="Disk", directory=tmp_path)
+    async with asyncio.timeout(PATIENCE_S), Controller(None, ControllerConfig(), store) as controller:
+        first = asyncio.create_task(
+            DriverSession(controller, [Adds(1)], TerminationSignals(federation_rounds=10**6)).run()
+        )
+        await until(lambda: controller._open.service._jobs.current is not None)
+        with pytest.raises(ConfigError, match=r"termination_signals is .*: those of the federation that goes on"):
+            await DriverSession(controller, [Adds(2)], ROUND).run(resume=True)
+        with pytest.raises(UnexpectedMessage, match=r"runs here; one ends before .* To go on with it"):
+            await DriverSession(controller, [Adds(2)], ROUND).run()
+        first.cancel()
+        await asyncio.wait([first])

@@ -108,7 +108,7 @@ model_store_config: {model_store: InMemory, eviction_policy: LineageLengthEvicti
 encryption_config:
 controller: {hostname: "::1", port: 7}
 learners: [{id: b}]
-session: {seed: 3, join_timeout_secs: 2.5, worker: process}
+session: {seed: 3, join_timeout_secs: 2.5, worker: process, stop_timeout_secs: 1.5}
 """
     assert read(tmp_path, text) == FederationEnvironment(
         controller_config=ControllerConfig(train_params={"x": 1, "epochs": 2}),
@@ -116,7 +116,7 @@ session: {seed: 3, join_timeout_secs: 2.5, worker: process}
         model_store_config=ModelStoreConfig(lineage_length=2, eviction_policy="LineageLengthEviction"),
         controller_endpoint=Endpoint(hostname="::1", port=7),
         learners=[LearnerEntry(learner_id="b")],
-        session_options=SessionOptions(seed=3, join_timeout_secs=2.5, worker="process"),
+        session_options=SessionOptions(seed=3, join_timeout_secs=2.5, worker="process", stop_timeout_secs=1.5),
     )
 
 

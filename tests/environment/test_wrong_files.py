@@ -123,6 +123,11 @@ WRONG = [
     ),
     (END + WHO + "session: {seed: x}\n", 3, "session.seed is 'x'; allowed: an integer"),
     (END + WHO + "session: {join_timeout_secs: 0}\n", 3, "session.join_timeout_secs is 0; allowed: a number > 0"),
+    (
+        END + WHO + "session: {stop_timeout_secs: 0}\n",
+        3,
+        "session.stop_timeout_secs is 0; allowed: a finite number > 0",
+    ),
     (END + WHO + "session: {worker: fork}\n", 3, "session.worker is 'fork'; allowed: thread, process"),
     # --- who is where
     (END + "learners:\n", 2, "learners is None; allowed: a list"),

@@ -13,7 +13,7 @@ from puppet import weights
 from metisfl_async import Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals, run_learner
 from metisfl_async.core.federation.events import FederationFinished, LearnerJoined
 from metisfl_async.core.ids import NO_FEDERATION, FederationId
-from metisfl_async.core.messages import StartRequest, Status
+from metisfl_async.core.messages import StartRequest
 from metisfl_async.core.model import Model
 from metisfl_async.transport.base import ControllerLink
 
@@ -91,7 +91,8 @@ async def test_the_next_federation_trains_the_same_connected_learner_from_its_ow
         assert (await train(link, "first", 1.0)).arrays()[0] == [2.0]
         member = next(iter(controller._open.registry))
         await link.shut_down(FederationId("first"), keep_running=True)
-        assert await link.status() == Status(FederationId("first"), is_finished=True)
+        status = await link.status()
+        assert (status.federation_id, status.is_finished) == ("first", True)
         assert (await train(link, "second", 100.0)).arrays()[0] == [101.0]
         assert [*controller._open.registry] == [member]
         assert member.incarnation == 1  # it stayed connected

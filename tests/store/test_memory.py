@@ -14,7 +14,7 @@ from metisfl_async.store.memory import InMemoryStore
 
 async def test_of_the_texts_of_rounds_the_latest_are_kept_and_the_others_counted() -> None:
     texts = [f"{number:03}" for number in range(100)]
-    store = InMemoryStore(ModelStoreConfig(), history_bytes=10 * sys.getsizeof(texts[0]))
+    store = InMemoryStore(ModelStoreConfig(history_bytes=10 * sys.getsizeof(texts[0])))
     await store.begin(FEDERATION, "")
     await store.commit("", rounds=texts[:5])
     await store.commit("", rounds=texts[5:10])

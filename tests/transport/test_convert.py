@@ -102,9 +102,7 @@ def test_parties_of_another_version_are_refused_and_both_versions_named() -> Non
         (
             convert_driver.start_request,
             convert_driver.from_start_request,
-            m.StartRequest(
-                TerminationSignals(federation_rounds=5), 3, -1, None, REF.federation_id, has_model=True, protocol=7
-            ),
+            m.StartRequest(TerminationSignals(federation_rounds=5), 3, -1, None, REF.federation_id, has_model=True),
         ),
         (
             convert_driver.start_request,
@@ -164,7 +162,7 @@ def test_a_certificate_travels_once_however_many_learners_share_it() -> None:
 
 
 def test_a_named_learner_whose_certificate_is_missing_is_damaged() -> None:
-    request = pb.StartRequest(signals=pb.TerminationSignals(federation_rounds=1, mode="max"))
+    request = pb.StartRequest(signals=pb.TerminationSignals(federation_rounds=1, mode="max"), protocol=m.PROTOCOL)
     request.learners.add(hostname="a", port=5, root_certificate=0)
     with pytest.raises(Damaged):
         convert_driver.from_start_request(request.SerializeToString())
@@ -193,7 +191,7 @@ def test_any_bytes_are_understood_or_damaged(data: bytes, read: Callable[[bytes]
     [
         (convert.from_learner_message, b""),
         (convert.from_update_reply, convert.GO_AHEAD),  # no outcome
-        (convert_driver.from_start_request, b""),  # no signal
+        (convert_driver.from_start_request, pb.StartRequest(protocol=m.PROTOCOL).SerializeToString()),  # no signal
         (convert_driver.from_events, b'\n\x10{"event": "Nix"}'),
     ],
 )
@@ -254,3 +252,10 @@ def test_a_controller_of_another_protocol_is_refused_and_both_versions_are_named
         reply = pb.JoinReply(learner_id="a", token="t", heartbeat_secs=1, lease_secs=9, protocol=protocol)
         with pytest.raises(WrongProtocol, match=f"the controller speaks {said} .*, this side version {m.PROTOCOL};"):
             convert.from_join_reply(reply.SerializeToString())
+
+
+def test_what_a_controller_or_driver_of_another_release_says_is_refused_by_both_numbers() -> None:
+    with pytest.raises(WrongProtocol, match=f"the controller speaks version 77 .* this side version {m.PROTOCOL}"):
+        convert_driver.from_status(pb.Status(protocol=77).SerializeToString())
+    with pytest.raises(WrongProtocol, match=f"the driver speaks version 77 .* this side version {m.PROTOCOL}"):
+        convert_driver.from_start_request(pb.StartRequest(protocol=77).SerializeToString())

@@ -270,7 +270,7 @@ async def test_a_driver_that_means_another_federation_is_refused_and_changes_not
         link = controller.connect()
         assert await link.status() == Status(NO_FEDERATION)
         await link.start_training(StartRequest(ROUND, 1, 0, None, FEDERATION))
-        assert await link.status() == Status(FEDERATION)
+        assert await link.status() == Status(FEDERATION, signals=ROUND)
         with pytest.raises(UnexpectedMessage, match="no global model yet"):
             await link.get_model(FEDERATION)
         for other in (OTHER, NO_FEDERATION):
@@ -284,9 +284,9 @@ async def test_a_driver_that_means_another_federation_is_refused_and_changes_not
             ):
                 with pytest.raises(UnknownFederation, match=f"this controller runs federation {FEDERATION}"):
                     await call
-        assert await link.status() == Status(FEDERATION)
+        assert await link.status() == Status(FEDERATION, signals=ROUND)
         await link.stop_training(FEDERATION, "enough")
-        assert await link.status() == Status(FEDERATION, is_finished=True)
+        assert await link.status() == Status(FEDERATION, is_finished=True, signals=ROUND)
         await link.close()
 
 

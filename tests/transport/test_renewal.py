@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import numpy as np
 import pytest
-from federations import PATIENCE_S, Adds, until
+from federations import PATIENCE_S, Adds, AddsOnLoop, until
 from proxy import Proxy, proxy_to
 from puppet import FEDERATION, begun, weights
 
@@ -22,10 +23,12 @@ from metisfl_async import (
 )
 from metisfl_async.codec.frame import Header
 from metisfl_async.core.errors import ConnectionLost
-from metisfl_async.core.federation.events import FederationStarted, LearnerJoined
+from metisfl_async.core.federation.events import LearnerJoined
 from metisfl_async.core.ids import LearnerId, Token
 from metisfl_async.core.messages import Hello, JoinRequest
 from metisfl_async.core.model import Model
+from metisfl_async.driver import following
+from metisfl_async.transport import grpc_link
 from metisfl_async.transport.grpc_link import GrpcLink
 
 ANYONE = JoinRequest(LearnerId(""), Token(""))
@@ -54,13 +57,48 @@ async def test_joining_again_dials_anew_though_the_first_connection_looks_alive(
         await until(lambda: len(proxy.writers) == 2)  # both ends of the second one; the first is closed
 
 
-async def test_watching_again_dials_anew_though_the_first_connection_looks_alive() -> None:
-    async with forgetful() as (_, proxy, link):
-        await begun(link, Model.from_arrays(weights(0)))
-        for _ in range(2):
-            assert isinstance(await anext(link.watch_events(FEDERATION)), FederationStarted)
-            proxy.forget()
-        assert proxy.connections == 2
+async def test_a_driver_dials_anew_when_the_controller_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "PATIENCE_S", 0.3)
+    learner = AddsOnLoop(1)
+    learner.may_train.clear()
+    async with forgetful() as (controller, proxy, _):
+        taking_part = asyncio.create_task(run_learner(learner, controller.client_params))
+        session = DriverSession(proxy.params, 1, TerminationSignals(federation_rounds=1))
+        running = asyncio.create_task(session.run())
+        await learner.is_training.wait()
+        proxy.forget()
+        await until(lambda: proxy.connections > 1)
+        learner.may_train.set()
+        result = await running
+        await taking_part
+    assert result.model_version == 1
+
+
+async def test_a_large_update_is_sent_again_that_was_forgotten_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_link, "STILL_S", 0.2)
+    config = ControllerConfig(heartbeat_secs=0.1, lease_secs=1.0, max_inflight_bytes=1)
+    learner = Adds(1)
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        Controller(ServerParams(), config) as controller,
+        proxy_to(controller) as proxy,
+    ):
+        large = [np.zeros(2 * grpc_link.LARGE_BYTES, np.uint8)]
+        taking_part = asyncio.create_task(run_learner(learner, proxy.params))
+        session = DriverSession(controller, 1, TerminationSignals(federation_rounds=1), initial_weights=large)
+        running = asyncio.create_task(session.run())
+        jobs = controller._open.service._jobs
+        await until(lambda: jobs.current is not None)
+        assert jobs.current is not None
+        room = await jobs.current.staging.reserve(1)
+        await until(lambda: proxy.connections >= 2)  # the update has one of its own, and waits for room
+        proxy.forget()
+        await until(lambda: proxy.connections >= 4)  # both were made anew
+        room.release()
+        result = await running
+        await taking_part
+    assert result.model_version == 1
+    assert len(learner.configs) == 1
 
 
 async def test_calls_under_way_on_a_connection_that_is_dropped_are_lost_and_may_be_made_again() -> None:

@@ -84,8 +84,8 @@ def app() -> None:
     With TLS between them:
       metisfl-async certs certs --host controller.example
 
-    ENV is the environment file everywhere. Ctrl-C and SIGTERM end each command in order; a second one does not wait
-    for training that is under way.
+    ENV is the environment file everywhere. Ctrl-C and SIGTERM end each command in order; training that is under way is
+    waited for, for stop_timeout_secs at most. A second one waits for nothing.
     """
 
 
@@ -129,6 +129,12 @@ async def _serve(served: Controller) -> None:
 @click.option(
     "--connect-timeout-secs", type=float, metavar="SECS", help="Give up if the controller is not there in so long."
 )
+@click.option(
+    "--stop-timeout-secs",
+    type=float,
+    metavar="SECS",
+    help="How long a method may go on that is told to end; without it, what the file says.",
+)
 @verbose_option
 def learner(
     *,
@@ -139,6 +145,7 @@ def learner(
     worker: InProcess | None,
     spool_dir: Path | None,
     connect_timeout_secs: float | None,
+    stop_timeout_secs: float | None,
     verbose: bool,
 ) -> None:
     """Run one learner until the federation is over; it waits for its controller, and comes back to it.
@@ -159,6 +166,7 @@ def learner(
             worker=worker,
             connect_timeout_secs=connect_timeout_secs,
             spool_dir=spool_dir,
+            stop_timeout_secs=stop_timeout_secs,
         ),
     )
 

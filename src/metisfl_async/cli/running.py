@@ -48,7 +48,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """Run to its end, on uvloop where there is one.
 
     The first SIGINT or SIGTERM cancels it, and the process exits once it has ended. A learner's training in a thread
-    cannot be stopped, so that may take a while; a second signal does not wait for it.
+    cannot be stopped, so that may take `stop_timeout_secs`; a second signal does not wait for it.
     """
     received: list[int] = []
 

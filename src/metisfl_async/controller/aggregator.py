@@ -15,7 +15,7 @@ from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.keeper import Keeper
 from metisfl_async.controller.staging import Room
 from metisfl_async.controller.threads import INLINE_BYTES, Threads
-from metisfl_async.core.errors import ConfigError, NoModel, StoreError
+from metisfl_async.core.errors import ConfigError, ModelLost, NoModel, StoreError
 from metisfl_async.core.federation.commands import Aggregate, Discard, Forget, Save
 from metisfl_async.core.federation.inputs import Folded, Input, Published, Rejected, Stop, Unpublished
 from metisfl_async.core.federation.inputs import Saved as SavedInput
@@ -135,7 +135,7 @@ class Aggregator:
         keeper, store = self._keeper, self._keeper.store
         models = [kept.model for kept in await keeper.do(store.lineage, GLOBAL)][-self._rule.num_models :]
         if not models or models[-1].version != saved.version:
-            raise StoreError("the model store", f"global model {saved.version}, which was committed, is not there")
+            raise ModelLost("the model store", f"global model {saved.version}, which was committed, is not there")
         size = models[-1].manifest.size_bytes
         await self._threads.work(size, self._rule.restore, models, saved.arrays)
         self.publication = Publication(models[-1])
@@ -283,11 +283,13 @@ class Aggregator:
 
     async def _latest(self, learner: LearnerId) -> Update | None:
         """Get the latest update of a learner that is kept; None if there is none, or only a damaged one."""
-        store, self._latest_task = self._keeper.store, ""
-        try:
-            stored = await store.latest(learner)
-        except StoreError:  # a damaged one is put aside, and named in the log; everything else is tried again
-            stored = await self._keeper.do(store.latest, learner)
+        self._latest_task = ""
+        while True:
+            try:
+                stored = await self._keeper.do(self._keeper.store.latest, learner)
+                break
+            except ModelLost:  # it is put aside, and named in the log; the one before it is the latest now
+                pass
         if stored is None or self.publication is None:
             return None
         self._latest_task = stored.task_id

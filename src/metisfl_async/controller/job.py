@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 
 from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.aggregator import Aggregator
@@ -17,12 +18,13 @@ from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.updates import Updates
 from metisfl_async.core.config import ControllerConfig, ModelStoreConfig
 from metisfl_async.core.config.sameness import check_same, facts_of
-from metisfl_async.core.errors import StoreError, UnexpectedMessage
+from metisfl_async.core.errors import MetisError, StoreError, UnexpectedMessage
 from metisfl_async.core.federation.continuous import ContinuousFederation
-from metisfl_async.core.federation.events import FederationStarted
+from metisfl_async.core.federation.events import FederationStarted, RoundFinished
 from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.federation.in_rounds import FederationInRounds
 from metisfl_async.core.federation.inputs import Resume, Start
+from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.ids import FederationId
 from metisfl_async.core.messages import StartRequest
@@ -90,7 +92,13 @@ class Job:
         start = Start(signals, request.num_learners, seed, timeout_s, first is not None)
         self.federation.standing.config = self._facts
         not_started = self.federation.standing.to_json()
-        standing = self.federation.as_started(start)
+        try:
+            standing = self.federation.as_started(start)
+        except MetisError:
+            raise
+        except Exception as bug:
+            self._dispatcher.fail(bug)
+            raise
         await self.keeper.do(self.keeper.store.begin, self.id, standing if first is None else not_started)
         if first is not None:
             await self.aggregator.set_first_model(first, standing)
@@ -120,12 +128,26 @@ class Job:
             raise UnexpectedMessage("there is no global model yet")
         return self.aggregator.publication
 
+    async def records(self) -> AsyncGenerator[RoundRecord, None]:
+        """Give the records of all closed rounds; while the store cannot be read, those that are in memory."""
+        given = set[tuple[int, float]]()
+        try:
+            async with aclosing(self.keeper.records()) as records:
+                async for record in records:
+                    given.add((record.number, record.started_ms))
+                    yield record
+        except StoreError as error:
+            logger.warning("the records of rounds cannot be read; those in memory are given: %s", error)
+            for event in self.events.kept():
+                if isinstance(event, RoundFinished) and (event.record.number, event.record.started_ms) not in given:
+                    yield event.record
+
     async def conclude(self) -> None:
         """Let go of a federation whose driver has the result: from now on, it is not resumed."""
         await self.over.wait()
         if self.keeper.store.is_durable:
             try:
-                await self.keeper.store.commit(self.federation.standing.to_json(), is_finished=True)
+                await self.keeper.commit(self.federation.standing.to_json(), is_finished=True)
             except StoreError as error:
                 logger.error("the end of the federation could not be saved, it will be resumed: %s", error)
 

@@ -60,7 +60,10 @@ class Jobs:
             if self.current.id == request.federation_id:
                 return
             if not self.current.is_over:
-                raise UnexpectedMessage(f"federation {self.id} runs here; one ends before the next one starts")
+                raise UnexpectedMessage(
+                    f"federation {self.id} runs here; one ends before the next one starts. To go on with it: "
+                    "run(resume=True); to follow or stop it: DriverSession.attach"
+                )
         request.signals.check(in_rounds=self._in_rounds)
         model = None
         if request.has_model:

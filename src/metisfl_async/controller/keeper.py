@@ -10,7 +10,7 @@ from contextlib import aclosing, suppress
 from typing import ParamSpec, TypeVar
 
 from metisfl_async.core.config import ModelStoreConfig
-from metisfl_async.core.errors import StoreError
+from metisfl_async.core.errors import ModelLost, StoreError
 from metisfl_async.core.federation.events import Event, StoreRecovered, StoreStalled
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.model import Array, Model
@@ -21,6 +21,7 @@ __all__ = ["Keeper"]
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.1, 10.0
+BATCH = 16  #: texts of rounds that are in memory at one time; each may have a megabyte
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,12 +50,22 @@ class Keeper:
     async def records(self) -> AsyncGenerator[RoundRecord, None]:
         """Give the records of all closed rounds that are kept, in the order in which they were closed."""
         position = 0
-        async with aclosing(self.store.rounds()) as texts:
-            async for text in texts:
+        while texts := await self.do(self._rounds, position):
+            for text in texts:
                 yield RoundRecord.from_dict(json.loads(text))
-                position += 1
+            position += len(texts)
         for text in tuple(self._closed):
             yield RoundRecord.from_dict(json.loads(text))
+
+    async def _rounds(self, position: int) -> list[str]:
+        """Read some of the texts of rounds."""
+        read: list[str] = []
+        async with aclosing(self.store.rounds(position)) as texts:
+            async for text in texts:
+                read.append(text)
+                if len(read) == BATCH:
+                    break
+        return read
 
     async def commit(
         self,
@@ -81,12 +92,16 @@ class Keeper:
         ------
         StoreError
             If it failed for longer than `ModelStoreConfig.retry_secs`, or somebody is in a hurry.
+        ModelLost
+            At once, if what was asked for is damaged or gone.
         """
         failing_since: float | None = None
         pause_s, attempts = FIRST_PAUSE_S, 0
         while True:
             try:
                 result = await call(*args, **kwargs)
+            except ModelLost:
+                raise
             except StoreError as error:
                 now = self._clock()
                 failing_since = now if failing_since is None else failing_since

@@ -19,13 +19,12 @@ from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.turns import Turns
 from metisfl_async.controller.updates import GoAhead, header_of, next_frame
 from metisfl_async.core.config import ControllerConfig, named_learners
-from metisfl_async.core.errors import ConnectionLost, UnexpectedMessage, UnknownFederation, WrongProtocol
+from metisfl_async.core.errors import ConnectionLost, UnexpectedMessage, UnknownFederation
 from metisfl_async.core.federation.events import Event
 from metisfl_async.core.federation.inputs import Moved, Served, Stop
 from metisfl_async.core.federation.records import RoundRecord
-from metisfl_async.core.ids import FederationId, ModelRef, Token
+from metisfl_async.core.ids import NO_FEDERATION, FederationId, ModelRef, Token
 from metisfl_async.core.messages import (
-    PROTOCOL,
     Afterwards,
     ControllerMessage,
     Farewell,
@@ -71,6 +70,7 @@ class Service:
         self._has_warned = False  # that files are scarce
         self._drivers = 0  # how many watch
         self._driver_at = clock()  # when the last one was there
+        self._is_kept = False  # whether the last one said that others will come
 
     # --- learners --------------------------------------------------------------------------------------------------
 
@@ -137,6 +137,8 @@ class Service:
             job = self._jobs.current
             if job is None or self._drivers or self._clock() - self._driver_at < patience_s:
                 continue
+            if job.is_over and self._is_kept:
+                continue
             if not job.is_over and self._config.on_driver_lost == "finish":
                 continue
             reason = f"no driver was there for driver_lost_secs={patience_s:g}"
@@ -150,7 +152,10 @@ class Service:
     async def status(self) -> Status:
         self._driver_at = self._clock()
         job = self._jobs.current
-        return Status(self._jobs.id, job is not None and job.federation.is_finished)
+        if job is None:
+            return Status(NO_FEDERATION)
+        federation = job.federation
+        return Status(job.id, federation.is_finished, federation.standing.signals)
 
     async def set_initial_model(self, frames: AsyncIterator[Frame]) -> None:
         idle_secs = self._config.upload_idle_secs
@@ -169,10 +174,9 @@ class Service:
         self._jobs.give(header.federation_id, model)
 
     async def start_training(self, request: StartRequest) -> None:
-        if request.protocol != PROTOCOL:
-            raise WrongProtocol("the driver", request.protocol, PROTOCOL)
         self._driver_at = self._clock()
         await self._jobs.start(request)
+        self._is_kept = False
         self.listeners.name(request.learners)
 
     async def watch_events(self, federation_id: FederationId, seen: int, run: str) -> AsyncGenerator[list[Event], None]:
@@ -183,12 +187,14 @@ class Service:
             while events := await log.after(seen):
                 yield events
                 seen += count_of(events)
+            if not job.is_over and job.keeper.store.is_durable:
+                raise ConnectionLost("controller", "it was closed, and may be started again")
         finally:
             self._drivers -= 1
             self._driver_at = self._clock()
 
     async def get_logs(self, federation_id: FederationId) -> AsyncGenerator[RoundRecord, None]:
-        async with aclosing(self._jobs.of(federation_id).keeper.records()) as records:
+        async with aclosing(self._jobs.of(federation_id).records()) as records:
             async for record in records:
                 yield record
 
@@ -202,11 +208,12 @@ class Service:
     async def shut_down(self, federation_id: FederationId, keep_running: bool) -> None:
         """End a federation, and the learners and the controller with it, unless they are to wait for the next one.
 
-        Learners get the final model. A controller on which nothing ever ran may be shut down by anybody.
+        Learners get the final model. Of a controller on which nothing ever ran, the id is empty.
         """
         job = self._jobs.current
-        if job is not None and job.id != federation_id:
-            raise UnknownFederation(federation_id, job.id)
+        if self._jobs.id != federation_id:
+            raise UnknownFederation(federation_id, self._jobs.id)
+        self._is_kept = keep_running
         if job is not None:
             job.post(Stop("the controller was shut down"))
         if keep_running:

@@ -14,6 +14,7 @@ __all__ = [
     "ConnectionLost",
     "Damaged",
     "MetisError",
+    "ModelLost",
     "NoModel",
     "PeerTimeout",
     "ProtocolError",
@@ -198,3 +199,7 @@ class StoreError(MetisError):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.why}"
+
+
+class ModelLost(StoreError):
+    """What was kept is damaged or gone; trying again changes nothing."""

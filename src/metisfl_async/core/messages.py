@@ -205,6 +205,7 @@ class Status:
 
     federation_id: FederationId  #: which federation runs, or was the last; empty: none
     is_finished: bool = False
+    signals: TerminationSignals | None = None  #: when it ends
     protocol: int = PROTOCOL
 
 

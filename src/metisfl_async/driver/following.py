@@ -6,16 +6,29 @@ import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 
-from metisfl_async.core.errors import ConnectionLost, NoModel, QuorumLost, StoreError, TransportError, UnexpectedMessage
+from metisfl_async.core.config import TerminationSignals
+from metisfl_async.core.errors import (
+    ConfigError,
+    ConnectionLost,
+    NoModel,
+    PeerTimeout,
+    QuorumLost,
+    StoreError,
+    TransportError,
+    UnexpectedMessage,
+)
 from metisfl_async.core.federation.events import Event, EventsMissed, FederationFinished, FederationStarted
 from metisfl_async.core.ids import FederationId
+from metisfl_async.core.messages import Status
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.transport.base import ControllerLink
+from metisfl_async.transport.concurrency import first_of
 from metisfl_async.transport.retry import insisting
 
-__all__ = ["WHO", "collect", "follow", "raise_failure"]
+__all__ = ["WHO", "check_signals", "collect", "follow", "raise_failure"]
 
 WHO = "the driver"
+PATIENCE_S = 10.0  #: with a controller that does not answer, before the connection is made anew
 PAUSE_S = 0.1  #: before a broken connection is made again
 
 
@@ -34,9 +47,11 @@ async def follow(
         If it could not be reached for `lost_s` seconds, or closed before the federation was over.
     """
     seen, run_id = 0, ""
+    patience_s = PATIENCE_S if lost_s is None else min(lost_s, PATIENCE_S)
+    finished: FederationFinished | None = None
 
-    async def to_the_end() -> FederationFinished | None:
-        nonlocal seen, run_id
+    async def to_the_end() -> None:
+        nonlocal seen, run_id, finished
         async with aclosing(link.watch_events(federation_id, seen, run_id)) as events:
             async for event in events:
                 if isinstance(event, FederationStarted):  # perhaps in a controller that was started again
@@ -44,18 +59,49 @@ async def follow(
                 seen += event.count if isinstance(event, EventsMissed) else 1
                 on_event(event)
                 if isinstance(event, FederationFinished):
-                    return event
-        return None
+                    finished = event
+                    return
+
+    async def status() -> Status:
+        try:
+            async with asyncio.timeout(patience_s):
+                return await link.status()
+        except TimeoutError:
+            raise PeerTimeout(link.address, f"it did not answer for {patience_s:g} s") from None
+
+    async def come_back() -> Status:
+        await link.renew()
+        return await status()
+
+    async def until_silent() -> None:
+        """End with an error once the controller does not answer: it may be stopped, and its connection looks good."""
+        while True:
+            await asyncio.sleep(patience_s / 2)
+            await status()
 
     while True:
         try:
-            if (finished := await to_the_end()) is not None:
+            await first_of(to_the_end(), until_silent())
+            if finished is not None:
                 return finished
         except TransportError:
             await asyncio.sleep(PAUSE_S)
-            await insisting(WHO, link.address, lost_s, link.status)
+            await insisting(WHO, link.address, lost_s, come_back)
         else:
             raise ConnectionLost(link.address, "the controller closed before the federation was over")
+
+
+def check_signals(status: Status, signals: TerminationSignals) -> None:
+    """Refuse to go on with a federation that ends otherwise than this session says: it ends as it was told first.
+
+    Raises
+    ------
+    ConfigError
+        It says both.
+    """
+    if status.signals is not None and status.signals != signals:
+        allowed = f"those of the federation that goes on, {status.signals}; or DriverSession.attach, which needs none"
+        raise ConfigError("termination_signals", signals, allowed)
 
 
 def raise_failure(finished: FederationFinished) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
@@ -18,20 +17,23 @@ from metisfl_async.core.errors import (
     MetisError,
     UnexpectedMessage,
 )
-from metisfl_async.core.federation.events import Event, FederationFinished, FirstWeights, ModelPublished, RoundFinished
-from metisfl_async.core.federation.records import RoundRecord
+from metisfl_async.core.federation.events import Event, FederationFinished
 from metisfl_async.core.ids import FederationId, new_federation_id
 from metisfl_async.core.messages import StartRequest
 from metisfl_async.core.model import Array
-from metisfl_async.core.repeats import Repeats
 from metisfl_async.driver.attached import AttachedSession
-from metisfl_async.driver.following import WHO, collect, follow, raise_failure
+from metisfl_async.driver.following import WHO, check_signals, collect, follow, raise_failure
+from metisfl_async.driver.parties import checked_learners
 from metisfl_async.driver.progress import ProgressDisplay
+from metisfl_async.driver.reached import Reached
 from metisfl_async.driver.result import FederationResult
+from metisfl_async.driver.stopping import NothingBegun, StopRequest
 from metisfl_async.driver.sync import run_here, run_in_thread
 from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.outcome import packed_weights
+from metisfl_async.learner.stopping import STOP_TIMEOUT_S, Stopping
+from metisfl_async.learner.threads import DaemonThreads
 from metisfl_async.learner.worker import Worker, WorkerKind
 from metisfl_async.store.event_log import EventLog
 from metisfl_async.transport.base import ControllerLink
@@ -43,7 +45,6 @@ __all__ = ["DriverSession"]
 
 logger = logging.getLogger(__name__)
 
-_LEARNERS = (Learner, ServerParams, ClientParams)
 MAX_THREADS = 32  #: for the live learners of one session; more learners take turns
 LOST_S = 60.0  #: how long a remote controller may be out of reach before the driver gives up
 INTERRUPTED_S = 60.0  #: for stopping a federation in order when its run is cancelled
@@ -81,6 +82,9 @@ class DriverSession:
         Leave the controller and its remote learners there when the federation is over, for the next session.
     lost_secs : float, optional
         How long a remote controller may be out of reach before `run` gives up; None = for ever.
+    stop_timeout_secs : float, optional
+        When a live learner's task is not wanted any more, because of a stop, a cancellation or a deadline: how long its
+        method may go on before it is given up, so that `run` can return; None = for ever. See `run_learner`.
     """
 
     def __init__(
@@ -95,37 +99,22 @@ class DriverSession:
         worker: WorkerKind = "thread",
         keep_running: bool = False,
         lost_secs: float | None = LOST_S,
+        stop_timeout_secs: float | None = STOP_TIMEOUT_S,
     ) -> None:
         if not isinstance(controller, Controller | ClientParams | ServerParams):
             raise ConfigError("controller", controller, "a Controller, or the ClientParams or ServerParams of one")
-        names: list[str] = []
-        if isinstance(learners, Mapping):
-            if not all(isinstance(name, str) and name and isinstance(x, Learner) for name, x in learners.items()):
-                raise ConfigError("learners", learners, "ids that are not empty, each with a live Learner object")
-            names, learners = list(learners), list(learners.values())
-        if isinstance(learners, int):
-            if isinstance(learners, bool) or learners < 1:
-                raise ConfigError("learners", learners, "at least 1")
-        elif not isinstance(learners, Sequence) or not learners or not all(isinstance(x, _LEARNERS) for x in learners):
-            allowed = (
-                "a list of live Learner objects, or of the ServerParams of remote ones, or the number of remote ones"
-            )
-            raise ConfigError("learners", learners, allowed)
-        live = [] if isinstance(learners, int) else [x for x in learners if isinstance(x, Learner)]
-        named = () if isinstance(learners, int) else [x for x in learners if not isinstance(x, Learner)]
-        if len(set(map(id, live))) < len(live):
-            raise ConfigError("learners", learners, "a list in which no Learner object stands twice")
+        live, named, num_learners = checked_learners(learners)
         if not isinstance(termination_signals, TerminationSignals):
             raise ConfigError("termination_signals", termination_signals, "a TerminationSignals")
         if isinstance(controller, Controller):
             termination_signals.check(in_rounds=controller.controller_config.new_scheduler().in_rounds)
         if isinstance(controller, Controller) and controller.server_params is None:
-            if isinstance(learners, int) or named:
+            if len(live) < num_learners:
                 allowed = "live Learner objects; to wait for others, give the controller server_params"
                 raise ConfigError("learners", learners, allowed)
             least = controller.controller_config.min_learners
-            if least > len(learners):
-                allowed = f"at most the {len(learners)} learners of this session: the controller has no port for others"
+            if least > num_learners:
+                allowed = f"at most the {num_learners} learners of this session: the controller has no port for others"
                 raise ConfigError("min_learners", least, allowed)
         if join_timeout_secs is not None and not join_timeout_secs > 0:
             raise ConfigError("join_timeout_secs", join_timeout_secs, "a number > 0, or None")
@@ -135,10 +124,9 @@ class DriverSession:
             raise ConfigError("keep_running", keep_running, "False with live learners: they end with their session")
         self._controller = controller
         self._learners = live
-        self._names = names or [f"learner-{index}" for index in range(len(live))]
         self._request = StartRequest(
             termination_signals,
-            learners if isinstance(learners, int) else len(learners),
+            num_learners,
             seed,
             join_timeout_secs,
             FederationId(""),
@@ -148,8 +136,10 @@ class DriverSession:
             packed_weights(initial_weights, "initial_weights") if initial_weights is not None else None
         )
         self._worker: WorkerKind = worker
+        self._stopping = Stopping(stop_timeout_secs)
+        self._stop: StopRequest | None = None  # of the run that was called
         self._keep_running, self._lost_secs = keep_running, lost_secs
-        self._log, self._repeats = EventLog(), Repeats()
+        self._log = EventLog()
         self._link: ControllerLink | None = None  # while running
         self._driving: asyncio.Task[Any] | None = None  # likewise
         self._owns_controller = False
@@ -157,10 +147,9 @@ class DriverSession:
 
     def _forget_run(self) -> None:
         """Make ready for a run."""
-        self._federation_id = FederationId("")
+        self._federation_id, self._has_begun = FederationId(""), False
         self._result: FederationResult | None = None
-        self._version: int | None = None
-        self._first_weights = ""
+        self._reached = Reached(self._request.signals.evaluation_metric)
 
     @classmethod
     def attach(cls, controller: ClientParams | ServerParams, *, lost_secs: float | None = LOST_S) -> AttachedSession:
@@ -179,16 +168,15 @@ class DriverSession:
         While it runs: the rounds so far and the version of the latest model, without the model.
         """
         if self._result is None and self._federation_id:
-            records = [event.record for event in self._log.kept() if isinstance(event, RoundFinished)]
-            records.sort(key=lambda record: record.number)
-            return FederationResult(None, self._version, records, "it is not over", self._first_weights)
+            return self._reached.result()
         return self._result
 
-    async def run(self, *, progress: bool = False, resume: bool = False) -> FederationResult:
+    def run(self, *, progress: bool = False, resume: bool = False) -> Coroutine[Any, Any, FederationResult]:
         """Run the federation until a termination signal is reached, or `stop` is called.
 
         Cancelling it stops the federation in order: `result` and live learners have what was reached, and everything
-        that it started has ended. A controller that was there before is told to end too, unless `keep_running`.
+        that it started has ended, except methods that go on after `stop_timeout_secs`. A controller that was there
+        before is told to end too, unless `keep_running`.
 
         Parameters
         ----------
@@ -208,9 +196,18 @@ class DriverSession:
             If the model store failed for `ModelStoreConfig.retry_secs`. `result` holds what was reached.
         TransportError
             If a remote controller cannot be reached.
+        UnexpectedMessage
+            If it is running already, or a live learner is still in a method that was given up.
         """
+        stop = StopRequest()
+        if self._link is None:
+            self._stop = stop  # it may be asked for from now on, although nothing runs before this is awaited
+        return self._run(stop, progress=progress, resume=resume)
+
+    async def _run(self, stop: StopRequest, *, progress: bool, resume: bool) -> FederationResult:
         if self._link is not None:
             raise UnexpectedMessage("the session is running already")
+        self._stop = stop
         if self._log.is_closed:
             self._log = EventLog()
         self._forget_run()
@@ -222,11 +219,20 @@ class DriverSession:
                     signals, num_learners = self._request.signals, self._request.num_learners
                     display = stack.enter_context(ProgressDisplay(signals, num_learners))
                 learners = self._live_learners(stack)
-                driving = self._driving = asyncio.create_task(self._drive(display, resume=resume), name="drive")
+                driving = self._driving = asyncio.create_task(self._drive(stop, display, resume=resume), name="drive")
                 others = [*self._serving(), *(learner.run() for learner in learners)]
-                return await beside(driving, *others, before_cancelling=self._end_in_order)
+                try:
+                    return await beside(driving, *others, before_cancelling=self._end_in_order)
+                except NothingBegun:
+                    self._result = FederationResult(None, None, [], stop.reason)
+                    return self._result
+            raise AssertionError  # an AsyncExitStack of ours swallows nothing
+        except BaseException as error:
+            is_interrupted = isinstance(error, asyncio.CancelledError)
+            self._reached.end("it was interrupted" if is_interrupted else f"{type(error).__name__}: {error}")
+            raise
         finally:
-            self._link = self._driving = None
+            self._link = self._driving = self._stop = None
             self._log.close()
 
     def run_sync(self, *, progress: bool = False, resume: bool = False) -> FederationResult:
@@ -248,10 +254,15 @@ class DriverSession:
         return self._log.follow()
 
     async def stop(self, reason: str = "stop was asked for") -> None:
-        """End the running federation in order: `run` returns what was reached."""
-        if self._link is None or not self._federation_id:
+        """End the running federation in order: `run` returns what was reached.
+
+        That works from the moment `run` was called. A federation that has not begun ends as soon as it has.
+        """
+        if self._stop is None:
             raise UnexpectedMessage("the session is not running")
-        await self._link.stop_training(self._federation_id, reason)
+        self._stop.ask(reason)
+        if self._has_begun and self._link is not None and self._driving is not None and not self._driving.done():
+            await self._link.stop_training(self._federation_id, reason)
 
     # --- the parts -------------------------------------------------------------------------------------------------
 
@@ -282,26 +293,31 @@ class DriverSession:
         worker = self._worker
         if self._learners and worker == "thread":
             threads = min(len(self._learners), MAX_THREADS)
-            worker = stack.enter_context(ThreadPoolExecutor(threads, "metisfl-learners"))
-        workers = [Worker(learner, worker) for learner in self._learners]
+            worker = stack.enter_context(DaemonThreads(threads, "metisfl-learners"))
         clients = []
-        for name, of_learner in zip(self._names, workers, strict=True):
+        for name, learner in self._learners.items():
+            of_learner = Worker(learner, worker, name=name, stopping=self._stopping)
             link = self._new_link()
             stack.push_async_callback(link.close)
             clients.append(LearnerClient(link, of_learner, name))
         return clients
 
-    async def _drive(self, display: ProgressDisplay | None, *, resume: bool) -> FederationResult:
+    async def _drive(self, stop: StopRequest, display: ProgressDisplay | None, *, resume: bool) -> FederationResult:
         """Start the federation, or come back to it; follow it to its end, and collect what came of it."""
         link = self._link
         assert link is not None
-        self._federation_id = await self._begin(link, resume=resume)
         try:
+            await stop.unless_asked(self._begin(link, resume=resume))
+            self._has_begun = True
+            if stop.is_asked:
+                await insisting(
+                    WHO, link.address, self._lost_secs, link.stop_training, self._federation_id, stop.reason
+                )
             finished = await self._follow(link, lambda event: self._note(event, display))
-            reason, first_weights = finished.reason, self._first_weights
-            self._result = await collect(link, self._federation_id, reason, first_weights, self._lost_secs)
-        except asyncio.CancelledError:
-            if not self._owns_controller:
+            self._reached.end(finished.reason)
+            failure = await self._collect(link)
+        except (asyncio.CancelledError, NothingBegun):
+            if not self._owns_controller and self._federation_id:
                 with suppress(MetisError, TimeoutError):
                     async with asyncio.timeout(ENDING_S):
                         await link.shut_down(self._federation_id, self._keep_running)
@@ -311,20 +327,35 @@ class DriverSession:
         except MetisError as error:  # it has ended meanwhile, or died once more; the result is here
             logger.warning("%s was not told that the federation is over: %s", link.address, error)
         raise_failure(finished)
+        if self._result is None:
+            assert failure is not None
+            raise failure
         return self._result
 
-    async def _begin(self, link: ControllerLink, *, resume: bool) -> FederationId:
+    async def _collect(self, link: ControllerLink) -> MetisError | None:
+        """Fetch the result; say why it cannot be had, if it cannot: then what the events told is the result."""
+        reached = self._reached
+        try:
+            self._result = await collect(
+                link, self._federation_id, reached.reason, reached.first_weights, self._lost_secs
+            )
+        except MetisError as error:
+            return error
+        return None
+
+    async def _begin(self, link: ControllerLink, *, resume: bool) -> None:
         """Start a federation, or find the one that goes on."""
         timeout_s = self._request.join_timeout_secs
-        if resume:
-            status = await insisting(WHO, link.address, timeout_s, link.status)
-            if status.federation_id:
-                logger.info("federation %s goes on at %s", status.federation_id, link.address)
-                return status.federation_id
+        if not self._learners and not resume:
+            logger.info("waiting for %d learners to join %s", self._request.num_learners, link.address)
+        status = await insisting(WHO, link.address, timeout_s, link.status)
+        if resume and status.federation_id:
+            check_signals(status, self._request.signals)
+            logger.info("federation %s goes on at %s", status.federation_id, link.address)
+            self._federation_id = status.federation_id
+            return
         federation_id, has_model = new_federation_id(), self._initial_model is not None
         request = replace(self._request, federation_id=federation_id, has_model=has_model)
-        if not self._learners:
-            logger.info("waiting for %d learners to join %s", request.num_learners, link.address)
 
         async def start() -> None:
             model = self._initial_model
@@ -340,7 +371,6 @@ class DriverSession:
                 await link.start_training(request)
 
         await insisting(WHO, link.address, timeout_s, start)
-        return federation_id
 
     async def _follow(self, link: ControllerLink, on_event: Callable[[Event], None]) -> FederationFinished:
         try:
@@ -365,16 +395,4 @@ class DriverSession:
         self._log.append(event)
         if display is not None:
             display.show(event)
-        match event:
-            case RoundFinished(record):
-                self._look_for_metric(record)
-            case ModelPublished(_, version):
-                self._version = version
-            case FirstWeights(source):
-                self._first_weights, self._version = source, self._version or 0
-
-    def _look_for_metric(self, record: RoundRecord) -> None:
-        """Warn if the metric that should end it is not measured: it would never end."""
-        metric, measured = self._request.signals.evaluation_metric, record.evaluation_metrics
-        if metric is not None and measured and metric not in measured and self._repeats.count(metric):
-            logger.warning("no learner reports the evaluation_metric %r; they report %s", metric, ", ".join(measured))
+        self._reached.note(event)

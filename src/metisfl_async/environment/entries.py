@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
+from metisfl_async.core.checks import positive
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import checked_json
 from metisfl_async.environment.endpoint import Endpoint
+from metisfl_async.learner.stopping import STOP_TIMEOUT_S
 
 InProcess: TypeAlias = Literal["thread", "process"]
 
@@ -42,6 +44,7 @@ class SessionOptions:
     seed: int = 1990  #: draws who gives the first weights, and each round's cohort
     join_timeout_secs: float | None = None  #: how long the driver waits for the controller and the learners
     worker: InProcess = "thread"  #: where learners train
+    stop_timeout_secs: float | None = STOP_TIMEOUT_S  #: for a learner's method that is to end; None = for ever
 
     def __post_init__(self) -> None:
         if type(self.seed) is not int:
@@ -51,3 +54,5 @@ class SessionOptions:
             raise ConfigError("join_timeout_secs", secs, "a number > 0")
         if self.worker not in get_args(InProcess):
             raise ConfigError("worker", self.worker, ", ".join(get_args(InProcess)))
+        if self.stop_timeout_secs is not None:
+            positive("stop_timeout_secs", self.stop_timeout_secs)

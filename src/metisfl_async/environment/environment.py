@@ -103,8 +103,12 @@ class FederationEnvironment:
         worker: InProcess | None = None,
         connect_timeout_secs: float | None = None,
         spool_dir: str | Path | None = None,
+        stop_timeout_secs: float | None = None,
     ) -> None:
-        """Do `run_learner` for one learner of the file; without an id, for the only one, or for any."""
+        """Do `run_learner` for one learner of the file; without an id, for the only one, or for any.
+
+        Without `worker` and `stop_timeout_secs`, it is as the file says.
+        """
         entry = self.entry(learner_id)
         listens = entry.endpoint
         await run_learner(
@@ -116,6 +120,9 @@ class FederationEnvironment:
             worker=worker or self.session_options.worker,
             connect_timeout_secs=connect_timeout_secs,
             spool_dir=spool_dir,
+            stop_timeout_secs=self.session_options.stop_timeout_secs
+            if stop_timeout_secs is None
+            else stop_timeout_secs,
         )
 
     def session(self, learners: Sequence[Learner] | None = None, *, listen: bool = False) -> DriverSession:
@@ -149,6 +156,7 @@ class FederationEnvironment:
             seed=options.seed,
             join_timeout_secs=options.join_timeout_secs,
             worker=options.worker,
+            stop_timeout_secs=options.stop_timeout_secs,
         )
 
     def _named(self, learners: Sequence[Learner]) -> Mapping[str, Learner]:

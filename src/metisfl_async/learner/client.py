@@ -42,7 +42,7 @@ from metisfl_async.core.messages import (
 )
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Model
-from metisfl_async.learner.outcome import Trained
+from metisfl_async.learner.outcome import Trained, text_of
 from metisfl_async.learner.part import Begin, Drop, End, Forget, Part, Push, Say, Step
 from metisfl_async.learner.spool import Spool, Spooled
 from metisfl_async.learner.worker import Worker, users_part
@@ -56,7 +56,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 GOODBYE_S = 5.0  #: for reaching a controller once more, and for telling it that we leave
-MAX_TEXT = 10_000  #: characters of an error that a controller is told
 
 
 class _Gone(MetisError):
@@ -109,11 +108,13 @@ class LearnerClient:
         """Take part until the federation is over."""
         try:
             if self._spool is not None:
-                for kept in await self._spool.load():
+                for kept in await self._spool.open():
                     self._updates[kept.offer.task_id] = _Update(kept.trained, kept.model_version, is_own=True)
                     self._part.take_up(kept.offer)
             await first_of(self._work(), self._push_all(), self._stay_connected())
         finally:
+            if self._spool is not None:
+                self._spool.close()
             await self._worker.close()
 
     # --- staying connected -----------------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ class LearnerClient:
         token = self._joined.token if self._joined else Token("")
         async with AsyncExitStack() as stack:
             self._joined = await self._link.join(JoinRequest(self._id, token))
-            self._id = self._joined.learner_id
+            self._id = self._worker.name = self._joined.learner_id
             self._carry_out(self._part.joined(self._joined))
             stream = await stack.enter_async_context(self._link.tasks())
             await stream.send(Hello(self._joined.token, self._part.hello()))
@@ -281,7 +282,7 @@ class LearnerClient:
         except Exception as error:
             trace = (type(error), error, users_part(error.__traceback__))
             logger.error("%s failed to %s in round %d", self._id, offer.kind, offer.round_number, exc_info=trace)
-            self._carry_out(self._part.reported(Failed(offer.task_id, type(error).__name__, _text(error))))
+            self._carry_out(self._part.reported(Failed(offer.task_id, type(error).__name__, text_of(error))))
 
     def _keep(self, task_id: TaskId, update: _Update) -> None:
         if not self._part.holds(task_id):  # it was dropped meanwhile
@@ -324,7 +325,7 @@ class LearnerClient:
             reply = UpdateReply(Outcome.CANCELLED, str(error))
         except Exception as error:
             logger.exception("%s could not send the update of round %d", self._id, offer.round_number)
-            self._carry_out(self._part.reported(Failed(offer.task_id, type(error).__name__, _text(error))))
+            self._carry_out(self._part.reported(Failed(offer.task_id, type(error).__name__, text_of(error))))
             return
         if reply.outcome is Outcome.REFUSED:
             logger.warning("%s: the update of round %d does not count: %s", self._id, offer.round_number, reply.reason)
@@ -366,7 +367,7 @@ class LearnerClient:
             logger.info("%s waits for %s to be started again: %s", self._id, self._link.address, farewell.reason)
             return False
         try:
-            if farewell.model is not None:
+            if farewell.model is not None and not self._worker.is_given_up:
                 await self._worker.set_weights(await self._received(farewell.model, GOODBYE_S))
         except MetisError as error:
             logger.warning("%s could not get the final model: %s", self._id, error)
@@ -403,12 +404,3 @@ class LearnerClient:
     @property
     def _who(self) -> str:
         return self._id or "a learner"
-
-
-def _text(error: Exception) -> str:
-    """Say what a user's error says, as text that a message can carry."""
-    try:
-        text = str(error)
-    except Exception as of_its_own:  # noqa: BLE001 - it is the user's code
-        text = f"its text cannot be had: str() raises {type(of_its_own).__name__}"
-    return text[:MAX_TEXT].encode(errors="backslashreplace").decode()

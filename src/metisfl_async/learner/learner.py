@@ -37,6 +37,7 @@ class Learner(ABC):
     num_training_examples: int | None = None
     was_trained: bool = False  #: set once it has trained or taken over weights, which stay for the next federation
     is_cancelled: bool = False  #: set while the running task is not wanted any more; a long loop may look and return
+    given_up: tuple[str, float] | None = None  #: a method that goes on all the same, and its start (time.monotonic())
 
     def __init__(self, *, num_training_examples: int | None = None) -> None:
         if num_training_examples is not None:

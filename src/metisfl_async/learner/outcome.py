@@ -14,7 +14,9 @@ from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metr
 from metisfl_async.core.model import Manifest, Model
 from metisfl_async.transport.convert import MAX_MESSAGE_BYTES
 
-__all__ = ["Trained", "checked_evaluation", "packed_result", "packed_weights"]
+__all__ = ["MAX_TEXT", "Trained", "checked_evaluation", "packed_result", "packed_weights", "text_of"]
+
+MAX_TEXT = 10_000  #: characters of an error that a controller is told
 
 T = TypeVar("T", bound=dict[str, Json] | Metrics)
 
@@ -90,3 +92,12 @@ def _kind(value: object) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"a {type(value).__name__} of {len(value)}"
     return f"a {type(value).__name__}" if value is not None else "None"
+
+
+def text_of(error: Exception) -> str:
+    """Say what a user's error says, as text that a message can carry."""
+    try:
+        text = str(error)
+    except Exception as of_its_own:  # noqa: BLE001 - it is the user's code
+        text = f"its text cannot be had: str() raises {type(of_its_own).__name__}"
+    return text[:MAX_TEXT].encode(errors="backslashreplace").decode()

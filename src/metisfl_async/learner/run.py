@@ -11,6 +11,7 @@ from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.server import ListeningLearner, checked_address
 from metisfl_async.learner.spool import Spool
+from metisfl_async.learner.stopping import STOP_TIMEOUT_S, Stopping
 from metisfl_async.learner.worker import Worker, WorkerKind
 from metisfl_async.transport.grpc_link import GrpcLink
 
@@ -27,6 +28,7 @@ async def run_learner(
     worker: WorkerKind = "thread",
     connect_timeout_secs: float | None = None,
     spool_dir: str | Path | None = None,
+    stop_timeout_secs: float | None = STOP_TIMEOUT_S,
 ) -> None:
     """Join a controller, do the tasks that come, and return when the federation is over.
 
@@ -55,11 +57,18 @@ async def run_learner(
     spool_dir : str or Path, optional
         Keep a finished update in this directory until it is settled: a learner that is started again sends it, instead
         of training again. One learner uses a directory.
+    stop_timeout_secs : float, optional
+        When a task is not wanted any more, because of a stop, a cancellation or a deadline: how long its method may go
+        on before it is given up; None = for ever. One in a thread is left alone then, also when the interpreter ends,
+        and nothing else is asked of the learner before it has ended: tasks fail with the reason. An ``async def``
+        method is closed: its ``await`` raises GeneratorExit. A process is not waited for at all, but ended.
 
     Raises
     ------
     ConfigError
         If the learner listens where the controller was not told to dial.
+    UnexpectedMessage
+        If the learner is still in a method that was given up.
     TransportError
         If no connection was made within `connect_timeout_secs`, or the learner's port cannot be had.
     """
@@ -69,12 +78,13 @@ async def run_learner(
         raise ConfigError("client_params", client_params, "the ClientParams of the controller")
     if not isinstance(learner_id, str):
         raise ConfigError("learner_id", learner_id, "a string")
+    of_learner = Worker(learner, worker, name=learner_id, stopping=Stopping(stop_timeout_secs))
     spool = None if spool_dir is None else Spool(spool_dir)
     if server_params is not None:
         if not isinstance(server_params, ServerParams):
             raise ConfigError("server_params", server_params, "a ServerParams, or None")
         listening = ListeningLearner(
-            Worker(learner, worker),
+            of_learner,
             client_params,
             server_params,
             learner_id=learner_id,
@@ -89,7 +99,7 @@ async def run_learner(
         raise ConfigError("public_address", public_address, "nothing, or give server_params: this learner has no port")
     link = GrpcLink(client_params)
     try:
-        await LearnerClient(link, Worker(learner, worker), learner_id, connect_timeout_secs, spool).run()
+        await LearnerClient(link, of_learner, learner_id, connect_timeout_secs, spool).run()
     finally:
         await link.close()
 
@@ -104,6 +114,7 @@ def app(
     worker: WorkerKind = "thread",
     connect_timeout_secs: float | None = None,
     spool_dir: str | Path | None = None,
+    stop_timeout_secs: float | None = STOP_TIMEOUT_S,
 ) -> None:
     """Do `run_learner` as a plain call that blocks, as MetisFL's function of this name does."""
     asyncio.run(
@@ -116,5 +127,6 @@ def app(
             worker=worker,
             connect_timeout_secs=connect_timeout_secs,
             spool_dir=spool_dir,
+            stop_timeout_secs=stop_timeout_secs,
         )
     )

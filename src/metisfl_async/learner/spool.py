@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
@@ -22,6 +23,8 @@ from metisfl_async.transport.concurrency import to_the_end
 __all__ = ["Spool", "Spooled"]
 
 logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,23 @@ class Spool:
         except OSError as error:
             allowed = f"a directory that can be written to ({error.strerror})"
             raise ConfigError("spool_dir", str(directory), allowed) from error
+        self._lock: int | None = None
+
+    async def open(self) -> list[Spooled]:
+        """Read what is kept; a damaged file is removed, and named.
+
+        Raises
+        ------
+        ConfigError
+            If another learner uses the directory.
+        """
+        return await to_the_end(asyncio.to_thread(self._open))
+
+    def close(self) -> None:
+        """Let another learner use it."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     async def save(self, spooled: Spooled) -> None:
         """Keep an update; without room for it, the learner goes on all the same, and says so."""
@@ -55,10 +75,6 @@ class Spool:
         """Remove an update that is settled."""
         with suppress(OSError):
             self._file(task_id).unlink(missing_ok=True)
-
-    async def load(self) -> list[Spooled]:
-        """Read what is kept; a damaged file is removed, and named."""
-        return await to_the_end(asyncio.to_thread(self._load))
 
     def _file(self, task_id: TaskId) -> Path:
         return self._directory / f"{task_id}.update"
@@ -85,9 +101,16 @@ class Spool:
             unfinished.unlink(missing_ok=True)
         sync(self._directory)
 
-    def _load(self) -> list[Spooled]:
+    def _open(self) -> list[Spooled]:
+        self._lock = lock = os.open(self._directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise ConfigError("spool_dir", str(self._directory), "a directory that no other learner uses") from None
         for left in self._directory.glob(".*"):
-            left.unlink(missing_ok=True)
+            if left.name != LOCK:
+                left.unlink(missing_ok=True)
         return [
             spooled for file in sorted(self._directory.glob("*.update")) if (spooled := self._read(file)) is not None
         ]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from inspect import iscoroutinefunction
+from inspect import CORO_CREATED, getcoroutinestate, iscoroutine, iscoroutinefunction
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -19,12 +21,18 @@ from metisfl_async.core.model import Bytes, Manifest, Model
 from metisfl_async.learner.elsewhere import Raised
 from metisfl_async.learner.learner import Config, Learner
 from metisfl_async.learner.outcome import Trained, checked_evaluation, packed_result, packed_weights
+from metisfl_async.learner.stopping import Stopping
+from metisfl_async.learner.threads import DaemonThreads
 from metisfl_async.transport.concurrency import is_being_cancelled, to_the_end
 
 __all__ = ["Worker", "WorkerKind", "users_part"]
 
+logger = logging.getLogger(__name__)
+
 WorkerKind: TypeAlias = Literal["thread", "process"] | Executor
 METHODS = ("get_weights", "set_weights", "train", "evaluate")
+THREADS = (DaemonThreads, ThreadPoolExecutor)
+CLOSED_S = 1.0  #: for a coroutine to end after it was closed
 T = TypeVar("T")
 
 
@@ -38,52 +46,67 @@ class Worker:
         "process" spawns a process that gets a pickled copy of the learner and keeps it: its state lives there from
         then on, until a task is cancelled in the middle, which ends the process, or the process dies; the next task
         gets a new one. An executor of the user's is used, not closed.
+    name : str, optional
+        What the learner is called; without it, as its class.
+    stopping : Stopping, optional
+        How long a cancelled method is waited for. One that goes on after that is given up: it is left alone, and
+        nothing else is asked of the learner before it ends.
+
+    Raises
+    ------
+    UnexpectedMessage
+        If the learner is still in a method that was given up.
     """
 
-    def __init__(self, learner: Learner, kind: WorkerKind) -> None:
-        self._learner = learner
+    def __init__(self, learner: Learner, kind: WorkerKind, *, name: str = "", stopping: Stopping | None = None) -> None:
+        self.name = name or type(learner).__name__
+        self._learner, self._stopping = learner, stopping or Stopping()
         self._turn = asyncio.Lock()
+        self._method, self._began = "", 0.0  # what has the turn, since when
+        self._caller: asyncio.Task[Any] | None = None  # who has it
         self._is_closed = False
         self._process: tuple[ProcessPoolExecutor, int] | None = None  # with its process id
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: DaemonThreads | None = None
         self._executor: Executor | None = None
         self._spare: Bytes | None = None  # the last update's buffer
         if isinstance(kind, Executor):
             self._executor = kind
         elif kind == "thread":
-            self._executor = self._threads = ThreadPoolExecutor(1, "metisfl-learner")
+            self._executor = self._threads = DaemonThreads(1, "metisfl-learner")
         elif kind == "process":
             if asynchronous := [name for name in METHODS if iscoroutinefunction(getattr(learner, name))]:
                 allowed = f"'thread' or an Executor: {asynchronous[0]}() is async, which runs on the event loop"
                 raise ConfigError("worker", kind, allowed)
         else:
             raise ConfigError("worker", kind, "'thread', 'process', or a concurrent.futures.Executor")
+        self._check_free()
 
     @property
     def was_trained(self) -> bool:
-        """Whether the learner has trained, or taken over weights, before."""
-        return self._learner.was_trained
+        """Whether the learner has trained, or taken over weights, before; in a new process, it is as it was made."""
+        is_new = self._executor is None and self._process is None
+        return self._learner.was_trained and not is_new
 
     async def get_weights(self) -> Model:
-        async with self._alone():
+        async with self._alone("get_weights"):
             if iscoroutinefunction(self._learner.get_weights):
-                return await self._run(_pack_weights, await _finished(self._learner.get_weights()))
+                return await self._run(_pack_weights, await self._finish(self._learner.get_weights()))
             return await self._run(_get_weights)
 
     async def set_weights(self, model: Model) -> None:
-        async with self._alone():
+        async with self._alone("set_weights"):
             if iscoroutinefunction(self._learner.set_weights):
-                await _finished(self._learner.set_weights(await self._run(_copy, model)))
+                await self._finish(self._learner.set_weights(await self._run(_copy, model)))
             else:
                 await self._run(_set_weights, model)
             self._learner.was_trained = True
 
     async def train(self, model: Model, config: Config) -> Trained:
-        async with self._alone():
+        async with self._alone("train"):
             again, self._spare = self._spare, None
             if iscoroutinefunction(self._learner.train):
                 self._learner.was_trained = True
-                result = await _finished(self._learner.train(await self._run(_copy, model, again), dict(config)))
+                result = await self._finish(self._learner.train(await self._run(_copy, model, again), dict(config)))
                 return await self._run(_pack_result, result, model.manifest, dict(config))
             return await self._run(_train, model, config, again)
 
@@ -92,13 +115,13 @@ class Worker:
 
         It is the user's from then on, and never comes back.
         """
-        if isinstance(self._executor, ThreadPoolExecutor):  # others have memory of their own
+        if isinstance(self._executor, THREADS):  # others have memory of their own
             self._spare = update.buffer
 
     async def evaluate(self, model: Model, config: Config) -> Metrics:
-        async with self._alone():
+        async with self._alone("evaluate"):
             if iscoroutinefunction(self._learner.evaluate):
-                metrics = await _finished(self._learner.evaluate(await self._run(_copy, model), dict(config)))
+                metrics = await self._finish(self._learner.evaluate(await self._run(_copy, model), dict(config)))
                 return checked_evaluation(metrics, config)
             return await self._run(_evaluate, model, config)
 
@@ -108,31 +131,51 @@ class Worker:
 
     async def _close(self) -> None:
         self._is_closed = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._stopping.timeout_s), self._turn:
+                pass
+        if self._turn.locked() and self._caller is not None:  # whoever that is; our client has ended
+            self._caller.cancel()
         async with self._turn:
             self._end_process()
             if self._threads is not None:
                 self._threads.shutdown()
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the learner is still in a method that did not end when it was told to."""
+        return self._learner.given_up is not None
+
+    def _check_free(self) -> None:
+        if (given_up := self._learner.given_up) is not None:
+            method, began = given_up
+            raise UnexpectedMessage(
+                f"{self.name} is still in {method}(), which was called {time.monotonic() - began:.0f} s ago and did "
+                "not end when it was told to; until it has, nothing else is asked of this learner"
+            )
+
     @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
+    async def _alone(self, method: str) -> AsyncIterator[None]:
         async with self._turn:
             if self._is_closed:
                 raise UnexpectedMessage("the learner has left")
+            self._check_free()
+            self._method, self._began, self._caller = method, time.monotonic(), asyncio.current_task()
             yield
 
     async def _run(self, function: Callable[..., T], *args: object) -> T:
         """Call ``function(learner, *args)`` in the worker.
 
         A thread cannot be stopped from outside: when cancelled, `Learner.is_cancelled` is set and the thread waited
-        for. A process is ended. What has not begun never begins.
+        for, until it is given up. A process is ended. What has not begun never begins.
         """
-        if isinstance(self._executor, ThreadPoolExecutor):
+        if isinstance(self._executor, THREADS):
             return await self._outcome(self._executor.submit(_call, function, self._learner, *args))
         if self._executor is not None:
             return _returned(await self._outcome(self._executor.submit(_call_away, function, self._learner, *args)))
         if self._process is None:
             with ThreadPoolExecutor(1, "metisfl-spawn") as starter:
-                await self._outcome(starter.submit(self._start_process))
+                await to_the_end(_result(starter.submit(self._start_process)))
         assert self._process is not None
         try:
             return _returned(await self._outcome(self._process[0].submit(_call_in_process, function, *args)))
@@ -165,14 +208,60 @@ class Worker:
             self._learner.is_cancelled = True
             work.cancel()
             self._end_process()
-            while not future.done():
-                with suppress(asyncio.CancelledError):  # asked again; it still must end first
-                    await asyncio.wait([future])
-            if not future.cancelled():
+            if not await self._has_ended(future):
+                if isinstance(self._executor, DaemonThreads):
+                    self._executor.leave(work)
+                self._give_up(work)
+                future.cancel()
+            elif not future.cancelled():
                 future.exception()  # nobody else looks at it
             raise
         finally:
-            self._learner.is_cancelled = False
+            if not self.is_given_up:
+                self._learner.is_cancelled = False
+
+    async def _finish(self, users: Coroutine[Any, Any, T]) -> T:
+        """Await a user's coroutine. One that goes on when it is cancelled is closed in the end."""
+        coroutine = _finished(users)
+        task = asyncio.create_task(coroutine, name=f"{self.name}-{self._method}")
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._learner.is_cancelled = True
+            task.cancel()
+            if not await self._has_ended(task):
+                with suppress(RuntimeError):  # it ignores that as well
+                    coroutine.close()
+                task.cancel()
+                await asyncio.wait([task], timeout=CLOSED_S)
+            if not task.done():
+                self._give_up(task)
+            elif not task.cancelled():
+                task.exception()
+            raise
+        finally:
+            if iscoroutine(users) and getcoroutinestate(users) == CORO_CREATED:
+                users.close()  # it never began, and never will
+            if not self.is_given_up:
+                self._learner.is_cancelled = False
+
+    async def _has_ended(self, future: asyncio.Future[Any]) -> bool:
+        what = f"{self.name} in {self._method}()"
+        if await self._stopping.has_ended(future, what):
+            return True
+        logger.warning("not waiting any longer for %s, which has run for %.0f s", what, time.monotonic() - self._began)
+        return False
+
+    def _give_up(self, work: Future[Any] | asyncio.Task[Any]) -> None:
+        """Leave the learner alone until it has ended what it does."""
+        self._learner.given_up = self._method, self._began
+        work.add_done_callback(self._ended_late)
+
+    def _ended_late(self, work: Future[Any] | asyncio.Task[Any]) -> None:
+        if not work.cancelled():
+            work.exception()  # nobody else looks at it
+        self._learner.given_up, self._learner.is_cancelled = None, False
+        logger.info("%s has ended after all", self.name)
 
     def _end_process(self) -> None:
         if self._process is not None:
@@ -193,7 +282,7 @@ def users_part(trace: TracebackType | None) -> TracebackType | None:
     return users
 
 
-async def _finished(users: Awaitable[T]) -> T:
+async def _finished(users: Coroutine[Any, Any, T]) -> T:
     """Await a user's coroutine; an exit or a cancellation that is its own is an error like any other."""
     try:
         return await users
@@ -201,6 +290,10 @@ async def _finished(users: Awaitable[T]) -> T:
         if is_being_cancelled():
             raise
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+async def _result(work: Future[T]) -> T:
+    return await asyncio.wrap_future(work)
 
 
 def _call(function: Callable[..., T], *args: object) -> T:

@@ -70,7 +70,7 @@ class ModelStore(Protocol):
 
         Raises
         ------
-        StoreError
+        ModelLost
             If there is no such federation, or the rule's arrays are damaged.
         """
         ...
@@ -118,8 +118,8 @@ class ModelStore(Protocol):
 
         Raises
         ------
-        StoreError
-            If it is damaged or lost. It is not used any more: the one before it is the latest then.
+        ModelLost
+            If it is damaged or gone. It is not used any more: the one before it is the latest then.
         """
         ...
 

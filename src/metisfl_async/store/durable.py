@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 
-from metisfl_async.core.errors import ConfigError, StoreError
+from metisfl_async.core.errors import ConfigError, ModelLost, StoreError
 from metisfl_async.core.model import Array, Model
 from metisfl_async.store.base import GLOBAL, NO_ARRAYS, Saved, Stored
 from metisfl_async.store.kept import Change, Entry, Kept
@@ -74,7 +74,7 @@ class DurableStore(ABC):
             self._kept = None
             found = await self._find(federation_id)
             if found is None:
-                raise StoreError(self._where, f"it has no federation {federation_id!r}")
+                raise ModelLost(self._where, f"it has no federation {federation_id!r}")
             kept, arrays = found.kept, dict[str, Array]()
             if kept.arrays is not None:
                 try:
@@ -189,7 +189,7 @@ class DurableStore(ABC):
         stored.model.freeze()
         return stored
 
-    async def _put_aside(self, federation_id: str, entry: Entry, error: Unreadable) -> StoreError:
+    async def _put_aside(self, federation_id: str, entry: Entry, error: Unreadable) -> ModelLost:
         """Keep a damaged model for people to look at; give the error that names it."""
         try:
             place = await self._quarantine(federation_id, entry)
@@ -197,7 +197,7 @@ class DurableStore(ABC):
         except StoreError as failure:
             moved = f"; it stays there: {failure.why}"
         logger.error("a model is not used any more: %s: %s%s", error.place, error.why, moved)
-        return StoreError(error.place, error.why + moved)
+        return ModelLost(error.place, error.why + moved)
 
     async def _look_back(self, kept: Kept, change: Change | None, written: list[Entry]) -> bool:
         """Find out whether a commit that got no answer has happened; clean up if it has not."""

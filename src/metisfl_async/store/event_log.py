@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import fields
 from typing import Self
 
 from metisfl_async.core.federation.events import (
@@ -14,10 +15,10 @@ from metisfl_async.core.federation.events import (
     LearnerEvaluated,
     RoundFinished,
     RoundStarted,
-    TaskFailed,
     UpdateFolded,
 )
 from metisfl_async.core.federation.records import LearnerRecord
+from metisfl_async.core.metrics import Metrics
 
 __all__ = ["EventLog", "count_of"]
 
@@ -100,24 +101,33 @@ class _Follower:
 
 
 def size_of(event: Event) -> int:
-    """Say about how many bytes an event takes."""
+    """Say about how many bytes an event takes: names and texts of peers may be long."""
+    size = SMALL_BYTES + sum(len(value) for value in _values_of(event) if isinstance(value, str))
     match event:
         case RoundFinished(record):
-            return SMALL_BYTES + sum(_size_of_part(part) for part in record.learners.values())
+            return size + sum(_size_of_part(part) for part in record.learners.values())
         case RoundStarted(cohort=cohort):
-            return SMALL_BYTES + 64 * len(cohort)
+            return size + 64 * len(cohort)
         case UpdateFolded(metrics=metrics) | LearnerEvaluated(metrics=metrics):
-            return SMALL_BYTES + 64 * len(metrics)
-        case TaskFailed(message=message):
-            return SMALL_BYTES + len(message)
+            return size + _size_of_metrics(metrics)
         case _:
-            return SMALL_BYTES
+            return size
+
+
+def _values_of(event: Event) -> list[object]:
+    """List the values of an event's fields."""
+    return [getattr(event, field.name) for field in fields(event)]
+
+
+def _size_of_metrics(metrics: Metrics) -> int:
+    return sum(64 + len(name) for name in metrics)
 
 
 def _size_of_part(part: LearnerRecord) -> int:
-    texts = sum(len(failure.message) for failure in part.failures)
+    texts = sum(len(failure.message) + len(failure.type) for failure in part.failures)
     metadata = len(json.dumps(part.train_metadata)) if part.train_metadata else 0
-    return 4 * SMALL_BYTES + 64 * (len(part.train_metrics) + len(part.evaluation_metrics)) + texts + metadata
+    metrics = _size_of_metrics(part.train_metrics) + _size_of_metrics(part.evaluation_metrics)
+    return 4 * SMALL_BYTES + metrics + texts + metadata
 
 
 def count_of(events: list[Event]) -> int:

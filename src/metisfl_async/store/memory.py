@@ -17,7 +17,6 @@ from metisfl_async.store.worker import Worker
 __all__ = ["InMemoryStore"]
 
 INLINE_BYTES = 256 * 1024  #: a smaller model is copied faster than a thread is woken
-HISTORY_BYTES = 64 * 2**20
 WHERE = "the model store in memory"
 
 
@@ -30,14 +29,14 @@ class InMemoryStore:
 
     is_durable = False
 
-    def __init__(self, config: ModelStoreConfig, history_bytes: int = HISTORY_BYTES) -> None:
+    def __init__(self, config: ModelStoreConfig) -> None:
         self._kept: defaultdict[str, deque[Stored]] = defaultdict(lambda: deque(maxlen=config.lineage_length or None))
         self._worker = Worker()
         self._order = asyncio.Lock()  # a small model would overtake a large one
         self._federation_id: str | None = None
         self._is_finished = False
         self._rounds: deque[str] = deque()
-        self._most_bytes, self._rounds_bytes = history_bytes, 0
+        self._most_bytes, self._rounds_bytes = config.history_bytes, 0
         self.rounds_dropped = 0  #: texts that are not kept any more
 
     async def open(self) -> None:

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from metisfl_async.core import messages as m
 from metisfl_async.core.config import ClientParams, TerminationSignals, named_learners
+from metisfl_async.core.errors import WrongProtocol
 from metisfl_async.core.federation.events import Event, event_from_dict, event_to_dict
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId
@@ -40,18 +41,10 @@ NEWS_BYTES = 2**20  #: of events that a driver is told together
 
 
 def start_request(request: m.StartRequest) -> bytes:
-    signals = request.signals
     certificates = [learner.root_certificate_bytes for learner in request.learners]
     places = {pem: place for place, pem in enumerate(dict.fromkeys(pem for pem in certificates if pem is not None))}
     return pb.StartRequest(
-        signals=pb.TerminationSignals(
-            federation_rounds=signals.federation_rounds,
-            global_updates=signals.global_updates,
-            execution_cutoff_time_mins=signals.execution_cutoff_time_mins,
-            evaluation_metric=signals.evaluation_metric,
-            evaluation_metric_cutoff_score=signals.evaluation_metric_cutoff_score,
-            mode=signals.mode,
-        ),
+        signals=_packed_signals(request.signals),
         num_learners=request.num_learners,
         seed=request.seed,
         join_timeout_secs=request.join_timeout_secs,
@@ -70,11 +63,24 @@ def start_request(request: m.StartRequest) -> bytes:
     ).SerializeToString()
 
 
+def _packed_signals(signals: TerminationSignals) -> pb.TerminationSignals:
+    return pb.TerminationSignals(
+        federation_rounds=signals.federation_rounds,
+        global_updates=signals.global_updates,
+        execution_cutoff_time_mins=signals.execution_cutoff_time_mins,
+        evaluation_metric=signals.evaluation_metric,
+        evaluation_metric_cutoff_score=signals.evaluation_metric_cutoff_score,
+        mode=signals.mode,
+    )
+
+
 def _given(message: Message) -> dict[str, Any]:
     return {field.name: value for field, value in message.ListFields()}
 
 
 def _start_request(p: pb.StartRequest) -> m.StartRequest:
+    if p.protocol != m.PROTOCOL:
+        raise WrongProtocol("the driver", p.protocol, m.PROTOCOL)
     timeout = _given(p).get("join_timeout_secs")
     if timeout is not None and not 0 < timeout < math.inf:
         raise ValueError(f"join_timeout_secs is {timeout}; allowed: a finite number > 0")
@@ -104,10 +110,18 @@ def status(of_controller: m.Status) -> bytes:
         federation_id=of_controller.federation_id,
         is_finished=of_controller.is_finished,
         protocol=of_controller.protocol,
+        signals=None if of_controller.signals is None else _packed_signals(of_controller.signals),
     ).SerializeToString()
 
 
-from_status = reader(pb.Status, lambda p: m.Status(FederationId(p.federation_id), p.is_finished, p.protocol))
+def _status(p: pb.Status) -> m.Status:
+    if p.protocol != m.PROTOCOL:
+        raise WrongProtocol("the controller", p.protocol, m.PROTOCOL)
+    signals = TerminationSignals(**_given(p.signals)) if p.HasField("signals") else None
+    return m.Status(FederationId(p.federation_id), p.is_finished, signals)
+
+
+from_status = reader(pb.Status, _status)
 
 
 def federation(federation_id: FederationId) -> bytes:

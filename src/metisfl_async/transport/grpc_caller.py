@@ -35,6 +35,7 @@ class GrpcCaller:
     def __init__(self, params: ClientParams, service: str, pace: Pace | None = None) -> None:
         self.address = params.address
         self.pace = pace or Pace()
+        self.moved_at = 0.0  #: when an update got further, on the monotonic clock
         self._service = service
         self._is_given_up = False
         keep_freed_memory()

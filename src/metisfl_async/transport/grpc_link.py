@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -31,6 +32,7 @@ from metisfl_async.core.messages import (
 from metisfl_async.core.model import Bytes, Model
 from metisfl_async.transport import convert, convert_driver
 from metisfl_async.transport.base import Closable, Stream
+from metisfl_async.transport.concurrency import first_of
 from metisfl_async.transport.grpc_caller import Answers, GrpcCaller, until_begun
 from metisfl_async.transport.grpc_certificates import FreshParams
 from metisfl_async.transport.grpc_options import SERVICE
@@ -38,6 +40,7 @@ from metisfl_async.transport.grpc_options import SERVICE
 __all__ = ["GrpcLink"]
 
 LARGE_BYTES = 2**21  #: an update of this size takes longer to send than a connection to make
+STILL_S = 5.0  #: without getting further, an upload is given up that is older than its learner's connection
 CONNECT_S = 3.0  #: on a slow link that is full, or where a controller may open no more files, it takes longer
 
 T = TypeVar("T")
@@ -89,7 +92,7 @@ class GrpcLink:
     """Reaches a controller at an address; one connection, made when it is first needed and made again by itself.
 
     A proxy or router may forget a connection without a word, and gRPC goes on using it until its pings are missed. So
-    whoever joins or watches again, as is done after a break, dials anew; the root certificate is read again then.
+    whoever joins again, as is done after a break, dials anew; the root certificate is read again then.
 
     A large update has another, for as long as it is on its way. On a connection on which much was received, gRPC keeps
     about a megabyte for the next time: with a thousand learners, the controller would have a gigabyte of that.
@@ -100,13 +103,15 @@ class GrpcLink:
         self._params = FreshParams(params)
         self._caller = GrpcCaller(self._params.read(), SERVICE, pace)
         self._others: set[GrpcCaller] = set()  # of updates on their way
-        self._has_joined = self._has_watched = self._is_closed = False
+        self._renewed_at = 0.0  # what was forgotten may be forgotten of other connections, too
+        self._has_joined = self._is_closed = False
 
     async def renew(self) -> None:
         """Drop the connection: calls under way on it end with `ConnectionLost`, and the next one dials anew."""
         if self._is_closed:
             return
         old, self._caller = self._caller, GrpcCaller(self._params.read(), SERVICE, self._caller.pace)
+        self._renewed_at = time.monotonic()
         await old.give_up()
 
     async def join(self, request: JoinRequest) -> JoinReply:
@@ -140,10 +145,22 @@ class GrpcLink:
         self._others.add(other)
         try:
             is_there = await other.connects_within(CONNECT_S)
-            return await self.upload(header, update, other if is_there else self._caller)
+            if not is_there:
+                return await self.upload(header, update)
+            uploading = asyncio.ensure_future(self.upload(header, update, other))
+            await first_of(uploading, self._until_forgotten(other))
+            return await uploading
         finally:
             self._others.discard(other)
             await other.close()
+
+    async def _until_forgotten(self, other: GrpcCaller) -> None:
+        """End once a connection stands still since the main one was made anew: it was probably forgotten as well."""
+        began_at = time.monotonic()
+        while True:
+            await asyncio.sleep(STILL_S / 4)
+            if self._renewed_at > began_at and time.monotonic() - max(self._renewed_at, other.moved_at) > STILL_S:
+                raise ConnectionLost(self.address, "the upload stands still since the connection was made anew")
 
     async def upload(self, header: Header, update: Model, over: GrpcCaller | None = None) -> UpdateReply:
         """Send the header, wait for room, send the rest; or all at once, if it is small."""
@@ -155,6 +172,7 @@ class GrpcLink:
         async def send(chunk: bytes) -> None:
             with pace.sending(chunk):
                 await call.write(chunk)
+            caller.moved_at = time.monotonic()
 
         try:
             with caller.ours():
@@ -200,12 +218,7 @@ class GrpcLink:
         await self._caller.ask("StartTraining", convert_driver.start_request(request))
 
     def watch_events(self, federation_id: FederationId, seen: int = 0, run: str = "") -> Closable[Event]:
-        """Follow the events; from the second time on, over a new connection."""
-
         async def begin() -> Answers:
-            if self._has_watched:
-                await self.renew()
-            self._has_watched = True
             return self._caller.stream("WatchEvents", convert_driver.watch((federation_id, seen, run)))
 
         return _News(begin, convert_driver.from_events)

@@ -144,9 +144,12 @@ class MemoryLink:
         self, federation_id: FederationId, seen: int = 0, run: str = ""
     ) -> AsyncGenerator[Event, None]:
         async with aclosing(self._service.watch_events(federation_id, seen, run)) as batches:
-            async for events in batches:
-                for event in events:
-                    yield event
+            try:
+                async for events in batches:
+                    for event in events:
+                        yield event
+            except ConnectionLost:
+                return  # it was closed; if it is opened again, it is another one
 
     async def get_logs(self, federation_id: FederationId) -> AsyncGenerator[RoundRecord, None]:
         async with aclosing(self._service.get_logs(federation_id)) as records:
@@ -166,6 +169,9 @@ class MemoryLink:
 
     async def shut_down(self, federation_id: FederationId, keep_running: bool = False) -> None:
         await self._service.shut_down(federation_id, keep_running)
+
+    async def renew(self) -> None:
+        """Do nothing: there is no connection."""
 
     async def close(self) -> None:
         """Do nothing: there is no connection."""

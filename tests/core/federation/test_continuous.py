@@ -10,7 +10,7 @@ from sandbox import A, B, C, D, Sandbox
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.errors import ConfigError
-from metisfl_async.core.federation.course import Phase
+from metisfl_async.core.federation.course import LEFT_BEFORE, Phase
 from metisfl_async.core.federation.events import RoundStarted, TaskFailed, UpdateCounted
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
 from metisfl_async.core.ids import LearnerId
@@ -321,8 +321,11 @@ def test_a_learner_that_left_while_its_update_was_folded_is_forgotten_after_it()
     assert sandbox.forgotten == []
     sandbox.fold(whole)
     assert sandbox.forgotten == [A]
-    sandbox.publish()
-    assert sandbox.records[0].participants == [A]
+    assert sandbox.aggregating is None  # nothing is left of it
+    commit(sandbox, B)
+    assert sandbox.records[0].participants == [B]
+    (failure,) = sandbox.records[0].learners[A].failures
+    assert failure.message == LEFT_BEFORE
 
 
 def test_who_takes_too_long_is_given_the_newest_model_instead() -> None:

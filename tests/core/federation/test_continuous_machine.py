@@ -12,7 +12,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 from sandbox import Sandbox
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
-from metisfl_async.core.federation.course import Phase
+from metisfl_async.core.federation.course import LEFT_BEFORE, Phase
 from metisfl_async.core.federation.events import ModelPublished, RoundFinished, RoundStarted, TaskFailed, UpdateFolded
 from metisfl_async.core.federation.tasks import TaskKind, TaskState
 from metisfl_async.core.ids import LearnerId, TaskId
@@ -149,8 +149,10 @@ class ContinuousMachine(Everyone):
                     assert (number, version) == (self.num_published, self.num_published)
                     self.counted[number], self.pending = self.pending, []
                     self.failed_since.clear()
-                case TaskFailed(_, learner, "train"):
+                case TaskFailed(_, learner, "train", _, message):
                     self.failed_since.add(LearnerId(learner))
+                    if message == LEFT_BEFORE:  # its share was taken out
+                        self.pending.remove(next(each for each in self.pending if each[0] == learner))
                 case RoundStarted(number, version, cohort):
                     assert (number, version) == (self.num_published + 1, self.num_published)
                     assert cohort

@@ -40,6 +40,7 @@ from metisfl_async.core.strategies.strategies import Strategies
 
 __all__ = ["Course", "Phase"]
 
+LEFT_BEFORE = "its learner left before a model was made of it"
 ENDING_S = 10.0  #: how long the end waits for a model that is being made
 
 
@@ -232,7 +233,14 @@ class Course(ABC):
         self._do(Aggregate(version, others, standing))
 
     def _forget(self, learner: LearnerId) -> None:
-        """Take out the share of a learner that left, and what is known of it."""
+        """Take out the share of a learner that left, and what is known of it.
+
+        A rule that remembers each learner's latest update takes out what is in no model yet, too.
+        """
+        if self._strategies.rule.needs_previous and not self._is_aggregating:
+            for task in list(self.ledger.folded.get(learner, ())):
+                self._round.take_out(task)
+                self._desk.give_up(task, TaskState.LOST, LEFT_BEFORE)
         self.standing.timings.pop(learner, None)
         self.standing.weights.pop(learner, None)
         if learner in self.standing.reported and not self.is_finished:

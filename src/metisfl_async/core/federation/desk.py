@@ -69,7 +69,8 @@ class Desk:
         if task is None:
             return Verdict.DISCARD, UNKNOWN
         if task.state is TaskState.COUNTED:
-            return Verdict.COUNTED, why(task)
+            is_update = task.kind is not TaskKind.EVALUATE  # nothing else is in a model
+            return (Verdict.COUNTED, why(task)) if is_update else (Verdict.DISCARD, "its result is known")
         if task.state is TaskState.FOLDED:
             return Verdict.KEEP, "it is folded; a model with it is to come"
         if task.state.is_final:
@@ -97,8 +98,9 @@ class Desk:
         self.ledger.fail(task, state, reason, error_type)
         self._do(Announce(TaskFailed(task.round_number, task.learner, task.kind.value, error_type, reason)))
         is_refused = state is TaskState.REJECTED
+        is_taken_back = is_refused and was_folded
         self.uploads.settle(task, UpdateReply(Outcome.REFUSED, reason) if is_refused else reply_of(task))
-        if was_folded or state in (TaskState.EXPIRED, TaskState.LATE, TaskState.CANCELLED):
+        if is_taken_back or state in (TaskState.EXPIRED, TaskState.LATE, TaskState.CANCELLED):
             self._do(Withdraw(task.learner, task.id, task.reason))
         self._on_failed(task)
 

@@ -92,6 +92,12 @@ class Round:
         self.reported.append(task.learner)
         self._folds.append((task.part.aggregation_ms or 0.0, held_bytes))
 
+    def take_out(self, task: Task) -> None:
+        """Take back that an update was folded: it is in the sum no more."""
+        place = self.reported.index(task.learner)
+        del self.reported[place], self._folds[place]
+        task.part.weight = None
+
     def failures(self) -> str:
         """Say why tasks did not count, and whose; learners with the same reason together, three reasons at most."""
         learners: dict[str, list[str]] = {}

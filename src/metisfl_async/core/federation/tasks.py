@@ -28,7 +28,7 @@ class TaskState(StrEnum):
     FOLDED = "folded"  #: its update is in the sum of a model that is not published yet
     COUNTED = "counted"  #: done; an update: in a published model
     FAILED = "failed"  #: its learner could not do it
-    LOST = "lost"  #: its learner left, was silent for too long, or came back without it
+    LOST = "lost"  #: its learner left, was silent for too long, or came back without it; its share may be gone with it
     EXPIRED = "expired"  #: the deadline passed before its outcome came
     LATE = "late"  #: the deadline passed while its update was on the way
     CANCELLED = "cancelled"  #: the federation ended
@@ -48,7 +48,7 @@ _NEXT: dict[TaskState, set[TaskState]] = {
     TaskState.ACCEPTED: {TaskState.UPLOADING, TaskState.COUNTED, *_ENDINGS},
     TaskState.UPLOADING: {TaskState.ACCEPTED, TaskState.RECEIVED, TaskState.LATE, *_ENDINGS},
     TaskState.RECEIVED: {TaskState.FOLDED, TaskState.COUNTED, TaskState.REJECTED, TaskState.CANCELLED},
-    TaskState.FOLDED: {TaskState.COUNTED, TaskState.CANCELLED, TaskState.REJECTED},
+    TaskState.FOLDED: {TaskState.COUNTED, TaskState.CANCELLED, TaskState.LOST, TaskState.REJECTED},
 }
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from metisfl_async.core.federation.commands import Abandon, Answer, Command, Fold, Receive
+from metisfl_async.core.federation.commands import Abandon, Announce, Answer, Command, Fold, Receive
+from metisfl_async.core.federation.events import TaskFailed
 from metisfl_async.core.federation.inputs import Admit
 from metisfl_async.core.federation.ledger import Ledger
+from metisfl_async.core.federation.records import Failure
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
 from metisfl_async.core.ids import StreamId
 from metisfl_async.core.messages import Outcome, UpdateReply
@@ -37,6 +39,9 @@ class Uploads:
             self._do(Answer(stream, UpdateReply(Outcome.REFUSED, UNKNOWN)))
             return
         if task.content not in (b"", admit.content) and task.state in TAKEN:
+            task.part.failures.append(Failure(task.kind.value, "OtherContent", OTHER_CONTENT))
+            failed = TaskFailed(task.round_number, task.learner, task.kind.value, "OtherContent", OTHER_CONTENT)
+            self._do(Announce(failed))
             self._do(Answer(stream, UpdateReply(Outcome.REFUSED, OTHER_CONTENT)))
             return
         if task.state.is_final or task.state is TaskState.FOLDED:

@@ -1,0 +1,37 @@
+"""Who takes part in a session: what users give for its learners, checked and told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from metisfl_async.core.config import ClientParams, ServerParams
+from metisfl_async.core.errors import ConfigError
+from metisfl_async.learner.learner import Learner
+
+__all__ = ["checked_learners"]
+
+KINDS = (Learner, ServerParams, ClientParams)
+
+
+def checked_learners(
+    learners: Sequence[Learner | ServerParams | ClientParams] | Mapping[str, Learner] | int,
+) -> tuple[dict[str, Learner], list[ServerParams | ClientParams], int]:
+    """Give the live ones by name, the addresses of those that listen, and how many learners there are in all."""
+    if isinstance(learners, Mapping):
+        if not all(isinstance(name, str) and name and isinstance(x, Learner) for name, x in learners.items()):
+            raise ConfigError("learners", learners, "ids that are not empty, each with a live Learner object")
+        names, learners = list(learners), list(learners.values())
+    else:
+        names = []
+    if isinstance(learners, int):
+        if isinstance(learners, bool) or learners < 1:
+            raise ConfigError("learners", learners, "at least 1")
+        return {}, [], learners
+    if not isinstance(learners, Sequence) or not learners or not all(isinstance(x, KINDS) for x in learners):
+        allowed = "a list of live Learner objects, or of the ServerParams of remote ones, or the number of remote ones"
+        raise ConfigError("learners", learners, allowed)
+    live = [x for x in learners if isinstance(x, Learner)]
+    if len(set(map(id, live))) < len(live):
+        raise ConfigError("learners", learners, "a list in which no Learner object stands twice")
+    names = names or [f"learner-{index}" for index in range(len(live))]
+    return dict(zip(names, live, strict=True)), [x for x in learners if not isinstance(x, Learner)], len(learners)
