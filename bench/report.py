@@ -35,8 +35,11 @@ __all__ = ["BLOCK", "FIGURES", "PAGES", "blocks", "filled", "tables_of"]
 BENCH = Path(__file__).parent
 DOCS = BENCH.parent / "docs"
 FIGURES, PICTURE = DOCS / "benchmarks.json", DOCS / "images" / "growth.png"
-SKEWED = DOCS / "skewed.json"  #: what `make figures` found, in simulated time: of no machine
-PAGES = (BENCH.parent / "README.md", DOCS / "performance.md", DOCS / "strategies.md", DOCS / "durability.md")
+FOUND = ("skewed", "robustness")  #: JSON files of what `make figures` found: of no machine
+PAGES = (
+    BENCH.parent / "README.md",
+    *(DOCS / f"{name}.md" for name in ("performance", "strategies", "durability", "robustness")),
+)
 BENCHMARKS = {  #: in this order, with their tables
     "rounds": {"rounds"},
     "loop_lag": {"loop_lag"},
@@ -72,8 +75,9 @@ def run(names: Sequence[str], *, quick: bool) -> None:
 def tables_of(figures: Mapping[str, Any]) -> dict[str, Table]:
     """Give all tables by name: those that were printed, and those that follow from them."""
     tables = {name: Table(table["columns"], table["rows"]) for name, table in figures["tables"].items()}
-    skewed = json.loads(SKEWED.read_text())["skewed"]
-    tables["skewed"] = Table(skewed["columns"], skewed["rows"])
+    for name in FOUND:
+        found = json.loads((DOCS / f"{name}.json").read_text())
+        tables |= {name: Table(table["columns"], table["rows"]) for name, table in found.items()}
     tables["each"] = growth.each(tables["stress"])
     tables["on_paper"] = growth.on_paper(tables["stress"], tables["idle"])
     tables["headline"] = headline(tables)

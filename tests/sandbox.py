@@ -297,6 +297,13 @@ class Sandbox:
     def published(self, version: int, selection_ms: float = 0.0) -> list[Command]:
         return self.hear(happened.Published(version, selection_ms))
 
+    def unpublished(self, reason: str = "it is not finite", *, keeps_updates: bool = False) -> list[Command]:
+        """End the aggregator's work on a mean without one."""
+        self.aggregating = None
+        if not keeps_updates:
+            self.mean_of.clear()
+        return self.hear(happened.Unpublished(reason, keeps_updates))
+
     # --- what happened ---------------------------------------------------------------------------------------------
 
     def phase(self) -> Phase:

@@ -14,6 +14,7 @@ from metisfl_async.core.errors import (
     CodecError,
     ConfigError,
     MetisError,
+    NoModel,
     ProtocolError,
     QuorumLost,
     RoundError,
@@ -38,16 +39,24 @@ from metisfl_async.core.federation.events import (
     TaskFailed,
     UpdateCounted,
     UpdateFolded,
+    UpdateRepeated,
     event_to_dict,
 )
 from metisfl_async.core.federation.records import Failure, LearnerRecord, RoundRecord
 from metisfl_async.core.model import Model
+from metisfl_async.core.strategies.aggregation.bulyan import Bulyan
+from metisfl_async.core.strategies.aggregation.centered_clipping import CenteredClipping
 from metisfl_async.core.strategies.aggregation.fedasync import FedAsync
 from metisfl_async.core.strategies.aggregation.fedavg import FedAvg, FedStride
 from metisfl_async.core.strategies.aggregation.fedbuff import FedBuff
 from metisfl_async.core.strategies.aggregation.fedrec import FedRec
+from metisfl_async.core.strategies.aggregation.geometric_median import GeometricMedian
+from metisfl_async.core.strategies.aggregation.krum import Krum, MultiKrum
+from metisfl_async.core.strategies.aggregation.median import Median
+from metisfl_async.core.strategies.aggregation.norm_bound import NormBound
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
 from metisfl_async.core.strategies.aggregation.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
+from metisfl_async.core.strategies.aggregation.trimmed_mean import TrimmedMean
 from metisfl_async.core.strategies.scheduling import (
     Asynchronous,
     Scheduler,
@@ -76,6 +85,8 @@ __all__ = [
     "Asynchronous",
     "AttachedSession",
     "BatchBudget",
+    "Bulyan",
+    "CenteredClipping",
     "ClientParams",
     "CodecError",
     "ConfigError",
@@ -101,16 +112,22 @@ __all__ = [
     "FederationResumed",
     "FederationStarted",
     "FirstWeights",
+    "GeometricMedian",
     "KerasLearner",
+    "Krum",
     "Learner",
     "LearnerEvaluated",
     "LearnerJoined",
     "LearnerLeft",
     "LearnerRecord",
+    "Median",
     "MetisError",
     "Model",
     "ModelPublished",
     "ModelStoreConfig",
+    "MultiKrum",
+    "NoModel",
+    "NormBound",
     "ProtocolError",
     "QuorumLost",
     "RoundError",
@@ -134,9 +151,11 @@ __all__ = [
     "Timing",
     "TorchLearner",
     "TransportError",
+    "TrimmedMean",
     "Update",
     "UpdateCounted",
     "UpdateFolded",
+    "UpdateRepeated",
     "app",
     "dirichlet_partition",
     "event_to_dict",

@@ -313,7 +313,7 @@ async def test_another_content_under_the_same_task_is_refused_and_the_first_one_
     [
         ("manifest", "does not fit the global model: tensor '0' is float32[786433] instead of float32[786432]"),
         ("no weight", "num_training_examples is None; allowed: a number, which scaling_factor"),
-        ("lying weight", "num_training_examples is 1e+300; allowed: a number > 0 and <= 2**53"),
+        ("lying weight", "num_training_examples is 1e+300; allowed: a number >= 2**-53 and <= max_weight=1000000000"),
     ],
 )
 async def test_a_bad_update_is_refused_and_the_round_goes_on(pair: Federation, how: str, message: str) -> None:

@@ -6,11 +6,14 @@ import pytest
 
 from metisfl_async.core import errors
 from metisfl_async.core.errors import (
+    AccessDenied,
     CodecError,
     ConfigError,
     ConnectionLost,
     Damaged,
     MetisError,
+    ModelLost,
+    NoModel,
     PeerTimeout,
     ProtocolError,
     QuorumLost,
@@ -50,8 +53,11 @@ EVERY_ERROR: list[tuple[MetisError, dict[str, object], tuple[type, ...]]] = [
     (TransportError("a:1", "it broke"), {"address": "a:1", "reason": "it broke"}, (MetisError, OSError)),
     (ConnectionLost("a:1", "it went away"), {"address": "a:1", "reason": "it went away"}, (TransportError,)),
     (PeerTimeout("a:1", "silent for 5 s"), {"address": "a:1", "reason": "silent for 5 s"}, (TransportError,)),
+    (AccessDenied(), {}, (ProtocolError,)),
     (StoreError("models", "no room"), {"where": "models", "why": "no room"}, (MetisError,)),
+    (ModelLost("models", "a bit"), {"where": "models", "why": "a bit"}, (StoreError,)),
     (RoundError("it stopped"), {}, (MetisError,)),
+    (NoModel("it is NaN"), {"why": "it is NaN"}, (RoundError,)),
     (QuorumLost("2 of 5 reported"), {"why": "2 of 5 reported"}, (RoundError,)),
 ]
 each_error = pytest.mark.parametrize(

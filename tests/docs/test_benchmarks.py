@@ -1,4 +1,4 @@
-"""The blocks of the pages show what docs/benchmarks.json and skewed.json have; who wrote those, no test can tell."""
+"""The blocks of the pages show what the JSON files in docs/ have; who wrote those, no test can tell."""
 
 from __future__ import annotations
 

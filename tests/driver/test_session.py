@@ -335,7 +335,7 @@ GOOD: list[Array] = [np.ones(1, np.float32), np.array(1, np.int64)]
         (([np.ones(2, np.float32), GOOD[1]], {}), "ConfigError", r"float32\[2\] instead of float32\[1\]"),
         (([np.ones(1), GOOD[1]], {}), "ConfigError", r"float64\[1\] instead of float32\[1\]"),
         (([np.array([np.nan], np.float32), GOOD[1]], {}), "NotFinite", "tensor '0' holds a value that is not finite"),
-        ((GOOD, {}, {"num_training_examples": 0}), "ConfigError", "num_training_examples is 0; allowed: a number > 0"),
+        ((GOOD, {}, {"num_training_examples": 0}), "ConfigError", "num_training_examples is 0; allowed: a number >= 2"),
         ((GOOD, {}, {"num_training_examples": -1}), "ConfigError", "num_training_examples is -1"),
         ((GOOD, {}, {"x": object()}), "ConfigError", r"the metadata of train\(\)\['x'\]"),
     ],

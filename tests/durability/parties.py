@@ -52,6 +52,7 @@ from metisfl_async.core.ids import TaskId
 from metisfl_async.core.messages import ControllerMessage, Counted, Outcome, TaskOffer, UpdateReply, Welcome
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Array
+from metisfl_async.core.strategies.aggregation.resemblance import Portrait
 from metisfl_async.driver import following
 from metisfl_async.learner import spool
 from metisfl_async.learner.client import LearnerClient
@@ -298,10 +299,11 @@ def _write_down(log: Log, steps: Steps) -> None:
     """Record what the controller of this process folds, commits and resumes."""
     fold, commit, resume, conclude = Aggregator._fold, Keeper.commit, Job.resume, Job.conclude
 
-    async def folding(self: Aggregator, upload: Upload) -> None:
-        await fold(self, upload)
+    async def folding(self: Aggregator, upload: Upload) -> Portrait:
+        seen = await fold(self, upload)
         facts = {"task": upload.header.task_id, "version": upload.model.version, "weight": upload.weight}
         log.write("folded", learner=upload.learner, **facts)
+        return seen
 
     async def committing(self: Keeper, standing: str, *, model: Any = None, **kwargs: Any) -> None:
         is_new = model is not None and model.version > 0

@@ -18,8 +18,10 @@ from metisfl_async import (
     ControllerConfig,
     DriverSession,
     FedAvg,
+    FedAvgM,
     FedBuff,
     ModelStoreConfig,
+    NormBound,
     ServerParams,
     Synchronous,
     TerminationSignals,
@@ -157,6 +159,9 @@ def test_what_keeps_state_and_does_not_say_it_is_refused_by_name(tmp_path: Path)
     store = ModelStoreConfig(model_store="Disk", directory=tmp_path)
     with pytest.raises(ConfigError, match="aggregation_rule is 'Krum'; allowed: a class with methods state"):
         Controller(None, ControllerConfig(aggregation_rule=Krum()), store)
+    with pytest.raises(ConfigError, match="aggregation_rule is 'Krum'"):
+        Controller(None, ControllerConfig(aggregation_rule=FedAvgM(NormBound(1.0, Krum()))), store)
+    Controller(None, ControllerConfig(aggregation_rule=FedAvgM(NormBound(1.0))), store)
     with pytest.raises(ConfigError, match="scheduler is 'Remembers'"):
         Controller(None, ControllerConfig(scheduler=Remembers()), store)
     Controller(None, ControllerConfig(aggregation_rule=Says(), scheduler=Synchronous()), store)

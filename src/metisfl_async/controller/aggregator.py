@@ -7,24 +7,25 @@ import logging
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 from metisfl_async.codec.frame import Header
 from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.keeper import Keeper
 from metisfl_async.controller.staging import Room
-from metisfl_async.controller.threads import Threads
-from metisfl_async.core.errors import ConfigError, ModelLost, StoreError
+from metisfl_async.controller.threads import INLINE_BYTES, Threads
+from metisfl_async.core.errors import ConfigError, ModelLost, NoModel, StoreError
 from metisfl_async.core.federation.commands import Aggregate, Discard, Forget, Save
-from metisfl_async.core.federation.inputs import Folded, Input, Published, Rejected, Stop, Unmade
+from metisfl_async.core.federation.inputs import Folded, Input, Published, Rejected, Stop, Unpublished
 from metisfl_async.core.federation.inputs import Saved as SavedInput
 from metisfl_async.core.federation.tasks import TaskKind
-from metisfl_async.core.ids import LearnerId, StreamId
+from metisfl_async.core.ids import LearnerId, StreamId, TaskId
 from metisfl_async.core.messages import UpdateReply
 from metisfl_async.core.model import Model, allocate
 from metisfl_async.core.strategies.aggregation.arithmetic import unfit
-from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
+from metisfl_async.core.strategies.aggregation.resemblance import Gallery, Portrait, portrait
+from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update, made
 from metisfl_async.store.base import GLOBAL, NO_ARRAYS, Saved
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Aggregator:
         self._folded_at: dict[LearnerId, int] = {}
         self._inside: dict[LearnerId, str] = {}  # of each learner whose update is kept: the task that it answers
         self._unsaved: Model | None = None  # the latest global model, if the store does not have it
+        self._gallery = Gallery()  # of the updates since the latest global model
         self._latest_task = ""  # that the update that was read last answers
 
     async def run(self) -> None:
@@ -112,6 +114,7 @@ class Aggregator:
             case Discard():
                 if self.publication is not None:
                     self._rule.discard()
+                    self._gallery.clear()
 
     def submit(self, job: Job) -> None:
         is_upload = isinstance(job, Upload)
@@ -175,9 +178,10 @@ class Aggregator:
                 return
             if upload.kind is TaskKind.GET_WEIGHTS:
                 await self.set_first_model(await self._threads.work(size, _copy, upload.model), upload.standing)
+                seen: Portrait | None = None
             else:
                 try:
-                    await self._fold(upload)
+                    seen = await self._fold(upload)
                 except ConfigError as error:  # the rule does not want it
                     self._post(Rejected(upload.stream, type(error).__name__, str(error)))
                     return
@@ -186,21 +190,26 @@ class Aggregator:
             self._post(Rejected(upload.stream, type(error).__name__, reason))
         else:
             held_bytes = upload.room.staging.used_bytes
-            self._post(Folded(upload.stream, upload.weight, header.metrics, header.metadata, held_bytes))
+            folded = Folded(upload.stream, upload.weight, header.metrics, header.metadata, held_bytes)
+            if seen is not None:
+                twin = self._gallery.add(TaskId(header.task_id), upload.learner, upload.weight, seen)
+                folded = replace(folded, norm=seen.norm, is_global=seen.is_global, twin=twin)
+            self._post(folded)
         finally:
             upload.room.release()
 
-    async def _fold(self, upload: Upload) -> None:
-        """Fold an update, and keep it where updates are kept."""
+    async def _fold(self, upload: Upload) -> Portrait:
+        """Fold an update, look what it is like, and keep it where updates are kept."""
         assert self.publication is not None
         learner, model, weight = upload.learner, upload.model, upload.weight
         previous = await self._previous(learner) if self._rule.needs_previous else None
         staleness = self.publication.model.version - model.version
         update = Update(learner, model, weight, staleness, previous)
-        if model.manifest.size_bytes < FOLD_INLINE_BYTES:
-            self._rule.fold(update)
+        base, size = self.publication.model, model.manifest.size_bytes
+        if size < FOLD_INLINE_BYTES:
+            seen = _fold(self._rule, update, base)
         else:
-            await self._threads.work(model.manifest.size_bytes, self._rule.fold, update)
+            seen = await self._threads.work(size, _fold, self._rule, update, base)
         if self._keeps_updates:
             task_id = upload.header.task_id
             try:
@@ -208,6 +217,7 @@ class Aggregator:
             except MemoryError:  # it is in the sum already
                 raise StoreError("the model store", f"there is no memory to keep the update of {learner}") from None
             self._folded_at[learner], self._inside[learner] = self._submitted, task_id
+        return seen
 
     async def _aggregate(self, version: int, others: tuple[LearnerId, ...], standing: str) -> None:
         assert self.publication is not None
@@ -221,21 +231,39 @@ class Aggregator:
                 with suppress(ConfigError):  # the rule does not want it; its learner was told nothing else
                     await self._threads.work(manifest.size_bytes, self._rule.fold, update)
         try:
-            model = await self._threads.work(manifest.size_bytes, self._rule.aggregate, version)
+            size = max(manifest.size_bytes, INLINE_BYTES) if self._rule.is_heavy else manifest.size_bytes
+            model = await self._threads.work(size, made, self._rule, version)
         except MemoryError:
             if others or not self._rule.aggregates_again:
                 raise
-            self._post(Unmade(f"there is no memory for a model of {manifest.size_bytes} bytes"))
+            reason = f"there is no memory for a model of {manifest.size_bytes} bytes"
+            self._post(Unpublished(reason, keeps_updates=True, may_pass=True))
+            return
+        except NoModel as error:
+            await self._take_back(error)
             return
         if (difference := manifest.difference(model.manifest)) is not None or model.version != version:
             wrong = difference or f"version {model.version} instead of {version}"
             raise RuntimeError(f"{type(self._rule).__name__}.aggregate() made no such model as was asked for: {wrong}")
+        cosines = await self._threads.work(self._gallery.size_bytes, self._gallery.cosines)
         publication = Publication(model)  # read-only from here on, so that the store can share it
         self._unsaved = model
         if standing or not self._keeper.store.is_durable:
             await self._commit(standing)
         self.publication = publication
-        self._post(Published(version, selection_s * 1e3))
+        self._post(Published(version, selection_s * 1e3, self._rule.notes(), cosines))
+        self._gallery.clear()
+
+    async def _take_back(self, error: NoModel) -> None:
+        """Go on from the latest global model, without the updates of the one that cannot be published."""
+        assert self.publication is not None
+        reason = str(error)
+        if not error.keeps_updates:
+            latest, reason = self.publication.model, reason + self._gallery.suspects()
+            self._gallery.clear()
+            await self._threads.work(latest.manifest.size_bytes, self._rule.take_back, latest)
+            self._inside.clear()
+        self._post(Unpublished(reason, error.keeps_updates))
 
     async def _commit(self, standing: str) -> None:
         """Save how the federation stands, with the latest global model and what the rule keeps, if they are not."""
@@ -283,6 +311,13 @@ class Aggregator:
         self._latest_task = stored.task_id
         staleness = max(self.publication.model.version - stored.model.version, 0)
         return Update(learner, stored.model, stored.weight, staleness)
+
+
+def _fold(rule: AggregationRule, update: Update, base: Model) -> Portrait:
+    """Fold an update, and look what it is like."""
+    seen = portrait(update.model, base)
+    rule.fold(update)
+    return seen
 
 
 def _copy(update: Model) -> Model:

@@ -41,6 +41,7 @@ from metisfl_async.core.federation.events import (
     RoundFinished,
     RoundStarted,
     TaskFailed,
+    UpdateRepeated,
 )
 from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.federation.inputs import Input, TimerFired
@@ -179,6 +180,11 @@ class Dispatcher:
                 times = 1 if self._in_rounds else self._failures.count((learner, task, kind))
                 level = logging.INFO if times else logging.DEBUG
                 logger.log(level, "%s %d: %s of %s failed: %s: %s", unit, number, task, learner, kind, message)
+            case UpdateRepeated(number, learner, twin):
+                times = 1 if self._in_rounds else self._failures.count((learner, twin, "repeated"))
+                level = logging.INFO if times else logging.DEBUG
+                what = "the global model as it was" if twin is None else f"the same as that of {twin}"
+                logger.log(level, "%s %d: the update of %s is %s", unit, number, learner, what)
             case FederationFinished(reason, is_failure):
                 logger.log(logging.ERROR if is_failure else logging.INFO, "finished: %s", reason)
             case _:

@@ -13,7 +13,7 @@ from metisfl_async.core.strategies.aggregation.arithmetic import BLOCK
 from metisfl_async.core.strategies.aggregation.spreading import spreading
 from metisfl_async.transport.concurrency import to_the_end
 
-__all__ = ["Threads"]
+__all__ = ["INLINE_BYTES", "Threads"]
 
 INLINE_BYTES = 256 * 1024  #: a smaller model is worked on faster than a thread is woken
 MOST = 4  #: additions wait for memory, not for the processor: more threads than this gain nothing

@@ -173,7 +173,8 @@ class Updates:
         assert publication is not None
         if (difference := publication.model.manifest.difference(header.manifest)) is not None:
             raise UnexpectedMessage(f"the update does not fit the global model: {difference}")
-        return weight_of(self._config.scaling_factor, stream.member.id, header.metadata, header.metrics)
+        config, learner = self._config, stream.member.id
+        return weight_of(config.scaling_factor, learner, header.metadata, header.metrics, config.max_weight)
 
     async def _fill(self, stream: _Stream, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> tuple[Room, bool]:
         """Read an update into staging, for as long as it is wanted, and look whether its values are finite.

@@ -16,6 +16,7 @@ __all__ = [
     "Damaged",
     "MetisError",
     "ModelLost",
+    "NoModel",
     "PeerTimeout",
     "ProtocolError",
     "QuorumLost",
@@ -186,6 +187,17 @@ class QuorumLost(RoundError):
     def __init__(self, why: str) -> None:
         super().__init__(why)
         self.why = why
+
+    def __str__(self) -> str:
+        return self.why
+
+
+class NoModel(RoundError):
+    """An aggregation rule made no model that can be published; with `keeps_updates`, more updates may help."""
+
+    def __init__(self, why: str, keeps_updates: bool = False) -> None:
+        super().__init__(why, keeps_updates)
+        self.why, self.keeps_updates = why, keeps_updates
 
     def __str__(self) -> str:
         return self.why

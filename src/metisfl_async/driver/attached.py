@@ -45,7 +45,7 @@ class AttachedSession:
         ------
         UnexpectedMessage
             If no federation runs there.
-        QuorumLost, StoreError
+        QuorumLost, NoModel, StoreError
             If it ended as a failure. `result` holds what was reached.
         TransportError
             If the controller cannot be reached for `lost_secs`.

@@ -10,6 +10,7 @@ from metisfl_async.core.config import TerminationSignals
 from metisfl_async.core.errors import (
     ConfigError,
     ConnectionLost,
+    NoModel,
     PeerTimeout,
     QuorumLost,
     StoreError,
@@ -108,6 +109,8 @@ def raise_failure(finished: FederationFinished) -> None:
     if finished.error_type == StoreError.__name__:
         where, _, why = finished.reason.partition(": ")
         raise StoreError(where, why)
+    if finished.error_type == NoModel.__name__:
+        raise NoModel(finished.reason)
     if finished.is_failure:
         raise QuorumLost(finished.reason)
 

@@ -190,6 +190,8 @@ class DriverSession:
         ------
         QuorumLost
             If too few learners came, stayed or delivered. `result` holds what was reached.
+        NoModel
+            If the rule made no model that can be published, `max_failed_rounds` times in a row; the same holds.
         StoreError
             If the model store failed for `ModelStoreConfig.retry_secs`. `result` holds what was reached.
         TransportError

@@ -51,6 +51,9 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
             ("stride_length", 3, "None, except with aggregation_rule 'FedStride'"),
             ("semi_sync_lambda", 2.0, "None, except with scheduler 'SemiSynchronous'"),
             ("semi_sync_recompute_num_updates", False, "None, except with scheduler 'SemiSynchronous'"),
+            ("semi_sync_max_slowness", 3.0, "None, except with scheduler 'SemiSynchronous'"),
+            ("rule_params", [1], "a dict"),
+            ("cutoff_score", "min_learners", "mean, median, quorum"),
             ("crypto_context", "ctx.bin", NO_ENCRYPTION),
             ("scaling_factor_bits", 52, NO_ENCRYPTION),
             ("batch_size", 4096, f"{NO_ENCRYPTION}; for training, train_params={{'batch_size': ...}}"),
@@ -75,6 +78,8 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
             ("max_model_bytes", 1e9, "an integer >= 1"),
             ("max_inflight_bytes", 0, "an integer >= 1"),
             ("max_downloads", 0, "an integer >= 1"),
+            ("max_weight", 0, f"a finite number > 0 and <= {2**53}"),
+            ("max_weight", 2**53 + 1, f"a finite number > 0 and <= {2**53}"),
         ]
     ),
     *(

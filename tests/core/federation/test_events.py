@@ -24,6 +24,7 @@ from metisfl_async.core.federation.events import (
     TaskFailed,
     UpdateCounted,
     UpdateFolded,
+    UpdateRepeated,
     event_from_dict,
     event_to_dict,
 )
@@ -53,6 +54,8 @@ EVENTS: list[Event] = [
     FederationResumed(None, 0),
     FederationResumed(7, 7),
     UpdateFolded(2, "a", 3.0, {"loss": 0.25}),
+    UpdateRepeated(1, "b", "a"),
+    UpdateRepeated(1, "c", None),
     UpdateCounted(2, "a", 3.0, 2),
     TaskFailed(2, "b", "train", "ValueError", "no data"),
     ModelPublished(2, 2),

@@ -19,7 +19,10 @@ from metisfl_async.core.federation.events import (
     TaskFailed,
     UpdateCounted,
     UpdateFolded,
+    UpdateRepeated,
 )
+from metisfl_async.core.federation.inputs import Folded, Published
+from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.federation.tasks import TaskKind, TaskState
 from metisfl_async.core.ids import LearnerId
 
@@ -320,3 +323,26 @@ def test_evaluations_that_fail_or_are_late_are_noted_and_the_round_stands() -> N
     assert record.evaluation_metrics == {"accuracy": 0.5}
     assert [failure.type for part in record.learners.values() for failure in part.failures] == ["ValueError", "expired"]
     assert sandbox.phase() is Phase.TRAINING
+
+
+def test_what_is_told_of_an_update_is_in_the_record_and_what_is_nothing_new_is_announced() -> None:
+    sandbox = training(A, B, C, config=NO_EVALUATION)
+    tasks = {learner: sandbox.task(learner) for learner in (A, B, C)}
+    told = {A: {"norm": 2.0}, B: {"norm": 0.0, "is_global": True}, C: {"norm": 2.0, "twin": A}}
+    for learner, task in tasks.items():
+        sandbox.accept(learner)
+        stream = sandbox.streams[sandbox.upload(learner).id][-1]
+        sandbox.hear(Folded(stream, 1.0, **told[learner]))  # type: ignore[arg-type]
+        assert task.state is TaskState.FOLDED
+    assert sandbox.events_of(UpdateRepeated) == [UpdateRepeated(1, B, None), UpdateRepeated(1, C, A)]
+    notes = {A: {"share": 0.5}}
+    sandbox.hear(Published(1, 0.0, notes, {tasks[A].id: 0.75, tasks[C].id: -0.5}))
+    parts = sandbox.records[0].learners
+    assert [(part.update_norm, part.update_cosine) for part in parts.values()] == [
+        (2.0, 0.75),
+        (0.0, None),
+        (2.0, -0.5),
+    ]
+    assert [(part.is_global, part.twin) for part in parts.values()] == [(False, None), (True, None), (False, A)]
+    assert [part.rule_notes for part in parts.values()] == [{"share": 0.5}, {}, {}]
+    assert RoundRecord.from_dict(sandbox.records[0].to_dict()) == sandbox.records[0]

@@ -14,9 +14,14 @@ from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import TaskFailed, UpdateCounted
 from metisfl_async.core.federation.tasks import TaskKind, TaskState
+from metisfl_async.core.ids import TaskId
 
 
 class FederationMachine(Everyone):
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken_back: set[TaskId] = set()  # updates of which no model came
+
     @initialize(
         min_learners=st.integers(1, 2),
         evaluate_every=st.integers(0, 2),
@@ -75,6 +80,18 @@ class FederationMachine(Everyone):
         assert self.federation.model_version == version + 1
         assert [task.state for task in mean_of] == [TaskState.COUNTED] * len(mean_of)
 
+    @precondition(Everyone.aggregating)
+    @rule(keeps_updates=st.booleans())
+    def unpublish(self, keeps_updates: bool) -> None:
+        mean_of, version = [*self.sandbox.mean_of], self.federation.model_version
+        self.sandbox.unpublished(keeps_updates=keeps_updates)
+        assert self.federation.model_version == version
+        if not keeps_updates:
+            self.taken_back |= {task.id for task in mean_of}
+            assert {task.state for task in mean_of} == {TaskState.REJECTED}
+        elif not self.federation.is_finished:
+            assert {task.state for task in mean_of} == {TaskState.FOLDED}
+
     @invariant()
     def the_accumulator_holds_each_update_that_is_folded_and_in_no_model_once(self) -> None:
         if self.federation.is_finished:
@@ -120,7 +137,8 @@ class FederationMachine(Everyone):
         assert not never_offered or any(event.task == "evaluate" for event in said)
         for task in unsuccessful:
             told = self.sandbox.withdrawn.count(task)
-            assert told == (task.state in (TaskState.EXPIRED, TaskState.LATE, TaskState.CANCELLED))
+            is_withdrawn = task.state in (TaskState.EXPIRED, TaskState.LATE, TaskState.CANCELLED)
+            assert told == (is_withdrawn or task.id in self.taken_back)
 
     @invariant()
     def rounds_are_numbered_without_gaps(self) -> None:

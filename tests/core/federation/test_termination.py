@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 
-from metisfl_async.core.config import TerminationSignals
+from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.federation.termination import cutoff_s, reason_to_stop
@@ -15,13 +16,24 @@ def record(**metrics: float) -> RoundRecord:
     return RoundRecord(1, 0, evaluation_metrics=metrics)
 
 
+def stop(
+    signals: TerminationSignals,
+    num_published: int,
+    latest: RoundRecord,
+    config: ControllerConfig | None = None,
+    scores: Sequence[float] = (),
+) -> str | None:
+    evaluations = [{"score": score} for score in scores]
+    return reason_to_stop(signals, num_published, latest, config or ControllerConfig(), evaluations)
+
+
 def test_as_many_models_as_were_asked_for_are_enough() -> None:
     for name, signals in (
         ("federation_rounds", TerminationSignals(federation_rounds=2)),
         ("global_updates", TerminationSignals(global_updates=2)),
     ):
-        assert reason_to_stop(signals, 1, record()) is None
-        assert reason_to_stop(signals, 2, record()) == f"{name}=2 reached"
+        assert stop(signals, 1, record()) is None
+        assert stop(signals, 2, record()) == f"{name}=2 reached"
 
 
 @pytest.mark.parametrize(
@@ -59,25 +71,67 @@ def test_a_score_reaches_its_cutoff_from_below_or_from_above(
         evaluation_metric_cutoff_score=cutoff,
         mode=mode,  # type: ignore[arg-type]
     )
-    assert (reason_to_stop(signals, 1, record(score=score)) is not None) is is_reached
+    assert (stop(signals, 1, record(score=score)) is not None) is is_reached
 
 
 def test_only_the_named_metric_is_looked_at() -> None:
     signals = TerminationSignals(evaluation_metric="auc", evaluation_metric_cutoff_score=0.5)
-    assert reason_to_stop(signals, 1, record()) is None
-    assert reason_to_stop(signals, 1, record(accuracy=0.9)) is None
-    assert reason_to_stop(signals, 1, record(auc=0.9)) == "auc=0.9 reached evaluation_metric_cutoff_score=0.5"
+    assert stop(signals, 1, record()) is None
+    assert stop(signals, 1, record(accuracy=0.9)) is None
+    assert stop(signals, 1, record(auc=0.9)) == "auc=0.9 reached evaluation_metric_cutoff_score=0.5"
 
 
 def test_the_first_signal_that_is_reached_ends_it() -> None:
     signals = TerminationSignals(
         federation_rounds=3, evaluation_metric="auc", evaluation_metric_cutoff_score=0.5, execution_cutoff_time_mins=1.0
     )
-    assert reason_to_stop(signals, 1, record(auc=0.1)) is None
-    assert reason_to_stop(signals, 1, record(auc=0.5)) == "auc=0.5 reached evaluation_metric_cutoff_score=0.5"
-    assert reason_to_stop(signals, 3, record(auc=0.1)) == "federation_rounds=3 reached"
+    assert stop(signals, 1, record(auc=0.1)) is None
+    assert stop(signals, 1, record(auc=0.5)) == "auc=0.5 reached evaluation_metric_cutoff_score=0.5"
+    assert stop(signals, 3, record(auc=0.1)) == "federation_rounds=3 reached"
 
 
 def test_the_cutoff_time_is_given_in_minutes_and_kept_in_seconds() -> None:
     assert cutoff_s(TerminationSignals(execution_cutoff_time_mins=1.5)) == 90.0
     assert cutoff_s(TerminationSignals(federation_rounds=1)) is None
+
+
+LIAR = 1e300
+
+
+@pytest.mark.parametrize(
+    ("config", "mode", "scores", "expected"),
+    [
+        (ControllerConfig(cutoff_score="median"), "max", [0.1, 0.2, LIAR], None),
+        (ControllerConfig(cutoff_score="median"), "max", [0.9, LIAR, 0.2], "the median of score=0.9"),
+        (ControllerConfig(cutoff_score="median"), "min", [0.9, -LIAR, 0.7], None),
+        (ControllerConfig(cutoff_score="median"), "min", [0.4, -LIAR, 0.7], "the median of score=0.4"),
+        (ControllerConfig(cutoff_score="median"), "max", [math.nan, 0.6], "the median of score=0.6"),
+        (ControllerConfig(cutoff_score="median"), "max", [math.nan], None),
+        (ControllerConfig(cutoff_score="quorum", min_learners=2), "max", [LIAR, 0.4, 0.3], None),
+        (
+            ControllerConfig(cutoff_score="quorum", min_learners=2),
+            "max",
+            [LIAR, 0.4, 0.5],
+            "the score of 2 learners=0.5",
+        ),
+        (ControllerConfig(cutoff_score="quorum", min_learners=2), "min", [-LIAR, 0.6], None),
+        (
+            ControllerConfig(cutoff_score="quorum", min_learners=2),
+            "min",
+            [-LIAR, 0.1, 0.6],
+            "the score of 2 learners=0.1",
+        ),
+        (ControllerConfig(cutoff_score="quorum", min_learners=2), "max", [LIAR], None),
+        (ControllerConfig(cutoff_score="mean"), "max", [LIAR, 0.0], "score=5e+299"),
+    ],
+)
+def test_one_liar_ends_it_with_the_mean_only(
+    config: ControllerConfig, mode: str, scores: list[float], expected: str | None
+) -> None:
+    signals = TerminationSignals(
+        evaluation_metric="score",
+        evaluation_metric_cutoff_score=0.5,
+        mode=mode,  # type: ignore[arg-type]
+    )
+    reason = stop(signals, 1, record(score=sum(scores) / len(scores)), config, scores)
+    assert reason == (expected and f"{expected} reached evaluation_metric_cutoff_score=0.5")

@@ -69,8 +69,25 @@ def test_who_has_not_told_its_speed_trains_for_whole_epochs() -> None:
 
 
 def test_no_time_for_a_batch_counts_as_one_millisecond_and_there_is_always_one_batch() -> None:
-    timings = {"a": Timing(0.0, 100.0), "b": Timing(1e9, 1.0)}
+    timings = {"a": Timing(0.0, 100.0), "b": Timing(1e9, 50.0)}
     assert updates(SemiSynchronous(1.0), "ab", timings) == {A: 100, B: 1}
+
+
+@pytest.mark.parametrize("claim", [1e15, 1e30, 1e308])
+def test_no_more_than_ten_medians_are_believed_to_be_an_epoch_of_the_slowest(claim: float) -> None:
+    honest = {"a": Timing(10.0, 100.0), "b": Timing(20.0, 200.0)}
+    liar = {"c": Timing(1.0, claim)}
+    assert updates(SemiSynchronous(1.0), "abc", honest | liar) == {A: 200, B: 100, C: 2000}  # 10 * 200 ms
+    assert updates(SemiSynchronous(1.0), "ac", honest | liar) == {A: 100, C: 1000}  # of two, the faster one's
+    assert updates(SemiSynchronous(2.0, max_slowness=1.5), "abc", honest | liar) == {A: 60, B: 30, C: 600}
+    assert updates(SemiSynchronous(4.0), "c", liar) == {C: 2**31 - 1}  # its own affair
+    assert updates(SemiSynchronous(1.0), "a", {"a": Timing(1e-300, 1e300)}) == {A: 2**31 - 1}
+
+
+@pytest.mark.parametrize("wrong", [0.5, math.inf, "2"])
+def test_nobody_is_slower_than_the_median_by_less_than_once(wrong: float) -> None:
+    with pytest.raises(ConfigError, match=r"semi_sync_max_slowness is .*; allowed: a finite number >= 1"):
+        SemiSynchronous(1.0, max_slowness=wrong)
 
 
 def test_the_first_timings_hold_unless_they_are_to_be_fitted_anew() -> None:

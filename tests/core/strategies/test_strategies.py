@@ -17,7 +17,7 @@ from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.tasks import TaskKind, TaskState
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Json
-from metisfl_async.core.strategies.aggregation.by_name import RULES
+from metisfl_async.core.strategies.aggregation.by_name import RULES, rule_by_name
 from metisfl_async.core.strategies.aggregation.fedavg import FedAvg, FedStride
 from metisfl_async.core.strategies.aggregation.fedbuff import FedBuff
 from metisfl_async.core.strategies.aggregation.fedrec import FedRec
@@ -29,8 +29,10 @@ from metisfl_async.core.strategies.selection import Scheduled, ScheduledCardinal
 
 @pytest.mark.parametrize("name", RULES)
 def test_each_rule_has_a_name(name: str) -> None:
-    scheduler = "Asynchronous" if RULES[name]().in_rounds is False else "Synchronous"
-    assert type(ControllerConfig(aggregation_rule=name, scheduler=scheduler).new_rule()).__name__ == name
+    params = {"tau": 1.0} if name in ("CenteredClipping", "NormBound") else {}
+    scheduler = "Asynchronous" if rule_by_name(name, params).in_rounds is False else "Synchronous"
+    config = ControllerConfig(aggregation_rule=name, rule_params=params, scheduler=scheduler, min_learners=7)
+    assert type(config.new_rule()).__name__ == name
 
 
 def test_stride_length_is_fedstrides() -> None:

@@ -12,7 +12,7 @@ from metisfl_async.core.checks import integer, number, one_of, positive
 from metisfl_async.core.config.endpoints import ClientParams, ServerParams, named_learners
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, checked_json, requested_names
-from metisfl_async.core.strategies.aggregation.by_name import RULES
+from metisfl_async.core.strategies.aggregation.by_name import RULES, rule_by_name
 from metisfl_async.core.strategies.aggregation.fedavg import FedStride
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
 from metisfl_async.core.strategies.scaling import SCALING_FACTORS, ScalingFactor
@@ -38,21 +38,25 @@ class ControllerConfig:
     """
 
     aggregation_rule: str | AggregationRule = "FedAvg"  #: how updates become a global model
+    rule_params: dict[str, Any] = field(default_factory=dict)  #: of a rule that is given by name; {} = its defaults
     scheduler: str | Scheduler = "Synchronous"  #: when one is made: "Synchronous", "SemiSynchronous", "Asynchronous"
     scaling_factor: str | ScalingFactor = "NumTrainingExamples"  #: the weight of an update in the mean
+    max_weight: float = 1e9  #: an update that claims more is refused; bounds what a learner makes of itself
     selector: str | Selector | None = None  #: None = "Scheduled" with rounds, "ScheduledCardinality" without
     stride_length: int | None = None  #: for FedStride; None = all learners of a round
     semi_sync_lambda: float | None = None  #: for SemiSynchronous: a round is so many epochs of its slowest learner
     semi_sync_recompute_num_updates: bool | None = None  #: for SemiSynchronous: fit the batches anew in every round
+    semi_sync_max_slowness: float | None = None  #: for SemiSynchronous: the slowest is so many medians slow; None = 10
     train_params: dict[str, Any] = field(default_factory=dict)  #: given to every `Learner.train` as its `config`
     eval_params: dict[str, Any] = field(default_factory=dict)  #: given to every `Learner.evaluate`
     params_hook: ParamsHook | None = None  #: changes them for a task: ``hook(kind, round_number, learner, params)``
+    cutoff_score: Literal["mean", "median", "quorum"] = "mean"  #: which of the learners' scores ends it
     evaluate_every: int = 1  #: evaluate the global model of every k-th round on its cohort; 0 = never
     participation_ratio: float = 1.0  #: share of the connected learners at work, drawn with the session's seed
     min_learners: int = 1  #: how many must report for a round to count
     round_timeout_secs: float | None = None  #: for training, and again for evaluation; None = as long as learners live
     quorum_timeout_secs: float | None = 600.0  #: how long to wait for `min_learners` to be there again; None = for ever
-    max_failed_rounds: int = 3  #: rounds in a row without `min_learners` updates before giving up
+    max_failed_rounds: int = 3  #: rounds in a row without `min_learners` updates, or without a model, before giving up
     max_model_bytes: int = 4 * 2**30  #: a larger update is refused on its header
     max_inflight_bytes: int = 128 * 2**20  #: updates being received at one time; at least one always is
     max_downloads: int = 64  #: learners that fetch a model at one time; each may take 2 MiB of buffers
@@ -87,6 +91,11 @@ class ControllerConfig:
             raise ConfigError(
                 "params_hook", self.params_hook, "a function (kind, round_number, learner, params) -> params, or None"
             )
+        one_of("cutoff_score", self.cutoff_score, ("mean", "median", "quorum"))
+        params = checked_json(self.rule_params, "rule_params")
+        if not isinstance(params, dict):
+            raise ConfigError("rule_params", params, "a dict")
+        object.__setattr__(self, "rule_params", params)
         integer("evaluate_every", self.evaluate_every, 0)
         positive("participation_ratio", self.participation_ratio, most=1)
         integer("min_learners", self.min_learners, 1)
@@ -106,6 +115,7 @@ class ControllerConfig:
         if self.lease_secs < 2 * self.heartbeat_secs:
             raise ConfigError("lease_secs", self.lease_secs, f"at least 2 * heartbeat_secs = {2 * self.heartbeat_secs}")
         object.__setattr__(self, "learners", named_learners("learners", self.learners))
+        positive("max_weight", self.max_weight, most=2**53)
         if not callable(self.scaling_factor):
             one_of("scaling_factor", self.scaling_factor, tuple(SCALING_FACTORS))
         self._check_strategies()
@@ -116,6 +126,9 @@ class ControllerConfig:
         if rule.in_rounds is not None and rule.in_rounds is not scheduler.in_rounds:
             allowed = "Synchronous or SemiSynchronous" if rule.in_rounds else "Asynchronous"
             raise ConfigError("scheduler", self.scheduler, f"{allowed}, which the rule {type(rule).__name__} needs")
+        if self.min_learners < rule.min_updates:
+            allowed = f"at least {rule.min_updates}, which {type(rule).__name__} needs to keep what it promises"
+            raise ConfigError("min_learners", self.min_learners, allowed)
         if not scheduler.in_rounds and rule.starts_afresh and self.selector is not None and not selector.needs_updates:
             allowed = (
                 f"'ScheduledCardinality' (or None), since {type(rule).__name__} without rounds would be the latest "
@@ -133,18 +146,20 @@ class ControllerConfig:
         if stride_length is not None and rule != "FedStride":
             raise ConfigError("stride_length", stride_length, "None, except with aggregation_rule 'FedStride'")
         if isinstance(rule, AggregationRule):
+            if self.rule_params:
+                raise ConfigError("rule_params", self.rule_params, "{}, except with a rule that is given by name")
             return copy.deepcopy(rule)
         if rule == "SecAgg":
             raise ConfigError("aggregation_rule", rule, f"{', '.join(RULES)}; SecAgg is not implemented yet")
         if not isinstance(rule, str) or rule not in RULES:
             raise ConfigError("aggregation_rule", rule, f"{', '.join(RULES)}, or an AggregationRule object")
-        return FedStride(stride_length) if rule == "FedStride" else RULES[rule]()
+        return FedStride(stride_length) if stride_length is not None else rule_by_name(rule, self.rule_params)
 
     def new_scheduler(self) -> Scheduler:
         """Make the scheduler; an object of the user's is copied."""
         scheduler, semi_sync_lambda = self.scheduler, self.semi_sync_lambda
         if scheduler != "SemiSynchronous":
-            for name in ("semi_sync_lambda", "semi_sync_recompute_num_updates"):
+            for name in ("semi_sync_lambda", "semi_sync_recompute_num_updates", "semi_sync_max_slowness"):
                 if getattr(self, name) is not None:
                     raise ConfigError(name, getattr(self, name), "None, except with scheduler 'SemiSynchronous'")
         match scheduler:
@@ -158,9 +173,11 @@ class ControllerConfig:
                 if semi_sync_lambda is None:
                     allowed = "a finite number > 0, which scheduler 'SemiSynchronous' needs"
                     raise ConfigError("semi_sync_lambda", semi_sync_lambda, allowed)
-                recompute = self.semi_sync_recompute_num_updates
+                recompute, slowness = self.semi_sync_recompute_num_updates, self.semi_sync_max_slowness
                 return SemiSynchronous(
-                    semi_sync_lambda, recompute_num_updates=False if recompute is None else recompute
+                    semi_sync_lambda,
+                    recompute_num_updates=False if recompute is None else recompute,
+                    max_slowness=10.0 if slowness is None else slowness,
                 )
             case _:
                 raise ConfigError("scheduler", scheduler, f"{', '.join(SCHEDULERS)}, or a Scheduler object")

@@ -13,12 +13,14 @@ __all__ = ["check_same", "facts_of"]
 #: They decide what is computed. The others (limits, times, addresses) may differ.
 MUST_STAY = (
     "aggregation_rule",
+    "rule_params",
     "scheduler",
     "scaling_factor",
     "selector",
     "stride_length",
     "semi_sync_lambda",
     "semi_sync_recompute_num_updates",
+    "semi_sync_max_slowness",
     "train_params",
     "eval_params",
     "params_hook",

@@ -7,7 +7,7 @@ from metisfl_async.core.federation.commands import StartTimer
 from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import RoundStarted
 from metisfl_async.core.federation.federation import Federation
-from metisfl_async.core.federation.inputs import Folded, Published
+from metisfl_async.core.federation.inputs import Folded, Published, Unpublished
 from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
 from metisfl_async.core.federation.round import Round
 from metisfl_async.core.federation.running_means import RunningMeans
@@ -38,11 +38,12 @@ class ContinuousFederation(Federation):
         durable_every: int = 0,
     ) -> None:
         super().__init__(federation_id, config, strategies, durable_every=durable_every)
-        self._benched: set[LearnerId] = set()  # failed; they are asked again when there is a new model
+        self._benched: set[LearnerId] = set()  # failed, or wait for others; asked again when there is a new model
         self._measured: dict[int, Round] = {}
         self._evaluations = RunningMeans()  # of each learner's latest, with its latest scaling factor
         self._fetched: dict[LearnerId, int] = {}  # the model that a learner has just evaluated
         self._latest: RoundRecord | None = None  # the record that was closed last
+        self._too_few = 0  # so many updates of this model were not enough for the rule
 
     def _phase_timed_out(self) -> None:
         timeout_s = self.config.round_timeout_secs
@@ -67,13 +68,12 @@ class ContinuousFederation(Federation):
     def _advance(self) -> None:
         if self.phase is Phase.EVALUATING:  # the last model
             if not self.ledger.awaited:
-                assert self._latest is not None
-                self._finish(reason_to_stop(self._signals, self.standing.num_published, self._latest) or "")
+                self._finish(self._reason_to_stop() or "")
             return
         if self._is_aggregating:
             return
         reported, strategies = self._round.reported, self._strategies
-        is_enough = len(reported) >= strategies.rule.updates_per_version
+        is_enough = len(reported) >= max(strategies.rule.updates_per_version, self._too_few + 1)
         if is_enough and strategies.is_due(reported, self.ledger.awaited.keys()) and not self._is_one_being_folded:
             self._aggregate(set(reported))
             return
@@ -140,8 +140,7 @@ class ContinuousFederation(Federation):
         for of_before in rounds:
             self._close_record(of_before, self._evaluations.means())
         if self._is_counted_out:
-            assert self._latest is not None
-            self._finish(reason_to_stop(self._signals, self.standing.num_published, self._latest) or "")
+            self._finish(self._reason_to_stop() or "")
         else:
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
 
@@ -164,7 +163,7 @@ class ContinuousFederation(Federation):
         if task.kind is TaskKind.EVALUATE:
             self._end_evaluation(task)
         elif task.kind is TaskKind.TRAIN and task.state is not TaskState.CANCELLED:
-            if task not in self._round.tasks:
+            if task not in self._round.tasks:  # else it was folded
                 self._round.add(task)
             if task.learner in self._present:
                 self._benched.add(task.learner)
@@ -178,6 +177,7 @@ class ContinuousFederation(Federation):
     def _on_published(self, version: int) -> None:
         """Have the model evaluated by those of its learners that are free, and go on."""
         published, self._round = self._round, self._new_round()
+        self._too_few = 0
         self._benched.clear()
         every = self.config.evaluate_every
         if every and published.number % every == 0:
@@ -202,6 +202,23 @@ class ContinuousFederation(Federation):
                 if task.kind is TaskKind.TRAIN:
                     self._desk.give_up(task, TaskState.CANCELLED, "the federation ended")
 
+    def _on_unpublished(self, unpublished: Unpublished) -> None:
+        if unpublished.may_pass:  # the record stays open, and the same updates are tried again
+            self._round.record.failure = ""
+            self._try_another_model()
+            return
+        if (
+            unpublished.keeps_updates
+        ):  # those of others are to come; who has reported need not train the same model again
+            self._round.record.failure, self._too_few = "", len(self._round.reported)
+            self._benched |= self._present.intersection(self._round.reported)
+            self._progress()
+            return
+        self._close_record(self._round, {})
+        self._try_another_model()
+        if not self.is_finished and not self._round.is_open:  # what is on its way belongs to a new one
+            self._round = self._new_round()
+
     def _end_evaluation(self, task: Task) -> None:
         measured = self._measured[task.round_number]
         if all(other.state.is_final for other in measured.tasks):
@@ -212,9 +229,13 @@ class ContinuousFederation(Federation):
         self._close_record(measured, evaluation)
         if self.phase is not Phase.TRAINING or self._is_counted_out:  # then evaluations are waited for
             return
-        assert self._latest is not None
-        if reason := reason_to_stop(self._signals, self.standing.num_published, self._latest):
+        if reason := self._reason_to_stop():
             self._finish(reason)
+
+    def _reason_to_stop(self) -> str | None:
+        assert self._latest is not None
+        evaluations = [metrics for _, metrics in self._evaluations.reports().values()]
+        return reason_to_stop(self._signals, self.standing.num_published, self._latest, self.config, evaluations)
 
     def _close_record(self, closing: Round, evaluation: Metrics) -> None:
         record = self._close(closing, evaluation)
@@ -225,9 +246,6 @@ class ContinuousFederation(Federation):
         super()._forget(learner)
         self._evaluations.forget(learner)
         self._benched.discard(learner)
-
-    def _on_unmade(self) -> None:
-        pass  # the record of the next model stays open
 
     def _on_finish(self) -> None:
         if self._round.is_open and self._round.tasks:

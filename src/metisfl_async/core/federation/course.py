@@ -13,6 +13,7 @@ from enum import StrEnum
 from functools import partial
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
+from metisfl_async.core.errors import NoModel
 from metisfl_async.core.federation.commands import (
     Aggregate,
     Announce,
@@ -27,7 +28,7 @@ from metisfl_async.core.federation.commands import (
 )
 from metisfl_async.core.federation.desk import Desk
 from metisfl_async.core.federation.events import Event, FederationFinished, FirstWeights, RoundFinished
-from metisfl_async.core.federation.inputs import Input
+from metisfl_async.core.federation.inputs import Input, Unpublished
 from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
 from metisfl_async.core.federation.round import Round
 from metisfl_async.core.federation.standing import OpenRound, Standing
@@ -144,8 +145,8 @@ class Course(ABC):
         """Go on with a new global model."""
 
     @abstractmethod
-    def _on_unmade(self) -> None:
-        """Close the round whose global model could not be made, where there are rounds."""
+    def _on_unpublished(self, unpublished: Unpublished) -> None:
+        """Go on after a model that could not be published."""
 
     @abstractmethod
     def _on_finish(self) -> None:
@@ -255,6 +256,16 @@ class Course(ABC):
         else:
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
 
+    def _try_another_model(self) -> None:
+        """Go back to gathering after a model that could not be published."""
+        standing, last = self.standing, self._round.record.failure
+        standing.failed_models += 1
+        if standing.failed_models >= self.config.max_failed_rounds:
+            reason = f"no model could be published, {standing.failed_models} times in a row; last: {last}"
+            self._finish(reason, is_failure=True, error_type=NoModel.__name__)
+        else:
+            self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
+
     def _finish(self, reason: str, *, is_failure: bool = False, error_type: str = "") -> None:
         """End it: what is in no model does not count, and its learners are told."""
         if self.is_finished:
@@ -300,7 +311,8 @@ class Course(ABC):
             durable_every=self._durable_every,
         )
         if publishing is not None:
-            standing.num_published, standing.failed_rounds = standing.num_published + 1, 0
+            standing.num_published += 1
+            standing.failed_rounds = standing.failed_models = 0
             rounds = [*rounds, OpenRound(publishing.as_published())]
             for task in publishing.tasks:
                 if task.state is TaskState.FOLDED:

@@ -94,12 +94,13 @@ class Desk:
 
     def give_up(self, task: Task, state: TaskState, reason: str, error_type: str = "") -> None:
         """End a task that does not count, and say so; its learner is told unless it told us."""
-        error_type = error_type or state.value
+        error_type, was_folded = error_type or state.value, task.state is TaskState.FOLDED
         self.ledger.fail(task, state, reason, error_type)
         self._do(Announce(TaskFailed(task.round_number, task.learner, task.kind.value, error_type, reason)))
         is_refused = state is TaskState.REJECTED
+        is_taken_back = is_refused and was_folded
         self.uploads.settle(task, UpdateReply(Outcome.REFUSED, reason) if is_refused else reply_of(task))
-        if state in (TaskState.EXPIRED, TaskState.LATE, TaskState.CANCELLED):
+        if is_taken_back or state in (TaskState.EXPIRED, TaskState.LATE, TaskState.CANCELLED):
             self._do(Withdraw(task.learner, task.id, task.reason))
         self._on_failed(task)
 

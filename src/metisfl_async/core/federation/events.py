@@ -29,6 +29,7 @@ __all__ = [
     "Told",
     "UpdateCounted",
     "UpdateFolded",
+    "UpdateRepeated",
     "event_from_dict",
     "event_to_dict",
 ]
@@ -92,6 +93,15 @@ class UpdateFolded:
     learner: str
     weight: float
     metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRepeated:
+    """An update is nothing new: it is the global model as it was, or what another learner sent for the same model."""
+
+    number: int
+    learner: str
+    twin: str | None  #: the other learner; None: it is the global model
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +188,7 @@ Event: TypeAlias = (
     | FirstWeights
     | RoundStarted
     | UpdateFolded
+    | UpdateRepeated
     | UpdateCounted
     | TaskFailed
     | ModelPublished

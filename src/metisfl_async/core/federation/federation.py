@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import assert_never
 
-from metisfl_async.core.errors import UnexpectedMessage
-from metisfl_async.core.federation.commands import Command, Greet, StartTimer, TimerName
+from metisfl_async.core.errors import NoModel, UnexpectedMessage
+from metisfl_async.core.federation.commands import Command, Forget, Greet, StartTimer, TimerName
 from metisfl_async.core.federation.course import Course, Phase
 from metisfl_async.core.federation.events import (
     FederationResumed,
@@ -21,6 +21,7 @@ from metisfl_async.core.federation.events import (
     LearnerLeft,
     ModelPublished,
     UpdateFolded,
+    UpdateRepeated,
 )
 from metisfl_async.core.federation.inputs import (
     Accepted,
@@ -44,7 +45,7 @@ from metisfl_async.core.federation.inputs import (
     Start,
     Stop,
     TimerFired,
-    Unmade,
+    Unpublished,
 )
 from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, TaskState, Verdict
@@ -127,10 +128,10 @@ class Federation(Course):
                 self._folded(happened)
             case TimerFired(name):
                 self._timer_fired(name)
-            case Published(version, selection_ms):
-                self._published(version, selection_ms)
-            case Unmade(reason):
-                self._unmade(reason)
+            case Published():
+                self._published(happened)
+            case Unpublished():
+                self._unpublished(happened)
             case Saved(number):
                 if (then := self._when_saved.pop(number, None)) is not None:
                     then()
@@ -246,7 +247,10 @@ class Federation(Course):
         if (timing := timing_of({**metrics, **metadata})) is not None:
             self.standing.timings[task.learner] = timing
         task.part.staleness = (self.model_version or 0) - task.model_version
+        task.part.update_norm, task.part.is_global, task.part.twin = folded.norm, folded.is_global, folded.twin
         self._announce(UpdateFolded(self._round.number, task.learner, weight, metrics))
+        if folded.is_global or folded.twin is not None:
+            self._announce(UpdateRepeated(self._round.number, task.learner, folded.twin))
         self._on_folded(task, folded.held_bytes)
         if task.learner not in self._present:  # it left while its update was being folded
             self._forget(task.learner)
@@ -305,16 +309,21 @@ class Federation(Course):
                 is_failure=True,
             )
 
-    def _published(self, version: int, selection_ms: float) -> None:
+    def _published(self, published: Published) -> None:
         """Go on with a new global model: what was folded counts."""
         if not self._is_aggregating or self.is_finished:
             return
         self._is_aggregating = False
-        self.standing.failed_rounds = 0
+        self.standing.failed_rounds = self.standing.failed_models = 0
         self.standing.num_published += 1
-        self.model_version, self._lost = version, 0
-        self._round.publish(selection_ms)
-        self._desk.count([task for task in self._round.tasks if task.state is TaskState.FOLDED], version)
+        self.model_version = version = published.version
+        self._lost = 0
+        self._round.publish(published.selection_ms)
+        folded = [task for task in self._round.tasks if task.state is TaskState.FOLDED]
+        for task in folded:
+            task.part.rule_notes = dict(published.notes.get(task.learner, {}))
+            task.part.update_cosine = published.cosines.get(task.id)
+        self._desk.count(folded, version)
         self._announce(ModelPublished(self._round.number, version))
         if self._ending is not None:
             self._ending()
@@ -322,13 +331,19 @@ class Federation(Course):
             self._on_published(version)
             self._progress()
 
-    def _unmade(self, reason: str) -> None:
-        """Go on without the model that was to be made: its updates are in the sum, and the next attempt uses them."""
+    def _unpublished(self, unpublished: Unpublished) -> None:
+        """Go on without the model that was asked for: what was folded for it does not count, unless it is kept."""
         if not self._is_aggregating or self.is_finished:
             return
-        if self._ending is not None:
-            self._end_without_model()
-            return
         self._is_aggregating = False
-        self._on_unmade()
-        self._try_again(f"model version {(self.model_version or 0) + 1} could not be made: {reason}")
+        self._round.record.failure = reason = unpublished.reason
+        if not unpublished.keeps_updates:
+            for task in [task for tasks in self.ledger.folded.values() for task in tasks]:
+                self._desk.give_up(task, TaskState.REJECTED, reason, NoModel.__name__)
+                if self._strategies.keeps_updates and task.learner in self.standing.reported:
+                    self.standing.reported.remove(task.learner)  # nor does its update join a later mean
+                    self._do(Forget(task.learner))
+        if self._ending is not None:
+            self._ending()
+        else:
+            self._on_unpublished(unpublished)

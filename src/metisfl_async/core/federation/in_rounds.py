@@ -7,6 +7,7 @@ from time import perf_counter
 from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import RoundStarted
 from metisfl_async.core.federation.federation import Federation
+from metisfl_async.core.federation.inputs import Unpublished
 from metisfl_async.core.federation.round import Round
 from metisfl_async.core.federation.standing import OpenRound, of_task
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
@@ -121,15 +122,17 @@ class FederationInRounds(Federation):
                     if learner in self._connected:
                         self._desk.offer(task)
 
+    def _on_unpublished(self, unpublished: Unpublished) -> None:
+        self._close(self._round)
+        self._try_another_model()
+
     def _end_round(self) -> None:
         record = self._close(self._round)
-        if reason := reason_to_stop(self._signals, self.standing.num_published, record):
+        evaluations = [part.evaluation_metrics for part in record.learners.values()]
+        if reason := reason_to_stop(self._signals, self.standing.num_published, record, self.config, evaluations):
             self._finish(reason)
         else:
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
-
-    def _on_unmade(self) -> None:
-        self._close(self._round)
 
     def _on_finish(self) -> None:
         if self._round.is_open:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -35,7 +35,7 @@ __all__ = [
     "Start",
     "Stop",
     "TimerFired",
-    "Unmade",
+    "Unpublished",
 ]
 
 # --- the driver ------------------------------------------------------------------------------------------------------
@@ -208,6 +208,9 @@ class Folded:
     metrics: Metrics = field(default_factory=dict)
     metadata: dict[str, Json] = field(default_factory=dict)
     held_bytes: int = 0
+    norm: float | None = None  #: of what the update changes of the global model
+    is_global: bool = False  #: whether it is the global model, as it was
+    twin: LearnerId | None = None  #: who sent the same update for the same model, if somebody did
 
 
 # --- time, and the aggregator ----------------------------------------------------------------------------------------
@@ -226,13 +229,21 @@ class Published:
 
     version: int
     selection_ms: float = 0.0
+    notes: Mapping[LearnerId, Mapping[str, Json]] = field(default_factory=dict)  #: what the rule says of the updates
+    cosines: Mapping[TaskId, float] = field(default_factory=dict)  #: of what they change to its mean
 
 
 @dataclass(frozen=True, slots=True)
-class Unmade:
-    """The model that `Aggregate` asked for could not be made; what was folded is still in the sum."""
+class Unpublished:
+    """No model that can be published came of `Aggregate`.
+
+    The updates are still folded if it `keeps_updates`, and may do the next time if that `may_pass`; else there must be
+    more of them.
+    """
 
     reason: str
+    keeps_updates: bool = False
+    may_pass: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +273,6 @@ Input: TypeAlias = (
     | Folded
     | TimerFired
     | Published
-    | Unmade
+    | Unpublished
     | Saved
 )

@@ -34,6 +34,11 @@ class LearnerRecord:
     staging_ms: float | None = None  #: from the first frame to the last
     aggregation_ms: float | None = None  #: checking and folding the update
     ended_ms: float | None = None  #: when the training task was over, counted or not, since the federation started
+    update_norm: float | None = None  #: of what its update changes of the global model, in all tensors of floats
+    update_cosine: float | None = None  #: of that to the mean of all updates of the model; -1 to 1, off by a few 0.01
+    is_global: bool = False  #: whether its update is the global model, as it was
+    twin: str | None = None  #: who sent the same update before, for the same model
+    rule_notes: dict[str, Json] = field(default_factory=dict)  #: what the rule did with its update, where it says so
     evaluation_task_id: str = ""  #: empty if it was not asked to evaluate
     evaluation_sent_ms: float | None = None  #: when that was offered, since the federation started
     evaluation_ms: float | None = None  #: from offering the evaluation to its result
@@ -57,6 +62,7 @@ class RoundRecord:
     number: int  #: from 1; a round without quorum is tried again under the same number; without rounds: the version
     model_version: int  #: of the model that the cohort trained
     is_published: bool = False  #: whether a new global model came of it
+    failure: str = ""  #: why the model that was made of its updates, if one was, could not be published
     in_rounds: bool = True  #: False under a scheduler without rounds: this is the record of a model
     started_ms: float = 0.0  #: since the federation started
     selection_ms: float = 0.0  #: choosing the cohort, and fetching stored updates that are in the mean too
@@ -106,6 +112,7 @@ class RoundRecord:
             parts.append(f"staleness {staleness}")
         parts += [f"train {name} {value:.4g}" for name, value in self.train_metrics.items()]
         parts += [f"evaluation {name} {value:.4g}" for name, value in self.evaluation_metrics.items()]
+        parts += [self.failure] if self.failure else []
         return ", ".join(parts) if self.is_published else "not published: " + ", ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:

@@ -54,7 +54,8 @@ class Standing:
     first_weights: str = ""  #: where they came from
     num_learners: int = 1  #: for how many it waits before it begins
     num_published: int = 0
-    failed_rounds: int = 0  #: in a row
+    failed_rounds: int = 0  #: in a row, for want of updates
+    failed_models: int = 0  #: in a row, that could not be published
     elapsed_s: float | None = None  #: seconds since enough learners were there for the first time
     present: list[LearnerId] = field(default_factory=list)  #: have joined, and are not given up
     reported: set[LearnerId] = field(default_factory=set)  #: those present that have reported at least once

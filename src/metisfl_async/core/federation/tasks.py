@@ -32,7 +32,7 @@ class TaskState(StrEnum):
     EXPIRED = "expired"  #: the deadline passed before its outcome came
     LATE = "late"  #: the deadline passed while its update was on the way
     CANCELLED = "cancelled"  #: the federation ended
-    REJECTED = "rejected"  #: its update came and was refused
+    REJECTED = "rejected"  #: its update came and was refused, or no model could be made of it
 
     @property
     def is_final(self) -> bool:
@@ -48,7 +48,7 @@ _NEXT: dict[TaskState, set[TaskState]] = {
     TaskState.ACCEPTED: {TaskState.UPLOADING, TaskState.COUNTED, *_ENDINGS},
     TaskState.UPLOADING: {TaskState.ACCEPTED, TaskState.RECEIVED, TaskState.LATE, *_ENDINGS},
     TaskState.RECEIVED: {TaskState.FOLDED, TaskState.COUNTED, TaskState.REJECTED, TaskState.CANCELLED},
-    TaskState.FOLDED: {TaskState.COUNTED, TaskState.CANCELLED, TaskState.LOST},
+    TaskState.FOLDED: {TaskState.COUNTED, TaskState.CANCELLED, TaskState.LOST, TaskState.REJECTED},
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metisfl_async.core.config import ControllerConfig, ModelStoreConfig
 from metisfl_async.core.errors import ConfigError
-from metisfl_async.core.strategies.aggregation.server_optimizers import ServerOptimizer
+from metisfl_async.core.strategies.aggregation.wrapper import Wrapper
 
 __all__ = ["check_durable"]
 
@@ -25,7 +25,7 @@ def check_durable(config: ControllerConfig, store: ModelStoreConfig) -> None:
         allowed = "1 with a scheduler that has rounds: each round goes on from a model that is saved"
         raise ConfigError("durable_every", store.durable_every, allowed)
     rule = config.new_rule()
-    while isinstance(rule, ServerOptimizer):
+    while isinstance(rule, Wrapper):
         _check("aggregation_rule", rule, must_say=True)
         rule = rule.rule
     _check("aggregation_rule", rule, must_say=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -11,16 +11,17 @@ from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Json
 
-__all__ = ["MAX_WEIGHT", "SCALING_FACTORS", "ScalingFactor", "weight_of"]
+__all__ = ["MAX_WEIGHT", "MIN_WEIGHT", "SCALING_FACTORS", "ScalingFactor", "weight_of"]
 
 Number = int | float | np.integer | np.floating  #: what a scaling factor may give
-MAX_WEIGHT = 2.0**53  #: nobody has more examples; keeps a lying learner from drowning the others' digits
+MAX_WEIGHT = 2.0**53  #: `max_weight` is at most that: it keeps a lying learner from drowning the others' digits
+MIN_WEIGHT = 2.0**-53  #: with much smaller ones, products with it vanish, and the mean is 0
 
 ScalingFactor: TypeAlias = Callable[[LearnerId, Mapping[str, Json], Mapping[str, float]], float]
 """Gives the weight ``s_k`` of an update in ``sum(s_k * w_k) / sum(s_k)``.
 
 It is called with the learner's id and the metadata and metrics that `Learner.train` returned, and gives a number in
-(0, 2**53]; a count, not normalised. When it raises, or gives something else, the update is refused.
+[2**-53, max_weight]; a count, not normalised. When it raises, or gives something else, the update is refused.
 """
 
 
@@ -44,15 +45,30 @@ SCALING_FACTORS: Mapping[str, ScalingFactor] = {
 }
 
 
+#: What each of them reads, for the errors.
+_FIELDS = {
+    "NumTrainingExamples": "num_training_examples",
+    "NumCompletedBatches": "num_completed_batches",
+    "NumParticipants": "weight",
+}
+
+
 def weight_of(
-    factor: str | ScalingFactor, learner: LearnerId, metadata: Mapping[str, Json], metrics: Mapping[str, float]
+    factor: str | ScalingFactor,
+    learner: LearnerId,
+    metadata: Mapping[str, Json],
+    metrics: Mapping[str, float],
+    max_weight: float = MAX_WEIGHT,
 ) -> float:
     """Ask a scaling factor, given by name or as the user's own.
+
+    One that is too large is refused, and not made smaller: a learner that has so many examples hears of the limit
+    instead of counting for less than it thinks.
 
     Raises
     ------
     ConfigError
-        If it gives no number in (0, 2**53], or raises.
+        If it gives no number in [2**-53, max_weight], or raises.
     """
     function = SCALING_FACTORS[factor] if isinstance(factor, str) else factor
     name = factor if isinstance(factor, str) else getattr(factor, "__name__", type(factor).__name__)
@@ -62,7 +78,9 @@ def weight_of(
         raise
     except Exception as error:
         raise ConfigError("scaling_factor", name, f"one that does not raise {type(error).__name__}: {error}") from error
-    return _checked("weight", weight, f"what scaling_factor {name!r} must give")
+    if isinstance(factor, str):
+        return _checked(_FIELDS[factor], weight, f"which scaling_factor {name!r} needs", max_weight)
+    return _checked("weight", weight, f"what scaling_factor {name!r} must give", max_weight)
 
 
 def _reported(
@@ -73,10 +91,10 @@ def _reported(
     if value is None:
         places = f"the metadata or the metrics that train() returns, as {key!r}{place}"
         raise ConfigError(key, None, f"a number, which scaling_factor {name!r} needs; say it in {places}")
-    return _checked(key, value, f"which scaling_factor {name!r} needs")
+    return cast("float", value)  # it is looked at by `weight_of`
 
 
-def _checked(field: str, value: object, why: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Number) or not 0 < value <= MAX_WEIGHT:
-        raise ConfigError(field, value, f"a number > 0 and <= 2**53, {why}")
+def _checked(field: str, value: object, why: str, max_weight: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, Number) or not MIN_WEIGHT <= value <= max_weight:
+        raise ConfigError(field, value, f"a number >= 2**-53 and <= max_weight={max_weight:.16g}, {why}")
     return float(value)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from metisfl_async.core.checks import positive
+from metisfl_async.core.checks import number, positive
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Json
+
+MOST_UPDATES = 2**31 - 1  #: batches that a task may ask for; a claim of no time for any would ask for more
 
 __all__ = ["Asynchronous", "Scheduler", "SemiSynchronous", "Synchronous", "Timing", "timing_of"]
 
@@ -83,7 +86,8 @@ class SemiSynchronous(Synchronous):
 
     From the second round on, learner k trains for ``ceil(t_max / ms_per_batch_k)`` batches, its `num_local_updates`,
     with ``t_max = semi_sync_lambda * max(ms_per_epoch)`` over the cohort. So all finish together, and the fast ones do
-    more. A learner whose speed is not known yet trains for whole epochs.
+    more. A learner whose speed is not known yet trains for whole epochs. Learners say themselves how fast they are, so
+    no more than `max_slowness` times the median is believed.
 
     Parameters
     ----------
@@ -91,6 +95,9 @@ class SemiSynchronous(Synchronous):
         > 0: for how many epochs of the slowest learner.
     recompute_num_updates : bool
         Whether to fit the batches anew in every round. Otherwise the first timings hold.
+    max_slowness : float
+        >= 1: at most so many times the cohort's (lower) median of ``ms_per_epoch`` counts as an epoch of its slowest.
+        One that is slower still does what it can in that time.
 
     References
     ----------
@@ -98,11 +105,15 @@ class SemiSynchronous(Synchronous):
     Convergence in Cross-Silo Settings", ACM TIST 2022, doi:10.1145/3524885.
     """
 
-    def __init__(self, semi_sync_lambda: float, *, recompute_num_updates: bool = False) -> None:
+    def __init__(
+        self, semi_sync_lambda: float, *, recompute_num_updates: bool = False, max_slowness: float = 10.0
+    ) -> None:
         positive("semi_sync_lambda", semi_sync_lambda)
         if not isinstance(recompute_num_updates, bool):
             raise ConfigError("semi_sync_recompute_num_updates", recompute_num_updates, "True or False")
+        number("semi_sync_max_slowness", max_slowness, least=1)
         self.semi_sync_lambda, self.recompute_num_updates = semi_sync_lambda, recompute_num_updates
+        self.max_slowness = max_slowness
         self._first: dict[LearnerId, Timing] = {}
 
     def train_params(
@@ -114,10 +125,14 @@ class SemiSynchronous(Synchronous):
         known = {learner: timings[learner] for learner in cohort if learner in timings}
         if not known:
             return dict.fromkeys(cohort, params)
-        t_max = self.semi_sync_lambda * max(timing.ms_per_epoch for timing in known.values())
+        epochs_ms = [timing.ms_per_epoch for timing in known.values()]
+        # Of two learners the faster one: with a mean of both, one that lies would decide.
+        slowest_ms = min(max(epochs_ms), self.max_slowness * statistics.median_low(epochs_ms))
+        t_max = self.semi_sync_lambda * slowest_ms
         plans: dict[LearnerId, Mapping[str, Json]] = dict.fromkeys(cohort, params)
         for learner, timing in known.items():
-            num_updates = max(math.ceil(t_max / (timing.ms_per_batch or 1.0)), 1)  # 0 ms: less than a clock tells
+            batches = t_max / (timing.ms_per_batch or 1.0)  # 0 ms: less than a clock tells
+            num_updates = max(math.ceil(min(batches, MOST_UPDATES)), 1)
             plans[learner] = {**params, "num_local_updates": num_updates}
         return plans
 

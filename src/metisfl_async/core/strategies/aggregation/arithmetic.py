@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from metisfl_async.core.errors import NoModel
 from metisfl_async.core.model import DTYPES, Array, Manifest, Model, allocate
 from metisfl_async.core.strategies.aggregation.spreading import spread
 
@@ -181,11 +182,20 @@ def blocks(stop: int, start: int = 0) -> Iterator[slice]:
 
 
 def _multiply(values: Floats, factor: float, part: slice) -> None:
-    values[part] *= factor
+    with np.errstate(over="ignore"):  # a model that is not finite is not published
+        values[part] *= factor
 
 
 def write_rounded(out: Array, values: Floats) -> None:
-    """Write float64 values of shape (n,) in the dtype of `out`."""
+    """Write float64 values of shape (n,) in the dtype of `out`; what is too large for a float becomes infinite.
+
+    Raises
+    ------
+    NoModel
+        If integers or booleans are to be made of what is not a number.
+    """
+    if out.dtype.kind in "iub" and np.isnan(values).any():
+        raise NoModel(f"a tensor of {out.dtype.name} would hold what is not a number")
     if out.dtype.kind == "b":
         np.greater_equal(values, 0.5, out=out)
     elif out.dtype.kind in "iu":
@@ -194,7 +204,8 @@ def write_rounded(out: Array, values: Floats) -> None:
         highest = np.nextafter(float(limits.max), 0) if limits.bits == 64 else float(limits.max)
         out[...] = np.clip(np.rint(values), float(limits.min), highest)
     else:
-        out[...] = values
+        with np.errstate(over="ignore", invalid="ignore"):
+            out[...] = values
 
 
 def _is_finite(values: Array) -> bool:

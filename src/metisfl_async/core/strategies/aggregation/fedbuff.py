@@ -85,6 +85,12 @@ class FedBuff(AggregationRule):
         self.start(models[-1])
         self._models = {model.version: model for model in models}
 
+    def take_back(self, model: Model) -> None:
+        """Go on from the models that are kept, without the one that cannot be published."""
+        self._models = {version: kept for version, kept in self._models.items() if version < model.version}
+        self._models[model.version] = model
+        self.discard()
+
     def discard(self) -> None:
         self._changes.clear()
         self._weight = 0.0

@@ -6,10 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from metisfl_async.core.ids import LearnerId
-from metisfl_async.core.model import Array, Model
+import numpy as np
 
-__all__ = ["AggregationRule", "Update"]
+from metisfl_async.core.errors import NoModel
+from metisfl_async.core.ids import LearnerId
+from metisfl_async.core.metrics import Json
+from metisfl_async.core.model import Array, Model
+from metisfl_async.core.strategies.aggregation.arithmetic import unfit
+
+__all__ = ["AggregationRule", "Update", "made"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,8 @@ class AggregationRule(ABC):
 
     Calls come one at a time, those with large models in a worker thread. The controller works on a copy of the object
     that is in its configuration, so one object can configure many controllers. An update is refused, and its learner
-    told why, when `fold` raises a `ConfigError`, or a MemoryError; the rule must be unchanged then. Any other exception
+    told why, when `fold` raises a `ConfigError`, or a MemoryError; the rule must be unchanged then. No model is made,
+    and the round says why, when `aggregate` raises a `NoModel`, or gives one that is not finite. Any other exception
     ends the federation.
 
     `core.strategies.aggregation.arithmetic.Sum` uses the cores there are; for other arithmetic,
@@ -39,6 +45,8 @@ class AggregationRule(ABC):
     starts_afresh: bool = True  #: whether a model is made of the updates since the one before, and nothing else
     needs_previous: bool = False  #: whether each learner's latest update is to be kept and given as `Update.previous`
     updates_per_version: int = 1  #: how many updates, at least, make a model where there are no rounds
+    min_updates: int = 1  #: how many learners' updates a model needs; `ControllerConfig.min_learners` is no less
+    is_heavy: bool = False  #: whether `aggregate` takes longer than a mean does: then it never runs on the event loop
     num_models: int = 1  #: how many of the latest global models `restore` needs
     aggregates_again: bool = False  #: whether `aggregate` leaves everything as it was when it raises a MemoryError
     stride_length: int | None = None  #: at most so many updates in memory at a time
@@ -54,6 +62,10 @@ class AggregationRule(ABC):
     @abstractmethod
     def aggregate(self, version: int) -> Model:
         """Make the next global model: a new buffer, the manifest of `start`, and the given version."""
+
+    def notes(self) -> Mapping[LearnerId, Mapping[str, Json]]:
+        """Say what became of updates in the model that was made last, for the record: what was clipped, or left out."""
+        return {}
 
     def state(self) -> Mapping[str, Array]:
         """Say what it keeps from model to model, beside the latest model: a durable federation writes it down.
@@ -76,9 +88,31 @@ class AggregationRule(ABC):
         """
         self.start(models[-1])
 
+    def take_back(self, model: Model) -> None:
+        """Go on from the latest global model: the one that was made after it cannot be published.
+
+        Forget what was folded, and all that came of it; the learners are told. Most begin anew.
+        """
+        self.start(model)
+
     @abstractmethod
     def discard(self) -> None:
         """Forget the updates since the latest model: too few came."""
 
     def remove(self, update: Update) -> None:  # noqa: B027 - most rules remember nobody
         """Take out the share of a learner that left; `update` is its latest. Only where the rule `needs_previous`."""
+
+
+def made(rule: AggregationRule, version: int) -> Model:
+    """Have a rule make a model, and look whether it can be published.
+
+    Raises
+    ------
+    NoModel
+        If it cannot: it is not finite, in the dtypes that it has.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # it is looked at here
+        model = rule.aggregate(version)
+    if (problem := unfit(model)) is not None:
+        raise NoModel(f"{type(rule).__name__} made a model that cannot be published: {problem}")
+    return model

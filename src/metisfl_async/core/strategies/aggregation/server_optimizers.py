@@ -16,18 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metisfl_async.core.checks import number, positive
-from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.errors import NoModel
 from metisfl_async.core.model import DTYPES, Array, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import blocks, write_rounded
-from metisfl_async.core.strategies.aggregation.fedavg import FedAvg
-from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
+from metisfl_async.core.strategies.aggregation.rule import AggregationRule
+from metisfl_async.core.strategies.aggregation.wrapper import Wrapper
 
 __all__ = ["FedAdagrad", "FedAdam", "FedAvgM", "FedYogi", "ServerOptimizer"]
 
 Floats = NDArray[np.float64]  #: shape (n,)
 
 
-class ServerOptimizer(AggregationRule):
+class ServerOptimizer(Wrapper):
     """Wraps a rule that makes a mean; ``change = mean - G`` is what the optimizer sees.
 
     Integer and boolean tensors take the mean as it is. The state is float64, as long as the model.
@@ -36,22 +36,14 @@ class ServerOptimizer(AggregationRule):
     first_states: tuple[float, ...]  #: what each array that the optimizer keeps is filled with; as long as the model
 
     def __init__(self, rule: AggregationRule | None, learning_rate: float) -> None:
-        rule = FedAvg() if rule is None else rule
-        if not isinstance(rule, AggregationRule) or not rule.starts_afresh:
-            raise ConfigError("rule", rule, "a rule that makes a mean of a round's updates, such as FedAvg()")
+        super().__init__(rule, "a rule that makes a mean of a round's updates, such as FedAvg()")
         positive("learning_rate", learning_rate)
-        self.rule, self.learning_rate = rule, learning_rate
-        self.in_rounds, self.needs_previous = rule.in_rounds, rule.needs_previous
-        self.num_models = rule.num_models
-        self.updates_per_version, self.stride_length = rule.updates_per_version, rule.stride_length
+        self.learning_rate = learning_rate
 
     def start(self, model: Model) -> None:
         self.rule.start(model)
         self._model = model
         self._states: list[list[Floats]] = []
-
-    def fold(self, update: Update) -> None:
-        self.rule.fold(update)
 
     def aggregate(self, version: int) -> Model:
         model = self.rule.aggregate(version)
@@ -66,6 +58,8 @@ class ServerOptimizer(AggregationRule):
                 change = out[block].astype(np.float64) - latest
                 step = self.step(change, *(state[block] for state in states))
                 write_rounded(out[block], latest + self.learning_rate * step)
+                if run.dtype == "float64" and not all(np.isfinite(state[block]).all() for state in states):
+                    raise NoModel(f"{type(self).__name__} cannot remember a change so large: its square is not finite")
         model.buffer[model.manifest.padding] = 0
         self._model = model
         return model
@@ -81,12 +75,6 @@ class ServerOptimizer(AggregationRule):
         if own := {name: values for name, values in state.items() if not name.startswith("rule/")}:
             runs, each = len(own) // len(self.first_states), range(len(self.first_states))
             self._states = [[own[f"{run}/{index}"].copy() for index in each] for run in range(runs)]
-
-    def discard(self) -> None:
-        self.rule.discard()
-
-    def remove(self, update: Update) -> None:
-        self.rule.remove(update)
 
     @abstractmethod
     def step(self, change: Floats, *states: Floats) -> Floats:
