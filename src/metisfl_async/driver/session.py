@@ -348,12 +348,13 @@ class DriverSession:
         timeout_s = self._request.join_timeout_secs
         if not self._learners and not resume:
             logger.info("waiting for %d learners to join %s", self._request.num_learners, link.address)
-        status = await insisting(WHO, link.address, timeout_s, link.status)
-        if resume and status.federation_id:
-            check_signals(status, self._request.signals)
-            logger.info("federation %s goes on at %s", status.federation_id, link.address)
-            self._federation_id = status.federation_id
-            return
+        if resume:
+            status = await insisting(WHO, link.address, timeout_s, link.status)
+            if status.federation_id:
+                check_signals(status, self._request.signals)
+                logger.info("federation %s goes on at %s", status.federation_id, link.address)
+                self._federation_id = status.federation_id
+                return
         federation_id, has_model = new_federation_id(), self._initial_model is not None
         request = replace(self._request, federation_id=federation_id, has_model=has_model)
 
