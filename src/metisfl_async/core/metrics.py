@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from numbers import Real
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -19,7 +19,6 @@ Metrics: TypeAlias = dict[str, float]
 MAX_DEPTH = 8
 
 _PLAIN = frozenset({float, str, bool, type(None)})  # of these, every value is good
-_INTEGERS = range(-(2**63), 2**64)
 
 
 def checked_metrics(metrics: object, field: str) -> Metrics:
@@ -44,7 +43,7 @@ def checked_json(value: object, field: str, *, depth: int = 0) -> Json:
     """Take anything JSON-like, NumPy scalars and arrays among it; `ConfigError` names what does not fit."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
-    if isinstance(value, int) and value not in _INTEGERS:
+    if isinstance(value, int) and not _is_64_bit(value):
         raise ConfigError(field, value, "an integer of 64 bits")
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -70,7 +69,11 @@ def checked_json(value: object, field: str, *, depth: int = 0) -> Json:
 
 def _is_plain(value: object) -> bool:
     """Say whether there is nothing to look at; lists have such values by the thousand."""
-    return (kind := type(value)) in _PLAIN or (kind is int and value in _INTEGERS)
+    return (kind := type(value)) in _PLAIN or (kind is int and _is_64_bit(value))
+
+
+def _is_64_bit(value: Any) -> bool:
+    return bool(-(2**63) <= value < 2**64)
 
 
 def _too_deep(field: str) -> ConfigError:
