@@ -197,10 +197,10 @@ async def test_the_latest_updates_of_others_are_as_stale_as_they_are_and_may_be_
         session = DriverSession(controller, 2, signals, initial_weights=[np.zeros(1, np.float32)])
         running = asyncio.create_task(session.run())
         async with puppet(controller, "a") as a, puppet(controller, "b") as b:
-            rule = controller._open.job.aggregator._rule
             for learner, value in ((a, 2), (b, 3), (b, 4)):
                 frames = learner.frames(await learner.task(), [np.full(1, value, np.float32)])
                 assert (await learner.push(frames)).is_taken
+            rule = controller._open.job.aggregator._rule
             for learner in (a, b):
                 while not isinstance(await learner.next(), Farewell):
                     pass

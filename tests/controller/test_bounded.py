@@ -18,6 +18,7 @@ from metisfl_async import (
     DriverSession,
     FedAvg,
     ModelStoreConfig,
+    NoModel,
     QuorumLost,
     ServerParams,
     StoreError,
@@ -208,7 +209,7 @@ async def test_a_round_that_there_is_no_memory_to_aggregate_fails_and_the_next_h
 
 
 async def test_without_memory_for_any_model_the_federation_ends_and_says_why() -> None:
-    with pytest.raises(QuorumLost, match="no memory for a model"):
+    with pytest.raises(NoModel, match="no memory for a model"):
         await session(Scarce(aggregations=99)).run()
 
 
