@@ -23,6 +23,7 @@ __all__ = [
     "RoundError",
     "StoreError",
     "Superseded",
+    "TlsFailure",
     "TooLarge",
     "TransportError",
     "Truncated",
@@ -171,6 +172,10 @@ class TransportError(MetisError, OSError):
 
 class ConnectionLost(TransportError):
     """The peer could not be reached, or went away."""
+
+
+class TlsFailure(ConnectionLost):
+    """The peer is there, but the certificates, of one side or the other, do not allow to speak with it."""
 
 
 class PeerTimeout(TransportError):

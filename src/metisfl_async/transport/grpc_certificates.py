@@ -25,7 +25,7 @@ class FreshParams:
     """Whom to dial, with certificates as they are in their files now; if those are no good, as they were last."""
 
     def __init__(self, params: ClientParams) -> None:
-        self._given = params
+        self.given = params
         root, pair = params.root_certificate_bytes, params.pair_bytes
         if root is not None and not _is_good(root):
             raise ConfigError("root_certificate", params.root_certificate, "PEM certificates that can be read")
@@ -36,7 +36,7 @@ class FreshParams:
 
     def read(self) -> ClientParams:
         """Read the files, if there are any."""
-        given = self._given
+        given = self.given
         with suppress(OSError):
             root = given.root_certificate_bytes
             self._root = root if root is not None and _is_good(root) else self._root

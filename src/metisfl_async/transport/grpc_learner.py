@@ -28,6 +28,7 @@ from metisfl_async.transport.grpc_host import (
     write_model,
 )
 from metisfl_async.transport.grpc_options import LEARNER_SERVICE
+from metisfl_async.transport.handshake import explaining
 
 __all__ = ["DialledLearner", "GrpcLearnerServer"]
 
@@ -84,7 +85,7 @@ class DialledLearner:
 
     async def confirm_join(self, secret: str) -> None:
         """Ask whether the learner there is the one that wants to join: `UnknownLearner` if not."""
-        async with self._connected() as caller:
+        async with self._connected() as caller, explaining(self._params.given):
             await caller.ask("ConfirmJoin", convert.confirm_join(secret), DIAL_TIMEOUT_S)
 
     async def deliver(self, token: Token, number: int, messages: Sequence[ControllerMessage]) -> None:

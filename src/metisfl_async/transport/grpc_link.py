@@ -36,6 +36,7 @@ from metisfl_async.transport.concurrency import first_of
 from metisfl_async.transport.grpc_caller import Answers, GrpcCaller, until_begun
 from metisfl_async.transport.grpc_certificates import FreshParams
 from metisfl_async.transport.grpc_options import SERVICE
+from metisfl_async.transport.handshake import explaining
 
 __all__ = ["GrpcLink"]
 
@@ -119,7 +120,8 @@ class GrpcLink:
         if self._has_joined:
             await self.renew()
         self._has_joined = True
-        return convert.from_join_reply(await self._caller.ask("JoinFederation", convert.join_request(request)))
+        async with explaining(self._params.given):
+            return convert.from_join_reply(await self._caller.ask("JoinFederation", convert.join_request(request)))
 
     @asynccontextmanager
     async def tasks(self) -> AsyncIterator[Stream[Sequence[ControllerMessage], LearnerMessage]]:
@@ -208,7 +210,8 @@ class GrpcLink:
         await self._caller.ask("LeaveFederation", convert.leave(token))
 
     async def status(self) -> Status:
-        return convert_driver.from_status(await self._caller.ask("GetStatus", b""))
+        async with explaining(self._params.given):
+            return convert_driver.from_status(await self._caller.ask("GetStatus", b""))
 
     async def set_initial_model(self, federation_id: FederationId, model: Model) -> None:
         header = Header("global", model.manifest, 0, federation_id=federation_id)
