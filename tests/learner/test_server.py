@@ -378,9 +378,9 @@ async def test_its_weights_can_be_had_and_set_by_whoever_has_the_token() -> None
 
     async with joined(Keeps()) as listener:
         token, model = listener.token, Model.from_arrays(weights(7, 2**21))
-        assert (await listener.dialled.get_model(token)).arrays()[0].max() == 0.0
+        assert (await listener.dialled.get_model(token, 2**24)).arrays()[0].max() == 0.0
         await listener.dialled.set_initial_model(token, model)
-        assert (await listener.dialled.get_model(token)).arrays()[0].min() == 7.0
+        assert (await listener.dialled.get_model(token, 2**24)).arrays()[0].min() == 7.0
 
 
 async def test_strangers_are_not_obeyed() -> None:
@@ -397,7 +397,7 @@ async def test_strangers_are_not_obeyed() -> None:
                 with pytest.raises(UnknownLearner):
                     await listener.dialled.deliver(token, 100, [message])
             with pytest.raises(UnknownLearner):
-                await listener.dialled.get_model(token)
+                await listener.dialled.get_model(token, 2**20)
             with pytest.raises(UnknownLearner):
                 await listener.dialled.set_initial_model(token, Model.from_arrays(weights(7, 2**20)))
             with pytest.raises(UnknownLearner):
@@ -412,7 +412,7 @@ async def test_before_it_has_joined_it_obeys_nobody() -> None:
         with pytest.raises(UnknownLearner):
             await listener.dialled.deliver(Token(""), 1, [Farewell("over", None)])
         with pytest.raises(UnknownLearner):
-            await listener.dialled.get_model(Token(""))
+            await listener.dialled.get_model(Token(""), 2**20)
 
 
 async def test_what_is_delivered_again_is_done_once() -> None:
@@ -512,7 +512,7 @@ async def test_weights_are_asked_for_while_it_trains_and_come_afterwards() -> No
     async with Controller(ServerParams()) as controller, listening(controller.client_params, learner) as listener:
         running = asyncio.create_task(DriverSession(controller, [listener.params], ROUND).run())
         await learner.is_training.wait()
-        asked = asyncio.create_task(listener.dialled.get_model(listener.token))
+        asked = asyncio.create_task(listener.dialled.get_model(listener.token, 2**20))
         await until(lambda: connections_to(listener.params.port) == 1)
         learner.may_train.set()
         assert len((await asked).arrays()) == 2

@@ -176,7 +176,8 @@ class Controller:
         server = self._open.server
         if server is None or self.server_params is None:
             raise ConfigError("server_params", None, "given, for a controller that is to be dialled")
-        return self.server_params.client_params(server.port)
+        params = self.server_params.client_params(server.port)
+        return replace(params, max_model_bytes=self.controller_config.max_model_bytes)
 
     @property
     def address(self) -> str:

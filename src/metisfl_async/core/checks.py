@@ -9,7 +9,10 @@ from ipaddress import IPv6Address
 
 from metisfl_async.core.errors import ConfigError
 
-__all__ = ["hostname", "integer", "number", "one_of", "positive"]
+__all__ = ["heartbeats", "hostname", "integer", "number", "one_of", "positive"]
+
+MIN_HEARTBEAT_S = 0.01  #: more often, it would be work
+MAX_LEASE_S = 30 * 86_400  #: 30 days
 
 
 def one_of(field: str, value: object, allowed: Sequence[str]) -> None:
@@ -36,6 +39,14 @@ def positive(field: str, value: object, most: int | None = None) -> None:
     limit = sys.float_info.max if most is None else most
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= limit:
         raise ConfigError(field, value, "a finite number > 0" + (f" and <= {most}" if most is not None else ""))
+
+
+def heartbeats(heartbeat_secs: float, lease_secs: float) -> None:
+    """Check how often a learner shows that it lives, and after how long a silence it is taken out."""
+    number("heartbeat_secs", heartbeat_secs, least=MIN_HEARTBEAT_S, below=MAX_LEASE_S)
+    number("lease_secs", lease_secs, least=0, below=MAX_LEASE_S)
+    if lease_secs < 2 * heartbeat_secs:
+        raise ConfigError("lease_secs", lease_secs, f"at least 2 * heartbeat_secs = {2 * heartbeat_secs}")
 
 
 def hostname(field: str, value: object) -> None:

@@ -5,9 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
+from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, checked_json
 
-__all__ = ["Params", "SharedValues"]
+__all__ = ["MAX_PARAMS_BYTES", "Params", "SharedValues", "check_size"]
+
+MAX_PARAMS_BYTES = 3 * 2**20  #: of a task, as JSON; 150 thousand numbers
+
+
+def check_size(params: Json, field: str) -> None:
+    """Refuse parameters that no message can carry."""
+    if (size := len(json.dumps(params))) > MAX_PARAMS_BYTES:
+        raise ConfigError(field, f"JSON of {size} bytes", f"at most {MAX_PARAMS_BYTES} bytes; for more, a file")
 
 
 class SharedValues:

@@ -81,7 +81,8 @@ class FederationEnvironment:
 
     def client_params(self) -> ClientParams:
         """How learners and drivers dial the controller."""
-        return replace(self.controller_endpoint.client_params(), **self._credentials)
+        most = self.controller_config.max_model_bytes
+        return replace(self.controller_endpoint.client_params(), max_model_bytes=most, **self._credentials)
 
     def with_credentials(
         self,

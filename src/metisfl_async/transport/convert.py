@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from metisfl_async.core import messages as m
+from metisfl_async.core.checks import heartbeats
 from metisfl_async.core.errors import Damaged, TooLarge, WrongProtocol, brief
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
@@ -110,8 +110,7 @@ def join_reply(reply: m.JoinReply) -> bytes:
 def _join_reply(p: pb.JoinReply) -> m.JoinReply:
     if p.protocol != m.PROTOCOL:
         raise WrongProtocol("the controller", p.protocol, m.PROTOCOL)
-    if not (0 < p.heartbeat_secs < math.inf and 0 < p.lease_secs < math.inf):
-        raise ValueError(f"heartbeat_secs {p.heartbeat_secs}, lease_secs {p.lease_secs}; allowed: finite numbers > 0")
+    heartbeats(p.heartbeat_secs, p.lease_secs)
     return m.JoinReply(
         LearnerId(p.learner_id),
         Token(p.token),

@@ -83,7 +83,7 @@ class GrpcCaller:
         self,
         method: str,
         request: bytes,
-        max_model_bytes: int | None = None,
+        max_model_bytes: int,
         again: Bytes | None = None,
         heard: Callable[[], object] = lambda: None,
     ) -> Model:
@@ -98,8 +98,7 @@ class GrpcCaller:
                         if assembly is not None:
                             assembly.add(frame)
                         elif isinstance(frame, Header):
-                            if max_model_bytes is not None:
-                                check_size(frame, max_model_bytes)
+                            check_size(frame, max_model_bytes)
                             assembly = Assembly(frame, allocate(frame.manifest.size_bytes, again))
                         else:
                             raise Damaged("stream", "the first frame is no header")

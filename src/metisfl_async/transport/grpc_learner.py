@@ -93,7 +93,7 @@ class DialledLearner:
             request = convert.delivery((token, number, messages))
             await caller.ask(convert.delivery_method(messages), request, DIAL_TIMEOUT_S)
 
-    async def get_model(self, token: Token, max_model_bytes: int | None = None) -> Model:
+    async def get_model(self, token: Token, max_model_bytes: int) -> Model:
         async with self._connected() as caller:
             return await caller.read_model("GetModel", convert.get_model(token), max_model_bytes)
 

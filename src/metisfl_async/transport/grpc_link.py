@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import chain
 from typing import Generic, Self, TypeVar
 
@@ -121,7 +122,8 @@ class GrpcLink:
             await self.renew()
         self._has_joined = True
         async with explaining(self._params.given):
-            return convert.from_join_reply(await self._caller.ask("JoinFederation", convert.join_request(request)))
+            reply = convert.from_join_reply(await self._caller.ask("JoinFederation", convert.join_request(request)))
+        return replace(reply, max_model_bytes=min(reply.max_model_bytes, self._params.given.max_model_bytes))
 
     @asynccontextmanager
     async def tasks(self) -> AsyncIterator[Stream[Sequence[ControllerMessage], LearnerMessage]]:
@@ -233,7 +235,8 @@ class GrpcLink:
         return _News(begin, lambda data: [convert_driver.from_record(data)])
 
     async def get_model(self, federation_id: FederationId) -> Model:
-        return await self._caller.read_model("GetModel", convert_driver.federation(federation_id))
+        most = self._params.given.max_model_bytes
+        return await self._caller.read_model("GetModel", convert_driver.federation(federation_id), most)
 
     async def stop_training(self, federation_id: FederationId, reason: str) -> None:
         await self._caller.ask("StopTraining", convert_driver.stop((federation_id, reason)))

@@ -31,6 +31,7 @@ from metisfl_async.core.strategies.selection import Scheduled
 RULES = ", ".join(RULES_BY_NAME)
 SCALING_FACTORS = "NumTrainingExamples, NumCompletedBatches, NumParticipants"
 POSITIVE = "a finite number > 0"
+MONTH = "< 2.592e+06"
 NOT_NEGATIVE = "a finite number >= 0"
 NAMES = "a list of names, which the result must have"
 MINE = Scheduled(0.5, 1)
@@ -88,8 +89,6 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
             "round_timeout_secs",
             "quorum_timeout_secs",
             "driver_lost_secs",
-            "heartbeat_secs",
-            "lease_secs",
             "upload_idle_secs",
             "farewell_timeout_secs",
         )
@@ -214,7 +213,24 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
         for value in ("wait", None, True)
     ),
     # --- times
-    (ControllerConfig, {"heartbeat_secs": None}, "heartbeat_secs", None, POSITIVE),
+    *(
+        (ControllerConfig, {"heartbeat_secs": value}, "heartbeat_secs", value, f"a finite number >= 0.01 and {MONTH}")
+        for value in (None, 0, 0.009, -1.5, math.inf, 30 * 86_400, "60", True, 10**400)
+    ),
+    *(
+        (ControllerConfig, {"lease_secs": value}, "lease_secs", value, f"a finite number >= 0 and {MONTH}")
+        for value in (None, -1.5, math.inf, 30 * 86_400, "60", True, 10**400)
+    ),
+    *(
+        (
+            ControllerConfig,
+            {name: {"x": "y" * 2**22}},
+            name,
+            "JSON of 4194313 bytes",
+            "at most 3145728 bytes; for more, a file",
+        )
+        for name in ("train_params", "eval_params")
+    ),
     (ControllerConfig, {"lease_secs": 19.9}, "lease_secs", 19.9, "at least 2 * heartbeat_secs = 20.0"),
     (ControllerConfig, {"heartbeat_secs": 31}, "lease_secs", 60.0, "at least 2 * heartbeat_secs = 62"),
     (
@@ -295,6 +311,7 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
         (ServerParams, {"port": port}, "port", port, "an integer >= 0 and <= 65535")
         for port in (-1, 65_536, "80", None)
     ),
+    (ClientParams, {"max_model_bytes": 0}, "max_model_bytes", 0, "an integer >= 1"),
     *((ClientParams, {"port": port}, "port", port, "an integer >= 1 and <= 65535") for port in (0, 65_536, 80.0)),
     (
         ClientParams,
@@ -421,7 +438,7 @@ def test_every_option_has_a_wrong_value(kind: Callable[..., object]) -> None:
 
 @pytest.mark.parametrize("field", ["round_timeout_secs", "quorum_timeout_secs", "heartbeat_secs", "lease_secs"])
 def test_nan_is_no_time(field: str) -> None:
-    with pytest.raises(ConfigError, match=f"{field} is nan; allowed: {POSITIVE}"):
+    with pytest.raises(ConfigError, match=f"{field} is nan; allowed: a finite number >"):
         ControllerConfig(**{field: math.nan})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="execution_cutoff_time_mins is nan"):
         TerminationSignals(execution_cutoff_time_mins=math.nan)

@@ -8,10 +8,11 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeAlias
 
-from metisfl_async.core.checks import integer, number, one_of, positive
+from metisfl_async.core.checks import heartbeats, integer, number, one_of, positive
 from metisfl_async.core.config.endpoints import ClientParams, ServerParams, named_learners
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, checked_json, requested_names
+from metisfl_async.core.params import check_size
 from metisfl_async.core.strategies.aggregation.by_name import RULES, rule_by_name
 from metisfl_async.core.strategies.aggregation.fedavg import FedStride
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
@@ -84,6 +85,7 @@ class ControllerConfig:
             params = checked_json(getattr(self, name), name)
             if not isinstance(params, dict):
                 raise ConfigError(name, params, "a dict")
+            check_size(params, name)
             for key in ("metrics", "metadata") if name == "train_params" else ("metrics",):
                 requested_names(params, key, name)
             object.__setattr__(self, name, params)
@@ -107,13 +109,10 @@ class ControllerConfig:
         for name in ("round_timeout_secs", "quorum_timeout_secs", "driver_lost_secs"):
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))
-        positive("heartbeat_secs", self.heartbeat_secs)
+        heartbeats(self.heartbeat_secs, self.lease_secs)
         positive("upload_idle_secs", self.upload_idle_secs)
         positive("farewell_timeout_secs", self.farewell_timeout_secs)
         number("min_upload_bytes_per_sec", self.min_upload_bytes_per_sec, least=0)
-        positive("lease_secs", self.lease_secs)
-        if self.lease_secs < 2 * self.heartbeat_secs:
-            raise ConfigError("lease_secs", self.lease_secs, f"at least 2 * heartbeat_secs = {2 * self.heartbeat_secs}")
         object.__setattr__(self, "learners", named_learners("learners", self.learners))
         positive("max_weight", self.max_weight, most=2**53)
         if not callable(self.scaling_factor):

@@ -105,7 +105,7 @@ class ServerParams:
 
 @dataclass(frozen=True, slots=True)
 class ClientParams:
-    """Which server to dial. With a root certificate, over TLS."""
+    """Which server to dial, and how much to take from it. With a root certificate, over TLS."""
 
     hostname: str = "127.0.0.1"
     port: int = 50051
@@ -114,9 +114,11 @@ class ClientParams:
     certificate: str | Path | bytes | None = None  #: PEM; says who you are, to a server that asks for certificates
     private_key: str | Path | bytes | None = field(default=None, repr=False)  #: PEM; that belongs to it
     token: str | None = field(default=None, repr=False)  #: says who you are, to a server that asks for tokens
+    max_model_bytes: int = 4 * 2**30  #: a larger model is not taken from there, whatever the server allows
 
     def __post_init__(self) -> None:
         hostname("hostname", self.hostname)
+        integer("max_model_bytes", self.max_model_bytes, 1)
         integer("port", self.port, 1, 65_535)
         self._check_credentials()
         if isinstance(self.root_certificate, bytes):

@@ -11,7 +11,7 @@ from metisfl_async.core.errors import MetisError
 from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Json, checked_json
-from metisfl_async.core.params import SharedValues
+from metisfl_async.core.params import SharedValues, check_size
 from metisfl_async.core.strategies.scheduling import Timing
 
 __all__ = ["Strategies"]
@@ -103,6 +103,7 @@ def _checked(who: str, params: object) -> dict[str, Json]:
     checked = _ask(who, checked_json, params, f"what {who} gave")
     if not isinstance(checked, dict):
         raise RuntimeError(f"{who} gave {checked!r}; allowed: a dict")
+    _ask(who, check_size, checked, f"what {who} gave")
     return checked
 
 
