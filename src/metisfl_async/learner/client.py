@@ -8,13 +8,12 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar, assert_never
+from typing import Any, TypeAlias, TypeVar, assert_never
 
 from metisfl_async.codec.frame import Header
 from metisfl_async.core.errors import (
     ConnectionLost,
     MetisError,
-    PeerTimeout,
     Superseded,
     TransportError,
     UnexpectedMessage,
@@ -42,12 +41,13 @@ from metisfl_async.core.messages import (
 )
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Model
+from metisfl_async.learner.hearing import Hearing
 from metisfl_async.learner.outcome import Trained, text_of
 from metisfl_async.learner.part import Begin, Drop, End, Forget, Part, Push, Say, Step
 from metisfl_async.learner.spool import Spool, Spooled
 from metisfl_async.learner.worker import Worker, users_part
 from metisfl_async.transport.base import LearnerLink, Stream
-from metisfl_async.transport.concurrency import Patience, end_all, first_of
+from metisfl_async.transport.concurrency import end_all, first_of
 from metisfl_async.transport.retry import insisting
 
 __all__ = ["LearnerClient"]
@@ -55,6 +55,7 @@ __all__ = ["LearnerClient"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_Tasks: TypeAlias = Stream[Sequence[ControllerMessage], LearnerMessage]
 GOODBYE_S = 5.0  #: for reaching a controller once more, and for telling it that we leave
 
 
@@ -93,7 +94,7 @@ class LearnerClient:
         self._part, self._spool = Part(), spool
         self._joined: JoinReply | None = None  # of the latest incarnation
         self._is_connected = asyncio.Event()
-        self._patience: Patience | None = None  # while the next message is waited for
+        self._hearing: Hearing | None = None  # of the latest connection
         # No queue is bounded by itself: the controller has at most a few tasks open with one learner.
         self._offers: asyncio.Queue[TaskOffer | Farewell] = asyncio.Queue()
         self._outbox: asyncio.Queue[LearnerMessage] = asyncio.Queue()
@@ -123,11 +124,11 @@ class LearnerClient:
         has_been_connected = False
         while True:
             timeout_s = None if has_been_connected else self._connect_timeout_s
-            stack, stream = await insisting(self._who, self._link.address, timeout_s, self._open)
+            stack, stream, hearing = await insisting(self._who, self._link.address, timeout_s, self._open)
             has_been_connected = True
             async with stack:
                 try:
-                    await self._converse(stream)
+                    await first_of(self._receive(hearing), self._send(stream), self._beat())
                 except (TransportError, UnknownLearner, Superseded) as error:
                     if self._is_leaving:
                         await asyncio.Event().wait()  # until `_work` has ended, and ends us
@@ -136,7 +137,7 @@ class LearnerClient:
                     self._is_connected.clear()
             await asyncio.sleep(random.uniform(0.0, 0.2))
 
-    async def _open(self) -> tuple[AsyncExitStack, Stream[Sequence[ControllerMessage], LearnerMessage]]:
+    async def _open(self) -> tuple[AsyncExitStack, _Tasks, Hearing]:
         """Join, say which tasks are held, and follow the verdicts."""
         token = self._joined.token if self._joined else Token("")
         async with AsyncExitStack() as stack:
@@ -145,7 +146,8 @@ class LearnerClient:
             self._carry_out(self._part.joined(self._joined))
             stream = await stack.enter_async_context(self._link.tasks())
             await stream.send(Hello(self._joined.token, self._part.hello()))
-            welcome, *others = await self._next(stream)
+            hearing = self._hearing = Hearing(self._link.address, self._joined, stream)
+            welcome, *others = await hearing.next()
             if not isinstance(welcome, Welcome):
                 raise UnexpectedMessage(f"the answer to Hello must be Welcome, not {type(welcome).__name__}")
             self._outbox = asyncio.Queue()
@@ -153,13 +155,10 @@ class LearnerClient:
                 self._carry_out(self._part.told(message))
             self._is_connected.set()
             logger.info("%s joined %s", self._id, self._link.address)
-            return stack.pop_all(), stream
+            return stack.pop_all(), stream, hearing
         raise AssertionError  # an AsyncExitStack of ours swallows nothing
 
-    async def _converse(self, stream: Stream[Sequence[ControllerMessage], LearnerMessage]) -> None:
-        await first_of(self._receive(stream), self._send(stream), self._beat())
-
-    async def _send(self, stream: Stream[Sequence[ControllerMessage], LearnerMessage]) -> None:
+    async def _send(self, stream: _Tasks) -> None:
         while True:
             await stream.send(await self._outbox.get())
 
@@ -169,39 +168,16 @@ class LearnerClient:
             await asyncio.sleep(self._joined.heartbeat_secs)
             self._outbox.put_nowait(Heartbeat())
 
-    async def _receive(self, stream: Stream[Sequence[ControllerMessage], LearnerMessage]) -> None:
+    async def _receive(self, hearing: Hearing) -> None:
         while True:
-            for message in await self._next(stream):
+            for message in await hearing.next():
                 self._carry_out(self._part.told(message))
                 if isinstance(message, Farewell) and message.then is Afterwards.RETURN:
                     raise ConnectionLost(self._link.address, message.reason)
 
-    async def _next(self, stream: Stream[Sequence[ControllerMessage], LearnerMessage]) -> Sequence[ControllerMessage]:
-        try:
-            async with Patience(self._patience_s) as self._patience:
-                messages = await stream.receive()
-        except TimeoutError:
-            raise PeerTimeout(self._link.address, f"silent for {self._patience_s:g} s") from None
-        finally:
-            self._patience = None
-        if messages is None:
-            raise ConnectionLost(self._link.address, "the controller ended the connection")
-        return messages
-
-    @property
-    def _patience_s(self) -> float:
-        """How long a silent connection is taken for a good one.
-
-        It is shorter than the controller's lease: a connection that was forgotten on its way, as NATs and VPNs do, is
-        made again before the controller gives us up. Each of our heartbeats is answered.
-        """
-        assert self._joined is not None
-        return max(self._joined.lease_secs / 2, 1.5 * self._joined.heartbeat_secs)
-
     def _heard(self) -> None:
-        """Be as patient again: the controller lives, what it says may wait behind the model that it sends."""
-        if self._patience is not None:
-            self._patience.renew()
+        if self._hearing is not None:
+            self._hearing.renew()
 
     def _carry_out(self, steps: list[Step]) -> None:
         """Do what follows from what has happened; nothing here waits."""
