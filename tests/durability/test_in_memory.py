@@ -90,6 +90,7 @@ async def test_a_controller_that_is_stopped_for_longer_than_a_lease_gives_nobody
         process.kill()
     told = history.read(path)
     assert not told.check(result.rounds)
-    assert set(told.dropped.values()) <= {"the federation ended"}
+    # The answer to an evaluation may have been lost on a connection that broke meanwhile.
+    assert set(told.dropped.values()) <= {"the federation ended", "its result is known"}
     silent = [event async for event in session.events() if isinstance(event, LearnerLeft) and "silent" in event.reason]
     assert not silent

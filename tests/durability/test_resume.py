@@ -27,6 +27,7 @@ from metisfl_async import (
     TerminationSignals,
     run_learner,
 )
+from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Array
 from metisfl_async.store.disk import DiskStore
 
@@ -168,3 +169,20 @@ def test_what_keeps_state_and_does_not_say_it_is_refused_by_name(tmp_path: Path)
     Controller(None, ControllerConfig(aggregation_rule=Krum(), scheduler=Remembers()))
     with pytest.raises(ConfigError, match="resume is True; allowed: False, or use a model store that outlives"):
         Controller(resume=True)
+
+
+@pytest.mark.parametrize("field", ["aggregation_rule", "scheduler"])
+async def test_a_state_that_nothing_takes_up_again_is_no_state(tmp_path: Path, field: str) -> None:
+    class Half(FedAvg):
+        def state(self) -> dict[str, Array]:
+            return {"moment": np.ones(1)}
+
+    class Counted(Synchronous):
+        def state(self) -> Json:
+            return 5
+
+    given = Half() if field == "aggregation_rule" else Counted()
+    config = ControllerConfig(**{field: given})  # type: ignore[arg-type]
+    controller = Controller(None, config, ModelStoreConfig(model_store="Disk", directory=tmp_path))
+    with pytest.raises(RuntimeError, match=rf"{type(given).__name__} has a state\(\), but no restore\(\) of its own"):
+        await DriverSession(controller, [Adds(1)], TerminationSignals(federation_rounds=1)).run()

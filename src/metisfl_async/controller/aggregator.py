@@ -26,6 +26,7 @@ from metisfl_async.core.model import Model, allocate
 from metisfl_async.core.strategies.aggregation.arithmetic import unfit
 from metisfl_async.core.strategies.aggregation.resemblance import Gallery, Portrait, portrait
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update, made
+from metisfl_async.core.strategies.durable import check_kept
 from metisfl_async.store.base import GLOBAL, NO_ARRAYS, Saved
 
 logger = logging.getLogger(__name__)
@@ -269,6 +270,7 @@ class Aggregator:
         """Save how the federation stands, with the latest global model and what the rule keeps, if they are not."""
         model = self._unsaved
         arrays = self._rule.state() if model is not None and self._keeper.store.is_durable else NO_ARRAYS
+        check_kept("aggregation rule", self._rule, arrays)
         await self._keeper.commit(standing, model=model, arrays=arrays)
         self._unsaved = None
 

@@ -8,7 +8,7 @@ from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.federation.events import Event, FirstWeights
 from metisfl_async.core.ids import FederationId
-from metisfl_async.driver.following import WHO, collect, follow, raise_failure
+from metisfl_async.driver.following import WHO, collect, end, follow, raise_failure
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.store.event_log import EventLog
 from metisfl_async.transport.base import ControllerLink
@@ -57,7 +57,7 @@ class AttachedSession:
             first = self._first_weights
             self.result = await collect(link, federation_id, finished.reason, first, self._lost_secs)
             if shut_down:
-                await link.shut_down(federation_id)
+                await end(link, federation_id)
         finally:
             await link.close()
             self._log.close()

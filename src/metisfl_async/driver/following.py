@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import aclosing
 
@@ -10,6 +11,7 @@ from metisfl_async.core.config import TerminationSignals
 from metisfl_async.core.errors import (
     ConfigError,
     ConnectionLost,
+    MetisError,
     NoModel,
     PeerTimeout,
     QuorumLost,
@@ -25,10 +27,13 @@ from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import first_of
 from metisfl_async.transport.retry import insisting
 
-__all__ = ["WHO", "check_signals", "collect", "follow", "raise_failure"]
+__all__ = ["ENDING_S", "WHO", "check_signals", "collect", "end", "follow", "raise_failure"]
+
+logger = logging.getLogger(__name__)
 
 WHO = "the driver"
 PATIENCE_S = 10.0  #: with a controller that does not answer, before the connection is made anew
+ENDING_S = 5.0  #: for telling a controller that the federation is over
 PAUSE_S = 0.1  #: before a broken connection is made again
 
 
@@ -113,6 +118,14 @@ def raise_failure(finished: FederationFinished) -> None:
         raise NoModel(finished.reason)
     if finished.is_failure:
         raise QuorumLost(finished.reason)
+
+
+async def end(link: ControllerLink, federation_id: FederationId, *, keep_running: bool = False) -> None:
+    """Tell a controller that the result is here; it may have ended meanwhile, or died once more."""
+    try:
+        await insisting(WHO, link.address, ENDING_S, link.shut_down, federation_id, keep_running)
+    except MetisError as error:
+        logger.warning("%s was not told that the federation is over: %s", link.address, error)
 
 
 async def collect(

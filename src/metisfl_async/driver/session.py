@@ -22,7 +22,7 @@ from metisfl_async.core.ids import FederationId, new_federation_id
 from metisfl_async.core.messages import StartRequest
 from metisfl_async.core.model import Array
 from metisfl_async.driver.attached import AttachedSession
-from metisfl_async.driver.following import WHO, check_signals, collect, follow, raise_failure
+from metisfl_async.driver.following import ENDING_S, WHO, check_signals, collect, end, follow, raise_failure
 from metisfl_async.driver.parties import checked_learners
 from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.driver.reached import Reached
@@ -48,7 +48,6 @@ logger = logging.getLogger(__name__)
 MAX_THREADS = 32  #: for the live learners of one session; more learners take turns
 LOST_S = 60.0  #: how long a remote controller may be out of reach before the driver gives up
 INTERRUPTED_S = 60.0  #: for stopping a federation in order when its run is cancelled
-ENDING_S = 5.0  #: for telling a remote controller that a cancelled driver wants the end
 
 
 class DriverSession:
@@ -322,10 +321,7 @@ class DriverSession:
                     async with asyncio.timeout(ENDING_S):
                         await link.shut_down(self._federation_id, self._keep_running)
             raise
-        try:
-            await insisting(WHO, link.address, ENDING_S, link.shut_down, self._federation_id, self._keep_running)
-        except MetisError as error:  # it has ended meanwhile, or died once more; the result is here
-            logger.warning("%s was not told that the federation is over: %s", link.address, error)
+        await end(link, self._federation_id, keep_running=self._keep_running)
         raise_failure(finished)
         if self._result is None:
             assert failure is not None

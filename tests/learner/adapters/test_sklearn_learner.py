@@ -36,7 +36,10 @@ async def test_a_semi_synchronous_federation_trains_as_many_batches_as_the_times
     x, y = parts()[0][0]
     small = SklearnLearner(SGDClassifier(), (x[:50], y[:50]), parts()[0][1], classes=CLASSES, seed=1)
     config = ControllerConfig(
-        scheduler="SemiSynchronous", semi_sync_lambda=2, train_params={"batch_size": 10, "epochs": 3}
+        scheduler="SemiSynchronous",
+        semi_sync_lambda=2,
+        semi_sync_max_slowness=1000.0,  # an epoch of the larger one is ten times that of the smaller
+        train_params={"batch_size": 10, "epochs": 3},
     )
     _, result = await accuracy_of(session_of([small, learner_of(1)], rounds=2, config=config))
     rounds: list[list[dict[str, Any]]]

@@ -6,7 +6,7 @@ from metisfl_async.core.config import ControllerConfig, ModelStoreConfig
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.strategies.aggregation.wrapper import Wrapper
 
-__all__ = ["check_durable"]
+__all__ = ["check_durable", "check_kept"]
 
 OURS = __name__.partition(".")[0]
 
@@ -42,6 +42,13 @@ def _check(field: str, strategy: object, *, must_say: bool) -> None:
             "model store outlives the controller. With model_store='InMemory', any class will do"
         )
         raise ConfigError(field, kind.__name__, allowed)
+
+
+def check_kept(field: str, strategy: object, kept: object) -> None:
+    """Refuse a state that nothing would ever take up again."""
+    kind = type(strategy)
+    if kept and _is_ours(next(each for each in kind.__mro__ if "restore" in vars(each))) and not _is_ours(kind):
+        raise RuntimeError(f"the {field} {kind.__name__} has a state(), but no restore() of its own that takes it up")
 
 
 def _is_ours(kind: type) -> bool:

@@ -12,7 +12,9 @@ from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Json, checked_json
 from metisfl_async.core.params import SharedValues, check_size
-from metisfl_async.core.strategies.scheduling import Timing
+from metisfl_async.core.strategies.durable import check_kept
+from metisfl_async.core.strategies.scheduling import Scheduler, Timing
+from metisfl_async.core.strategies.selection import Selector
 
 __all__ = ["Strategies"]
 
@@ -41,8 +43,8 @@ class Strategies:
         version, numbers, gauss = self._random.getstate()
         return {
             "random": [version, list(numbers), gauss],
-            "scheduler": _ask("scheduler", self._scheduler.state),
-            "selector": _ask("selector", self._selector.state),
+            "scheduler": _kept("scheduler", self._scheduler),
+            "selector": _kept("selector", self._selector),
         }
 
     def restore(self, state: Mapping[str, Json]) -> None:
@@ -96,6 +98,12 @@ class Strategies:
         if len(set(others)) < len(others) or not allowed.issuperset(others):
             raise RuntimeError(f"the selector named {others} as others; allowed: some of {sorted(allowed)}, each once")
         return others
+
+
+def _kept(field: str, strategy: Scheduler | Selector) -> Json:
+    kept = _ask(field, strategy.state)
+    check_kept(field, strategy, kept)
+    return kept
 
 
 def _checked(who: str, params: object) -> dict[str, Json]:
