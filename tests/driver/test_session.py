@@ -453,6 +453,17 @@ async def test_it_ends_by_score() -> None:
     assert [record.evaluation_metrics["accuracy"] for record in result.rounds] == [2.0, 4.0]
 
 
+async def test_it_ends_when_it_gets_no_better() -> None:
+    class Learns(Adds):
+        def evaluate(self, parameters: list[Array], config: Config) -> dict[str, float]:
+            return {"loss": max(0.5, 4.0 - float(super().evaluate(parameters, config)["accuracy"]))}
+
+    signals = TerminationSignals(evaluation_metric="loss", patience_rounds=2, mode="min", federation_rounds=50)
+    result = await DriverSession(Controller(), [Learns(1)], signals).run()
+    assert [record.evaluation_metrics["loss"] for record in result.rounds] == [3.0, 2.0, 1.0, 0.5, 0.5, 0.5]
+    assert result.reason == "patience_rounds=2 reached; the best was loss=0.5, after 4 models"
+
+
 async def test_an_open_controller_is_used_and_left_open() -> None:
     async with Controller(ServerParams()) as controller:
         result = await DriverSession(controller, [Adds(1)], TerminationSignals(federation_rounds=1)).run()

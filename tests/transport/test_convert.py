@@ -112,6 +112,8 @@ def test_parties_of_another_version_are_refused_and_both_versions_named() -> Non
                     execution_cutoff_time_mins=0.5,
                     evaluation_metric="loss",
                     evaluation_metric_cutoff_score=0.0,
+                    patience_rounds=7,
+                    min_delta=0.25,
                     mode="min",
                 ),
                 1,

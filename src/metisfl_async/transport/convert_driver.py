@@ -77,6 +77,8 @@ def _packed_signals(signals: TerminationSignals) -> pb.TerminationSignals:
         evaluation_metric=signals.evaluation_metric,
         evaluation_metric_cutoff_score=signals.evaluation_metric_cutoff_score,
         mode=signals.mode,
+        patience_rounds=signals.patience_rounds,
+        min_delta=signals.min_delta,
     )
 
 

@@ -256,7 +256,7 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
         {"evaluation_metric": "accuracy"},
         "evaluation_metric_cutoff_score",
         None,
-        "evaluation_metric and evaluation_metric_cutoff_score together",
+        "evaluation_metric and evaluation_metric_cutoff_score together, or evaluation_metric and patience_rounds",
     ),
     (
         TerminationSignals,
@@ -264,6 +264,33 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
         "evaluation_metric",
         None,
         "evaluation_metric and evaluation_metric_cutoff_score together",
+    ),
+    (
+        TerminationSignals,
+        {"patience_rounds": 3, "federation_rounds": 1},
+        "evaluation_metric",
+        None,
+        "evaluation_metric and patience_rounds together",
+    ),
+    *(
+        (
+            TerminationSignals,
+            {"evaluation_metric": "accuracy", "patience_rounds": value},
+            "patience_rounds",
+            value,
+            "an integer >= 1",
+        )
+        for value in (0, 2.5, "3", True)
+    ),
+    *(
+        (
+            TerminationSignals,
+            {"federation_rounds": 1, "min_delta": value},
+            "min_delta",
+            value,
+            "a finite number >= 0",
+        )
+        for value in (-0.1, math.inf, "1", True)
     ),
     (
         TerminationSignals,
@@ -288,7 +315,7 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
         "TerminationSignals",
         None,
         "at least one of federation_rounds, global_updates, execution_cutoff_time_mins, "
-        "evaluation_metric with evaluation_metric_cutoff_score",
+        "evaluation_metric with evaluation_metric_cutoff_score or patience_rounds",
     ),
     *(
         (

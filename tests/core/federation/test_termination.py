@@ -8,6 +8,7 @@ import pytest
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.federation.records import RoundRecord
+from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.federation.termination import cutoff_s, reason_to_stop
 
 
@@ -24,7 +25,8 @@ def stop(
     scores: Sequence[float] = (),
 ) -> str | None:
     evaluations = [{"score": score} for score in scores]
-    return reason_to_stop(signals, num_published, latest, config or ControllerConfig(), evaluations)
+    standing = Standing(num_published=num_published)
+    return reason_to_stop(signals, standing, latest, config or ControllerConfig(), evaluations)
 
 
 def test_as_many_models_as_were_asked_for_are_enough() -> None:
@@ -93,6 +95,47 @@ def test_the_first_signal_that_is_reached_ends_it() -> None:
 def test_the_cutoff_time_is_given_in_minutes_and_kept_in_seconds() -> None:
     assert cutoff_s(TerminationSignals(execution_cutoff_time_mins=1.5)) == 90.0
     assert cutoff_s(TerminationSignals(federation_rounds=1)) is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "min_delta", "scores", "ends_after", "best"),
+    [
+        ("max", 0.0, [0.1, 0.2, 0.2, 0.3, 0.3, 0.3], 6, (0.3, 4)),
+        ("max", 0.15, [0.1, 0.2, 0.26, 0.3, 0.3], 5, (0.26, 3)),  # not better by more than 0.15, and then it is
+        ("max", 0.15, [0.1, 0.2, 0.25, 0.3], 3, (0.1, 1)),
+        ("min", 0.0, [0.9, 0.5, 0.6, 0.6], 4, (0.5, 2)),
+        ("min", 0.0, [-0.9, -0.5, -0.6], 3, (-0.9, 1)),
+        ("max", 0.0, [math.nan, 0.1, math.nan, 0.1], 4, (0.1, 2)),
+        ("max", 0.0, [0.1, None, None], 3, (0.1, 1)),  # rounds without an evaluation count
+        ("max", 0.0, [None, None, math.nan, math.nan], None, (None, 0)),  # there is nothing to get better than
+    ],
+)
+def test_it_ends_when_it_gets_no_better(
+    mode: str,
+    min_delta: float,
+    scores: list[float | None],
+    ends_after: int | None,
+    best: tuple[float | None, int],
+) -> None:
+    signals = TerminationSignals(
+        evaluation_metric="score",
+        patience_rounds=2,
+        min_delta=min_delta,
+        mode=mode,  # type: ignore[arg-type]
+    )
+    standing, reason = Standing(), None
+    for score in scores:
+        standing.num_published += 1
+        latest = record() if score is None else record(score=score)
+        reason = reason_to_stop(signals, standing, latest, ControllerConfig(), [])
+        if reason is not None:
+            break
+        standing = Standing.from_json(standing.to_json())  # it survives
+    assert (standing.best_score, standing.best_at) == best
+    assert (reason is not None) == (ends_after is not None)
+    if reason is not None:
+        assert standing.num_published == ends_after
+        assert reason == f"patience_rounds=2 reached; the best was score={best[0]:g}, after {best[1]} models"
 
 
 LIAR = 1e300

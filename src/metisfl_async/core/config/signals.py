@@ -20,6 +20,8 @@ class TerminationSignals:
     execution_cutoff_time_mins: float | None = None  #: minutes since training started
     evaluation_metric: str | None = None  #: the weighted mean of this metric over the learners' evaluations ...
     evaluation_metric_cutoff_score: float | None = None  #: ... ends it once it reaches this; 0.0 is a score
+    patience_rounds: int | None = None  #: ends it once the metric has not got better for so many rounds, or models
+    min_delta: float = 0.0  #: how much better it must be to count as better
     mode: Literal["max", "min"] = "max"  #: whether reaching is from below ("max", accuracy) or from above ("min", loss)
 
     def __post_init__(self) -> None:
@@ -29,9 +31,20 @@ class TerminationSignals:
         if self.execution_cutoff_time_mins is not None:
             positive("execution_cutoff_time_mins", self.execution_cutoff_time_mins)
         one_of("mode", self.mode, ("max", "min"))
-        if (self.evaluation_metric is None) != (self.evaluation_metric_cutoff_score is None):
-            missing = "evaluation_metric" if self.evaluation_metric is None else "evaluation_metric_cutoff_score"
-            raise ConfigError(missing, None, "evaluation_metric and evaluation_metric_cutoff_score together")
+        if self.patience_rounds is not None:
+            integer("patience_rounds", self.patience_rounds, 1)
+        number("min_delta", self.min_delta, least=0.0)
+        goals = {
+            name: getattr(self, name)
+            for name in ("evaluation_metric_cutoff_score", "patience_rounds")
+            if getattr(self, name) is not None
+        }
+        if self.evaluation_metric is not None and not goals:
+            together = "evaluation_metric and evaluation_metric_cutoff_score together"
+            allowed = f"{together}, or evaluation_metric and patience_rounds"
+            raise ConfigError("evaluation_metric_cutoff_score", None, allowed)
+        if self.evaluation_metric is None and goals:
+            raise ConfigError("evaluation_metric", None, f"evaluation_metric and {' and '.join(goals)} together")
         if self.evaluation_metric is not None and not isinstance(self.evaluation_metric, str):
             raise ConfigError("evaluation_metric", self.evaluation_metric, "the name of a metric, such as 'accuracy'")
         if self.evaluation_metric_cutoff_score is not None:
@@ -42,7 +55,7 @@ class TerminationSignals:
                 "TerminationSignals",
                 None,
                 "at least one of federation_rounds, global_updates, execution_cutoff_time_mins, "
-                "evaluation_metric with evaluation_metric_cutoff_score",
+                "evaluation_metric with evaluation_metric_cutoff_score or patience_rounds",
             )
 
     def check(self, *, in_rounds: bool) -> None:

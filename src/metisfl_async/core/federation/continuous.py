@@ -235,7 +235,7 @@ class ContinuousFederation(Federation):
     def _reason_to_stop(self) -> str | None:
         assert self._latest is not None
         evaluations = [metrics for _, metrics in self._evaluations.reports().values()]
-        return reason_to_stop(self._signals, self.standing.num_published, self._latest, self.config, evaluations)
+        return reason_to_stop(self._signals, self.standing, self._latest, self.config, evaluations)
 
     def _close_record(self, closing: Round, evaluation: Metrics) -> None:
         record = self._close(closing, evaluation)

@@ -129,7 +129,7 @@ class FederationInRounds(Federation):
     def _end_round(self) -> None:
         record = self._close(self._round)
         evaluations = [part.evaluation_metrics for part in record.learners.values()]
-        if reason := reason_to_stop(self._signals, self.standing.num_published, record, self.config, evaluations):
+        if reason := reason_to_stop(self._signals, self.standing, record, self.config, evaluations):
             self._finish(reason)
         else:
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)

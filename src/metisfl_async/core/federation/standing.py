@@ -56,6 +56,8 @@ class Standing:
     num_published: int = 0
     failed_rounds: int = 0  #: in a row, for want of updates
     failed_models: int = 0  #: in a row, that could not be published
+    best_score: float | None = None  #: of the metric that `signals` names
+    best_at: int = 0  #: how many models were published when it was reached
     elapsed_s: float | None = None  #: seconds since enough learners were there for the first time
     present: list[LearnerId] = field(default_factory=list)  #: have joined, and are not given up
     reported: set[LearnerId] = field(default_factory=set)  #: those present that have reported at least once

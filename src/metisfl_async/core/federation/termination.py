@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.federation.records import RoundRecord
+from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.metrics import Metrics
 
 __all__ = ["cutoff_s", "reason_to_stop"]
@@ -15,39 +16,56 @@ __all__ = ["cutoff_s", "reason_to_stop"]
 
 def reason_to_stop(
     signals: TerminationSignals,
-    num_published: int,
+    standing: Standing,
     latest: RoundRecord,
     config: ControllerConfig,
     evaluations: Iterable[Metrics],
 ) -> str | None:
-    """Say which signal has been reached; None to go on.
+    """Say which signal has been reached, and note in `standing` the best score so far; None to go on.
 
-    Time is not looked at here: `cutoff_s` is a timer. `evaluations` are what each learner has measured; one of them may
-    lie, so `ControllerConfig.cutoff_score` says which score counts.
+    Time is not looked at here: `cutoff_s` is a timer. `evaluations` are what each learner has measured.
     """
     for name, limit in (
         ("federation_rounds", signals.federation_rounds),
         ("global_updates", signals.global_updates),
     ):
-        if limit is not None and num_published >= limit:
+        if limit is not None and standing.num_published >= limit:
             return f"{name}={limit} reached"
-    metric, cutoff = signals.evaluation_metric, signals.evaluation_metric_cutoff_score
-    if metric is None or cutoff is None or metric not in latest.evaluation_metrics:
+    if signals.evaluation_metric is None:
         return None
-    what, score = metric, latest.evaluation_metrics[metric]
-    if config.cutoff_score != "mean":
-        # Whatever is no number is no score; the best come first.
-        scores = [metrics[metric] for metrics in evaluations if not math.isnan(metrics.get(metric, math.nan))]
-        scores.sort(reverse=signals.mode == "max")
-        quorum = config.min_learners
-        if not scores or (config.cutoff_score == "quorum" and len(scores) < quorum):
-            return None
-        if config.cutoff_score == "median":
-            what, score = f"the median of {metric}", statistics.median(scores)
-        else:
-            what, score = f"the {metric} of {quorum} learners", scores[quorum - 1]
-    is_reached = score >= cutoff if signals.mode == "max" else score <= cutoff
-    return f"{what}={score:.6g} reached evaluation_metric_cutoff_score={cutoff:g}" if is_reached else None
+    if (scored := _score(signals, latest, config, evaluations)) is not None:
+        what, score = scored
+        cutoff, sign = signals.evaluation_metric_cutoff_score, 1.0 if signals.mode == "max" else -1.0
+        if cutoff is not None and sign * (score - cutoff) >= 0:
+            return f"{what}={score:.6g} reached evaluation_metric_cutoff_score={cutoff:g}"
+        best = standing.best_score
+        if not math.isnan(score) and (best is None or sign * (score - best) > signals.min_delta):
+            standing.best_score, standing.best_at = score, standing.num_published
+    patience, waited = signals.patience_rounds, standing.num_published - standing.best_at
+    if patience is not None and standing.best_score is not None and waited >= patience:
+        best_was = f"{signals.evaluation_metric}={standing.best_score:.6g}, after {standing.best_at} models"
+        return f"patience_rounds={patience} reached; the best was {best_was}"
+    return None
+
+
+def _score(
+    signals: TerminationSignals, latest: RoundRecord, config: ControllerConfig, evaluations: Iterable[Metrics]
+) -> tuple[str, float] | None:
+    """Give the score that counts, and what it is; one learner may lie, so `cutoff_score` says which."""
+    metric = signals.evaluation_metric
+    if metric is None or metric not in latest.evaluation_metrics:
+        return None
+    if config.cutoff_score == "mean":
+        return metric, latest.evaluation_metrics[metric]
+    # Whatever is no number is no score; the best come first.
+    scores = [metrics[metric] for metrics in evaluations if not math.isnan(metrics.get(metric, math.nan))]
+    scores.sort(reverse=signals.mode == "max")
+    quorum = config.min_learners
+    if not scores or (config.cutoff_score == "quorum" and len(scores) < quorum):
+        return None
+    if config.cutoff_score == "median":
+        return f"the median of {metric}", statistics.median(scores)
+    return f"the {metric} of {quorum} learners", scores[quorum - 1]
 
 
 def cutoff_s(signals: TerminationSignals) -> float | None:

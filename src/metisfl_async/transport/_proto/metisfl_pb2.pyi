@@ -326,20 +326,24 @@ class ShutDownRequest(_message.Message):
     def __init__(self, federation_id: _Optional[str] = ..., keep_running: bool = ...) -> None: ...
 
 class TerminationSignals(_message.Message):
-    __slots__ = ("federation_rounds", "execution_cutoff_time_mins", "evaluation_metric", "evaluation_metric_cutoff_score", "mode", "global_updates")
+    __slots__ = ("federation_rounds", "execution_cutoff_time_mins", "evaluation_metric", "evaluation_metric_cutoff_score", "mode", "global_updates", "patience_rounds", "min_delta")
     FEDERATION_ROUNDS_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_CUTOFF_TIME_MINS_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_METRIC_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_METRIC_CUTOFF_SCORE_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     GLOBAL_UPDATES_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    MIN_DELTA_FIELD_NUMBER: _ClassVar[int]
     federation_rounds: int
     execution_cutoff_time_mins: float
     evaluation_metric: str
     evaluation_metric_cutoff_score: float
     mode: str
     global_updates: int
-    def __init__(self, federation_rounds: _Optional[int] = ..., execution_cutoff_time_mins: _Optional[float] = ..., evaluation_metric: _Optional[str] = ..., evaluation_metric_cutoff_score: _Optional[float] = ..., mode: _Optional[str] = ..., global_updates: _Optional[int] = ...) -> None: ...
+    patience_rounds: int
+    min_delta: float
+    def __init__(self, federation_rounds: _Optional[int] = ..., execution_cutoff_time_mins: _Optional[float] = ..., evaluation_metric: _Optional[str] = ..., evaluation_metric_cutoff_score: _Optional[float] = ..., mode: _Optional[str] = ..., global_updates: _Optional[int] = ..., patience_rounds: _Optional[int] = ..., min_delta: _Optional[float] = ...) -> None: ...
 
 class StopRequest(_message.Message):
     __slots__ = ("reason", "federation_id")
