@@ -140,9 +140,10 @@ class Sandbox:
         *,
         seed: int = 1990,
         join_timeout_s: float | None = None,
+        evaluates: bool = False,
     ) -> None:
         signals = signals or TerminationSignals(federation_rounds=1000)
-        self.hear(happened.Start(signals, num_learners, seed, join_timeout_s, self.is_model_given))
+        self.hear(happened.Start(signals, num_learners, seed, join_timeout_s, self.is_model_given, evaluates))
 
     def give_model(self) -> None:
         """Have the first weights before it starts."""

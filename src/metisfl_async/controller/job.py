@@ -89,7 +89,7 @@ class Job:
         """
         self._dispatcher.announce(FederationStarted(self.id, self.run_id))
         signals, seed, timeout_s = request.signals, request.seed, request.join_timeout_secs
-        start = Start(signals, request.num_learners, seed, timeout_s, first is not None)
+        start = Start(signals, request.num_learners, seed, timeout_s, first is not None, request.evaluates)
         self.federation.standing.config = self._facts
         not_started = self.federation.standing.to_json()
         try:

@@ -24,7 +24,7 @@ from metisfl_async.core.access import LOCAL, Caller, Identity, Role
 from metisfl_async.core.config import ControllerConfig, ServerParams, named_learners
 from metisfl_async.core.errors import ConnectionLost, Superseded, UnexpectedMessage, UnknownFederation
 from metisfl_async.core.federation.events import Told
-from metisfl_async.core.federation.inputs import Moved, Served, Stop
+from metisfl_async.core.federation.inputs import CentralEvaluation, Moved, Served, Stop
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import NO_FEDERATION, FederationId, LearnerId, ModelRef, Token
 from metisfl_async.core.messages import (
@@ -175,7 +175,7 @@ class Service:
         if job is None:
             return Status(NO_FEDERATION)
         federation = job.federation
-        return Status(job.id, federation.is_finished, federation.standing.signals)
+        return Status(job.id, federation.is_finished, federation.standing.signals, federation.standing.evaluates)
 
     async def set_initial_model(self, caller: Caller, frames: AsyncIterator[Frame]) -> None:
         await self._first_weights.receive(frames)
@@ -214,6 +214,9 @@ class Service:
     async def get_model(self, caller: Caller, federation_id: FederationId) -> Publication:
         self._driver_at = self._clock()
         return self._jobs.of(federation_id).published()
+
+    async def evaluated(self, caller: Caller, federation_id: FederationId, report: CentralEvaluation) -> None:
+        self._jobs.of(federation_id).post(report)
 
     async def stop_training(self, caller: Caller, federation_id: FederationId, reason: str) -> None:
         self._jobs.of(federation_id).post(Stop(reason or "stop was asked for"))

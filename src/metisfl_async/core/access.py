@@ -38,6 +38,7 @@ MAY_CALL: dict[str, dict[str, frozenset[Role]]] = {
         "LeaveFederation": _LEARNERS,
         "SetInitialModel": _DRIVERS,
         "StartTraining": _DRIVERS,
+        "ReportEvaluation": _DRIVERS,
         "StopTraining": _DRIVERS,
         "ShutDown": _DRIVERS,
         "GetStatus": _WATCHERS,

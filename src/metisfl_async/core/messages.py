@@ -196,6 +196,7 @@ class StartRequest:
     federation_id: FederationId  #: made by the driver; a second request with the same one changes nothing
     learners: tuple[ClientParams, ...] = ()  #: those that listen, which the controller may dial
     has_model: bool = False  #: whether the first weights were sent before, under the same federation id
+    evaluates: bool = False  #: whether the driver evaluates each global model; rounds wait for that
     protocol: int = PROTOCOL
 
 
@@ -206,6 +207,7 @@ class Status:
     federation_id: FederationId  #: which federation runs, or was the last; empty: none
     is_finished: bool = False
     signals: TerminationSignals | None = None  #: when it ends
+    evaluates: bool = False  #: whether its driver evaluates each global model
     protocol: int = PROTOCOL
 
 

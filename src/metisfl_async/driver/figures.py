@@ -40,7 +40,7 @@ def draw_rounds(records: Sequence[RoundRecord], x: Literal["number", "time"]) ->
     """
     published = [record for record in records if record.is_published]
     names = sorted(
-        {name for record in published for name in (*record.train_metrics, *record.evaluation_metrics)},
+        {name for record in published for name in (*record.train_metrics, *record.evaluation_metrics, *record.central)},
         key=lambda name: (name != "loss", name != "accuracy", name),
     )
     names = [name for name in names if not name.startswith("num_")] or ["no metric was reported"]
@@ -91,6 +91,9 @@ def _panel(axes: Axes, name: str, records: Sequence[RoundRecord], x: Literal["nu
     evaluation = line((record, record.evaluation_metrics.get(name)) for record in records)
     if evaluation[0]:
         axes.plot(*evaluation, color="tab:blue", label="evaluation", **_markers(evaluation))
+    central = line((record, record.central.get(name)) for record in records)
+    if central[0]:
+        axes.plot(*central, color="tab:green", label="central evaluation", **_markers(central))
     if x == "time":
         axes.set_xlim(left=0.0)
         axes.set_xlabel("seconds since the start")

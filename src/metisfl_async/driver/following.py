@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable
 from contextlib import aclosing
 
-from metisfl_async.core.config import TerminationSignals
 from metisfl_async.core.errors import (
     ConfigError,
     ConnectionLost,
@@ -21,13 +20,13 @@ from metisfl_async.core.errors import (
 )
 from metisfl_async.core.federation.events import Event, EventsMissed, FederationFinished, FederationStarted
 from metisfl_async.core.ids import FederationId
-from metisfl_async.core.messages import Status
+from metisfl_async.core.messages import StartRequest, Status
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import first_of
 from metisfl_async.transport.retry import insisting
 
-__all__ = ["ENDING_S", "WHO", "check_signals", "collect", "end", "follow", "raise_failure"]
+__all__ = ["ENDING_S", "WHO", "check_same", "collect", "end", "follow", "raise_failure"]
 
 logger = logging.getLogger(__name__)
 
@@ -96,17 +95,21 @@ async def follow(
             raise ConnectionLost(link.address, "the controller closed before the federation was over")
 
 
-def check_signals(status: Status, signals: TerminationSignals) -> None:
-    """Refuse to go on with a federation that ends otherwise than this session says: it ends as it was told first.
+def check_same(status: Status, request: StartRequest) -> None:
+    """Refuse to go on with a federation otherwise than it was started.
 
     Raises
     ------
     ConfigError
         It says both.
     """
+    signals = request.signals
     if status.signals is not None and status.signals != signals:
         allowed = f"those of the federation that goes on, {status.signals}; or DriverSession.attach, which needs none"
         raise ConfigError("termination_signals", signals, allowed)
+    if status.evaluates != request.evaluates:
+        allowed = "a function: each round of the federation that goes on waits for it" if status.evaluates else "None"
+        raise ConfigError("evaluate", "a function" if request.evaluates else None, allowed)
 
 
 def raise_failure(finished: FederationFinished) -> None:

@@ -50,6 +50,6 @@ class Reached:
 
     def _look_for_metric(self, record: RoundRecord) -> None:
         """Warn if the metric that should end it is not measured: it would never end."""
-        metric, measured = self._metric, record.evaluation_metrics
+        metric, measured = self._metric, record.scores()
         if metric is not None and measured and metric not in measured and self._repeats.count(metric):
             logger.warning("no learner reports the evaluation_metric %r; they report %s", metric, ", ".join(measured))

@@ -22,7 +22,9 @@ from metisfl_async.core.ids import FederationId, new_federation_id
 from metisfl_async.core.messages import StartRequest
 from metisfl_async.core.model import Array
 from metisfl_async.driver.attached import AttachedSession
-from metisfl_async.driver.following import ENDING_S, WHO, check_signals, collect, end, follow, raise_failure
+from metisfl_async.driver.beginning import start
+from metisfl_async.driver.central import Central, Evaluate
+from metisfl_async.driver.following import ENDING_S, WHO, check_same, collect, end, follow, raise_failure
 from metisfl_async.driver.parties import checked_learners
 from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.driver.reached import Reached
@@ -71,6 +73,10 @@ class DriverSession:
         When it ends.
     initial_weights : sequence of ndarray, optional
         Where training starts. Without them, one learner is asked for its weights.
+    evaluate : callable, optional
+        ``evaluate(parameters, round_number)`` gives metrics of each new global model, measured here, on data that no
+        learner has: they are in the round's record as `central`. An ``async def``, or a ``def``, which runs in a
+        thread. The next round waits for it. For schedulers with rounds.
     seed : int
         Draws the learner that gives the first weights, and the cohorts: the same ones in each run.
     join_timeout_secs : float, optional
@@ -93,6 +99,7 @@ class DriverSession:
         termination_signals: TerminationSignals,
         *,
         initial_weights: Sequence[Array] | None = None,
+        evaluate: Evaluate | None = None,
         seed: int = 1990,
         join_timeout_secs: float | None = None,
         worker: WorkerKind = "thread",
@@ -119,6 +126,8 @@ class DriverSession:
             raise ConfigError("join_timeout_secs", join_timeout_secs, "a number > 0, or None")
         if lost_secs is not None and not lost_secs > 0:
             raise ConfigError("lost_secs", lost_secs, "a number > 0, or None")
+        if evaluate is not None and not callable(evaluate):
+            raise ConfigError("evaluate", evaluate, "a function (parameters, round_number) -> metrics, or None")
         if keep_running and live:
             raise ConfigError("keep_running", keep_running, "False with live learners: they end with their session")
         self._controller = controller
@@ -130,10 +139,12 @@ class DriverSession:
             join_timeout_secs,
             FederationId(""),
             named_learners("learners", named),
+            evaluates=evaluate is not None,
         )
         self._initial_model = (
             packed_weights(initial_weights, "initial_weights") if initial_weights is not None else None
         )
+        self._evaluate = evaluate
         self._worker: WorkerKind = worker
         self._stopping = Stopping(stop_timeout_secs)
         self._stop: StopRequest | None = None  # of the run that was called
@@ -312,7 +323,9 @@ class DriverSession:
                 await insisting(
                     WHO, link.address, self._lost_secs, link.stop_training, self._federation_id, stop.reason
                 )
-            finished = await self._follow(link, lambda event: self._note(event, display))
+            central = Central(self._evaluate, link, self._lost_secs)
+            following = self._follow(link, lambda event: self._note(event, display, central))
+            finished = await central.beside(following, self._federation_id)
             self._reached.end(finished.reason)
             failure = await self._collect(link)
         except (asyncio.CancelledError, NothingBegun):
@@ -347,27 +360,16 @@ class DriverSession:
         if resume:
             status = await insisting(WHO, link.address, timeout_s, link.status)
             if status.federation_id:
-                check_signals(status, self._request.signals)
+                check_same(status, self._request)
                 logger.info("federation %s goes on at %s", status.federation_id, link.address)
                 self._federation_id = status.federation_id
                 return
-        federation_id, has_model = new_federation_id(), self._initial_model is not None
-        request = replace(self._request, federation_id=federation_id, has_model=has_model)
+        request = replace(self._request, federation_id=new_federation_id(), has_model=self._initial_model is not None)
 
-        async def start() -> None:
-            model = self._initial_model
-            if model is not None and (await link.status()).federation_id != federation_id:
-                await link.set_initial_model(federation_id, model)
-            self._federation_id = federation_id  # it may be started from now on, whatever we hear of it
-            try:
-                await link.start_training(request)
-            except UnexpectedMessage:  # the controller may have been started again between the two
-                if model is None:
-                    raise
-                await link.set_initial_model(federation_id, model)
-                await link.start_training(request)
+        def may_be_started(federation_id: FederationId) -> None:
+            self._federation_id = federation_id
 
-        await insisting(WHO, link.address, timeout_s, start)
+        await start(link, request, self._initial_model, may_be_started)
 
     async def _follow(self, link: ControllerLink, on_event: Callable[[Event], None]) -> FederationFinished:
         try:
@@ -387,8 +389,9 @@ class DriverSession:
                 await link.stop_training(self._federation_id, "the session was interrupted")
                 await asyncio.wait([driving])
 
-    def _note(self, event: Event, display: ProgressDisplay | None) -> None:
+    def _note(self, event: Event, display: ProgressDisplay | None, central: Central) -> None:
         """Pass an event on to those who watch."""
+        central.note(event)
         self._log.append(event)
         if display is not None:
             display.show(event)

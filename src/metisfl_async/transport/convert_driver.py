@@ -13,17 +13,20 @@ from metisfl_async.core import messages as m
 from metisfl_async.core.config import ClientParams, TerminationSignals, named_learners
 from metisfl_async.core.errors import WrongProtocol
 from metisfl_async.core.federation.events import Told, event_from_dict
+from metisfl_async.core.federation.inputs import CentralEvaluation
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId
 from metisfl_async.transport._proto import metisfl_pb2 as pb
-from metisfl_async.transport.convert import MAX_REQUEST_BYTES, reader
+from metisfl_async.transport.convert import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES, reader
 
 __all__ = [
     "MAX_CERTIFICATE_BYTES",
     "MAX_NAMED",
     "MAX_START_BYTES",
+    "evaluation",
     "events",
     "federation",
+    "from_evaluation",
     "from_events",
     "from_federation",
     "from_record",
@@ -65,6 +68,7 @@ def start_request(request: m.StartRequest) -> bytes:
         ],
         root_certificates=places,
         has_model=request.has_model,
+        evaluates=request.evaluates,
         protocol=request.protocol,
     ).SerializeToString()
 
@@ -105,6 +109,7 @@ def _start_request(p: pb.StartRequest) -> m.StartRequest:
         FederationId(p.federation_id),
         named_learners("learners", [_named_learner(learner, certificates) for learner in p.learners]),
         p.has_model,
+        p.evaluates,
         p.protocol,
     )
 
@@ -124,6 +129,7 @@ def status(of_controller: m.Status) -> bytes:
         is_finished=of_controller.is_finished,
         protocol=of_controller.protocol,
         signals=None if of_controller.signals is None else _packed_signals(of_controller.signals),
+        evaluates=of_controller.evaluates,
     ).SerializeToString()
 
 
@@ -131,7 +137,7 @@ def _status(p: pb.Status) -> m.Status:
     if p.protocol != m.PROTOCOL:
         raise WrongProtocol("the controller", p.protocol, m.PROTOCOL)
     signals = TerminationSignals(**_given(p.signals)) if p.HasField("signals") else None
-    return m.Status(FederationId(p.federation_id), p.is_finished, signals)
+    return m.Status(FederationId(p.federation_id), p.is_finished, signals, p.evaluates)
 
 
 from_status = reader(pb.Status, _status)
@@ -151,6 +157,27 @@ def watch(asked: tuple[FederationId, int, str]) -> bytes:
 from_watch = reader(
     pb.WatchRequest, lambda p: (FederationId(p.federation_id), int(p.seen), str(p.run)), MAX_REQUEST_BYTES
 )
+
+
+def evaluation(said: tuple[FederationId, CentralEvaluation]) -> bytes:
+    report = said[1]
+    return pb.EvaluationReport(
+        federation_id=said[0],
+        model_version=report.model_version,
+        is_done=report.metrics is not None or bool(report.error_type),
+        metrics=report.metrics,
+        error_type=report.error_type,
+        message=report.message,
+    ).SerializeToString()
+
+
+def _evaluation(p: pb.EvaluationReport) -> tuple[FederationId, CentralEvaluation]:
+    is_measured = p.is_done and not p.error_type
+    metrics = dict(sorted(p.metrics.items())) if is_measured else None  # maps have no order
+    return FederationId(p.federation_id), CentralEvaluation(p.model_version, metrics, p.error_type, p.message)
+
+
+from_evaluation = reader(pb.EvaluationReport, _evaluation, MAX_MESSAGE_BYTES)
 
 
 def stop(asked: tuple[FederationId, str]) -> bytes:

@@ -19,6 +19,7 @@ from metisfl_async.codec.pace import Pace
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost
 from metisfl_async.core.federation.events import Event
+from metisfl_async.core.federation.inputs import CentralEvaluation
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId, ModelRef, Token
 from metisfl_async.core.messages import (
@@ -237,6 +238,9 @@ class GrpcLink:
     async def get_model(self, federation_id: FederationId) -> Model:
         most = self._params.given.max_model_bytes
         return await self._caller.read_model("GetModel", convert_driver.federation(federation_id), most)
+
+    async def evaluated(self, federation_id: FederationId, report: CentralEvaluation) -> None:
+        await self._caller.ask("ReportEvaluation", convert_driver.evaluation((federation_id, report)))
 
     async def stop_training(self, federation_id: FederationId, reason: str) -> None:
         await self._caller.ask("StopTraining", convert_driver.stop((federation_id, reason)))

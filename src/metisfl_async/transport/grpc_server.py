@@ -100,6 +100,9 @@ class _Handlers:
             "LeaveFederation": unary(service.leave, convert.from_leave),
             "StartTraining": unary(service.start_training, convert_driver.from_start_request),
             "GetStatus": unary(lambda caller, _: service.status(caller), _ignore, convert_driver.status),
+            "ReportEvaluation": unary(
+                lambda caller, of: service.evaluated(caller, *of), convert_driver.from_evaluation
+            ),
             "StopTraining": unary(lambda caller, to: service.stop_training(caller, *to), convert_driver.from_stop),
             "ShutDown": unary(lambda caller, to: service.shut_down(caller, *to), convert_driver.from_shut_down),
             "Report": unary(lambda caller, said: service.report(caller, *said), convert.from_report),

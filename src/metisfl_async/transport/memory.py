@@ -15,6 +15,7 @@ from metisfl_async.codec.frame import Frame, Header, frames_of
 from metisfl_async.core.access import LOCAL
 from metisfl_async.core.errors import ConnectionLost, MetisError
 from metisfl_async.core.federation.events import Event
+from metisfl_async.core.federation.inputs import CentralEvaluation
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId, ModelRef, Token
 from metisfl_async.core.messages import (
@@ -164,6 +165,9 @@ class MemoryLink:
             buffer[start : start + COPY_BYTES] = model.buffer[start : start + COPY_BYTES]
             await asyncio.sleep(0)
         return Model(model.manifest, buffer, model.version)
+
+    async def evaluated(self, federation_id: FederationId, report: CentralEvaluation) -> None:
+        await self._service.evaluated(LOCAL, federation_id, report)
 
     async def stop_training(self, federation_id: FederationId, reason: str) -> None:
         await self._service.stop_training(LOCAL, federation_id, reason)

@@ -83,6 +83,16 @@ def test_only_the_named_metric_is_looked_at() -> None:
     assert stop(signals, 1, record(auc=0.9)) == "auc=0.9 reached evaluation_metric_cutoff_score=0.5"
 
 
+def test_a_central_evaluation_is_named_with_a_word_before_it() -> None:
+    signals = TerminationSignals(evaluation_metric="central/auc", evaluation_metric_cutoff_score=0.5)
+    latest = RoundRecord(1, 0, evaluation_metrics={"auc": 0.9}, central={"auc": 0.4})
+    for config in (ControllerConfig(), ControllerConfig(cutoff_score="median")):
+        latest.central = {"auc": 0.4}
+        assert stop(signals, 1, latest, config) is None
+        latest.central = {"auc": 0.5}
+        assert stop(signals, 1, latest, config) == "central/auc=0.5 reached evaluation_metric_cutoff_score=0.5"
+
+
 def test_the_first_signal_that_is_reached_ends_it() -> None:
     signals = TerminationSignals(
         federation_rounds=3, evaluation_metric="auc", evaluation_metric_cutoff_score=0.5, execution_cutoff_time_mins=1.0

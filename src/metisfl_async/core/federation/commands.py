@@ -31,7 +31,7 @@ __all__ = [
     "Withdraw",
 ]
 
-TimerName = Literal["gather", "phase", "cutoff", "return", "ending"]
+TimerName = Literal["gather", "phase", "cutoff", "return", "ending", "central"]
 
 # --- to a learner ----------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from metisfl_async.core.federation.commands import StartTimer
 from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import RoundStarted
 from metisfl_async.core.federation.federation import Federation
-from metisfl_async.core.federation.inputs import Folded, Published, Unpublished
+from metisfl_async.core.federation.inputs import CentralEvaluation, Folded, Published, Unpublished
 from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
 from metisfl_async.core.federation.round import Round
 from metisfl_async.core.federation.running_means import RunningMeans
@@ -158,6 +158,9 @@ class ContinuousFederation(Federation):
         self._round.fold(task, held_bytes)
         self._evaluations.weigh(task.learner, self.standing.weights[task.learner])
         self.standing.failed_rounds = 0
+
+    def _on_central(self, report: CentralEvaluation) -> None:
+        """Do nothing: no record waits for it."""
 
     def _on_failed(self, task: Task) -> None:
         if task.kind is TaskKind.EVALUATE:

@@ -28,7 +28,7 @@ from metisfl_async.core.federation.commands import (
 )
 from metisfl_async.core.federation.desk import Desk
 from metisfl_async.core.federation.events import Event, FederationFinished, FirstWeights, RoundFinished
-from metisfl_async.core.federation.inputs import Input, Unpublished
+from metisfl_async.core.federation.inputs import CentralEvaluation, Input, Unpublished
 from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
 from metisfl_async.core.federation.round import Round
 from metisfl_async.core.federation.standing import OpenRound, Standing
@@ -135,6 +135,10 @@ class Course(ABC):
     @abstractmethod
     def _on_evaluated(self, task: Task) -> None:
         """Take note of an evaluation."""
+
+    @abstractmethod
+    def _on_central(self, report: CentralEvaluation) -> None:
+        """Take note of what the driver says of a global model."""
 
     @abstractmethod
     def _on_failed(self, task: Task) -> None:
@@ -277,7 +281,7 @@ class Course(ABC):
         self.phase = Phase.FINISHED
         self._desk.give_up_all(TaskState.CANCELLED, "the federation ended")
         self._on_finish()
-        timers: tuple[TimerName, ...] = ("gather", "phase", "cutoff", "return", "ending")
+        timers: tuple[TimerName, ...] = ("gather", "phase", "cutoff", "return", "ending", "central")
         self._do(*(StopTimer(name) for name in timers), Discard())
         standing = self.standing
         standing.is_finished, standing.reason = True, reason

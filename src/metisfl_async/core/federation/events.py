@@ -143,6 +143,14 @@ class LearnerEvaluated:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelEvaluated:
+    """The driver has evaluated the round's global model."""
+
+    number: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
 class RoundFinished:
     """All of a round is known."""
 
@@ -193,6 +201,7 @@ Event: TypeAlias = (
     | TaskFailed
     | ModelPublished
     | LearnerEvaluated
+    | ModelEvaluated
     | RoundFinished
     | StoreStalled
     | StoreRecovered

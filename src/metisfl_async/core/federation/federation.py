@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import assert_never
 
-from metisfl_async.core.errors import NoModel, UnexpectedMessage
+from metisfl_async.core.errors import ConfigError, NoModel, UnexpectedMessage
 from metisfl_async.core.federation.commands import Command, Forget, Greet, StartTimer, TimerName
 from metisfl_async.core.federation.course import Course, Phase
 from metisfl_async.core.federation.events import (
@@ -24,9 +24,11 @@ from metisfl_async.core.federation.events import (
     UpdateRepeated,
 )
 from metisfl_async.core.federation.inputs import (
+    CENTRAL_S,
     Accepted,
     Admit,
     Arrived,
+    CentralEvaluation,
     Damaged,
     Disconnected,
     Evaluated,
@@ -46,6 +48,7 @@ from metisfl_async.core.federation.inputs import (
     Stop,
     TimerFired,
     Unpublished,
+    gave_up,
 )
 from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, TaskState, Verdict
@@ -111,6 +114,9 @@ class Federation(Course):
             case Served(learner, version):
                 if (task := self.ledger.awaited.get(learner)) is not None:
                     task.newest_version = version
+            case CentralEvaluation():
+                self._on_central(happened)
+                self._progress()
             case Moved(learner, sent, received):
                 self.ledger.moved(learner, sent, received)
             case Admit():
@@ -156,7 +162,10 @@ class Federation(Course):
 
     def _take_note_of(self, start: Start) -> None:
         start.signals.check(in_rounds=self._strategies.in_rounds)
-        self.standing.signals = start.signals
+        if start.evaluates and not self._strategies.in_rounds:
+            allowed = "None with Asynchronous, which has no rounds that could wait for it"
+            raise ConfigError("evaluate", "a function", allowed)
+        self.standing.signals, self.standing.evaluates = start.signals, start.evaluates
         self.standing.num_learners = max(start.num_learners, self.config.min_learners)
         self._strategies.seed(start.seed)
 
@@ -285,6 +294,9 @@ class Federation(Course):
                 self._finish(f"execution_cutoff_time_mins={minutes:g} reached")
             case "ending":
                 self._end_without_model()
+            case "central":
+                self._on_central(gave_up(self.model_version, f"the driver was silent for {CENTRAL_S:g} s"))
+                self._progress()
             case "return":
                 reason = f"it did not come back to the resumed controller within lease_secs={self.config.lease_secs:g}"
                 for learner in sorted(self._returning):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from time import perf_counter
 
+from metisfl_async.core.federation.commands import StartTimer, StopTimer
 from metisfl_async.core.federation.course import Phase
-from metisfl_async.core.federation.events import RoundStarted
+from metisfl_async.core.federation.events import ModelEvaluated, RoundStarted, TaskFailed
 from metisfl_async.core.federation.federation import Federation
-from metisfl_async.core.federation.inputs import Unpublished
+from metisfl_async.core.federation.inputs import CENTRAL_S, CentralEvaluation, Unpublished, gave_up
 from metisfl_async.core.federation.round import Round
 from metisfl_async.core.federation.standing import OpenRound, of_task
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
 from metisfl_async.core.federation.termination import reason_to_stop
 from metisfl_async.core.ids import LearnerId
+from metisfl_async.core.texts import MAX_NAME, plain, plain_names
 
 __all__ = ["FederationInRounds"]
 
@@ -20,10 +22,14 @@ __all__ = ["FederationInRounds"]
 class FederationInRounds(Federation):
     """Decides for schedulers with rounds: Synchronous, SemiSynchronous, and users' own."""
 
+    _awaits_central = False  # whether the driver is to say what it measured
+
     def _phase_timed_out(self) -> None:
         for task in tuple(self.ledger.awaited.values()):
             timeout = f"round_timeout_secs={self.config.round_timeout_secs:g}"
             self._desk.expire(task, f"round {task.round_number} did not wait longer than {timeout}")
+        late = f"the round did not wait longer than round_timeout_secs={self.config.round_timeout_secs:g}"
+        self._on_central(gave_up(self.model_version, late))
         self._progress()
 
     def _train(self) -> None:
@@ -88,7 +94,7 @@ class FederationInRounds(Federation):
         if self.phase is Phase.TRAINING and awaited and self._strategies.is_due(self._round.reported, awaited.keys()):
             for task in tuple(awaited.values()):
                 self._desk.expire(task, f"round {task.round_number} was closed without it by its scheduler")
-        if awaited:
+        if awaited or self._awaits_central:
             return
         match self.phase:
             case Phase.TRAINING:
@@ -122,6 +128,26 @@ class FederationInRounds(Federation):
                     if learner in self._connected:
                         self._desk.offer(task)
 
+        if self.standing.evaluates:
+            self._awaits_central = True
+            self._do(StartTimer("central", CENTRAL_S))
+
+    def _on_central(self, report: CentralEvaluation) -> None:
+        if not self._awaits_central or report.model_version != self.model_version:
+            return
+        if report.metrics is None and not report.error_type:  # it is at work
+            self._do(StartTimer("central", CENTRAL_S))
+            return
+        self._awaits_central = False
+        self._do(StopTimer("central"))
+        number = self._round.number
+        if report.metrics is None:
+            error_type, message = plain(report.error_type, MAX_NAME), plain(report.message)
+            self._announce(TaskFailed(number, "the driver", "evaluate", error_type, message))
+        else:
+            self._round.record.central = plain_names(report.metrics)
+            self._announce(ModelEvaluated(number, self._round.record.central))
+
     def _on_unpublished(self, unpublished: Unpublished) -> None:
         self._close(self._round)
         self._try_another_model()
@@ -135,5 +161,6 @@ class FederationInRounds(Federation):
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
 
     def _on_finish(self) -> None:
+        self._awaits_central = False
         if self._round.is_open:
             self._close(self._round)

@@ -14,9 +14,11 @@ from metisfl_async.core.ids import LearnerId, StreamId, TaskId
 from metisfl_async.core.metrics import Json, Metrics
 
 __all__ = [
+    "CENTRAL_S",
     "Accepted",
     "Admit",
     "Arrived",
+    "CentralEvaluation",
     "Damaged",
     "Disconnected",
     "Evaluated",
@@ -36,6 +38,7 @@ __all__ = [
     "Stop",
     "TimerFired",
     "Unpublished",
+    "gave_up",
 ]
 
 # --- the driver ------------------------------------------------------------------------------------------------------
@@ -50,6 +53,25 @@ class Start:
     seed: int
     join_timeout_s: float | None = None
     is_model_given: bool = False  #: whether the first weights are there: version 0
+    evaluates: bool = False  #: whether the driver evaluates each global model; a round waits for that
+
+
+@dataclass(frozen=True, slots=True)
+class CentralEvaluation:
+    """The driver has evaluated a global model, or could not. With neither metrics nor an error, it is at work."""
+
+    model_version: int
+    metrics: Metrics | None = None
+    error_type: str = ""
+    message: str = ""
+
+
+CENTRAL_S = 60.0  #: for which a driver that evaluates may be silent
+
+
+def gave_up(version: int | None, why: str) -> CentralEvaluation:
+    """Say that the driver's evaluation is not waited for any longer."""
+    return CentralEvaluation(version or 0, error_type="timeout", message=why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +277,7 @@ class Saved:
 
 Input: TypeAlias = (
     Start
+    | CentralEvaluation
     | Resume
     | Stop
     | Joined

@@ -80,6 +80,7 @@ class RoundRecord:
     participants: list[str] = field(default_factory=list)  #: learners whose updates are in the published model
     train_metrics: Metrics = field(default_factory=dict)  #: means weighted by the scaling factors
     evaluation_metrics: Metrics = field(default_factory=dict)  #: the same
+    central: Metrics = field(default_factory=dict)  #: of the new global model, as the session's `evaluate` measured it
     learners: dict[str, LearnerRecord] = field(default_factory=dict)  #: the cohort
 
     def close(self, weights: Mapping[str, float], evaluation: Metrics | None = None) -> None:
@@ -102,6 +103,10 @@ class RoundRecord:
             evaluation = weighted_means((known[name], evaluated[name].evaluation_metrics) for name in known)
         self.evaluation_metrics = evaluation
 
+    def scores(self) -> Metrics:
+        """Give what a termination signal may name: evaluations, and central ones with "central/" before the name."""
+        return self.evaluation_metrics | {f"central/{name}": value for name, value in self.central.items()}
+
     def summary(self) -> str:
         """Say in one line what came of it."""
         there = self.participants or [name for name, part in self.learners.items() if part.train_state == "folded"]
@@ -112,6 +117,7 @@ class RoundRecord:
             parts.append(f"staleness {staleness}")
         parts += [f"train {name} {value:.4g}" for name, value in self.train_metrics.items()]
         parts += [f"evaluation {name} {value:.4g}" for name, value in self.evaluation_metrics.items()]
+        parts += [f"central {name} {value:.4g}" for name, value in self.central.items()]
         parts += [self.failure] if self.failure else []
         return ", ".join(parts) if self.is_published else "not published: " + ", ".join(parts)
 

@@ -53,10 +53,11 @@ def _score(
 ) -> tuple[str, float] | None:
     """Give the score that counts, and what it is; one learner may lie, so `cutoff_score` says which."""
     metric = signals.evaluation_metric
-    if metric is None or metric not in latest.evaluation_metrics:
+    measured = latest.scores()
+    if metric is None or metric not in measured:
         return None
-    if config.cutoff_score == "mean":
-        return metric, latest.evaluation_metrics[metric]
+    if config.cutoff_score == "mean" or metric not in latest.evaluation_metrics:
+        return metric, measured[metric]
     # Whatever is no number is no score; the best come first.
     scores = [metrics[metric] for metrics in evaluations if not math.isnan(metrics.get(metric, math.nan))]
     scores.sort(reverse=signals.mode == "max")

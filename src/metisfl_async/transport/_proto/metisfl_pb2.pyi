@@ -258,19 +258,21 @@ class UpdateReply(_message.Message):
     def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("federation_id", "is_finished", "protocol", "signals")
+    __slots__ = ("federation_id", "is_finished", "protocol", "signals", "evaluates")
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
     IS_FINISHED_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SIGNALS_FIELD_NUMBER: _ClassVar[int]
+    EVALUATES_FIELD_NUMBER: _ClassVar[int]
     federation_id: str
     is_finished: bool
     protocol: int
     signals: TerminationSignals
-    def __init__(self, federation_id: _Optional[str] = ..., is_finished: bool = ..., protocol: _Optional[int] = ..., signals: _Optional[_Union[TerminationSignals, _Mapping]] = ...) -> None: ...
+    evaluates: bool
+    def __init__(self, federation_id: _Optional[str] = ..., is_finished: bool = ..., protocol: _Optional[int] = ..., signals: _Optional[_Union[TerminationSignals, _Mapping]] = ..., evaluates: bool = ...) -> None: ...
 
 class StartRequest(_message.Message):
-    __slots__ = ("signals", "num_learners", "seed", "join_timeout_secs", "federation_id", "learners", "root_certificates", "has_model", "protocol")
+    __slots__ = ("signals", "num_learners", "seed", "join_timeout_secs", "federation_id", "learners", "root_certificates", "has_model", "evaluates", "protocol")
     SIGNALS_FIELD_NUMBER: _ClassVar[int]
     NUM_LEARNERS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
@@ -279,6 +281,7 @@ class StartRequest(_message.Message):
     LEARNERS_FIELD_NUMBER: _ClassVar[int]
     ROOT_CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
     HAS_MODEL_FIELD_NUMBER: _ClassVar[int]
+    EVALUATES_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     signals: TerminationSignals
     num_learners: int
@@ -288,8 +291,9 @@ class StartRequest(_message.Message):
     learners: _containers.RepeatedCompositeFieldContainer[NamedLearner]
     root_certificates: _containers.RepeatedScalarFieldContainer[bytes]
     has_model: bool
+    evaluates: bool
     protocol: int
-    def __init__(self, signals: _Optional[_Union[TerminationSignals, _Mapping]] = ..., num_learners: _Optional[int] = ..., seed: _Optional[int] = ..., join_timeout_secs: _Optional[float] = ..., federation_id: _Optional[str] = ..., learners: _Optional[_Iterable[_Union[NamedLearner, _Mapping]]] = ..., root_certificates: _Optional[_Iterable[bytes]] = ..., has_model: bool = ..., protocol: _Optional[int] = ...) -> None: ...
+    def __init__(self, signals: _Optional[_Union[TerminationSignals, _Mapping]] = ..., num_learners: _Optional[int] = ..., seed: _Optional[int] = ..., join_timeout_secs: _Optional[float] = ..., federation_id: _Optional[str] = ..., learners: _Optional[_Iterable[_Union[NamedLearner, _Mapping]]] = ..., root_certificates: _Optional[_Iterable[bytes]] = ..., has_model: bool = ..., evaluates: bool = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class NamedLearner(_message.Message):
     __slots__ = ("hostname", "port", "root_certificate")
@@ -344,6 +348,29 @@ class TerminationSignals(_message.Message):
     patience_rounds: int
     min_delta: float
     def __init__(self, federation_rounds: _Optional[int] = ..., execution_cutoff_time_mins: _Optional[float] = ..., evaluation_metric: _Optional[str] = ..., evaluation_metric_cutoff_score: _Optional[float] = ..., mode: _Optional[str] = ..., global_updates: _Optional[int] = ..., patience_rounds: _Optional[int] = ..., min_delta: _Optional[float] = ...) -> None: ...
+
+class EvaluationReport(_message.Message):
+    __slots__ = ("federation_id", "model_version", "is_done", "metrics", "error_type", "message")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    IS_DONE_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_TYPE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    federation_id: str
+    model_version: int
+    is_done: bool
+    metrics: _containers.ScalarMap[str, float]
+    error_type: str
+    message: str
+    def __init__(self, federation_id: _Optional[str] = ..., model_version: _Optional[int] = ..., is_done: bool = ..., metrics: _Optional[_Mapping[str, float]] = ..., error_type: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class StopRequest(_message.Message):
     __slots__ = ("reason", "federation_id")
