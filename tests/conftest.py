@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,12 @@ from redis_server import RedisServer
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("no deadline")
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage collection, which many tests ask for, look only at what tests make: the frameworks are large."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
