@@ -72,9 +72,8 @@ check: $(READY)
 
 unit: $(READY) $(TORCH_READY) $(NODE_READY)
 	@sh tests/get_redis_server.sh
-	$(PYTHON) -m pytest -n 3 --dist worksteal --cov --cov-report=term:skip-covered
+	$(PYTHON) -m pytest -n 3 --dist worksteal --cov --cov-report=term-missing:skip-covered --cov-fail-under=100
 	$(PYTHON) -m pytest -q -n 3 --dist worksteal -o asyncio_debug=true $(WITH_THREADS)
-	$(PYTHON) -m coverage report --include='*/core/*,*/codec/*' --fail-under=100 --skip-covered
 
 soak: $(READY)
 	cd tests && $(abspath $(PYTHON)) -m durability.soak $(SOAK_RUNS) $(SOAK_SEED)
