@@ -81,11 +81,15 @@ def use_generated_code() -> None:
     def generated_encode(*bundle: frames.Frame) -> bytes:
         return metisfl_pb2.Chunk(frames=map(frame_alone, bundle)).SerializeToString()
 
-    by_hand = {frame_alone: generated_encode, chunk.split: generated_split, chunk.frame_head: lambda size_bytes: b""}
+    instead: dict[object, object] = {
+        frame_alone: generated_encode,
+        chunk.split: generated_split,
+        chunk.frame_head: lambda size_bytes: b"",
+    }
     for module in [module for name, module in sys.modules.items() if name.startswith("metisfl_async")]:
         for name, value in vars(module).items():
-            if isinstance(value, FunctionType) and value in by_hand:
-                vars(module)[name] = by_hand[value]
+            if isinstance(value, FunctionType) and value in instead:
+                vars(module)[name] = instead[value]
 
 
 def send_updates(port: int, parameters: int, rounds: int, generated: bool, results: Connection) -> None:
