@@ -15,7 +15,7 @@ SOAK_SEED := 0
 FUZZ_SECONDS := 3600
 FUZZ_SEED := 0
 
-# The tests start hundreds of processes that import the same modules: Python keeps what it compiles, whatever it was told.
+# The tests start hundreds of processes that import the same modules: they are compiled once, whatever Python was told.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help quickstart test check unit soak fuzz bench bench-quick figures proto clean
@@ -61,7 +61,7 @@ quickstart: $(READY)
 	@sh examples/quickstart_tensorflow/get_fashion_mnist.sh
 	$(PYTHON) examples/quickstart_tensorflow/five_processes.py
 
-# What is downloaded, and what needs but one processor or mostly waits, goes on together; its figures are for nobody.
+# The quick benchmarks only show that they work: what is timed there may share the machine with the checks.
 test: $(READY)
 	@sh examples/quickstart_tensorflow/get_fashion_mnist.sh
 	$(MAKE) --no-print-directory -j3 $(TORCH_READY) $(NODE_READY) $(FLOWER_READY)
