@@ -124,7 +124,7 @@ async def be_controller(case: Case, pipe: Connection, congestion: str) -> None:
     host = HOSTS[0] if case.is_tunnelled else "127.0.0.1"
     plain_s = await plain_tcp(case, host, pipe)
     config = ControllerConfig(evaluate_every=case.evaluate_every)
-    async with Controller(ServerParams(host, 0), config) as controller:
+    async with Controller(ServerParams(host, 0, insecure=True), config) as controller:
         pipe.send(controller.client_params.port)
         first = [np.zeros(case.parameters, np.float32)]
         signals = TerminationSignals(federation_rounds=case.rounds)

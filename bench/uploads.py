@@ -15,11 +15,13 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import cycle
 from multiprocessing.connection import Connection
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ from scipy.linalg import blas
 from tables import Columns, Run
 
 from metisfl_async import ClientParams, Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals
+from metisfl_async.codec import chunk
 from metisfl_async.codec import frame as frames
 from metisfl_async.codec.frame import Header
 from metisfl_async.controller.threads import Threads
@@ -39,7 +42,6 @@ from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.fedavg import FedAvg
 from metisfl_async.core.strategies.aggregation.rule import Update
 from metisfl_async.core.strategies.aggregation.spreading import spreading
-from metisfl_async.transport import grpc_caller, grpc_host, grpc_link, grpc_server
 from metisfl_async.transport._proto import metisfl_pb2
 from metisfl_async.transport.grpc_link import GrpcLink
 
@@ -73,17 +75,21 @@ def use_generated_code() -> None:
     """Wrap and unwrap frames with the generated Chunk class instead of by hand, with no copies but its own."""
     frame_alone = frames.encode
 
-    def generated_split(chunk: bytes) -> list[memoryview]:
-        return [memoryview(frame) for frame in metisfl_pb2.Chunk.FromString(chunk).frames]
+    def generated_split(message: bytes) -> list[memoryview]:
+        return [memoryview(frame) for frame in metisfl_pb2.Chunk.FromString(message).frames]
 
     def generated_encode(*bundle: frames.Frame) -> bytes:
         return metisfl_pb2.Chunk(frames=map(frame_alone, bundle)).SerializeToString()
 
-    vars(frames)["frame_head"] = lambda size_bytes: b""
-    for module in (frames, grpc_link, grpc_caller):
-        vars(module)["encode"] = generated_encode
-    for module in (grpc_host, grpc_server, grpc_caller):
-        vars(module)["split"] = generated_split
+    instead: dict[object, object] = {
+        frame_alone: generated_encode,
+        chunk.split: generated_split,
+        chunk.frame_head: lambda size_bytes: b"",
+    }
+    for module in [module for name, module in sys.modules.items() if name.startswith("metisfl_async")]:
+        for name, value in vars(module).items():
+            if isinstance(value, FunctionType) and value in instead:
+                vars(module)[name] = instead[value]
 
 
 def send_updates(port: int, parameters: int, rounds: int, generated: bool, results: Connection) -> None:

@@ -30,6 +30,7 @@ from metisfl_async.codec.frame import (
     Header,
     bundles_of,
     check_size,
+    content_of,
     encode,
     frames_of,
 )
@@ -691,6 +692,19 @@ def test_a_model_of_exactly_the_size_allowed_is_taken() -> None:
     check_size(header, 200)
     with pytest.raises(TooLarge):
         check_size(header, 199)
+
+
+def test_an_update_is_told_from_another_one_of_the_same_task_by_what_its_header_says() -> None:
+    header = header_of(MODEL)
+    assert content_of(header) == content_of(header_of(MODEL))
+    shorter = Model.from_arrays([np.arange(19, dtype=np.float32)], ["w"])
+    others = [
+        replace(header, model_version=4),
+        replace(header, metrics={"loss": 1.5}),
+        replace(header, metadata={"epochs": 9}),
+        header_of(shorter),
+    ]
+    assert len({content_of(each) for each in (header, *others)}) == len(others) + 1
 
 
 def test_the_largest_claim_that_a_manifest_may_make_is_a_size_like_any_other() -> None:

@@ -144,7 +144,9 @@ def test_every_tensor_lies_in_one_run_of_its_dtype(layout: list[tuple[str, tuple
 def test_equal_manifests_have_no_difference() -> None:
     tensors = [("w", "float32", (2, 3)), ("b", "float32", (3,))]
     assert Manifest.lay_out(tensors) == Manifest.lay_out(tensors)
-    assert Manifest.lay_out(tensors).difference(Manifest.lay_out(tensors)) is None
+    manifest = Manifest.lay_out(tensors)
+    assert manifest.difference(Manifest.lay_out(tensors)) is None
+    assert manifest.difference(manifest) is None
 
 
 @pytest.mark.parametrize(
@@ -325,3 +327,9 @@ def test_a_frozen_model_cannot_be_written_to() -> None:
         model.arrays()[0][0] = 1
     with pytest.raises(TypeError, match="read-only"):
         model.buffer.data[0] = 1
+
+
+def test_a_model_that_was_made_is_writable_until_it_is_frozen() -> None:
+    model = Model.from_arrays([np.zeros(3)])
+    assert not model.is_frozen
+    assert model.freeze().is_frozen

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, session_of, until
@@ -32,7 +29,6 @@ from metisfl_async.core.errors import UnexpectedMessage
 from metisfl_async.driver import stopping
 from metisfl_async.learner import stopping as patience
 
-PROGRAM = Path(__file__).with_name("interrupted_at_work.py")
 WATCHDOG = "metisfl_async.controller.watchdog"
 SOON = 0.01
 NEVER = TerminationSignals(federation_rounds=1_000_000)
@@ -231,16 +227,6 @@ async def test_a_process_that_never_ends_its_training_is_ended() -> None:
             if isinstance(event, RoundStarted):
                 await session.stop()
         await running
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="a signal cannot be sent to oneself there")
-@pytest.mark.parametrize("worker", ["thread", "process", "executor"])
-@pytest.mark.parametrize("how", ["run", "run_sync", "under a loop"])
-def test_one_interrupt_ends_a_program_whose_learner_never_ends(how: str, worker: str) -> None:
-    arguments = [sys.executable, str(PROGRAM), how, worker, "0.1"]
-    program = subprocess.run(arguments, timeout=PATIENCE_S, capture_output=True, text=True, check=False)
-    assert program.returncode == 0, (arguments, program.stderr)
-    assert program.stdout == "<FederationResult: 0 rounds, 'the session was interrupted'>\n"
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "20", True])

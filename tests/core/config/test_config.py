@@ -560,6 +560,19 @@ def test_a_server_has_all_tls_files_or_none(pem: Path, given: list[int]) -> None
     assert error.value.allowed == "all of root_certificate, server_certificate, private_key, or none of them"
 
 
+def test_who_checks_client_certificates_and_who_has_one_name_files_that_are_there(pem: Path) -> None:
+    tls = dict.fromkeys(FILES, pem)
+    server = ServerParams(**tls, require_client_certificate=True, client_root_certificate=pem)  # type: ignore[arg-type]
+    assert server.client_root_certificate == pem
+    client = ClientParams(root_certificate=pem, certificate=pem, private_key=pem)
+    assert (client.certificate, client.private_key) == (pem, pem)
+    absent = pem.with_name("absent.pem")
+    with pytest.raises(ConfigError, match="client_root_certificate is "):
+        ServerParams(**tls, require_client_certificate=True, client_root_certificate=absent)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="private_key is "):
+        ClientParams(root_certificate=pem, certificate=pem, private_key=absent)
+
+
 def test_tls_files_are_given_as_paths_or_strings(pem: Path) -> None:
     params = ServerParams("0.0.0.0", 50051, pem, str(pem), pem)
     assert params.client_params() == ClientParams("127.0.0.1", 50051, pem)

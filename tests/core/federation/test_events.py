@@ -23,6 +23,7 @@ from metisfl_async.core.federation.events import (
     StoreRecovered,
     StoreStalled,
     TaskFailed,
+    Told,
     UpdateCounted,
     UpdateFolded,
     UpdateRepeated,
@@ -94,3 +95,10 @@ def test_an_event_does_not_change(event: Event) -> None:
     name = next(iter(type(event).__dataclass_fields__))
     with pytest.raises(FrozenInstanceError):
         setattr(event, name, None)
+
+
+def test_an_event_is_written_once_however_many_are_told() -> None:
+    event = LearnerJoined("a", 1)
+    told = Told(event)
+    assert event_from_dict(json.loads(told.text)) == event
+    assert told.text is told.text

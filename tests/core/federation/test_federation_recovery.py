@@ -6,6 +6,8 @@ import pytest
 from sandbox import STRANGE, A, B, C, Sandbox, training
 
 from metisfl_async.core.config import ControllerConfig
+from metisfl_async.core.federation import inputs as happened
+from metisfl_async.core.federation.commands import Greet
 from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import (
     LearnerEvaluated,
@@ -17,6 +19,7 @@ from metisfl_async.core.federation.events import (
     UpdateFolded,
 )
 from metisfl_async.core.federation.tasks import TaskKind, TaskState, Verdict
+from metisfl_async.core.federation.uploads import MOST_DAMAGES
 from metisfl_async.core.messages import Outcome, UpdateReply
 
 NO_EVALUATION = ControllerConfig(evaluate_every=0)
@@ -347,3 +350,38 @@ def test_a_failure_after_the_update_is_there_does_not_take_it_back() -> None:
     sandbox.fail(A)
     sandbox.fold(whole)
     assert sandbox.phase() is Phase.AGGREGATING
+
+
+def test_of_two_different_updates_of_a_task_the_first_that_is_whole_is_the_one() -> None:
+    sandbox = training(A, B)
+    task = sandbox.upload(A)
+    refused = sandbox.admit(A, task.id, content=b"another")
+    assert isinstance(refused, UpdateReply)
+    assert refused.outcome is Outcome.REFUSED
+    assert "another update of the same task" in refused.reason
+    (failed,) = sandbox.events_of(TaskFailed)
+    assert (failed.learner, failed.type) == (A, "OtherContent")
+    sandbox.fold(task)
+    assert task.state is TaskState.FOLDED
+
+
+def test_an_update_that_is_damaged_again_and_again_is_rejected() -> None:
+    sandbox = training(A, B)
+    for times in range(1, MOST_DAMAGES + 2):
+        assert not sandbox.events_of(TaskFailed)
+        task = sandbox.begin_upload(A)
+        stream = sandbox.streams[task.id][-1]
+        sandbox.hear(happened.Damaged(stream, "Damaged", "end frame: wrong digest"))
+        expected = Outcome.DAMAGED if times <= MOST_DAMAGES else Outcome.REFUSED
+        assert sandbox.answers[stream].outcome is expected
+    assert task.state is TaskState.REJECTED
+    assert sandbox.events_of(TaskFailed) == [TaskFailed(1, A, "train", "Damaged", "end frame: wrong digest")]
+
+
+def test_who_comes_without_a_word_of_what_it_holds_is_not_greeted() -> None:
+    sandbox = training(A)
+    task = sandbox.task(A)
+    commands = sandbox.hear(happened.Joined(B, None))
+    assert not any(isinstance(command, Greet) for command in commands)
+    assert set(sandbox.federation.connected) == {A, B}
+    assert task.state is TaskState.OFFERED

@@ -279,3 +279,30 @@ def test_from_the_second_round_on_batches_fit_the_slowest_learners_time() -> Non
     sandbox.evaluate(B)
     sandbox.join(A)
     assert sandbox.records[-1].participants == [B]
+
+
+class PlansForNobody(Synchronous):
+    def train_params(self, *_: object) -> dict[LearnerId, dict[str, Json]]:
+        return {}
+
+
+def test_a_scheduler_that_forgets_a_learners_parameters_is_a_bug() -> None:
+    with pytest.raises(RuntimeError, match="allowed: a dict for each of"):
+        training(A, B, config=ControllerConfig(scheduler=PlansForNobody()))
+
+
+class NamesStrangers(Selector):
+    needs_updates = True
+
+    def select(self, candidates: Sequence[LearnerId], num_busy: int, rng: random.Random) -> Sequence[LearnerId]:
+        return candidates
+
+    def others(self, scheduled: Collection[LearnerId], active: Collection[LearnerId]) -> Collection[LearnerId]:
+        return [LearnerId("nobody")]
+
+
+def test_a_selector_that_names_others_that_are_not_there_is_a_bug() -> None:
+    sandbox = training(A, B, config=ControllerConfig(selector=NamesStrangers()))
+    sandbox.train(A)
+    with pytest.raises(RuntimeError, match=r"named \('nobody',\) as others; allowed: some of \[\], each once"):
+        sandbox.train(B)

@@ -112,3 +112,10 @@ def test_a_federation_goes_on_with_the_same_parameters_only() -> None:
         check_same(facts_of(config(1)), facts_of(config(2)))
     one, other = (ControllerConfig(aggregation_rule=Median(max_bytes=most), min_learners=3) for most in (9, 10))
     check_same(facts_of(one), facts_of(other))  # a limit, which changes nothing that is computed
+
+
+def test_lists_among_the_parameters_are_compared_too() -> None:
+    one, other = (facts_of(ControllerConfig(train_params={"layers": layers})) for layers in ([64, 10], [64, 32]))
+    check_same(one, one)
+    with pytest.raises(ConfigError, match=r"train_params was .*64, 10.* and is .*64, 32"):
+        check_same(one, other)

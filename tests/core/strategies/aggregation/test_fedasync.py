@@ -5,6 +5,7 @@ import pytest
 from rules import fold, of, started
 
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.strategies.aggregation.arithmetic import Sum
 from metisfl_async.core.strategies.aggregation.fedasync import FedAsync, Staleness
 
 
@@ -54,3 +55,10 @@ def test_small_steps_add_up() -> None:
 def test_wrong_parameters_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         FedAsync(**options)  # type: ignore[arg-type]
+
+
+def test_a_sum_of_nothing_stays_nothing_by_whatever_it_is_multiplied() -> None:
+    nothing = Sum(of(1.0, 2.0).manifest)
+    nothing.scale(3.0)
+    nothing.add(of(1.0, 2.0), 2.0)
+    assert nothing.divided_by(1.0, 1).arrays()[0].tolist() == [2.0, 4.0]

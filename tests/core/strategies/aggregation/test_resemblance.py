@@ -141,3 +141,11 @@ def test_who_goes_by_far_the_furthest_is_named() -> None:
     assert gallery.suspects() == "; by far the most changes the update of a (3e+38), the middle one 0.5"
     gallery.add(TASKS[3], A, 1.0, portrait(of(1.0), base))
     assert gallery.suspects() == ""
+
+
+def test_a_gallery_is_as_large_as_the_sketches_in_it() -> None:
+    gallery, base = Gallery(), of(1.0, 1.0)
+    assert gallery.size_bytes == 0
+    for task in TASKS[:3]:
+        gallery.add(task, LearnerId(task), 1.0, portrait(of(4.0, 5.0), base))
+    assert gallery.size_bytes == 3 * SKETCH * 8
