@@ -21,7 +21,7 @@ from metisfl_async.core.ids import FederationId, TaskId, Token
 from metisfl_async.core.messages import PROTOCOL, Afterwards, Outcome
 from metisfl_async.core.model import ALIGNMENT, DTYPES, Manifest, Model, allocate
 from metisfl_async.core.texts import MAX_NAME, MAX_TEXT
-from metisfl_async.transport import convert, convert_driver
+from metisfl_async.transport import convert, convert_driver, grpc_access
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 
 PAGE = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
@@ -124,6 +124,7 @@ def test_every_error_that_crosses_the_wire_is_on_the_page() -> None:
         ("a root certificate in it", convert_driver.MAX_CERTIFICATE_BYTES),
         ("any other request", convert.MAX_REQUEST_BYTES),
         ("characters of a learner_id", registry.MAX_ID_LENGTH),
+        ("calls of one party at one time, each until it was read to its end", grpc_access.MOST_CALLS),
     ],
 )
 def test_limits_are_those_of_the_code(what: str, limit: int) -> None:

@@ -22,6 +22,7 @@ from metisfl_async.transport.base import Download
 from metisfl_async.transport.concurrency import end_all, to_the_end
 from metisfl_async.transport.grpc_access import Access
 from metisfl_async.transport.grpc_certificates import ServerCertificate
+from metisfl_async.transport.grpc_errors import theirs
 from metisfl_async.transport.grpc_guard import ServerGuard
 from metisfl_async.transport.grpc_options import SERVER_OPTIONS
 from metisfl_async.transport.malloc import keep_freed_memory
@@ -74,7 +75,7 @@ class Method:
         """Make the handler: whoever may not call it gets no further."""
 
         async def handle(request: Any, context: Context) -> Any:
-            async with access.admitted(context, name) as caller:
+            async with theirs(context, name), access.admitted(context, name) as caller:
                 return await self.run(request, context, caller)
             return EMPTY  # to nobody
 
@@ -95,7 +96,7 @@ class _Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]
         kind, inner = _kind_and_function(found)
 
         async def handle(request: Any, context: Context) -> Any:
-            async with self._access.admitted(context, method, service):
+            async with theirs(context, method), self._access.admitted(context, method, service):
                 answer = inner(request, context)
                 if isinstance(answer, AsyncIterator):
                     async with closing(answer) as items:
