@@ -300,7 +300,7 @@ async def test_whoever_is_refused_and_gone_before_it_hears_so_makes_no_error(tmp
 
     access = Access(SERVICE, Door(tmp_path, tokens=True).server_params, lambda _: None)
     handler = Method.unary_stream(never).guarded(access, "WatchEvents")
-    assert await handler.unary_stream(b"", Gone()) == b""
+    assert await handler.stream_stream(None, Gone()) == b""
 
 
 async def test_the_calls_of_one_party_are_bounded_and_count_for_as_long_as_they_are_open(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 0.5  #: between two looks at the files
 BEARER = "Bearer "
-MOST_CALLS = 64  #: of one party; an honest one has a handful, and some more while its connection breaks again and again
+MOST_CALLS = 32  #: of one party; an honest one has a handful, and some more while its connection breaks again and again
 
 T = TypeVar("T")
 

@@ -62,6 +62,7 @@ SERVER_OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # below the clients' keepalive time
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.http2.settings_timeout", 30_000),  # before a client has acknowledged them, its headers may have 16 MiB
     ("grpc.max_connection_idle_ms", IDLE_MS),
     # Of calls that wait to be looked at, gRPC drops some from 1,000 on, which thousands that dial at once reach.
     ("grpc.server.max_pending_requests", 20_000),
