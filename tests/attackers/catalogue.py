@@ -46,6 +46,9 @@ ROWS: dict[str, Row] = {
     "HTTP/1.1 on the port": stranger(strangers.http_1, "closed"),
     "a hello of TLS": stranger(strangers.tls_hello, "closed"),
     "garbage after the preface": stranger(strangers.garbage_after_the_preface, "closed"),
+    "requests without an end": stranger(strangers.requests_without_an_end, "200 x ended"),
+    "headers without an end": stranger(strangers.headers_without_an_end, "1 x ended"),
+    "resets and pings": stranger(strangers.resets_and_pings, "1 x ended"),
     "200 connections without a call": stranger(strangers.open_connections, "nothing"),
     "a StartRequest of 3 MB": stranger(strangers.large_start, f"2 x {DENIED}, {TOO_LARGE}"),
     "first weights while it runs": stranger(
@@ -93,7 +96,7 @@ ROWS: dict[str, Row] = {
     "5,000 heartbeats": insider(insiders.heartbeats, "nothing"),
     "FetchModel again and again, unread": insider(
         insiders.unread_downloads,
-        "60 are open, then UNAVAILABLE ConnectionLost",
+        "30 are open, then UNAVAILABLE ConnectionLost",
         size=2**20,
         config={"heartbeat_secs": 0.4, "lease_secs": 0.8},  # it cannot even leave
     ),

@@ -1,7 +1,8 @@
 """What attacks cost the others: how long a model takes to be made, with an attacker and without, one after the other.
 
 The controller, two honest learners and their driver are a process of their own, the attacker is another; without
-rounds, so that nobody waits for the attacker's task. While it lasts, an attack begins anew as soon as it is over.
+rounds, so that nobody waits for the attacker's task. An attack begins anew 50 ms after it is over. A block of the loop
+is what its thread computes between two ticks; other processes have no part in it.
 
 Usage, in the tests' directory: python -m attackers.measure [PART_OF_A_NAME ...]
 """
@@ -45,6 +46,7 @@ Secrets: TypeAlias = Mapping[Identity, str]
 
 TURNS = 5
 TURN_S = 1.0
+PAUSE_S = 0.05
 TICK_S = 0.002
 MIB = 2**20
 
@@ -54,6 +56,7 @@ class Mark(NamedTuple):
 
     models: int
     took_s: float
+    cpu_s: float
     longest_block_s: float
     rss: int  #: bytes, at most
 
@@ -69,9 +72,9 @@ class Watch:
     async def tick(self) -> None:
         process, ticks = psutil.Process(), 0
         while True:
-            asleep_at = time.perf_counter()
+            asleep_at = time.thread_time()
             await asyncio.sleep(TICK_S)
-            self.longest_block_s = max(self.longest_block_s, time.perf_counter() - asleep_at - TICK_S)
+            self.longest_block_s = max(self.longest_block_s, time.thread_time() - asleep_at)
             ticks += 1
             if ticks % 10 == 0:
                 self.rss = max(self.rss, process.memory_info().rss)
@@ -104,11 +107,13 @@ async def _federation(pipe: Connection, file: Path, secrets: Secrets, row: Row) 
         async with asyncio.TaskGroup() as group:
             busy = [group.create_task(watch.tick()), group.create_task(count())]
             pipe.send(opened.client_params.port)
-            begun_at = time.perf_counter()
+            begun_at, cpu_s = time.perf_counter(), time.process_time()
             while await asyncio.to_thread(pipe.recv):
-                now = time.perf_counter()
-                pipe.send(Mark(watch.models, now - begun_at, watch.longest_block_s, watch.rss))
-                watch.models, watch.longest_block_s, watch.rss, begun_at = 0, 0.0, 0, now
+                now, cpu_now_s = time.perf_counter(), time.process_time()
+                took_s, used_s = now - begun_at, cpu_now_s - cpu_s
+                pipe.send(Mark(watch.models, took_s, used_s, watch.longest_block_s, watch.rss))
+                watch.models, watch.longest_block_s, watch.rss = 0, 0.0, 0
+                begun_at, cpu_s = now, cpu_now_s
             for task in busy:
                 task.cancel()
         await session.stop()
@@ -144,6 +149,7 @@ async def _attacked(row: Row, params: ClientParams, secrets: Secrets, seconds: f
                     if not times:
                         sys.stderr.write(f"  {type(error).__name__}: {error}\n"[:300])
             times += 1
+            await asyncio.sleep(PAUSE_S)
     return times
 
 
@@ -169,11 +175,13 @@ async def measured(name: str, row: Row, file: Path, secrets: Secrets) -> str:
     finally:
         process.kill()
     without, with_ = (statistics.median(mark.took_s / max(mark.models, 1) for mark in each) for each in (quiet, loud))
+    a_model_s = sum(mark.cpu_s for mark in quiet) / sum(mark.models for mark in quiet)
+    an_attack_s = (sum(mark.cpu_s for mark in loud) - a_model_s * sum(mark.models for mark in loud)) / times
     blocks = [1e3 * statistics.median(mark.longest_block_s for mark in each) for each in (quiet, loud)]
     grown = (max(mark.rss for mark in loud) - max(mark.rss for mark in quiet)) / MIB
     return (
         f"{name:38} {times:5} x  {1e3 * without:6.2f} ms -> {1e3 * with_:6.2f} ms ({with_ / without:4.2f})"
-        f"   block {blocks[0]:5.1f} ms -> {blocks[1]:5.1f} ms   {grown:+6.1f} MiB"
+        f"   CPU {1e3 * an_attack_s:7.2f} ms   block {blocks[0]:5.1f} ms -> {blocks[1]:5.1f} ms   {grown:+6.1f} MiB"
     )
 
 

@@ -8,6 +8,19 @@ import grpc
 import grpc.aio
 import numpy as np
 from attackers.ground import Outside, tally
+from attackers.http2 import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    HEADERS,
+    PING,
+    PREFACE,
+    RESET,
+    SETTINGS,
+    frame,
+    http2,
+    request,
+)
 
 from metisfl_async import ClientParams
 from metisfl_async.codec.frame import Header, encode, frames_of
@@ -15,9 +28,6 @@ from metisfl_async.core.ids import FederationId
 from metisfl_async.core.messages import PROTOCOL
 from metisfl_async.core.model import Model
 from metisfl_async.transport._proto import metisfl_pb2 as pb
-
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
 def start(**fields: object) -> bytes:
@@ -60,7 +70,7 @@ async def tls_hello(outside: Outside) -> str:
 
 async def garbage_after_the_preface(outside: Outside) -> str:
     garbage = np.random.default_rng(1).bytes(2**20)
-    return await said_to(outside.params, PREFACE, SETTINGS, garbage)
+    return await said_to(outside.params, PREFACE, frame(SETTINGS), garbage)
 
 
 async def open_connections(outside: Outside) -> str:
@@ -69,8 +79,44 @@ async def open_connections(outside: Outside) -> str:
         _, writer = await asyncio.open_connection(outside.params.hostname, outside.params.port)
         outside.left_open.callback(writer.close)
         if number % 2:
-            writer.write(PREFACE + SETTINGS)
+            writer.write(PREFACE + frame(SETTINGS))
     return "nothing"
+
+
+async def requests_without_an_end(outside: Outside) -> str:
+    """Begin calls whose one request is announced with 4 MiB, and is never whole."""
+    beginning = bytes([0]) + (4 * 2**20).to_bytes(4, "big") + bytes(100)
+    streams = set(range(1, 400, 2))
+    async with http2(outside.params) as connection:
+        for stream in streams:
+            method = "JoinFederation" if stream % 4 == 1 else "FetchModel"
+            connection.writer.write(frame(HEADERS, END_HEADERS, stream, request(method)))
+            connection.writer.write(frame(DATA, 0, stream, beginning))
+        return await connection.until_ended(streams)
+
+
+async def headers_without_an_end(outside: Outside) -> str:
+    """Send header blocks that go on and on, before and after the settings are acknowledged."""
+    field = bytes([0, 4]) + b"more" + bytes([120]) + b"x" * 120
+    more = frame(CONTINUATION, 0, 1, field * 100)
+    _, writer = await asyncio.open_connection(outside.params.hostname, outside.params.port)
+    outside.left_open.callback(writer.close)
+    writer.write(PREFACE + frame(SETTINGS) + frame(HEADERS, 0, 1, request("GetStatus")) + more * 100)
+    async with http2(outside.params) as connection:
+        await connection.is_ready.wait()
+        connection.writer.write(frame(HEADERS, 0, 1, request("GetStatus")) + more * 100)
+        return await connection.until_ended({1})
+
+
+async def resets_and_pings(outside: Outside) -> str:
+    """Begin calls and reset them at once, with pings and settings between them."""
+    async with http2(outside.params) as connection:
+        for stream in range(1, 2000, 2):
+            connection.writer.write(frame(HEADERS, END_HEADERS, stream, request("JoinFederation")))
+            connection.writer.write(frame(RESET, 0, stream, bytes(4)) + frame(PING, 0, 0, bytes(8)) + frame(SETTINGS))
+            await connection.writer.drain()
+        connection.writer.write(frame(HEADERS, END_HEADERS, 2001, request("GetStatus")))
+        return await connection.until_ended({2001})
 
 
 # --- calls -----------------------------------------------------------------------------------------------------------
