@@ -93,6 +93,7 @@ ROWS: dict[str, Row] = {
     ),
     "a failure of 100 kB": insider(insiders.a_long_failure, "Settled", "E\\n" * 32 + "E..."),
     "two Tasks streams": insider(insiders.two_streams, "20 x FAILED_PRECONDITION Superseded"),
+    "200 joins of its own": insider(insiders.joins_again, "FAILED_PRECONDITION UnknownLearner"),
     "5,000 heartbeats": insider(insiders.heartbeats, "nothing"),
     "FetchModel again and again, unread": insider(
         insiders.unread_downloads,

@@ -11,15 +11,17 @@ import grpc.aio
 import msgpack
 import numpy as np
 from attackers.ground import Outside, tally, told
+from attackers.strangers import join
 from puppet import weights
 
 from metisfl_async.codec.chunk import frame_head, split
 from metisfl_async.codec.frame import Data, End, encode
 from metisfl_async.core.errors import MetisError
-from metisfl_async.core.ids import ModelRef
+from metisfl_async.core.ids import FederationId, ModelRef, Token
 from metisfl_async.core.messages import Accept, Counted, Evaluated, Failed, Heartbeat, Hello, Settled
 from metisfl_async.core.model import Array
 from metisfl_async.transport import convert
+from metisfl_async.transport._proto import metisfl_pb2 as pb
 
 # --- headers ---------------------------------------------------------------------------------------------------------
 
@@ -208,6 +210,15 @@ async def two_streams(outside: Outside) -> str:
     caller = await outside.caller("insider")
     hello = convert.learner_message(Hello(outside.insider.token, []))
     return tally([await caller.told("Tasks", hello) for _ in range(20)])
+
+
+async def joins_again(outside: Outside) -> str:
+    """Join again and again: each time, what came before is worth nothing."""
+    caller, insider = await outside.caller("insider"), outside.insider
+    joined = [await caller.begin("JoinFederation", join("insider")).read() for _ in range(200)]
+    stale = await caller.told("FetchModel", convert.fetch_model((insider.token, ModelRef(FederationId(""), 0))))
+    insider.token = Token(pb.JoinReply.FromString(joined[-1]).token)
+    return stale
 
 
 async def heartbeats(outside: Outside) -> str:

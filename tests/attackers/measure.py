@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+import grpc.aio
 import psutil
 from attackers.catalogue import ROWS, Row
 from attackers.ground import DRIVER, HONEST, Insider, Outside, tokens_in
@@ -44,7 +45,7 @@ from metisfl_async.core.errors import MetisError
 
 Secrets: TypeAlias = Mapping[Identity, str]
 
-TURNS = 5
+TURNS = 3
 TURN_S = 1.0
 PAUSE_S = 0.05
 TICK_S = 0.002
@@ -144,10 +145,10 @@ async def _attacked(row: Row, params: ClientParams, secrets: Secrets, seconds: f
                         await row.attack(outside)
                         for insider in outside.insiders:
                             await insider.leave()
-                except (MetisError, TimeoutError) as error:  # it was sent away
+                except (MetisError, TimeoutError, grpc.aio.AioRpcError) as error:  # it was sent away
                     await asyncio.sleep(0.1)
                     if not times:
-                        sys.stderr.write(f"  {type(error).__name__}: {error}\n"[:300])
+                        sys.stderr.write(f"  {type(error).__name__}: {error}"[:300].partition("\n")[0] + "\n")
             times += 1
             await asyncio.sleep(PAUSE_S)
     return times
