@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from attackers import insiders, strangers
@@ -71,7 +72,7 @@ ROWS: dict[str, Row] = {
     "a wrong digest": insider(insiders.wrong_digest, "3 x damaged, refused", "Damaged"),
     "frames out of order": insider(insiders.out_of_order, "3 x damaged, refused", "Damaged"),
     "no end frame": insider(insiders.no_end, "Truncated"),
-    "an update in tiny frames": counts(insiders.tiny_frames, size=5_000),
+    "an update in tiny frames": insider(insiders.tiny_frames, "damaged", size=5_000),
     "a byte now and then": insider(
         insiders.trickle,
         "UNAVAILABLE ConnectionLost",
@@ -84,7 +85,7 @@ ROWS: dict[str, Row] = {
     "NaN": insider(insiders.not_finite, "refused", "NotFinite"),
     "an infinity": insider(insiders.infinite, "refused", "NotFinite"),
     **{
-        f"{number} examples": insider(insiders.claims(number), "refused", "ConfigError")
+        f"{number} examples": insider(partial(insiders.claims, number), "refused", "ConfigError")
         for number in (1e12, 1e-320, math.nan, math.inf, -1.0, 0.0)
     },
     "metrics of 1e300": counts(insiders.wild_metrics),

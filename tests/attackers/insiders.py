@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from contextlib import suppress
-from typing import Any
 
 import grpc.aio
 import msgpack
@@ -173,11 +172,8 @@ async def infinite(outside: Outside) -> str:
     return await outside.insider.pushed(*outside.insider.frames(outside.insider.offer, arrays))
 
 
-def claims(number: float) -> Any:
-    async def attack(outside: Outside) -> str:
-        return await outside.insider.pushed(*outside.insider.update(1.0, outside.size, num_training_examples=number))
-
-    return attack
+async def claims(number: float, outside: Outside) -> str:
+    return await outside.insider.pushed(*outside.insider.update(1.0, outside.size, num_training_examples=number))
 
 
 async def wild_metrics(outside: Outside) -> str:

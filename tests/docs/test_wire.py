@@ -105,6 +105,7 @@ def test_every_error_that_crosses_the_wire_is_on_the_page() -> None:
         ("a chunk, as a message", frame.MAX_FRAME_BYTES + 1024),
         ("frames in a chunk", chunk.MAX_FRAMES),
         ("fields of a chunk that are not known", chunk.MAX_UNKNOWN),
+        ("data frames of a model: one for each tensor, one for each KiB, and so many more", frame.SPARE_FRAMES),
         ('a chunk with a whole update that does not wait for "send"', frame.UNASKED_BYTES),
         ("`metrics` and `metadata` of a header, packed together", frame.MAX_FACTS_BYTES),
         ("levels of nesting in `metadata`", metrics.MAX_DEPTH),
