@@ -25,6 +25,7 @@ from metisfl_async.core.messages import (
     UpdateReply,
     Welcome,
 )
+from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Array, Model
 from metisfl_async.transport.base import ControllerLink, Stream
 from metisfl_async.transport.convert import GO_AHEAD, from_update_reply
@@ -55,30 +56,43 @@ class Puppet:
         await self.stream.send(Accept(offer.task_id))
         return offer
 
-    def frames(self, offer: TaskOffer, arrays: Sequence[Array], **metadata: float) -> list[Frame]:
+    def frames(
+        self, offer: TaskOffer, arrays: Sequence[Array], metrics: Metrics | None = None, **metadata: float
+    ) -> list[Frame]:
         """Make the frames of a good update."""
         model = Model.from_arrays(arrays)
         facts = {"num_training_examples": 1.0} | metadata
         task_id, federation_id = offer.task_id, offer.model.federation_id
         header = Header(
-            "update", model.manifest, offer.model_version, task_id, self.token, {}, dict(facts), federation_id
+            "update",
+            model.manifest,
+            offer.model_version,
+            task_id,
+            self.token,
+            metrics or {},
+            dict(facts),
+            federation_id,
         )
         return list(frames_of(header, model))
 
     async def push(self, frames: Iterable[Frame | bytes]) -> UpdateReply:
         """Send frames, or any bytes, as an update."""
         call = self.upload()
-        with ours(self.link.address):
-            for index, frame in enumerate(frames):
-                await call.write(frame if isinstance(frame, bytes) else encode(frame))
-                if index == 0 and (reply := await call.read()) != GO_AHEAD:
-                    return from_update_reply(reply)
-            await call.done_writing()
-            return from_update_reply(await call.read())
+        try:
+            with ours(self.link.address):
+                for index, frame in enumerate(frames):
+                    await call.write(frame if isinstance(frame, bytes) else encode(frame))
+                    if index == 0 and (reply := await call.read()) != GO_AHEAD:
+                        return from_update_reply(reply)
+                await call.done_writing()
+                return from_update_reply(await call.read())
+        finally:
+            call.cancel()
 
     def upload(self) -> grpc.aio.StreamStreamCall:
         """Begin an update, to be sent frame by frame."""
-        return self.link._caller.channel.stream_stream("/metisfl_async.v1.Controller/TrainDone")()
+        caller = self.link._caller
+        return caller.channel.stream_stream(caller.path("TrainDone"))(metadata=caller.metadata)
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ from metisfl_async.codec.chunk import frame_head, split
 from metisfl_async.codec.frame import (
     MAX_FRAME_BYTES,
     SHARED_MANIFEST_BYTES,
+    SPARE_FRAMES,
     Assembly,
     Data,
     End,
@@ -33,6 +34,7 @@ from metisfl_async.codec.frame import (
     content_of,
     encode,
     frames_of,
+    most_frames,
 )
 from metisfl_async.codec.manifest import MAX_MODEL_BYTES, packed_manifest
 from metisfl_async.codec.outline import MAX_VALUES
@@ -151,7 +153,8 @@ def test_arrays_of_every_dtype_shape_and_layout_come_back_bit_for_bit(
     pairs: list[tuple[Any, Array]], chunk_bytes: int
 ) -> None:
     model = Model.from_arrays([array for array, _ in pairs])
-    assembly = receive(send(model, chunk_bytes=chunk_bytes))
+    with mock.patch.object(frame_module, "SPARE_FRAMES", 2**30):  # a byte is a frame too
+        assembly = receive(send(model, chunk_bytes=chunk_bytes))
     received = assembly.model.arrays()
     assert assembly.header == header_of(model)
     assert assembly.model.version == 3
@@ -924,3 +927,14 @@ def test_too_much_metadata_is_refused_on_either_side(monkeypatch: pytest.MonkeyP
     both = {"metrics": {"x" * 40_000: 1.0}, "metadata": {"x": "x" * 40_000}}
     with pytest.raises(TooLarge, match="80019 bytes of metrics and metadata; at most 65536"):
         decode(chunk_of(msgpack.packb(HEADER_FIELDS | both)))
+
+
+def test_a_model_comes_in_no_more_frames_than_small_ones_need() -> None:
+    model = Model.from_arrays([np.zeros(3000, np.uint8), np.zeros((), np.uint8)])
+    most = most_frames(model.manifest)
+    assert most == SPARE_FRAMES + 2 + 2
+    assembly, buffer = Assembly(header_of(model), garbage(model.manifest.size_bytes)), model.buffer.data
+    for offset in range(most):
+        assembly.add(Data(offset, buffer[offset : offset + 1]))
+    with pytest.raises(TooLarge, match=f"more than {most} data frames for {len(buffer)} bytes"):
+        assembly.add(Data(most, buffer[most : most + 1]))

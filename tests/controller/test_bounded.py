@@ -36,7 +36,7 @@ from metisfl_async.core.messages import Outcome
 from metisfl_async.core.model import Model, allocate
 from metisfl_async.store.event_log import MOST
 from metisfl_async.store.memory import InMemoryStore
-from metisfl_async.transport import convert
+from metisfl_async.transport import convert, convert_driver
 from metisfl_async.transport.grpc_errors import ours
 from metisfl_async.transport.grpc_link import GrpcLink
 
@@ -165,6 +165,19 @@ async def test_a_newer_download_of_a_learner_ends_its_older_one(controller: Cont
             older = newer
         for call in (older, fetch(b)):
             assert await read_all(call) > 2**22
+
+
+async def test_a_newer_download_of_a_driver_ends_its_older_one(controller: Controller, links: list[GrpcLink]) -> None:
+    await begun(controller.connect(), LARGE)
+    request = convert_driver.federation(FEDERATION)
+    a, b = (link._caller.channel.unary_stream("/metisfl_async.v1.Controller/GetModel") for link in links[:2])
+    older, other = a(request), b(request)
+    for call in (older, other):
+        await call.read()
+    assert (await links[0].get_model(FEDERATION)).manifest == LARGE.manifest
+    with pytest.raises(Superseded), ours(""):
+        await read_all(older)
+    assert await read_all(other) > 2**22
 
 
 class Scarce(FedAvg):

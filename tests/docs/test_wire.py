@@ -21,7 +21,7 @@ from metisfl_async.core.ids import FederationId, TaskId, Token
 from metisfl_async.core.messages import PROTOCOL, Afterwards, Outcome
 from metisfl_async.core.model import ALIGNMENT, DTYPES, Manifest, Model, allocate
 from metisfl_async.core.texts import MAX_NAME, MAX_TEXT
-from metisfl_async.transport import convert, convert_driver
+from metisfl_async.transport import convert, convert_driver, grpc_access
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 
 PAGE = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
@@ -105,6 +105,7 @@ def test_every_error_that_crosses_the_wire_is_on_the_page() -> None:
         ("a chunk, as a message", frame.MAX_FRAME_BYTES + 1024),
         ("frames in a chunk", chunk.MAX_FRAMES),
         ("fields of a chunk that are not known", chunk.MAX_UNKNOWN),
+        ("data frames of a model: one for each tensor, one for each KiB, and so many more", frame.SPARE_FRAMES),
         ('a chunk with a whole update that does not wait for "send"', frame.UNASKED_BYTES),
         ("`metrics` and `metadata` of a header, packed together", frame.MAX_FACTS_BYTES),
         ("levels of nesting in `metadata`", metrics.MAX_DEPTH),
@@ -124,6 +125,7 @@ def test_every_error_that_crosses_the_wire_is_on_the_page() -> None:
         ("a root certificate in it", convert_driver.MAX_CERTIFICATE_BYTES),
         ("any other request", convert.MAX_REQUEST_BYTES),
         ("characters of a learner_id", registry.MAX_ID_LENGTH),
+        ("calls of one party at one time, each until it was read to its end", grpc_access.MOST_CALLS),
     ],
 )
 def test_limits_are_those_of_the_code(what: str, limit: int) -> None:

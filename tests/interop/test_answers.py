@@ -96,6 +96,8 @@ HELLO = _said(hello=pb.Hello(token="unknown"))
         ("GetLogs", [b""], NOT_NOW, "UnknownFederation"),
         ("WatchEvents", [b""], NOT_NOW, "UnknownFederation"),
         ("StopTraining", [b""], NOT_NOW, "UnknownFederation"),
+        ("JoinFederation", [], INVALID, "Truncated"),
+        ("FetchModel", [], INVALID, "Truncated"),
         ("TrainDone", [], INVALID, "Truncated"),
         ("TrainDone", [b""], INVALID, "Damaged"),
         ("TrainDone", [_chunk([0, b"payload first"])], INVALID, "Damaged"),

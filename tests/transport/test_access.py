@@ -34,8 +34,11 @@ from metisfl_async.core.errors import AccessDenied, ConnectionLost, UnknownLearn
 from metisfl_async.core.federation.events import LearnerLeft
 from metisfl_async.core.ids import LearnerId, Token
 from metisfl_async.core.messages import Hello, JoinRequest
+from metisfl_async.transport.grpc_access import MOST_CALLS, Access
 from metisfl_async.transport.grpc_caller import GrpcCaller
+from metisfl_async.transport.grpc_host import Method
 from metisfl_async.transport.grpc_link import GrpcLink
+from metisfl_async.transport.grpc_options import SERVICE
 
 Codes: TypeAlias = asyncio.Future[grpc.StatusCode]
 ROUND = TerminationSignals(federation_rounds=1)
@@ -276,3 +279,53 @@ async def test_a_clear_connection_to_a_tls_port_is_no_way_in(door: Door) -> None
         with pytest.raises(ConnectionLost):
             await link.status()
         await link.close()
+
+
+class Gone:
+    """The context of a call whose caller is gone."""
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    def invocation_metadata(self) -> None:
+        return None
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+        raise grpc.aio.InternalError("the call is over")
+
+
+async def test_whoever_is_refused_and_gone_before_it_hears_so_makes_no_error(tmp_path: Path) -> None:
+    async def never(*_: object) -> None:
+        raise AssertionError
+
+    access = Access(SERVICE, Door(tmp_path, tokens=True).server_params, lambda _: None)
+    handler = Method.unary_stream(never).guarded(access, "WatchEvents")
+    assert await handler.stream_stream(None, Gone()) == b""
+
+
+async def test_the_calls_of_one_party_are_bounded_and_count_for_as_long_as_they_are_open(tmp_path: Path) -> None:
+    door = Door(tmp_path, tokens=True)
+    async with asyncio.timeout(PATIENCE_S), Controller(door.server_params) as controller:
+        caller = GrpcCaller(door.shown(controller.client_params, who(Role.LEARNER)), SERVICE)
+        status = GrpcLink(door.shown(controller.client_params, who(Role.DRIVER)))
+
+        def tasks() -> grpc.aio.StreamStreamCall:
+            return caller.channel.stream_stream(caller.path("Tasks"))(metadata=caller.metadata)
+
+        calls = [tasks() for _ in range(MOST_CALLS)]
+        server = controller._open.server
+        assert server is not None
+        await until(lambda: server._access._open.total() == MOST_CALLS)
+        assert await tasks().code() is grpc.StatusCode.UNAVAILABLE
+        assert server._access._open.total() == MOST_CALLS
+        for _ in range(2 * MOST_CALLS):
+            await status.status()  # others are not held up, and what has been answered does not count
+        calls.pop().cancel()
+        await until(lambda: server._access._open.total() == MOST_CALLS - 1)
+        calls.append(tasks())
+        await until(lambda: server._access._open.total() == MOST_CALLS)
+        for call in calls:
+            call.cancel()
+        await until(lambda: not server._access._open)
+        await caller.close()
+        await status.close()

@@ -131,6 +131,21 @@ async def test_a_second_controller_on_the_same_port_fails() -> None:
         assert not second.is_open
 
 
+async def test_a_request_that_is_not_whole_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_host, "STALL_S", 0.05)
+    async with Controller(ServerParams()) as controller, grpc.aio.insecure_channel(controller.address) as channel:
+        for method in (f"{SERVICE}/GetStatus", f"{SERVICE}/FetchModel", "grpc.health.v1.Health/Check"):
+            call = channel.stream_stream(f"/{method}")()
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+            assert "not whole within" in await call.details()
+
+
+async def test_a_wrong_request_to_the_health_service_is_damaged() -> None:
+    async with Controller(ServerParams()) as controller, grpc.aio.insecure_channel(controller.address) as channel:
+        with pytest.raises(CodecError, match="Check"), ours(""):
+            await channel.unary_unary("/grpc.health.v1.Health/Check")(b"\xff")
+
+
 async def test_the_standard_health_service_answers() -> None:
     async with Controller(ServerParams()) as controller, grpc.aio.insecure_channel(controller.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)

@@ -41,6 +41,7 @@ __all__ = [
     "decoding",
     "encode",
     "frames_of",
+    "most_frames",
 ]
 
 MAX_FRAME_BYTES = 4 * 2**20  #: a header with many tensors; nothing larger is sent or taken
@@ -48,6 +49,8 @@ MAX_FRAME_BYTES = 4 * 2**20  #: a header with many tensors; nothing larger is se
 SHARED_MANIFEST_BYTES = 64 * 1024  #: a header with a larger manifest has a chunk of its own
 UNASKED_BYTES = 128 * 1024  #: a chunk with a whole update in it that need not wait for room
 MAX_FACTS_BYTES = 64 * 1024  #: of metrics and metadata in a header
+SPARE_FRAMES = 64  #: data frames of a model, beside one for each tensor ...
+SMALL_FRAME_BYTES = 1024  #: ... and one for so many bytes
 
 _DATA_HEAD = struct.Struct(">BBQBI")  # array of 2, uint 64, bin 32: one size, whatever the offset
 _UINTS = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
@@ -182,6 +185,11 @@ def content_of(header: Header) -> bytes:
     return xxhash.xxh3_128_digest(packed_manifest(header.manifest) + facts)
 
 
+def most_frames(manifest: Manifest) -> int:
+    """Say how many data frames a model may come in: each costs as much as kilobytes do."""
+    return SPARE_FRAMES + len(manifest.tensors) + manifest.size_bytes // SMALL_FRAME_BYTES
+
+
 class Assembly:
     """Puts the frames of one model together in a buffer that the caller provides."""
 
@@ -190,6 +198,7 @@ class Assembly:
         self.received_bytes = 0
         self.is_complete = False
         self._buffer = buffer[: header.manifest.size_bytes]
+        self._frames_left = most_frames(header.manifest)
         self._digest = xxhash.xxh3_128(header.packed or _pack_header(header))
 
     def add(self, frame: Frame) -> bool:
@@ -210,6 +219,10 @@ class Assembly:
                     raise Damaged("data frame", "an empty payload")  # a stream of them would have no end
                 if offset != self.received_bytes:
                     raise Damaged("data frame", f"offset {offset} after {self.received_bytes} bytes")
+                self._frames_left -= 1
+                if self._frames_left < 0:
+                    most = most_frames(self.header.manifest)
+                    raise TooLarge("stream", f"more than {most} data frames for {size} bytes")
                 if end > size:
                     raise Damaged("data frame", f"bytes {offset} to {end} of a model of {size}")
                 self._buffer[offset:end] = payload

@@ -211,9 +211,13 @@ class Service:
             async for record in records:
                 yield record
 
-    async def get_model(self, caller: Caller, federation_id: FederationId) -> Publication:
+    async def get_model(self, caller: Caller, federation_id: FederationId) -> Download:
         self._driver_at = self._clock()
-        return self._jobs.of(federation_id).published()
+        job = self._jobs.of(federation_id)
+        job.published()  # there is one, or it is said now
+        # A reader that stands still keeps a model that may be an old one: each party keeps one.
+        alone = self._fetches.of(("GetModel", caller.identity or caller.peer), Superseded(str(caller)))
+        return Download(job.published, lambda _: None, alone)
 
     async def evaluated(self, caller: Caller, federation_id: FederationId, report: CentralEvaluation) -> None:
         self._jobs.of(federation_id).post(report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
@@ -16,9 +17,8 @@ import grpc.aio
 from metisfl_async.core.access import Caller, Identity, authorise
 from metisfl_async.core.config import ServerParams
 from metisfl_async.core.credentials import Tokens, digest_of, identity_of, revoked_of, subjects_of
-from metisfl_async.core.errors import AccessDenied, ConfigError
+from metisfl_async.core.errors import AccessDenied, ConfigError, ConnectionLost
 from metisfl_async.transport.audit import Audit
-from metisfl_async.transport.grpc_errors import theirs
 
 __all__ = ["Access"]
 
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 0.5  #: between two looks at the files
 BEARER = "Bearer "
+MOST_CALLS = 32  #: of one party; an honest one has a handful, and some more while its connection breaks again and again
 
 T = TypeVar("T")
 
@@ -93,6 +94,7 @@ class Access:
         self._subjects = _Watched("subjects", params.subjects, subjects_of)
         self._revoked = _Watched("revoked", params.revoked, revoked_of)
         self._calls: dict[asyncio.Task[object], tuple[grpc.aio.ServicerContext, Caller]] = {}  # that are under way
+        self._open: Counter[Identity] = Counter()  # calls that gRPC keeps, also those that have ended for us
         self._ended: set[asyncio.Task[object]] = set()  # those of them whose credential was revoked
         if params.revoked is not None and find_spec("cryptography") is None:
             raise ConfigError("revoked", str(params.revoked), "None, or install metisfl-async[tls]")
@@ -102,30 +104,52 @@ class Access:
     async def admitted(
         self, context: grpc.aio.ServicerContext, method: str, service: str | None = None
     ) -> AsyncIterator[Caller]:
-        """Around a call: find out who calls, and whether it may; the call ends with what is raised."""
-        async with theirs(context, method):
-            try:
-                caller = self._caller(context)
-            except AccessDenied:
-                self._audit.note("refused", Caller(context.peer()), method=method, why="no credential that is known")
+        """Around a call: find out who calls, and whether it may.
+
+        Raises
+        ------
+        AccessDenied
+            If it may not, or when its credential was revoked meanwhile.
+        ConnectionLost
+            If the caller has too many calls already.
+        """
+        try:
+            caller = self._caller(context)
+        except AccessDenied:
+            self._audit.note("refused", Caller(context.peer()), method=method, why="no credential that is known")
+            raise
+        try:
+            authorise(service or self._service, method, caller)
+        except AccessDenied:
+            self._audit.note("refused", caller, method=method, why="its role may not")
+            raise
+        self._count(context, caller)
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls[task] = context, caller
+        try:
+            yield caller
+        except asyncio.CancelledError:
+            if task not in self._ended:
                 raise
-            try:
-                authorise(service or self._service, method, caller)
-            except AccessDenied:
-                self._audit.note("refused", caller, method=method, why="its role may not")
-                raise
-            task = asyncio.current_task()
-            assert task is not None
-            self._calls[task] = context, caller
-            try:
-                yield caller
-            except asyncio.CancelledError:
-                if task not in self._ended:
-                    raise
-                raise AccessDenied from None
-            finally:
-                del self._calls[task]
-                self._ended.discard(task)
+            raise AccessDenied from None
+        finally:
+            del self._calls[task]
+            self._ended.discard(task)
+
+    def _count(self, context: grpc.aio.ServicerContext, caller: Caller) -> None:
+        """Bound the calls of one party: of each, gRPC keeps what was written until it is read, even after its end."""
+        if (who := caller.identity) is None:
+            return  # anybody may do everything
+        if self._open[who] >= MOST_CALLS:
+            raise ConnectionLost(str(who), f"{MOST_CALLS} of its calls are open, or over and not read to the end")
+        self._open[who] += 1
+        context.add_done_callback(lambda _: self._gone(who))  # when the caller has all of it, or is gone
+
+    def _gone(self, who: Identity) -> None:
+        self._open[who] -= 1
+        if not self._open[who]:
+            del self._open[who]
 
     async def watch(self) -> None:
         """Read the files again when they change, and end the calls of those that are out."""

@@ -11,17 +11,27 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from metisfl_async.codec.frame import Frame
 from metisfl_async.core.access import Caller, Identity
 from metisfl_async.core.config import ServerParams, address_of
-from metisfl_async.core.errors import ConfigError, PeerTimeout, ProtocolError, TooLarge, TransportError
+from metisfl_async.core.errors import (
+    ConfigError,
+    Damaged,
+    PeerTimeout,
+    ProtocolError,
+    TooLarge,
+    TransportError,
+    Truncated,
+)
 from metisfl_async.transport._proto import metisfl_pb2
 from metisfl_async.transport.base import Download
 from metisfl_async.transport.concurrency import end_all, to_the_end
 from metisfl_async.transport.grpc_access import Access
 from metisfl_async.transport.grpc_certificates import ServerCertificate
+from metisfl_async.transport.grpc_errors import theirs
 from metisfl_async.transport.grpc_guard import ServerGuard
 from metisfl_async.transport.grpc_options import SERVER_OPTIONS
 from metisfl_async.transport.malloc import keep_freed_memory
@@ -45,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 EMPTY = b""
 DRAIN_S = 5.0  #: for the rest of a model that is refused in the middle
-STALL_S = 60.0  #: for reading a chunk, or news; who does not would keep an old model in memory
+STALL_S = 60.0  #: for reading a chunk, or news; who does not would keep an old model in memory; and for a request
 Context: TypeAlias = grpc.aio.ServicerContext
 
 T = TypeVar("T")
@@ -53,14 +63,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How a method is served: what `run` is given is the request, or an iterator that is not used, and who calls."""
+    """How a method is served: what `run` is given is the request, or an iterator that is not used, and who calls.
 
-    kind: Callable[..., grpc.RpcMethodHandler]  #: which of gRPC's four
+    To gRPC, every request is a stream: of a method with one request, it would receive that before it asks us anything,
+    and keep megabytes for as long as a stranger does not end it.
+    """
+
+    kind: Callable[..., grpc.RpcMethodHandler]  #: one of gRPC's two for streams of requests
     run: Callable[[Any, Context, Caller], Awaitable[Any]]
+    asks_once: bool = False  #: whether `run` is given the one request
+
+    @classmethod
+    def unary(cls, run: Callable[[bytes, Context, Caller], Awaitable[bytes]]) -> Method:
+        return cls(grpc.stream_unary_rpc_method_handler, run, True)
 
     @classmethod
     def unary_stream(cls, run: Callable[[bytes, Context, Caller], Awaitable[None]]) -> Method:
-        return cls(grpc.unary_stream_rpc_method_handler, run)
+        return cls(grpc.stream_stream_rpc_method_handler, run, True)
 
     @classmethod
     def stream_unary(cls, run: Callable[[Any, Context, Caller], Awaitable[bytes]]) -> Method:
@@ -73,12 +92,25 @@ class Method:
     def guarded(self, access: Access, name: str) -> grpc.RpcMethodHandler:
         """Make the handler: whoever may not call it gets no further."""
 
-        async def handle(request: Any, context: Context) -> Any:
-            async with access.admitted(context, name) as caller:
-                return await self.run(request, context, caller)
+        async def handle(requests: Any, context: Context) -> Any:
+            async with theirs(context, name), access.admitted(context, name) as caller:
+                given = await _request(context, name) if self.asks_once else requests
+                return await self.run(given, context, caller)
             return EMPTY  # to nobody
 
         return self.kind(handle)
+
+
+async def _request(context: Context, method: str) -> bytes:
+    """Receive the one request of a call."""
+    try:
+        async with asyncio.timeout(STALL_S):
+            request = await context.read()
+    except TimeoutError:
+        raise PeerTimeout(context.peer(), f"its request was not whole within {STALL_S:g} s") from None
+    if request is grpc.aio.EOF:
+        raise Truncated(method, "ended before the request")
+    return bytes(request)
 
 
 class _Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -92,11 +124,15 @@ class _Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]
         if found is None:
             return None
         _, service, method = str(handler_call_details.method).split("/")
-        kind, inner = _kind_and_function(found)
+        of_one, of_many = (found.unary_unary, found.unary_stream), (found.stream_unary, found.stream_stream)
+        inner = next(each for each in (*of_one, *of_many) if each is not None)
 
-        async def handle(request: Any, context: Context) -> Any:
-            async with self._access.admitted(context, method, service):
-                answer = inner(request, context)
+        async def handle(requests: Any, context: Context) -> Any:
+            async with theirs(context, method), self._access.admitted(context, method, service):
+                given = requests
+                if not found.request_streaming:
+                    given = _parsed(found.request_deserializer, await _request(context, method), method)
+                answer = inner(given, context)
                 if isinstance(answer, AsyncIterator):
                     async with closing(answer) as items:
                         async for item in items:
@@ -104,7 +140,17 @@ class _Guarded(grpc.GenericRpcHandler):  # type: ignore[misc]
                     return None
                 return await answer
 
-        return kind(handle, found.request_deserializer, found.response_serializer)
+        read = found.request_deserializer if found.request_streaming else None
+        if found.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(handle, read, found.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(handle, read, found.response_serializer)
+
+
+def _parsed(parse: Callable[[bytes], T], request: bytes, method: str) -> T:
+    try:
+        return parse(request)
+    except DecodeError as error:
+        raise Damaged(method, str(error)) from error
 
 
 class _Others:
@@ -118,18 +164,6 @@ class _Others:
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
         """Do nothing: those are found by `add_generic_rpc_handlers`."""
-
-
-def _kind_and_function(found: grpc.RpcMethodHandler) -> tuple[Callable[..., grpc.RpcMethodHandler], Callable[..., Any]]:
-    match bool(found.request_streaming), bool(found.response_streaming):
-        case False, False:
-            return grpc.unary_unary_rpc_method_handler, found.unary_unary
-        case False, True:
-            return grpc.unary_stream_rpc_method_handler, found.unary_stream
-        case True, False:
-            return grpc.stream_unary_rpc_method_handler, found.stream_unary
-        case _:
-            return grpc.stream_stream_rpc_method_handler, found.stream_stream
 
 
 class GrpcHost:
@@ -218,7 +252,7 @@ def unary(
         reply = await method(caller, read(request))
         return write(reply) if write else EMPTY
 
-    return Method(grpc.unary_unary_rpc_method_handler, run)
+    return Method.unary(run)
 
 
 def unary_stream(method: Callable[[Caller, bytes], AsyncIterator[Any]], write: Callable[[Any], bytes]) -> Method:

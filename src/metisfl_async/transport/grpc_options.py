@@ -57,10 +57,12 @@ SERVER_OPTIONS = [
     *_BOTH,
     ("grpc.max_send_message_length", _NEWS_BYTES),
     ("grpc.max_receive_message_length", _FRAME_BYTES),
+    ("grpc.per_message_decompression", 0),  # 4 KB of a stranger's would be 4 MiB, and cost as much
     ("grpc.so_reuseport", 0),  # a second controller on the same port must fail
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # below the clients' keepalive time
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.http2.settings_timeout", 30_000),  # before a client has acknowledged them, its headers may have 16 MiB
     ("grpc.max_connection_idle_ms", IDLE_MS),
     # Of calls that wait to be looked at, gRPC drops some from 1,000 on, which thousands that dial at once reach.
     ("grpc.server.max_pending_requests", 20_000),

@@ -16,7 +16,7 @@ from metisfl_async.core.errors import ConnectionLost, Damaged, TooLarge
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.messages import ControllerMessage, LearnerMessage
 from metisfl_async.transport import convert, convert_driver
-from metisfl_async.transport.base import ControllerService, Download
+from metisfl_async.transport.base import ControllerService
 from metisfl_async.transport.grpc_host import (
     EMPTY,
     Context,
@@ -122,8 +122,7 @@ class _Handlers:
         await write_model(await self._service.fetch_model(caller, *convert.from_fetch_model(request)), context)
 
     async def get_model(self, request: bytes, context: Context, caller: Caller) -> None:
-        publication = await self._service.get_model(caller, convert_driver.from_federation(request))
-        await write_model(Download(lambda: publication, _ignore), context)
+        await write_model(await self._service.get_model(caller, convert_driver.from_federation(request)), context)
 
     async def train_done(self, _: AsyncIterator[bytes], context: Context, caller: Caller) -> None:
         update = _UpdateCall(context)

@@ -159,7 +159,7 @@ class MemoryLink:
                 yield record
 
     async def get_model(self, federation_id: FederationId) -> Model:
-        model = (await self._service.get_model(LOCAL, federation_id)).model
+        model = (await self._service.get_model(LOCAL, federation_id)).begin().model
         buffer = allocate(len(model.buffer))
         for start in range(0, len(buffer), COPY_BYTES):
             buffer[start : start + COPY_BYTES] = model.buffer[start : start + COPY_BYTES]
