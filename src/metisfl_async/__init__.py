@@ -66,6 +66,7 @@ from metisfl_async.core.strategies.scheduling import (
 )
 from metisfl_async.core.strategies.selection import Scheduled, ScheduledCardinality, Selector
 from metisfl_async.data.partition import dirichlet_partition, iid_partition, label_partition, quantity_partition
+from metisfl_async.data.report import PartitionReport, partition_report
 from metisfl_async.driver.attached import AttachedSession
 from metisfl_async.driver.plot import plot_partitions
 from metisfl_async.driver.result import FederationResult
@@ -128,6 +129,7 @@ __all__ = [
     "MultiKrum",
     "NoModel",
     "NormBound",
+    "PartitionReport",
     "ProtocolError",
     "QuorumLost",
     "RoundError",
@@ -163,6 +165,7 @@ __all__ = [
     "keras_budget_callback",
     "keras_proximal_term",
     "label_partition",
+    "partition_report",
     "plot_partitions",
     "quantity_partition",
     "run_learner",
