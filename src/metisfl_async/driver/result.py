@@ -15,12 +15,16 @@ from safetensors.numpy import save
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.model import Array
+from metisfl_async.core.texts import plain
+from metisfl_async.driver.participation import participation_of, seldom
 from metisfl_async.driver.plot import plot_rounds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["FederationResult"]
+
+NAMED = 3  #: learners, in a result's text, of whom few updates counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,12 @@ class FederationResult:
         last = next((record.evaluation_metrics for record in reversed(published) if record.evaluation_metrics), {})
         scores = "".join(f", {name}={value:.4g}" for name, value in last.items())
         unit = "rounds" if all(record.in_rounds for record in self.rounds) else "models"
-        return f"<FederationResult: {len(published)} {unit}{scores}, {self.reason!r}>"
+        named = seldom(self.rounds)
+        took_part = participation_of(self.rounds)
+        texts = [f"{name} ({took_part[name].counted} of {len(published)})" for name in named[:NAMED]]
+        texts += [f"{len(named) - NAMED} more"] if len(named) > NAMED else []
+        few = f", few updates of {plain(', '.join(texts))}" if named else ""
+        return f"<FederationResult: {len(published)} {unit}{scores}{few}, {self.reason!r}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything but the model as JSON-like data."""
@@ -46,6 +55,8 @@ class FederationResult:
             "reason": self.reason,
             "model_version": self.model_version,
             "first_weights": self.first_weights,
+            "participation": {name: part.to_dict() for name, part in participation_of(self.rounds).items()},
+            "seldom": seldom(self.rounds),
             "rounds": [record.to_dict() for record in self.rounds],
         }
 

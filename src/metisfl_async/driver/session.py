@@ -107,7 +107,9 @@ class DriverSession:
         if not isinstance(termination_signals, TerminationSignals):
             raise ConfigError("termination_signals", termination_signals, "a TerminationSignals")
         if isinstance(controller, Controller):
-            termination_signals.check(in_rounds=controller.controller_config.new_scheduler().in_rounds)
+            config = controller.controller_config
+            in_rounds = config.new_scheduler().in_rounds
+            termination_signals.check(in_rounds=in_rounds, evaluate_every=config.evaluate_every)
         if isinstance(controller, Controller) and controller.server_params is None:
             if len(live) < num_learners:
                 allowed = "live Learner objects; to wait for others, give the controller server_params"

@@ -51,7 +51,9 @@ class FederationEnvironment:
         if twice := [learner_id for learner_id in ids if ids.count(learner_id) > 1]:
             raise ConfigError("learners", twice[0], "each learner_id once")
 
-        self.termination_signals.check(in_rounds=self.controller_config.new_scheduler().in_rounds)
+        config = self.controller_config
+        in_rounds = config.new_scheduler().in_rounds
+        self.termination_signals.check(in_rounds=in_rounds, evaluate_every=config.evaluate_every)
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:

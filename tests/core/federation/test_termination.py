@@ -47,9 +47,18 @@ def test_a_signal_that_the_scheduler_never_reaches_is_refused(
     in_rounds: bool, name: str, signals: TerminationSignals
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        signals.check(in_rounds=in_rounds)
+        signals.check(in_rounds=in_rounds, evaluate_every=1)
     assert (error.value.field, error.value.value) == (name, 2)
-    signals.check(in_rounds=not in_rounds)
+    signals.check(in_rounds=not in_rounds, evaluate_every=1)
+
+
+def test_a_score_that_is_never_measured_is_refused() -> None:
+    signals = TerminationSignals(evaluation_metric="accuracy", evaluation_metric_cutoff_score=0.9, federation_rounds=9)
+    with pytest.raises(ConfigError) as error:
+        signals.check(in_rounds=True, evaluate_every=0)
+    assert (error.value.field, error.value.value) == ("evaluation_metric", "accuracy")
+    signals.check(in_rounds=True, evaluate_every=3)
+    TerminationSignals(federation_rounds=9).check(in_rounds=True, evaluate_every=0)
 
 
 @pytest.mark.parametrize(

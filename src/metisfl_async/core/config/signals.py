@@ -45,13 +45,16 @@ class TerminationSignals:
                 "evaluation_metric with evaluation_metric_cutoff_score",
             )
 
-    def check(self, *, in_rounds: bool) -> None:
-        """Refuse the signal that the scheduler never reaches."""
+    def check(self, *, in_rounds: bool, evaluate_every: int) -> None:
+        """Refuse the signal that is never reached: by the scheduler, or without evaluations."""
         if in_rounds and self.global_updates is not None:
             raise ConfigError("global_updates", self.global_updates, "None with rounds: federation_rounds counts them")
         if not in_rounds and self.federation_rounds is not None:
             allowed = "None with Asynchronous, which has no rounds: global_updates counts its models"
             raise ConfigError("federation_rounds", self.federation_rounds, allowed)
+        if not evaluate_every and self.evaluation_metric is not None:
+            allowed = "None with evaluate_every=0: nothing is evaluated, so that the score is never reached"
+            raise ConfigError("evaluation_metric", self.evaluation_metric, allowed)
 
 
 TerminationSingals = TerminationSignals  #: as MetisFL spells it

@@ -6,9 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from metisfl_async.core.metrics import Json, Metrics, weighted_means
+from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics, weighted_means
 
-__all__ = ["Failure", "LearnerRecord", "RoundRecord"]
+__all__ = ["Evaluation", "Failure", "LearnerRecord", "RoundRecord"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What the learners of a model measured, on average."""
+
+    metrics: Metrics
+    weighted_by: str = ""  #: see `RoundRecord`
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +87,14 @@ class RoundRecord:
     aggregation_block_memory_kb: list[float] = field(default_factory=list)  #: updates in memory at a time, at most
     participants: list[str] = field(default_factory=list)  #: learners whose updates are in the published model
     train_metrics: Metrics = field(default_factory=dict)  #: means weighted by the scaling factors
-    evaluation_metrics: Metrics = field(default_factory=dict)  #: the same
+    evaluation_metrics: Metrics = field(default_factory=dict)  #: means, weighted by ...
+    evaluation_weighted_by: str = ""  #: ... "num_examples" if all say it, "scaling_factor", or "nothing": all alike
     learners: dict[str, LearnerRecord] = field(default_factory=dict)  #: the cohort
 
-    def close(self, weights: Mapping[str, float], evaluation: Metrics | None = None) -> None:
+    def close(self, weights: Mapping[str, float], evaluation: Evaluation | None = None) -> None:
         """Sum up over the learners; `weights` are the last known scaling factors.
 
-        The mean evaluation is `evaluation`, or that of this round's learners. Evaluations of learners without any known
-        weight count only when nobody has one; then all count alike.
+        The mean evaluation is `evaluation`, or that of this round's learners.
         """
         parts = self.learners
         self.bytes_sent = sum(part.bytes_sent for part in parts.values())
@@ -95,12 +103,26 @@ class RoundRecord:
             (part.weight, part.train_metrics) for part in parts.values() if part.weight is not None
         )
         if evaluation is None:
-            evaluated = {name: part for name, part in parts.items() if part.evaluation_metrics}
-            # Of a learner that has left since, there is only the one in its part.
-            latest = {name: part.weight or weights.get(name) for name, part in evaluated.items()}
-            known = {name: weight for name, weight in latest.items() if weight} or dict.fromkeys(evaluated, 1.0)
-            evaluation = weighted_means((known[name], evaluated[name].evaluation_metrics) for name in known)
-        self.evaluation_metrics = evaluation
+            evaluation = self._evaluation(weights)
+        self.evaluation_metrics, self.evaluation_weighted_by = evaluation.metrics, evaluation.weighted_by
+
+    def _evaluation(self, weights: Mapping[str, float]) -> Evaluation:
+        """Average what the learners measured, by how many examples if each of them says so.
+
+        Else learners without any known scaling factor count only when nobody has one; then all count alike.
+        """
+        evaluated = {name: part.evaluation_metrics for name, part in self.learners.items() if part.evaluation_metrics}
+        said = {name: metrics[NUM_EXAMPLES] for name, metrics in evaluated.items() if NUM_EXAMPLES in metrics}
+        # Of a learner that has left since, there is only the weight in its part.
+        latest = {name: self.learners[name].weight or weights.get(name) for name in evaluated}
+        known, weighted_by = {name: weight for name, weight in latest.items() if weight}, "scaling_factor"
+        if evaluated.keys() == said.keys() and any(said.values()):
+            known, weighted_by = {name: count for name, count in said.items() if count}, NUM_EXAMPLES
+        elif not known:
+            known, weighted_by = dict.fromkeys(evaluated, 1.0), "nothing"
+        means = weighted_means((known[name], evaluated[name]) for name in known)
+        means.pop(NUM_EXAMPLES, None)
+        return Evaluation(means, weighted_by if means else "")
 
     def summary(self) -> str:
         """Say in one line what came of it."""
