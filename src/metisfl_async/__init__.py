@@ -81,6 +81,8 @@ from metisfl_async.learner.adapters.torch_parts import torch_proximal_term
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.run import app, run_learner
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AggregationRule",
     "Asynchronous",

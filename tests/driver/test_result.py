@@ -56,6 +56,38 @@ def test_the_model_is_saved_as_safetensors(result: FederationResult, tmp_path: P
         assert (loaded[str(index)].dtype, loaded[str(index)].shape) == (array.dtype, array.shape)
 
 
+def test_what_was_saved_is_loaded_again(result: FederationResult, tmp_path: Path) -> None:
+    arrays = [np.arange(6.0, dtype=np.float32).reshape(2, 3) * number for number in range(12)]
+    saved = replace(result, final_model=arrays, first_weights="given")
+    saved.rounds[0].train_metrics["loss"] = float("inf")
+    saved.save(tmp_path / "results.json")
+    assert FederationResult.load(tmp_path).final_model is None
+    saved.save_model(tmp_path / "model.safetensors")
+    for path in (tmp_path, tmp_path / "results.json", str(tmp_path)):
+        loaded = FederationResult.load(path)
+        np.testing.assert_equal(loaded.final_model, arrays)
+        assert repr(loaded) == repr(saved)
+        assert (loaded.first_weights, loaded.model_version) == ("given", 3)
+        assert loaded.rounds[1:] == saved.rounds[1:]
+        assert np.isnan(loaded.rounds[0].train_metrics["loss"])
+    assert loaded.plot() is not None
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"rounds": [{}]}', '{"rounds": []}'])
+def test_what_is_no_result_is_refused(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"allowed: a results.json, or a directory with one \("):
+        FederationResult.load(tmp_path)
+
+
+def test_what_is_no_model_is_refused(result: FederationResult, tmp_path: Path) -> None:
+    result.save(tmp_path / "results.json")
+    (tmp_path / "model.safetensors").write_bytes(b"no model")
+    with pytest.raises(ConfigError, match="allowed: a safetensors file"):
+        FederationResult.load(tmp_path)
+
+
 def test_without_a_model_there_is_nothing_to_save(result: FederationResult, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="final_model is None"):
         replace(result, final_model=None).save_model(tmp_path / "model.safetensors")

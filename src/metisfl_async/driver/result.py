@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.federation.records import RoundRecord
@@ -72,6 +73,33 @@ class FederationResult:
         arrays = [np.asarray(array, order="C") for array in self.final_model]
         write_whole(Path(path), save({str(index): array for index, array in enumerate(arrays)}))
 
+    @classmethod
+    def load(cls, path: str | Path) -> FederationResult:
+        """Read what `save` wrote, and the model beside it, if `save_model` wrote one as ``model.safetensors``.
+
+        Metrics that became null are NaN again, infinite ones too.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file, or a directory in which it is ``results.json``.
+
+        Raises
+        ------
+        ConfigError
+            If it is not such a file.
+        """
+        file = Path(path) / "results.json" if Path(path).is_dir() else Path(path)
+        model = file.with_name("model.safetensors")
+        try:
+            data = json.loads(file.read_bytes())
+            records = [RoundRecord.from_dict(_with_numbers(record)) for record in data["rounds"]]
+            facts = data["model_version"], records, data["reason"], data["first_weights"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            allowed = f"a results.json, or a directory with one ({type(error).__name__}: {error})"
+            raise ConfigError("path", str(path), allowed) from error
+        return cls(load_arrays(model) if model.is_file() else None, *facts)
+
     def plot(self, path: str | Path | None = None, *, x: Literal["number", "time"] = "number") -> Figure:
         """Draw loss and accuracy, or whatever was measured.
 
@@ -88,6 +116,22 @@ class FederationResult:
         return plot_rounds(self.rounds, path, x)
 
 
+def load_arrays(path: str | Path) -> list[Array]:
+    """Read the arrays of a model that `FederationResult.save_model` wrote, in their order.
+
+    Raises
+    ------
+    ConfigError
+        If it is not such a file.
+    """
+    try:
+        arrays = load(Path(path).read_bytes())
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ConfigError("path", str(path), f"a safetensors file ({error})") from error
+    names = sorted(arrays, key=int) if all(name.isdecimal() for name in arrays) else list(arrays)
+    return [arrays[name] for name in names]
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -96,6 +140,14 @@ def write_whole(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _with_numbers(record: dict[str, Any]) -> dict[str, Any]:
+    """Give back NaN where JSON has null in place of a metric."""
+    for part in (record, *record["learners"].values()):
+        for name in ("train_metrics", "evaluation_metrics"):
+            part[name] = {key: math.nan if value is None else value for key, value in part[name].items()}
+    return record
 
 
 def _plain(value: Any) -> Any:

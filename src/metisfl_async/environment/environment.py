@@ -10,10 +10,11 @@ from typing import Any, Self
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, TerminationSignals
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.model import Array
+from metisfl_async.core.spelling import nearest
 from metisfl_async.driver.session import DriverSession
 from metisfl_async.environment.endpoint import Endpoint
 from metisfl_async.environment.entries import InProcess, LearnerEntry, SessionOptions
-from metisfl_async.environment.gathering import nearest
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.run import run_learner
 
@@ -142,7 +143,13 @@ class FederationEnvironment:
             else stop_timeout_secs,
         )
 
-    def session(self, learners: Sequence[Learner] | None = None, *, listen: bool = False) -> DriverSession:
+    def session(
+        self,
+        learners: Sequence[Learner] | None = None,
+        *,
+        listen: bool = False,
+        initial_weights: Sequence[Array] | None = None,
+    ) -> DriverSession:
         """Make the driver's session.
 
         Parameters
@@ -152,6 +159,8 @@ class FederationEnvironment:
             the session dials the controller and waits for as many learners as there are entries.
         listen : bool
             With live learners: talk over the controller's port, instead of in memory.
+        initial_weights : sequence of ndarray, optional
+            Where training starts; without them, one learner is asked.
         """
         options = self.session_options
         if learners is None:
@@ -161,6 +170,7 @@ class FederationEnvironment:
                 self.client_params(),
                 len(self.learners),
                 self.termination_signals,
+                initial_weights=initial_weights,
                 seed=options.seed,
                 join_timeout_secs=options.join_timeout_secs,
             )
@@ -170,6 +180,7 @@ class FederationEnvironment:
             self.controller() if listen else Controller(None, self.controller_config, self.model_store_config),
             self._named(learners),
             self.termination_signals,
+            initial_weights=initial_weights,
             seed=options.seed,
             join_timeout_secs=options.join_timeout_secs,
             worker=options.worker,

@@ -12,6 +12,7 @@ from metisfl_async.core.checks import integer, number, one_of, positive
 from metisfl_async.core.config.endpoints import ClientParams, ServerParams, named_learners
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, checked_json, requested_names
+from metisfl_async.core.spelling import spelled
 from metisfl_async.core.strategies.aggregation.by_name import RULES, rule_by_name
 from metisfl_async.core.strategies.aggregation.fedavg import FedStride
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
@@ -29,6 +30,7 @@ SELECTORS = {"Scheduled": Scheduled, "ScheduledCardinality": ScheduledCardinalit
 NO_ENCRYPTION = "None: secure aggregation (SecAgg) is not implemented yet; the controller sees every update"
 
 
+@spelled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ControllerConfig:
     """How the controller trains: what is averaged, when a round ends, and what its peers may use.

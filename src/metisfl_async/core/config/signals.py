@@ -7,10 +7,12 @@ from typing import Literal
 
 from metisfl_async.core.checks import integer, number, one_of, positive
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.spelling import spelled
 
 __all__ = ["TerminationSignals", "TerminationSingals"]
 
 
+@spelled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TerminationSignals:
     """When a federation ends: at the first of these. At least one must be given."""
