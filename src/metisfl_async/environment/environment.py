@@ -52,9 +52,7 @@ class FederationEnvironment:
         if twice := [learner_id for learner_id in ids if ids.count(learner_id) > 1]:
             raise ConfigError("learners", twice[0], "each learner_id once")
 
-        config = self.controller_config
-        in_rounds = config.new_scheduler().in_rounds
-        self.termination_signals.check(in_rounds=in_rounds, evaluate_every=config.evaluate_every)
+        self.controller_config.check_signals(self.termination_signals)
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:

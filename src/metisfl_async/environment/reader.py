@@ -92,7 +92,7 @@ def _checked(signals: Gathering[TerminationSignals], config: ControllerConfig) -
     """See whether the signals fit the scheduler."""
     made = signals.make()
     try:
-        made.check(in_rounds=config.new_scheduler().in_rounds, evaluate_every=config.evaluate_every)
+        config.check_signals(made)
     except ConfigError as error:
         raise signals.located(error) from None
     return made

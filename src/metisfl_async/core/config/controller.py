@@ -10,6 +10,7 @@ from typing import Any, Literal, NoReturn, TypeAlias
 
 from metisfl_async.core.checks import integer, number, one_of, positive
 from metisfl_async.core.config.endpoints import ClientParams, ServerParams, named_learners
+from metisfl_async.core.config.signals import TerminationSignals
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, checked_json, requested_names
 from metisfl_async.core.spelling import spelled
@@ -141,6 +142,10 @@ class ControllerConfig:
             raise ConfigError(
                 "participation_ratio", self.participation_ratio, "1.0: your selector decides who is asked"
             )
+
+    def check_signals(self, signals: TerminationSignals) -> None:
+        """Refuse a signal that is never reached when it trains like this."""
+        signals.check(in_rounds=self.new_scheduler().in_rounds, evaluate_every=self.evaluate_every)
 
     def new_rule(self) -> AggregationRule:
         """Make the aggregation rule; an object of the user's is copied."""

@@ -124,6 +124,12 @@ class RoundRecord:
         means.pop(NUM_EXAMPLES, None)
         return Evaluation(means, weighted_by if means else "")
 
+    @property
+    def was_cut(self) -> bool:
+        """Whether the federation ended in the middle of it: nobody had evaluated, and learners were told to stop."""
+        failures = (failure for part in self.learners.values() for failure in part.failures)
+        return not self.evaluation_metrics and any(failure.type == "cancelled" for failure in failures)
+
     def summary(self) -> str:
         """Say in one line what came of it."""
         there = self.participants or [name for name, part in self.learners.items() if part.train_state == "folded"]
