@@ -359,4 +359,4 @@ def test_without_its_extra_the_command_says_what_is_missing(tmp_path: Path) -> N
             [sys.executable, "-c", code, folder], capture_output=True, text=True, check=False, cwd=tmp_path
         )
         assert done.returncode == 2
-        assert done.stderr == f'error: {package} is not installed: pip install "metisfl-async[cli]"\n'
+        assert done.stderr == f"error: {package} is not installed: pip install click cryptography ruamel.yaml\n"

@@ -25,6 +25,14 @@ def test_it_is_short_to_look_at(result: FederationResult) -> None:
     assert repr(result) == "<FederationResult: 3 rounds, accuracy=5, 'federation_rounds=3 reached'>"
 
 
+def test_it_is_a_table_in_notebooks(result: FederationResult) -> None:
+    html = result._repr_html_()
+    assert html.startswith("<p>FederationResult: 3 rounds, accuracy=5, &#x27;federation_rounds=3 reached&#x27;</p>")
+    assert "<th>round</th><th>updates</th><th>seconds</th><th>train loss</th><th>accuracy</th>" in html
+    assert html.count("<tr><td>") == 3
+    assert "<td>2 of 2</td>" in html
+
+
 def test_everything_but_the_model_is_json(result: FederationResult, tmp_path: Path) -> None:
     result.save(tmp_path / "results.json")
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]

@@ -346,4 +346,4 @@ def test_the_package_works_without_yaml(tmp_path: Path) -> None:
         "import metisfl_async as fl\ntry: fl.FederationEnvironment.from_yaml('x')\nexcept fl.ConfigError as e: print(e)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == "from_yaml is 'x'; allowed: once installed: pip install \"metisfl-async[cli]\"\n"
+    assert done.stdout == "from_yaml is 'x'; allowed: once installed: pip install ruamel.yaml\n"

@@ -16,7 +16,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 except ImportError as error:  # pragma: no cover - only where matplotlib is missing
-    raise ImportError('plots need matplotlib: pip install "metisfl-async[plot]"') from error
+    raise ImportError("plots need matplotlib: pip install matplotlib") from error
 
 __all__ = ["draw_partitions", "draw_rounds"]
 

@@ -1,4 +1,4 @@
-"""Plots, for those who have matplotlib: ``pip install "metisfl-async[plot]"``."""
+"""Plots, for those who have matplotlib: ``pip install matplotlib``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def plot_partitions(y_chunks: Sequence[Any], path: str | Path | None = None) -> 
 
     `partition_report` gives the same as numbers.
 
-    Needs matplotlib: ``pip install "metisfl-async[plot]"``.
+    Needs matplotlib: ``pip install matplotlib``.
 
     Parameters
     ----------

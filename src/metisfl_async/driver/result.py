@@ -15,6 +15,7 @@ from safetensors.numpy import load, save
 
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.federation.records import RoundRecord
+from metisfl_async.core.federation.tables import html_table, shown
 from metisfl_async.core.model import Array
 from metisfl_async.core.texts import plain
 from metisfl_async.driver.participation import participation_of, seldom
@@ -49,6 +50,26 @@ class FederationResult:
         texts += [f"{len(named) - NAMED} more"] if len(named) > NAMED else []
         few = f", few updates of {plain(', '.join(texts))}" if named else ""
         return f"<FederationResult: {len(published)} {unit}{scores}{few}, {self.reason!r}>"
+
+    def _repr_html_(self) -> str:
+        """Show a row for each round, in notebooks."""
+        trained = sorted({name for record in self.rounds for name in record.train_metrics})
+        evaluated = sorted({name for record in self.rounds for name in record.evaluation_metrics})
+        unit = "round" if all(record.in_rounds for record in self.rounds) else "model"
+        rows = (
+            [
+                *(
+                    record.number,
+                    f"{len(record.participants)} of {len(record.learners)}",
+                    shown(record.duration_ms / 1e3),
+                ),
+                *(shown(record.train_metrics.get(name)) for name in trained),
+                *(shown(record.evaluation_metrics.get(name)) for name in evaluated),
+            ]
+            for record in self.rounds
+        )
+        columns = [unit, "updates", "seconds", *(f"train {name}" for name in trained), *evaluated]
+        return html_table(repr(self).strip("<>"), columns, rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything but the model as JSON-like data."""
@@ -103,7 +124,7 @@ class FederationResult:
     def plot(self, path: str | Path | None = None, *, x: Literal["number", "time"] = "number") -> Figure:
         """Draw loss and accuracy, or whatever was measured.
 
-        Needs matplotlib: ``pip install "metisfl-async[plot]"``.
+        Needs matplotlib: ``pip install matplotlib``.
 
         Parameters
         ----------

@@ -58,7 +58,7 @@ class FederationEnvironment:
     def from_yaml(cls, path: str | Path) -> Self:
         """Read an environment file, in MetisFL's form or in ours; docs/environment.md shows every section.
 
-        Paths in the file are relative to it. Needs ruamel.yaml: ``pip install "metisfl-async[cli]"``.
+        Paths in the file are relative to it. Needs ruamel.yaml: ``pip install ruamel.yaml``.
 
         Raises
         ------
@@ -68,7 +68,7 @@ class FederationEnvironment:
         try:
             from metisfl_async.environment.reader import read
         except ModuleNotFoundError as error:
-            raise ConfigError("from_yaml", str(path), 'once installed: pip install "metisfl-async[cli]"') from error
+            raise ConfigError("from_yaml", str(path), "once installed: pip install ruamel.yaml") from error
         return cls(**read(Path(path)))
 
     def controller(self, *, resume: bool = False) -> Controller:

@@ -95,7 +95,7 @@ class Access:
         self._calls: dict[asyncio.Task[object], tuple[grpc.aio.ServicerContext, Caller]] = {}  # that are under way
         self._ended: set[asyncio.Task[object]] = set()  # those of them whose credential was revoked
         if params.revoked is not None and find_spec("cryptography") is None:
-            raise ConfigError("revoked", str(params.revoked), "None, or install metisfl-async[tls]")
+            raise ConfigError("revoked", str(params.revoked), "None, or pip install cryptography")
         self._audit = Audit()
 
     @asynccontextmanager

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from metisfl_async.core.federation.tables import html_table, shown
 from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics, weighted_means
+from metisfl_async.core.texts import MAX_NAME, plain
 
 __all__ = ["Evaluation", "Failure", "LearnerRecord", "RoundRecord"]
 
@@ -28,7 +30,7 @@ class Failure:
     message: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class LearnerRecord:
     """One learner's part in a round. Times are milliseconds, sizes bytes on the wire."""
 
@@ -58,12 +60,19 @@ class LearnerRecord:
     evaluated_version: int | None = None  #: which model those are of; without rounds maybe newer than the record's
     failures: list[Failure] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        parts = [self.train_state] + ([f"weight {self.weight:g}"] if self.weight is not None else [])
+        parts += [f"train {plain(name, MAX_NAME)} {value:.4g}" for name, value in self.train_metrics.items()]
+        parts += [f"evaluation {plain(name, MAX_NAME)} {value:.4g}" for name, value in self.evaluation_metrics.items()]
+        parts += [plain(f"{failure.task} failed: {failure.type}: {failure.message}") for failure in self.failures]
+        return f"<LearnerRecord: {', '.join(parts)}>"
+
     def to_dict(self) -> dict[str, Any]:
         """Give JSON-like data."""
         return _shallow(self) | {"failures": [_shallow(failure) for failure in self.failures]}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class RoundRecord:
     """One round. Times are milliseconds, sizes bytes on the wire."""
 
@@ -90,6 +99,30 @@ class RoundRecord:
     evaluation_metrics: Metrics = field(default_factory=dict)  #: means, weighted by ...
     evaluation_weighted_by: str = ""  #: ... "num_examples" if all say it, "scaling_factor", or "nothing": all alike
     learners: dict[str, LearnerRecord] = field(default_factory=dict)  #: the cohort
+
+    def __repr__(self) -> str:
+        return f"<RoundRecord: {self._unit} {self.number}: {plain(self.summary())}>"
+
+    def _repr_html_(self) -> str:
+        """Show a row for each learner, in notebooks."""
+        parts = self.learners.values()
+        trained = sorted({name for part in parts for name in part.train_metrics})
+        evaluated = sorted({name for part in parts for name in part.evaluation_metrics})
+        columns = ["learner", "state", "weight", *(f"train {name}" for name in trained), *evaluated, "failed"]
+        rows = (
+            [
+                *(learner, part.train_state, shown(part.weight)),
+                *(shown(part.train_metrics.get(name)) for name in trained),
+                *(shown(part.evaluation_metrics.get(name)) for name in evaluated),
+                "; ".join(f"{failure.task}: {failure.type}: {failure.message}" for failure in part.failures),
+            ]
+            for learner, part in self.learners.items()
+        )
+        return html_table(f"{self._unit} {self.number}: {self.summary()}", columns, rows)
+
+    @property
+    def _unit(self) -> str:
+        return "round" if self.in_rounds else "model"
 
     def close(self, weights: Mapping[str, float], evaluation: Evaluation | None = None) -> None:
         """Sum up over the learners; `weights` are the last known scaling factors.
