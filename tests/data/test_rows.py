@@ -131,6 +131,7 @@ def test_tensors_are_taken_from() -> None:
     ("labels", "message"),
     [
         (pd.Series([1, None, 2, 2], dtype="Int64"), "4 labels, of which 1 are missing"),
+        (np.array([1, pd.NA, 2, 2], object), "4 labels, of which 1 are missing"),
         (pd.Series(["a", None, "b", "b"]), "4 labels, of which 1 are missing"),
         (pd.Series(["a", None, "b", "b"], dtype="category"), "4 labels, of which 1 are missing"),
     ],
