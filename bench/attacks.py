@@ -169,8 +169,8 @@ def main() -> None:
     draws = []
     for seed in range(1, options["draws"] + 1):
         taken = np.random.default_rng(seed).permutation(len(x))[: options["images"]]
-        parts = dirichlet_partition(x[taken], y[taken], num_partitions=LEARNERS, alpha=0.5, seed=seed)
-        draws.append([Images(*part) for part in parts])
+        chunks = dirichlet_partition(x[taken], y[taken], num_partitions=LEARNERS, alpha=0.5, seed=seed)
+        draws.append([Images(*part) for part in zip(*chunks, strict=True)])
     columns: Columns = {"rule": ("rule", ""), **{attack: (title, ".2f") for attack, (title, _) in ATTACKS.items()}}
     print(f"\n{dataset.name}: {options['images']} images, {options['rounds']} rounds, mean of {options['draws']} draws")
     table = run.table("robust", columns)

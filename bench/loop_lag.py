@@ -86,8 +86,8 @@ class KerasLearner(Learner):
 async def measure(worker: Literal["thread", "process"], rounds: int, epochs: int) -> Row:
     x, y = load_digits(return_X_y=True)
     x = np.tile(x.astype(np.float32) / 16, (20, 1))
-    parts = iid_partition(x, np.tile(y, 20), num_partitions=3)
-    learners = [KerasLearner(*part, epochs) for part in parts]
+    x_chunks, y_chunks = iid_partition(x, np.tile(y, 20), num_partitions=3)
+    learners = [KerasLearner(*part, epochs) for part in zip(x_chunks, y_chunks, strict=True)]
     lags_ms: list[float] = []
     config = ControllerConfig(heartbeat_secs=1.0, lease_secs=5.0)
     async with asyncio.timeout(TIMEOUT_S), Controller(ServerParams(), config) as controller:

@@ -137,7 +137,8 @@ def main() -> None:
     found: dict[str, list[list[float]]] = {label: [] for label in CASES}
     for seed in range(1, options["draws"] + 1):
         taken = np.random.default_rng(seed).permutation(len(x))[: options["images"]]
-        parts = [Images(*p) for p in dirichlet_partition(x[taken], y[taken], num_partitions=4, alpha=0.5, seed=seed)]
+        chunks = dirichlet_partition(x[taken], y[taken], num_partitions=4, alpha=0.5, seed=seed)
+        parts = [Images(*part) for part in zip(*chunks, strict=True)]
         for label, config in CASES.items():
             found[label].append(curve(config, parts, test, seconds))
     curves = {label: np.array(values) for label, values in found.items()}

@@ -27,7 +27,7 @@ def digits() -> tuple[Part, Part]:
 
 def parts() -> list[tuple[Part, Part]]:
     """Give each learner its training and its test data."""
-    train, test = (iid_partition(*data, num_partitions=NUM_PARTS) for data in digits())
+    train, test = (zip(*iid_partition(*data, num_partitions=NUM_PARTS), strict=True) for data in digits())
     return list(zip(train, test, strict=True))
 
 

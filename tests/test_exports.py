@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import metisfl_async
@@ -23,3 +24,8 @@ def test_the_reference_has_each_public_name_once() -> None:
 
 def test_every_public_name_has_a_docstring() -> None:
     assert [name for name in metisfl_async.__all__ if not getattr(metisfl_async, name).__doc__] == []
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    project = tomllib.loads((REFERENCE.parents[1] / "pyproject.toml").read_text())["project"]
+    assert metisfl_async.__version__ == project["version"]

@@ -37,7 +37,7 @@ def main() -> None:
     x_train, x_test, y_train, y_test = train_test_split(images, y, random_state=1)
     learners = [
         KerasLearner(make_model, part, (x_test, y_test))
-        for part in dirichlet_partition(x_train, y_train, num_partitions=3, alpha=1.0)
+        for part in zip(*dirichlet_partition(x_train, y_train, num_partitions=3, alpha=1.0), strict=True)
     ]
     config = ControllerConfig(train_params={"batch_size": 16, "epochs": 2, "proximal_mu": 0.01})
     session = DriverSession(Controller(controller_config=config), learners, TerminationSignals(federation_rounds=10))

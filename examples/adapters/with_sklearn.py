@@ -22,7 +22,7 @@ def main() -> None:
     x_train, x_test, y_train, y_test = train_test_split(x / 16, y, random_state=1)
     learners = [
         SklearnLearner(SGDClassifier(loss="log_loss"), part, (x_test, y_test), classes=np.unique(y))
-        for part in dirichlet_partition(x_train, y_train, num_partitions=3, alpha=1.0)
+        for part in zip(*dirichlet_partition(x_train, y_train, num_partitions=3, alpha=1.0), strict=True)
     ]
     config = ControllerConfig(train_params={"batch_size": 16, "epochs": 2})
     session = DriverSession(Controller(controller_config=config), learners, TerminationSignals(federation_rounds=10))

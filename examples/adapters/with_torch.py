@@ -41,7 +41,7 @@ def main() -> None:
             optimizer=partial(torch.optim.SGD, lr=0.1),
             metrics={"accuracy": accuracy},
         )
-        for part in dirichlet_partition(x_train, y_train, num_partitions=3, alpha=1.0)
+        for part in zip(*dirichlet_partition(x_train, y_train, num_partitions=3, alpha=1.0), strict=True)
     ]
     config = ControllerConfig(train_params={"batch_size": 16, "epochs": 2, "proximal_mu": 0.01})
     session = DriverSession(Controller(controller_config=config), learners, TerminationSignals(federation_rounds=10))

@@ -26,7 +26,8 @@ class DigitsLearner(Learner):
 
     def __init__(self, part: int, parts: int = 3) -> None:
         images, digits = load_digits(return_X_y=True)
-        x, y = iid_partition(images / 16.0, digits, num_partitions=parts, seed=1990)[part]
+        x_chunks, y_chunks = iid_partition(images / 16.0, digits, num_partitions=parts, seed=1990)
+        x, y = x_chunks[part], y_chunks[part]
         cut = len(x) // 5
         super().__init__(num_training_examples=len(x) - cut)
         self.test, self.train_part = (x[:cut], y[:cut]), (x[cut:], y[cut:])

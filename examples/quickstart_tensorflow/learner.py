@@ -25,8 +25,10 @@ class ImageLearner(Learner):
     """Learner number 0, 1 or 2 on its part of a data set."""
 
     def __init__(self, number: int, dataset: Dataset) -> None:
-        x, y = iid_partition(dataset.x_train, dataset.y_train, num_partitions=NUM_LEARNERS, seed=1990)[number]
-        x_test, y_test = iid_partition(dataset.x_test, dataset.y_test, num_partitions=NUM_LEARNERS, seed=1990)[number]
+        x_chunks, y_chunks = iid_partition(dataset.x_train, dataset.y_train, num_partitions=NUM_LEARNERS, seed=1990)
+        x, y = x_chunks[number], y_chunks[number]
+        x_chunks, y_chunks = iid_partition(dataset.x_test, dataset.y_test, num_partitions=NUM_LEARNERS, seed=1990)
+        x_test, y_test = x_chunks[number], y_chunks[number]
         super().__init__(num_training_examples=len(x))
         self.dataset_name = dataset.name
         self.train_part, self.test_part = (scaled(x), y), (scaled(x_test), y_test)

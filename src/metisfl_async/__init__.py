@@ -67,6 +67,7 @@ from metisfl_async.core.strategies.scheduling import (
 )
 from metisfl_async.core.strategies.selection import Scheduled, ScheduledCardinality, Selector
 from metisfl_async.data.partition import dirichlet_partition, iid_partition, label_partition, quantity_partition
+from metisfl_async.data.report import PartitionReport, partition_report
 from metisfl_async.driver.attached import AttachedSession
 from metisfl_async.driver.plot import plot_partitions
 from metisfl_async.driver.result import FederationResult
@@ -80,6 +81,8 @@ from metisfl_async.learner.adapters.torch_learner import TorchLearner
 from metisfl_async.learner.adapters.torch_parts import torch_proximal_term
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.run import app, run_learner
+
+__version__ = "0.1.0"
 
 __all__ = [
     "AggregationRule",
@@ -130,6 +133,7 @@ __all__ = [
     "MultiKrum",
     "NoModel",
     "NormBound",
+    "PartitionReport",
     "ProtocolError",
     "QuorumLost",
     "RoundError",
@@ -165,6 +169,7 @@ __all__ = [
     "keras_budget_callback",
     "keras_proximal_term",
     "label_partition",
+    "partition_report",
     "plot_partitions",
     "quantity_partition",
     "run_learner",

@@ -132,6 +132,22 @@ def test_arguments_of_the_command_line_win_over_those_of_the_file(tmp_path: Path
     assert [first[site]["weight"] for site in SITES] == [48, 48, 48]  # a thirtieth of 1797, without a fifth
 
 
+def test_rounds_seed_and_first_weights_may_be_said_on_the_command_line(
+    tmp_path: Path, free_port: int, start: Start
+) -> None:
+    file = environment(tmp_path, free_port, rounds=1)
+    assert start("run", file, *MODULE, "-o", tmp_path / "first").wait(PATIENCE_S) == 0
+    again = [*MODULE, "--rounds", "2", "--seed", "7", "--initial-weights", tmp_path / "first" / "model.safetensors"]
+    process = start("run", file, *again, "-o", tmp_path / "second")
+    said = output_of(process)
+    assert process.returncode == 0, said
+    first, second = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("first", "second"))
+    assert second["reason"] == "federation_rounds=2 reached"
+    assert second["first_weights"] == "given"
+    loss = "loss"
+    assert second["rounds"][0]["evaluation_metrics"][loss] < first["rounds"][0]["evaluation_metrics"][loss]
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
 @pytest.mark.parametrize("command", ["controller", "learner", "driver", "run"])
 def test_a_signal_ends_each_in_order(
@@ -283,6 +299,11 @@ def test_a_wrong_file_is_one_message_and_exit_code_2(tmp_path: Path, free_port: 
             "the environment file is 'nowhere.yaml'; allowed: a YAML file that can be read",
         ),
         (["certs", "certs", "--host", "a b"], "--host is 'a b'; allowed: a host name in ASCII or an IP address"),
+        (["run", "FILE", *MODULE, "--rounds", "0"], "federation_rounds is 0; allowed: an integer >= 1"),
+        (
+            ["run", "FILE", *MODULE, "--initial-weights", "learners.py"],
+            "path is 'learners.py'; allowed: a safetensors file",
+        ),
         (["certs", "learners.py"], "DIR is 'learners.py'; allowed: a directory that can be written to"),
     ],
 )
@@ -338,4 +359,4 @@ def test_without_its_extra_the_command_says_what_is_missing(tmp_path: Path) -> N
             [sys.executable, "-c", code, folder], capture_output=True, text=True, check=False, cwd=tmp_path
         )
         assert done.returncode == 2
-        assert done.stderr == f'error: {package} is not installed: pip install "metisfl-async[cli]"\n'
+        assert done.stderr == f"error: {package} is not installed: pip install click cryptography ruamel.yaml\n"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metisfl_async.core.errors import ConfigError
-from metisfl_async.core.metrics import MAX_DEPTH, checked_json, checked_metrics, weighted_means
+from metisfl_async.core.metrics import MAX_ARRAY, MAX_DEPTH, checked_json, checked_metrics, unwrapped, weighted_means
 
 
 def nested(depth: int) -> object:
@@ -199,3 +199,30 @@ def test_what_has_no_finite_sum_averages_as_ieee_754_says_instead_of_raising(
     values: tuple[float, float], mean: float
 ) -> None:
     np.testing.assert_equal(weighted_means((1.0, {"m": value}) for value in values)["m"], mean)
+
+
+class Tensor:
+    """Of a library that only NumPy can read."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> Any:
+        if self.value is None:
+            raise RuntimeError("it is on another device")
+        return np.asarray(self.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [(Tensor(0.5), 0.5), (Tensor([1, 2]), [1, 2]), (np.float32(0.5), 0.5), (Tensor, Tensor), ("a", "a")],
+)
+def test_tensors_of_any_library_become_numbers_and_lists(value: object, plain: object) -> None:
+    assert unwrapped(value, "loss") == plain
+
+
+@pytest.mark.parametrize("value", [np.zeros(MAX_ARRAY + 1), Tensor(None)])
+def test_tensors_that_are_large_or_cannot_be_read_are_refused(value: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        unwrapped(value, "loss")
+    assert caught.value.field == "loss"

@@ -22,11 +22,11 @@ def test_every_example_is_in_exactly_one_part_with_its_label(size: tuple[int, in
     examples, num_partitions = size
     x = np.arange(examples * 6).reshape(examples, 2, 3)
     y = x[:, 0, 0] * -1
-    parts = iid_partition(x, y, num_partitions=num_partitions, seed=seed)
-    assert len(parts) == num_partitions
-    dealt = np.concatenate([part for part, _ in parts])
+    x_chunks, y_chunks = iid_partition(x, y, num_partitions=num_partitions, seed=seed)
+    assert len(x_chunks) == len(y_chunks) == num_partitions
+    dealt = np.concatenate(x_chunks)
     assert sorted(dealt[:, 0, 0]) == list(range(0, examples * 6, 6))
-    for part, labels in parts:
+    for part, labels in zip(x_chunks, y_chunks, strict=True):
         assert part.shape[1:] == (2, 3)
         assert (part[:, 0, 0] == -labels).all()
         assert (part[:, 1, 2] == part[:, 0, 0] + 5).all()
@@ -42,7 +42,7 @@ def test_parts_are_equal_and_the_first_ones_get_what_does_not_divide_evenly(size
 
 def test_examples_are_shuffled_and_neither_examples_nor_labels_are_changed() -> None:
     x, y = np.arange(1000), np.arange(1000) * 2
-    (dealt, labels), *_ = iid_partition(x, y, num_partitions=1)
+    (dealt,), (labels,) = iid_partition(x, y, num_partitions=1)
     assert dealt.tolist() != x.tolist()
     assert labels.tolist() == (dealt * 2).tolist()
     assert x.tolist() == list(range(1000))
@@ -59,8 +59,8 @@ def test_the_same_seed_deals_the_same_and_another_one_differently() -> None:
 
 def test_labels_do_not_change_which_examples_go_where() -> None:
     x = np.arange(100)
-    without, with_labels = iid_partition(x, num_partitions=3), iid_partition(x, x, num_partitions=3)
-    assert [part.tolist() for part in without] == [part.tolist() for part, _ in with_labels]
+    without, (with_labels, _) = iid_partition(x, num_partitions=3), iid_partition(x, x, num_partitions=3)
+    assert [part.tolist() for part in without] == [part.tolist() for part in with_labels]
 
 
 def test_numpys_global_generator_is_neither_used_nor_touched() -> None:

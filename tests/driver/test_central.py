@@ -150,8 +150,9 @@ async def test_it_is_a_function_and_for_rounds() -> None:
     with pytest.raises(ConfigError, match=r"evaluate is 3; allowed: a function \(parameters, round_number\)"):
         DriverSession(ClientParams(), 1, ROUNDS, evaluate=3)  # type: ignore[arg-type]
     config = ControllerConfig(scheduler="Asynchronous", aggregation_rule="FedAsync")
-    session = DriverSession(
-        Controller(controller_config=config), [Adds(1)], TerminationSignals(global_updates=1), evaluate=lambda *_: {}
-    )
     with pytest.raises(ConfigError, match="evaluate is 'a function'; allowed: None with Asynchronous"):
-        await session.run()
+        DriverSession(Controller(None, config), [Adds(1)], TerminationSignals(global_updates=1), evaluate=lambda *_: {})
+    async with Controller(ServerParams(), config) as controller:  # and where only the controller knows
+        updates = TerminationSignals(global_updates=1)
+        with pytest.raises(ConfigError, match="evaluate is 'a function'; allowed: None with Asynchronous"):
+            await DriverSession(controller.client_params, 1, updates, evaluate=lambda *_: {}).run()

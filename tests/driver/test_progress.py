@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import sys
 import threading
 from collections.abc import Iterable, Sequence
 from io import StringIO
@@ -11,7 +12,7 @@ import pytest
 from federations import Adds, session_of, until
 from rich.console import Console
 
-from metisfl_async import Controller, ControllerConfig, DriverSession, Learner, TerminationSignals
+from metisfl_async import Controller, ControllerConfig, DriverSession, Learner, QuorumLost, TerminationSignals
 from metisfl_async.core.federation.events import (
     Event,
     ModelPublished,
@@ -169,6 +170,61 @@ async def test_the_first_and_the_last_model_have_a_line_however_short_the_run_wa
     assert lines[-1] == f"model {last.number}: {last.summary()}"
 
 
+async def test_what_the_program_prints_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(file=StringIO(), force_terminal=True, width=120)
+    before = sys.stdout, sys.stderr
+    with ProgressDisplay(TerminationSignals(federation_rounds=2), 2, console) as display:
+        display.show(RoundStarted(1, 0, ["a"]))
+        assert (sys.stdout, sys.stderr) == before
+        print("mine")  # noqa: T201
+    assert capsys.readouterr().out == "mine\n"
+
+
+@pytest.mark.parametrize("width", [80, 90, 100, 120])
+async def test_no_number_is_cut(width: int) -> None:
+    metrics = {"accuracy": 0.912345, "loss": 0.254321, "f1_score": 0.871234}
+    console = Console(file=StringIO(), force_terminal=True, width=width, color_system=None)
+    with ProgressDisplay(TerminationSignals(federation_rounds=100), 10, console) as display:
+        display.show(RoundStarted(12, 0, ["a", "b"]))
+        display.show(UpdateFolded(12, "a", 1.0, metrics))
+        display._live.refresh()
+        display.show(RoundFinished(RoundRecord(12, 0, True, train_metrics=metrics, evaluation_metrics=metrics)))
+    whole = {f"{value:.4g}" for value in metrics.values()} | {"0.00"}  # a time
+    assert "\u2026" not in _text(console)
+    found = re.findall(r"\d\.\d+", _text(console))
+    assert set(found) <= whole
+    assert "0.9123" in found
+
+
+async def test_learners_that_fail_alike_are_told_of_as_one() -> None:
+    console = Console(file=StringIO(), force_terminal=True, width=120, color_system=None)
+    with ProgressDisplay(TerminationSignals(federation_rounds=2), 50, console) as display:
+        for number in (1, 2):
+            display.show(RoundStarted(number, 0, ["a"]))
+            for learner in range(50):
+                display.show(TaskFailed(number, f"site-{learner}", "train", "ValueError", "no data"))
+            display.show(TaskFailed(number, "site-50", "train", "OSError", "disk full"))
+            display.show(RoundFinished(RoundRecord(number, 0)))
+    lines = [line.split("\x1b[2K")[-1] for line in _text(console).splitlines() if "failed" in line]
+    assert lines == [
+        f"round {number}: train of {who} failed: {why}"
+        for number in (1, 2)
+        for who, why in (
+            ("site-0", "ValueError: no data"),
+            ("site-50", "OSError: disk full"),
+            ("49 more learners", "ValueError: no data"),
+        )
+    ]
+
+
+async def test_of_learners_that_fail_alike_one_traceback_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(QuorumLost, match=r"and 2 more: OSError: disk full"):
+        await session_of([Fails(1) for _ in range(5)], config=ControllerConfig(max_failed_rounds=1)).run()
+    logged = [record for record in caplog.records if record.name.endswith("failing")]
+    assert [record.exc_info is not None for record in logged] == [True, False, False]
+    assert "; 4 such failures so far: OSError: disk full" in logged[-1].getMessage()
+
+
 class Fails(Adds):
     """Never gets anywhere."""
 
@@ -184,7 +240,7 @@ async def test_a_learner_that_fails_with_every_model_is_told_of_now_and_then(
     events = await _events_without_rounds(signals, [Adds(1), Adds(2), Fails(3)])
     failed = [event for event in events if isinstance(event, TaskFailed) and event.type == "OSError"]
     assert len(failed) > 50
-    logged = [record.getMessage() for record in caplog.records if "OSError" in record.getMessage()]
+    logged = [record for record in caplog.records if "OSError" in record.getMessage() and "controller" in record.name]
     console = Console(file=StringIO(), force_terminal=True, width=120)
     _show(events, signals, console)
     shown = [line for line in _text(console).splitlines() if "OSError" in line]

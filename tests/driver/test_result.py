@@ -25,6 +25,14 @@ def test_it_is_short_to_look_at(result: FederationResult) -> None:
     assert repr(result) == "<FederationResult: 3 rounds, accuracy=5, 'federation_rounds=3 reached'>"
 
 
+def test_it_is_a_table_in_notebooks(result: FederationResult) -> None:
+    html = result._repr_html_()
+    assert html.startswith("<p>FederationResult: 3 rounds, accuracy=5, &#x27;federation_rounds=3 reached&#x27;</p>")
+    assert "<th>round</th><th>updates</th><th>seconds</th><th>train loss</th><th>accuracy</th>" in html
+    assert html.count("<tr><td>") == 3
+    assert "<td>2 of 2</td>" in html
+
+
 def test_everything_but_the_model_is_json(result: FederationResult, tmp_path: Path) -> None:
     result.save(tmp_path / "results.json")
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
@@ -54,6 +62,38 @@ def test_the_model_is_saved_as_safetensors(result: FederationResult, tmp_path: P
     for index, array in enumerate(arrays):
         np.testing.assert_array_equal(loaded[str(index)], array)
         assert (loaded[str(index)].dtype, loaded[str(index)].shape) == (array.dtype, array.shape)
+
+
+def test_what_was_saved_is_loaded_again(result: FederationResult, tmp_path: Path) -> None:
+    arrays = [np.arange(6.0, dtype=np.float32).reshape(2, 3) * number for number in range(12)]
+    saved = replace(result, final_model=arrays, first_weights="given")
+    saved.rounds[0].train_metrics["loss"] = float("inf")
+    saved.save(tmp_path / "results.json")
+    assert FederationResult.load(tmp_path).final_model is None
+    saved.save_model(tmp_path / "model.safetensors")
+    for path in (tmp_path, tmp_path / "results.json", str(tmp_path)):
+        loaded = FederationResult.load(path)
+        np.testing.assert_equal(loaded.final_model, arrays)
+        assert repr(loaded) == repr(saved)
+        assert (loaded.first_weights, loaded.model_version) == ("given", 3)
+        assert loaded.rounds[1:] == saved.rounds[1:]
+        assert np.isnan(loaded.rounds[0].train_metrics["loss"])
+    assert loaded.plot() is not None
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"rounds": [{}]}', '{"rounds": []}'])
+def test_what_is_no_result_is_refused(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"allowed: a results.json, or a directory with one \("):
+        FederationResult.load(tmp_path)
+
+
+def test_what_is_no_model_is_refused(result: FederationResult, tmp_path: Path) -> None:
+    result.save(tmp_path / "results.json")
+    (tmp_path / "model.safetensors").write_bytes(b"no model")
+    with pytest.raises(ConfigError, match="allowed: a safetensors file"):
+        FederationResult.load(tmp_path)
 
 
 def test_without_a_model_there_is_nothing_to_save(result: FederationResult, tmp_path: Path) -> None:
@@ -115,8 +155,7 @@ def test_nothing_measured_is_plotted_as_such(result: FederationResult) -> None:
 
 
 def test_partitions_are_plotted_as_bars_of_classes(tmp_path: Path) -> None:
-    parts = [(np.arange(3), np.array([0, 0, 1])), (np.arange(2), np.array([2, 1]))]
-    axes = plot_partitions(parts, tmp_path / "parts.png").axes[0]
+    axes = plot_partitions([np.array([0, 0, 1]), [2, 1]], tmp_path / "parts.png").axes[0]
     assert [[bar.get_width() for bar in bars] for bars in axes.containers] == [[2, 0], [1, 1], [0, 1]]
     assert (tmp_path / "parts.png").read_bytes().startswith(b"\x89PNG")
 

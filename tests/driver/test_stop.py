@@ -15,19 +15,24 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
+    Event,
     FedBuff,
     Learner,
+    RoundFinished,
     RoundStarted,
     ServerParams,
     TaskFailed,
     TerminationSignals,
     UpdateCounted,
     UpdateFolded,
+    event_to_dict,
     run_learner,
 )
 from metisfl_async.core.errors import UnexpectedMessage
+from metisfl_async.core.model import Array
 from metisfl_async.driver import stopping
 from metisfl_async.learner import stopping as patience
+from metisfl_async.learner.learner import Config, TrainResult
 
 WATCHDOG = "metisfl_async.controller.watchdog"
 SOON = 0.01
@@ -102,6 +107,45 @@ async def test_a_remote_federation_that_is_stopped_at_once_ends_in_order() -> No
         await session.stop("enough")
         assert (await running).reason == "enough"
         await taking_part
+
+
+class TrainsOnce(AddsOnLoop):
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.is_at_it_again = asyncio.Event()
+
+    async def train(self, parameters: list[Array], config: Config) -> TrainResult:  # type: ignore[override]
+        if self.configs:
+            self.is_at_it_again.set()
+            await asyncio.Event().wait()
+        return await super().train(parameters, config)
+
+
+@overs
+async def test_events_are_numbered_and_a_round_that_is_cut_is_not_finished(over_grpc: bool) -> None:
+    slow = TrainsOnce(2)
+    session = session_of([Adds(1), slow], rounds=9, over_grpc=over_grpc)
+    events: list[Event] = []
+
+    async def watch() -> None:
+        async for event in session.events():
+            events.append(event)
+            if isinstance(event, RoundStarted) and event.number == 2:
+                await slow.is_at_it_again.wait()
+                await session.stop("enough")
+
+    watching = asyncio.create_task(watch())
+    async with asyncio.timeout(PATIENCE_S):
+        result = await session.run()
+        await watching
+    finished = [event.record for event in events if isinstance(event, RoundFinished)]
+    assert [(record.number, [*record.evaluation_metrics]) for record in finished] == [(1, ["accuracy"])]
+    assert [(record.number, record.was_cut) for record in result.rounds] == [(1, False), (2, True)]
+    serials = [event.serial for event in events]
+    assert serials[0] == 1
+    assert serials[-1] == len(events) + 1  # without the record of the round that was cut
+    assert serials == sorted(set(serials))
+    assert event_to_dict(events[0])["serial"] == 1
 
 
 # --- quietly ---------------------------------------------------------------------------------------------------------

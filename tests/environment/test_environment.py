@@ -25,10 +25,10 @@ from metisfl_async import (
     ServerParams,
     TerminationSignals,
 )
+from metisfl_async.core.spelling import snake
 from metisfl_async.environment.endpoint import Endpoint
 from metisfl_async.environment.entries import InProcess, LearnerEntry, SessionOptions
 from metisfl_async.environment.errors import ConfigFileError
-from metisfl_async.environment.gathering import snake
 
 MINIMAL = "termination_signals: {federation_rounds: 2}\nlearners: [{}, {}]\n"
 
@@ -249,6 +249,20 @@ def test_a_learner_that_is_not_in_the_file_is_told_who_is(tmp_path: Path, asked:
     assert (caught.value.field, caught.value.value, caught.value.allowed) == ("learner_id", asked, allowed)
 
 
+async def test_learners_may_be_a_number(tmp_path: Path) -> None:
+    environment = read(tmp_path, f"{MINIMAL.splitlines()[0]}\nlearners: 3\n")
+    assert environment.learners == [LearnerEntry()] * 3
+    assert environment.entry("anybody") == LearnerEntry(learner_id="anybody")
+    result = await environment.session([Adds(1), Adds(2), Adds(3)]).run()
+    assert [len(record.participants) for record in result.rounds] == [3, 3]
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "true", "2.5", "two"])
+def test_a_wrong_number_of_learners_is_refused(tmp_path: Path, number: str) -> None:
+    with pytest.raises(ConfigError, match="line 2: learners is"):
+        read(tmp_path, f"{MINIMAL.splitlines()[0]}\nlearners: {number}\n")
+
+
 async def test_a_session_with_live_learners_runs_in_this_process(tmp_path: Path) -> None:
     text = "controller_config: {scaling_factor: NumParticipants, train_params: {x: 1}}\n"
     environment = read(tmp_path, f"{MINIMAL.splitlines()[0]}\nlearners: [{{id: left}}, {{}}]\n{text}")
@@ -332,4 +346,4 @@ def test_the_package_works_without_yaml(tmp_path: Path) -> None:
         "import metisfl_async as fl\ntry: fl.FederationEnvironment.from_yaml('x')\nexcept fl.ConfigError as e: print(e)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == "from_yaml is 'x'; allowed: once installed: pip install \"metisfl-async[cli]\"\n"
+    assert done.stdout == "from_yaml is 'x'; allowed: once installed: pip install ruamel.yaml\n"

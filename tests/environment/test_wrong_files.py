@@ -132,7 +132,7 @@ WRONG = [
     # --- who is where
     (END + "learners:\n", 2, "learners is None; allowed: a list"),
     (END + "learners: []\n", 2, "learners is []; allowed: at least one entry; it may be empty: - {}"),
-    (END + "learners: 3\n", 2, "learners is 3; allowed: a list"),
+    (END + "learners: three\n", 2, "learners is 'three'; allowed: a list"),
     (END + "learners:\n  - learner_id: 3\n", 3, "learners[0].learner_id is 3; allowed: a string"),
     (
         END + "learners:\n  - learner_id: a\n  - learner_id: a\n",

@@ -14,5 +14,5 @@ def test_without_its_package_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
     for name in ("redis", "redis_lock", "redis_server"):
         monkeypatch.delitem(sys.modules, f"metisfl_async.store.{name}")
-    with pytest.raises(ConfigError, match=r"Redis after: pip install \"metisfl-async\[redis\]\""):
+    with pytest.raises(ConfigError, match=r"Redis after: pip install redis"):
         new_store(ModelStoreConfig(model_store="Redis"))

@@ -16,6 +16,6 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in NEEDED:
             raise
-        sys.stderr.write(f'error: {error.name} is not installed: pip install "metisfl-async[cli]"\n')
+        sys.stderr.write(f"error: {error.name} is not installed: pip install click cryptography ruamel.yaml\n")
         sys.exit(2)
     run_app()

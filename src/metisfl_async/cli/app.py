@@ -6,11 +6,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from metisfl_async import __version__
 from metisfl_async.cli.certificates import make_certificates
 from metisfl_async.cli.console import show_log
 from metisfl_async.cli.factory import import_factory, make_learner, read_args
@@ -19,7 +20,7 @@ from metisfl_async.cli.tokens import add_tokens
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.access import Identity, Role
 from metisfl_async.core.errors import ConfigError, MetisError
-from metisfl_async.driver.result import FederationResult
+from metisfl_async.driver.result import FederationResult, load_arrays
 from metisfl_async.driver.session import DriverSession
 from metisfl_async.environment.entries import InProcess
 from metisfl_async.environment.environment import FederationEnvironment
@@ -102,7 +103,7 @@ def run_app() -> None:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(version("metisfl-async"), message="metisfl-async %(version)s")
+@click.version_option(__version__, message="metisfl-async %(version)s")
 def app() -> None:
     """Run a federation that one file describes: a controller, learners where the data is, and a driver.
 
@@ -232,24 +233,46 @@ def driver(env: Path, output: Path, resume: bool, verbose: bool, **credentials: 
 @output_option
 @resume_option
 @click.option("--listen", is_flag=True, help="Talk over the controller's port instead of in memory.")
+@click.option("--rounds", type=int, metavar="N", help="Instead of the file's federation_rounds.")
+@click.option("--seed", type=int, metavar="N", help="Instead of the file's.")
+@click.option(
+    "--initial-weights", type=A_PATH, metavar="FILE", help="Where training starts: a model.safetensors of another run."
+)
 @verbose_option
 def run_all(
-    *, env: Path, module: str, args: tuple[str, ...], output: Path, resume: bool, listen: bool, verbose: bool
+    *,
+    env: Path,
+    module: str,
+    args: tuple[str, ...],
+    output: Path,
+    resume: bool,
+    listen: bool,
+    rounds: int | None,
+    seed: int | None,
+    initial_weights: Path | None,
+    verbose: bool,
 ) -> None:
     """Run all of it in this process: the controller, a learner for each entry of the file, and the driver.
 
     With --listen, each learner is two to four open files: the soft limit (ulimit -n) is raised to the hard one.
 
     \b
-    Example:
+    Examples:
       metisfl-async run federation.yaml --module learners:MyLearner --output results
+      metisfl-async run federation.yaml -m learners:MyLearner --rounds 2 --initial-weights results/model.safetensors
     """
     show_log(DRIVER, verbose=verbose)
     allow_many_files()
     environment = FederationEnvironment.from_yaml(env)
+    if rounds is not None:
+        signals = replace(environment.termination_signals, federation_rounds=rounds)
+        environment = replace(environment, termination_signals=signals)
+    if seed is not None:
+        environment = replace(environment, session_options=replace(environment.session_options, seed=seed))
+    weights = None if initial_weights is None else load_arrays(initial_weights)
     factory, given = import_factory(module), read_args(args)
     learners = [make_learner(module, factory, entry.args | given) for entry in environment.learners]
-    _drive(environment.session(learners, listen=listen), output, resume=resume)
+    _drive(environment.session(learners, listen=listen, initial_weights=weights), output, resume=resume)
 
 
 def _drive(session: DriverSession, output: Path, *, resume: bool) -> None:

@@ -53,6 +53,17 @@ class _Parts(NamedTuple):
         return self.jobs.current
 
 
+def _where(value: object) -> str:
+    """Say where it belongs, if it is another one's argument."""
+    places = {
+        "server_params": ServerParams,
+        "controller_config": ControllerConfig,
+        "model_store_config": ModelStoreConfig,
+    }
+    name = next((name for name, kind in places.items() if isinstance(value, kind)), None)
+    return f"; a {type(value).__name__} is given as {name}=..." if name is not None else ""
+
+
 class Controller:
     """Coordinates one federation.
 
@@ -91,7 +102,7 @@ class Controller:
             ("model_store_config", model_store_config, ModelStoreConfig),
         ):
             if value is not None and not isinstance(value, kind):
-                raise ConfigError(name, value, f"a {kind.__name__}, or None")
+                raise ConfigError(name, value, f"a {kind.__name__}, or None{_where(value)}")
         if reflection and server_params is None:
             raise ConfigError("reflection", reflection, "False, or give server_params: there is no port")
         if server_params is not None:
@@ -134,7 +145,7 @@ class Controller:
                 federation_id, config, store_config, registry=registry, store=store, threads=threads, clock=clock
             )
 
-        jobs = Jobs(registry, new_job, in_rounds=strategies.in_rounds)
+        jobs = Jobs(registry, new_job, in_rounds=strategies.in_rounds, evaluate_every=config.evaluate_every)
         service = Service(config, registry, jobs, threads, clock=clock, server_params=self.server_params)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(lambda: to_the_end(store.close()))

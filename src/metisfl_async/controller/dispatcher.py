@@ -177,8 +177,8 @@ class Dispatcher:
             case RoundFinished(record):
                 logger.log(level, "%s %d: %s", unit, record.number, record.summary())
             case TaskFailed(number, learner, task, kind, message) if kind != "cancelled":
-                times = 1 if self._in_rounds else self._failures.count((learner, task, kind))
-                level = logging.INFO if times else logging.DEBUG
+                alike = (number, task, kind, message) if self._in_rounds else (learner, task, kind)
+                level = logging.INFO if self._failures.count(alike) else logging.DEBUG
                 logger.log(level, "%s %d: %s of %s failed: %s: %s", unit, number, task, learner, kind, message)
             case UpdateRepeated(number, learner, twin):
                 times = 1 if self._in_rounds else self._failures.count((learner, twin, "repeated"))

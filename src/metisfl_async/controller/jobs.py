@@ -20,9 +20,12 @@ __all__ = ["Jobs"]
 class Jobs:
     """The federation that runs, or the last one; the next one takes its place."""
 
-    def __init__(self, registry: Registry, new_job: Callable[[FederationId], Job], *, in_rounds: bool) -> None:
+    def __init__(
+        self, registry: Registry, new_job: Callable[[FederationId], Job], *, in_rounds: bool, evaluate_every: int
+    ) -> None:
         self.current: Job | None = None
-        self._registry, self._new_job, self._in_rounds = registry, new_job, in_rounds
+        self._registry, self._new_job = registry, new_job
+        self._in_rounds, self._evaluate_every = in_rounds, evaluate_every
         self._first: tuple[str, Model] | None = None  # first weights of a federation that is to be started
         self._changed = asyncio.Event()
 
@@ -70,7 +73,9 @@ class Jobs:
                     f"federation {self.id} runs here; one ends before the next one starts. To go on with it: "
                     "run(resume=True); to follow or stop it: DriverSession.attach"
                 )
-        request.signals.check(in_rounds=self._in_rounds)
+        request.signals.check(
+            in_rounds=self._in_rounds, evaluate_every=self._evaluate_every, evaluates=request.evaluates
+        )
         model = None
         if request.has_model:
             if self._first is None or self._first[0] != request.federation_id:

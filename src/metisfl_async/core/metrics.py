@@ -11,12 +11,23 @@ import numpy as np
 
 from metisfl_async.core.errors import ConfigError, brief
 
-__all__ = ["Json", "Metrics", "checked_json", "checked_metrics", "requested_names", "weighted_means"]
+__all__ = [
+    "NUM_EXAMPLES",
+    "Json",
+    "Metrics",
+    "checked_json",
+    "checked_metrics",
+    "requested_names",
+    "unwrapped",
+    "weighted_means",
+]
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Metrics: TypeAlias = dict[str, float]
 
+NUM_EXAMPLES = "num_examples"  #: in what `evaluate` says: how many examples it measured; it weighs the rest
 MAX_DEPTH = 8
+MAX_ARRAY = 16 * 1024  #: values in an array that becomes a list
 
 _PLAIN = frozenset({float, str, bool, type(None)})  # of these, every value is good
 
@@ -41,8 +52,7 @@ def checked_metrics(metrics: object, field: str) -> Metrics:
 
 def checked_json(value: object, field: str, *, depth: int = 0) -> Json:
     """Take anything JSON-like, NumPy scalars and arrays among it; `ConfigError` names what does not fit."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
+    value = unwrapped(value, field)
     if isinstance(value, int) and not _is_64_bit(value):
         raise ConfigError(field, value, "an integer of 64 bits")
     if value is None or isinstance(value, bool | int | float | str):
@@ -65,6 +75,20 @@ def checked_json(value: object, field: str, *, depth: int = 0) -> Json:
             for index, item in enumerate(value)
         ]
     raise ConfigError(field, value, "None, a bool, a number, a string, or a list or dict of those")
+
+
+def unwrapped(value: object, field: str) -> Any:
+    """Make numbers and lists of scalars, arrays and tensors, of whichever library; give anything else as it is."""
+    if isinstance(value, type) or not hasattr(value, "__array__"):
+        return value
+    shape = tuple(getattr(value, "shape", ()))
+    if math.prod(shape) > MAX_ARRAY:
+        raise ConfigError(field, f"a {type(value).__name__} of shape {shape}", f"at most {MAX_ARRAY} values")
+    try:
+        return value.tolist() if hasattr(value, "tolist") else np.asarray(value).tolist()
+    except Exception as error:  # what another library's objects raise is theirs to choose
+        allowed = f"one of which NumPy can make an array: {error}"
+        raise ConfigError(field, f"a {type(value).__name__}", allowed) from error
 
 
 def _is_plain(value: object) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
-from metisfl_async.core.federation.events import Event, FirstWeights
+from metisfl_async.core.federation.events import Event, FirstWeights, RoundFinished
 from metisfl_async.core.ids import FederationId
 from metisfl_async.driver.following import WHO, collect, end, follow, raise_failure
 from metisfl_async.driver.result import FederationResult
@@ -83,6 +83,7 @@ class AttachedSession:
         return status.federation_id
 
     def _note(self, event: Event) -> None:
-        self._log.append(event)
+        if not isinstance(event, RoundFinished) or not event.record.was_cut:
+            self._log.append(event)
         if isinstance(event, FirstWeights):
             self._first_weights = event.source

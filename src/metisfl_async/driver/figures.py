@@ -9,14 +9,14 @@ from typing import Any, Literal
 import numpy as np
 
 from metisfl_async.core.federation.records import RoundRecord
-from metisfl_async.core.model import Array
+from metisfl_async.data.report import PartitionReport
 
 try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 except ImportError as error:  # pragma: no cover - only where matplotlib is missing
-    raise ImportError('plots need matplotlib: pip install "metisfl-async[plot]"') from error
+    raise ImportError("plots need matplotlib: pip install matplotlib") from error
 
 __all__ = ["draw_partitions", "draw_rounds"]
 
@@ -50,13 +50,12 @@ def draw_rounds(records: Sequence[RoundRecord], x: Literal["number", "time"]) ->
     return figure
 
 
-def draw_partitions(parts: Sequence[tuple[Array, Array]]) -> Figure:
+def draw_partitions(report: PartitionReport) -> Figure:
     """Draw a bar for each part, as long as it has examples, cut into its classes."""
-    classes = np.unique(np.concatenate([y for _, y in parts]))
-    figure = ShownFigure(figsize=(7, 1.2 + 0.4 * len(parts)), dpi=144, layout="constrained")
-    axes, rows, left = figure.subplots(), np.arange(len(parts)), np.zeros(len(parts))
-    for label in classes:
-        widths = [np.count_nonzero(y == label) for _, y in parts]
+    num_parts = len(report.counts)
+    figure = ShownFigure(figsize=(7, 1.2 + 0.4 * num_parts), dpi=144, layout="constrained")
+    axes, rows, left = figure.subplots(), np.arange(num_parts), np.zeros(num_parts)
+    for label, widths in zip(report.classes, report.counts.T, strict=True):
         axes.barh(rows, widths, left=left, label=str(label), edgecolor="white", linewidth=0.5)
         left += widths
     axes.set_yticks(rows, [f"part {number}" for number in rows])

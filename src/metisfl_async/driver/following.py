@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 from metisfl_async.core.errors import (
     ConfigError,
@@ -39,7 +40,7 @@ PAUSE_S = 0.1  #: before a broken connection is made again
 async def follow(
     link: ControllerLink, federation_id: FederationId, on_event: Callable[[Event], None], lost_s: float | None
 ) -> FederationFinished:
-    """Pass the events on until the last one.
+    """Pass the events on until the last one, each with its number in this run of the controller.
 
     A connection that breaks is made again, also to a controller that was started again and goes on with the federation.
 
@@ -61,7 +62,7 @@ async def follow(
                 if isinstance(event, FederationStarted):  # perhaps in a controller that was started again
                     seen, run_id = 0, event.run_id
                 seen += event.count if isinstance(event, EventsMissed) else 1
-                on_event(event)
+                on_event(replace(event, serial=seen))
                 if isinstance(event, FederationFinished):
                     finished = event
                     return

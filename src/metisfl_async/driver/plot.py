@@ -1,14 +1,14 @@
-"""Plots, for those who have matplotlib: ``pip install "metisfl-async[plot]"``."""
+"""Plots, for those who have matplotlib: ``pip install matplotlib``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.federation.records import RoundRecord
-from metisfl_async.core.model import Array
+from metisfl_async.data.report import partition_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,21 +25,23 @@ def plot_rounds(records: Sequence[RoundRecord], path: str | Path | None, x: Lite
     return _saved(draw_rounds(records, x), path)
 
 
-def plot_partitions(parts: Sequence[tuple[Array, Array]], path: str | Path | None = None) -> Figure:
+def plot_partitions(y_chunks: Sequence[Any], path: str | Path | None = None) -> Figure:
     """Draw who got what: a bar for each part, as long as it has examples, cut into its classes.
 
-    Needs matplotlib: ``pip install "metisfl-async[plot]"``.
+    `partition_report` gives the same as numbers.
+
+    Needs matplotlib: ``pip install matplotlib``.
 
     Parameters
     ----------
-    parts : sequence of (x, y)
-        What `iid_partition` and its like give; ``y`` are class labels, shape (n,).
+    y_chunks : sequence of class labels, shape (n,) each
+        The labels of each part, as the partition functions give them.
     path : str or Path, optional
         Where to save it.
     """
     from metisfl_async.driver.figures import draw_partitions
 
-    return _saved(draw_partitions(parts), path)
+    return _saved(draw_partitions(partition_report(y_chunks)), path)
 
 
 def _saved(figure: Figure, path: str | Path | None) -> Figure:

@@ -27,12 +27,15 @@ from metisfl_async.core.federation.events import (
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.repeats import Repeats
 from metisfl_async.core.texts import MAX_NAME, plain
+from metisfl_async.driver.failures import Failures
 
 __all__ = ["ProgressDisplay"]
 
 logger = logging.getLogger(__name__)
 
 DRAWING_S = 0.1  #: between two drawings, at least: they are made on the event loop, and events come by the thousand
+BAR_WIDTH = 20
+NOTE_AT = 60  #: columns that a row takes without its note
 EVERY_MS = 2_000.0  #: without rounds, which may be over in milliseconds, a line at most so often
 
 
@@ -47,7 +50,7 @@ class ProgressDisplay:
         self._is_live = self._console.is_terminal or self._console.is_jupyter
         self._bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(BAR_WIDTH),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}", markup=False),
@@ -61,8 +64,11 @@ class ProgressDisplay:
         self._connected = 0
         self._told_ms = -EVERY_MS  # when the model of the latest line was made
         self._untold: RoundRecord | None = None  # the latest model, if it had no line
-        self._failures = Repeats()
-        self._live = Live(self._bars, console=self._console, auto_refresh=False)
+        self._failures, self._alike = Repeats(), Failures()
+        # What the program prints is its own: `sys.stdout` stays what it is.
+        self._live = Live(
+            self._bars, console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+        )
         self._next_drawing: asyncio.TimerHandle | None = None
         self._is_stale = False  # whether something changed since the latest drawing
 
@@ -94,7 +100,7 @@ class ProgressDisplay:
             case RoundStarted():
                 self._count_models()
             case UpdateFolded(metrics=metrics) | LearnerEvaluated(metrics=metrics) if self._phase is not None:
-                self._bars.update(self._phase, advance=1, note=_numbers(metrics))
+                self._bars.update(self._phase, advance=1, note=self._fitting(_numbers(metrics)))
             case ModelPublished(number) if self._has_rounds:
                 self._begin(f"round {number}: evaluating", int(self._bars.tasks[-1].total or 0))
             case TaskFailed(type="cancelled"):
@@ -114,22 +120,29 @@ class ProgressDisplay:
         if self._has_rounds:
             if self._phase is not None and event.task != "get_weights":
                 self._bars.update(self._phase, advance=1)
+            if not self._alike.is_first(event):
+                return  # how many more there were is told at the end of the round
         else:  # one that always fails does so with every model
             repeated = self._failures.count((event.learner, event.task, event.type))
             if repeated is None:
                 return
             unit, times = "model", f", {repeated} times" if repeated > 1 else ""
         what = f"{event.task} of {event.learner} failed{times}"
-        text = plain(f"{unit} {event.number}: {what}: {event.type}: {event.message}")
+        self._warn(f"{unit} {event.number}: {what}: {event.type}: {event.message}")
+
+    def _warn(self, text: str) -> None:
+        text = plain(text)
         if self._is_live:
             self._console.print(text, style="red", markup=False, highlight=False)
         else:
             logger.warning("%s", text)
 
     def _finished(self, record: RoundRecord) -> None:
+        for text in self._alike.others():
+            self._warn(text)
         self._bars.update(self._rounds, advance=int(record.is_published))
         if not self._has_rounds and record.evaluation_metrics:
-            note = f"{self._connected} learners connected  {_numbers(record.evaluation_metrics)}"
+            note = self._fitting([f"{self._connected} learners connected", *_numbers(record.evaluation_metrics)])
             self._bars.update(self._rounds, note=note)
         is_soon = record.started_ms + record.duration_ms - self._told_ms < EVERY_MS
         if not self._has_rounds and record.is_published and is_soon:
@@ -174,6 +187,16 @@ class ProgressDisplay:
             self._bars.remove_task(self._phase)
             self._phase = None
 
+    def _fitting(self, parts: list[str]) -> str:
+        """Join as many as there is room for; a number that is cut would be another number."""
+        note = ""
+        for part in parts:
+            longer = f"{note}  {part}" if note else part
+            if NOTE_AT + len(longer) > self._console.width:
+                break
+            note = longer
+        return note
+
     def _count_models(self) -> None:
         """Show models instead: there are no rounds."""
         self._has_rounds = False
@@ -181,5 +204,5 @@ class ProgressDisplay:
         self._drop_phase()
 
 
-def _numbers(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{plain(name, MAX_NAME)} {value:.4g}" for name, value in list(metrics.items())[:3])
+def _numbers(metrics: dict[str, float]) -> list[str]:
+    return [f"{plain(name, MAX_NAME)} {value:.4g}" for name, value in list(metrics.items())[:3]]

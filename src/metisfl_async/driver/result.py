@@ -10,17 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.federation.records import RoundRecord
+from metisfl_async.core.federation.tables import html_table, shown
 from metisfl_async.core.model import Array
+from metisfl_async.core.texts import plain
+from metisfl_async.driver.participation import participation_of, seldom
 from metisfl_async.driver.plot import plot_rounds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["FederationResult"]
+
+NAMED = 3  #: learners, in a result's text, of whom few updates counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,32 @@ class FederationResult:
         last = next((record.evaluation_metrics for record in reversed(published) if record.evaluation_metrics), {})
         scores = "".join(f", {name}={value:.4g}" for name, value in last.items())
         unit = "rounds" if all(record.in_rounds for record in self.rounds) else "models"
-        return f"<FederationResult: {len(published)} {unit}{scores}, {self.reason!r}>"
+        named = seldom(self.rounds)
+        took_part = participation_of(self.rounds)
+        texts = [f"{name} ({took_part[name].counted} of {len(published)})" for name in named[:NAMED]]
+        texts += [f"{len(named) - NAMED} more"] if len(named) > NAMED else []
+        few = f", few updates of {plain(', '.join(texts))}" if named else ""
+        return f"<FederationResult: {len(published)} {unit}{scores}{few}, {self.reason!r}>"
+
+    def _repr_html_(self) -> str:
+        """Show a row for each round, in notebooks."""
+        trained = sorted({name for record in self.rounds for name in record.train_metrics})
+        evaluated = sorted({name for record in self.rounds for name in record.evaluation_metrics})
+        unit = "round" if all(record.in_rounds for record in self.rounds) else "model"
+        rows = (
+            [
+                *(
+                    record.number,
+                    f"{len(record.participants)} of {len(record.learners)}",
+                    shown(record.duration_ms / 1e3),
+                ),
+                *(shown(record.train_metrics.get(name)) for name in trained),
+                *(shown(record.evaluation_metrics.get(name)) for name in evaluated),
+            ]
+            for record in self.rounds
+        )
+        columns = [unit, "updates", "seconds", *(f"train {name}" for name in trained), *evaluated]
+        return html_table(repr(self).strip("<>"), columns, rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything but the model as JSON-like data."""
@@ -46,6 +77,8 @@ class FederationResult:
             "reason": self.reason,
             "model_version": self.model_version,
             "first_weights": self.first_weights,
+            "participation": {name: part.to_dict() for name, part in participation_of(self.rounds).items()},
+            "seldom": seldom(self.rounds),
             "rounds": [record.to_dict() for record in self.rounds],
         }
 
@@ -61,10 +94,37 @@ class FederationResult:
         arrays = [np.asarray(array, order="C") for array in self.final_model]
         write_whole(Path(path), save({str(index): array for index, array in enumerate(arrays)}))
 
+    @classmethod
+    def load(cls, path: str | Path) -> FederationResult:
+        """Read what `save` wrote, and the model beside it, if `save_model` wrote one as ``model.safetensors``.
+
+        Metrics that became null are NaN again, infinite ones too.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file, or a directory in which it is ``results.json``.
+
+        Raises
+        ------
+        ConfigError
+            If it is not such a file.
+        """
+        file = Path(path) / "results.json" if Path(path).is_dir() else Path(path)
+        model = file.with_name("model.safetensors")
+        try:
+            data = json.loads(file.read_bytes())
+            records = [RoundRecord.from_dict(_with_numbers(record)) for record in data["rounds"]]
+            facts = data["model_version"], records, data["reason"], data["first_weights"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            allowed = f"a results.json, or a directory with one ({type(error).__name__}: {error})"
+            raise ConfigError("path", str(path), allowed) from error
+        return cls(load_arrays(model) if model.is_file() else None, *facts)
+
     def plot(self, path: str | Path | None = None, *, x: Literal["number", "time"] = "number") -> Figure:
         """Draw loss and accuracy, or whatever was measured.
 
-        Needs matplotlib: ``pip install "metisfl-async[plot]"``.
+        Needs matplotlib: ``pip install matplotlib``.
 
         Parameters
         ----------
@@ -77,6 +137,22 @@ class FederationResult:
         return plot_rounds(self.rounds, path, x)
 
 
+def load_arrays(path: str | Path) -> list[Array]:
+    """Read the arrays of a model that `FederationResult.save_model` wrote, in their order.
+
+    Raises
+    ------
+    ConfigError
+        If it is not such a file.
+    """
+    try:
+        arrays = load(Path(path).read_bytes())
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ConfigError("path", str(path), f"a safetensors file ({error})") from error
+    names = sorted(arrays, key=int) if all(name.isdecimal() for name in arrays) else list(arrays)
+    return [arrays[name] for name in names]
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -85,6 +161,14 @@ def write_whole(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _with_numbers(record: dict[str, Any]) -> dict[str, Any]:
+    """Give back NaN where JSON has null in place of a metric."""
+    for part in (record, *record["learners"].values()):
+        for name in ("train_metrics", "evaluation_metrics"):
+            part[name] = {key: math.nan if value is None else value for key, value in part[name].items()}
+    return record
 
 
 def _plain(value: Any) -> Any:

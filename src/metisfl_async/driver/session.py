@@ -17,7 +17,7 @@ from metisfl_async.core.errors import (
     MetisError,
     UnexpectedMessage,
 )
-from metisfl_async.core.federation.events import Event, FederationFinished
+from metisfl_async.core.federation.events import Event, FederationFinished, RoundFinished
 from metisfl_async.core.ids import FederationId, new_federation_id
 from metisfl_async.core.messages import StartRequest
 from metisfl_async.core.model import Array
@@ -32,6 +32,7 @@ from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.stopping import NothingBegun, StopRequest
 from metisfl_async.driver.sync import run_here, run_in_thread
 from metisfl_async.learner.client import LearnerClient
+from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.outcome import packed_weights
 from metisfl_async.learner.stopping import STOP_TIMEOUT_S, Stopping
@@ -113,7 +114,7 @@ class DriverSession:
         if not isinstance(termination_signals, TerminationSignals):
             raise ConfigError("termination_signals", termination_signals, "a TerminationSignals")
         if isinstance(controller, Controller):
-            termination_signals.check(in_rounds=controller.controller_config.new_scheduler().in_rounds)
+            controller.controller_config.check_signals(termination_signals, evaluates=evaluate is not None)
         if isinstance(controller, Controller) and controller.server_params is None:
             if len(live) < num_learners:
                 allowed = "live Learner objects; to wait for others, give the controller server_params"
@@ -122,10 +123,9 @@ class DriverSession:
             if least > num_learners:
                 allowed = f"at most the {num_learners} learners of this session: the controller has no port for others"
                 raise ConfigError("min_learners", least, allowed)
-        if join_timeout_secs is not None and not join_timeout_secs > 0:
-            raise ConfigError("join_timeout_secs", join_timeout_secs, "a number > 0, or None")
-        if lost_secs is not None and not lost_secs > 0:
-            raise ConfigError("lost_secs", lost_secs, "a number > 0, or None")
+        for name, secs in (("join_timeout_secs", join_timeout_secs), ("lost_secs", lost_secs)):
+            if secs is not None and not secs > 0:
+                raise ConfigError(name, secs, "a number > 0, or None")
         if evaluate is not None and not callable(evaluate):
             raise ConfigError("evaluate", evaluate, "a function (parameters, round_number) -> metrics, or None")
         if keep_running and live:
@@ -226,8 +226,7 @@ class DriverSession:
                 await self._reach(stack, resume=resume)
                 display = None
                 if progress:
-                    signals, num_learners = self._request.signals, self._request.num_learners
-                    display = stack.enter_context(ProgressDisplay(signals, num_learners))
+                    display = stack.enter_context(ProgressDisplay(self._request.signals, self._request.num_learners))
                 learners = self._live_learners(stack)
                 driving = self._driving = asyncio.create_task(self._drive(stop, display, resume=resume), name="drive")
                 others = [*self._serving(), *(learner.run() for learner in learners)]
@@ -304,12 +303,12 @@ class DriverSession:
         if self._learners and worker == "thread":
             threads = min(len(self._learners), MAX_THREADS)
             worker = stack.enter_context(DaemonThreads(threads, "metisfl-learners"))
-        clients = []
+        clients, failures = [], FailureLog()
         for name, learner in self._learners.items():
             of_learner = Worker(learner, worker, name=name, stopping=self._stopping)
             link = self._new_link()
             stack.push_async_callback(link.close)
-            clients.append(LearnerClient(link, of_learner, name))
+            clients.append(LearnerClient(link, of_learner, name, failures=failures))
         return clients
 
     async def _drive(self, stop: StopRequest, display: ProgressDisplay | None, *, resume: bool) -> FederationResult:
@@ -390,9 +389,11 @@ class DriverSession:
                 await asyncio.wait([driving])
 
     def _note(self, event: Event, display: ProgressDisplay | None, central: Central) -> None:
-        """Pass an event on to those who watch."""
+        """Pass an event on to those who watch; a round that was cut is in the result, and is no finished round."""
         central.note(event)
+        self._reached.note(event)
+        if isinstance(event, RoundFinished) and event.record.was_cut:
+            return
         self._log.append(event)
         if display is not None:
             display.show(event)
-        self._reached.note(event)

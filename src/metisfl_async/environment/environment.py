@@ -10,10 +10,11 @@ from typing import Any, Self
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, TerminationSignals
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.model import Array
+from metisfl_async.core.spelling import nearest
 from metisfl_async.driver.session import DriverSession
 from metisfl_async.environment.endpoint import Endpoint
 from metisfl_async.environment.entries import InProcess, LearnerEntry, SessionOptions
-from metisfl_async.environment.gathering import nearest
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.run import run_learner
 
@@ -51,13 +52,13 @@ class FederationEnvironment:
         if twice := [learner_id for learner_id in ids if ids.count(learner_id) > 1]:
             raise ConfigError("learners", twice[0], "each learner_id once")
 
-        self.termination_signals.check(in_rounds=self.controller_config.new_scheduler().in_rounds)
+        self.controller_config.check_signals(self.termination_signals)
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:
         """Read an environment file, in MetisFL's form or in ours; docs/environment.md shows every section.
 
-        Paths in the file are relative to it. Needs ruamel.yaml: ``pip install "metisfl-async[cli]"``.
+        Paths in the file are relative to it. Needs ruamel.yaml: ``pip install ruamel.yaml``.
 
         Raises
         ------
@@ -67,7 +68,7 @@ class FederationEnvironment:
         try:
             from metisfl_async.environment.reader import read
         except ModuleNotFoundError as error:
-            raise ConfigError("from_yaml", str(path), 'once installed: pip install "metisfl-async[cli]"') from error
+            raise ConfigError("from_yaml", str(path), "once installed: pip install ruamel.yaml") from error
         return cls(**read(Path(path)))
 
     def controller(self, *, resume: bool = False) -> Controller:
@@ -141,7 +142,13 @@ class FederationEnvironment:
             else stop_timeout_secs,
         )
 
-    def session(self, learners: Sequence[Learner] | None = None, *, listen: bool = False) -> DriverSession:
+    def session(
+        self,
+        learners: Sequence[Learner] | None = None,
+        *,
+        listen: bool = False,
+        initial_weights: Sequence[Array] | None = None,
+    ) -> DriverSession:
         """Make the driver's session.
 
         Parameters
@@ -151,6 +158,8 @@ class FederationEnvironment:
             the session dials the controller and waits for as many learners as there are entries.
         listen : bool
             With live learners: talk over the controller's port, instead of in memory.
+        initial_weights : sequence of ndarray, optional
+            Where training starts; without them, one learner is asked.
         """
         options = self.session_options
         if learners is None:
@@ -160,6 +169,7 @@ class FederationEnvironment:
                 self.client_params(),
                 len(self.learners),
                 self.termination_signals,
+                initial_weights=initial_weights,
                 seed=options.seed,
                 join_timeout_secs=options.join_timeout_secs,
             )
@@ -169,6 +179,7 @@ class FederationEnvironment:
             self.controller() if listen else Controller(None, self.controller_config, self.model_store_config),
             self._named(learners),
             self.termination_signals,
+            initial_weights=initial_weights,
             seed=options.seed,
             join_timeout_secs=options.join_timeout_secs,
             worker=options.worker,

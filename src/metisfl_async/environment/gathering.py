@@ -6,15 +6,15 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.spelling import nearest, snake
 from metisfl_async.environment.errors import ConfigFileError
 from metisfl_async.environment.node import Node
 
-__all__ = ["Gathering", "Words", "nearest", "snake"]
+__all__ = ["Gathering", "Words"]
 
 T = TypeVar("T")
 
@@ -25,17 +25,6 @@ class Words:
 
     aliases: Mapping[str, str] = field(default_factory=dict)  #: another name of a field
     refused: Mapping[str, str] = field(default_factory=dict)  #: a key of MetisFL's, and what to do instead
-
-
-def snake(key: str) -> str:
-    """Turn CamelCase into snake_case: "GRPCServer" into "grpc_server"."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", key).lower()
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """Say which name was probably meant, or all that are known."""
-    close = get_close_matches(snake(name), known, 1)
-    return f"{close[0]} (the nearest of the known ones)" if close else ", ".join(sorted(known))
 
 
 class Gathering(Generic[T]):

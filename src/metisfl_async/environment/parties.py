@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from metisfl_async.core.spelling import snake
 from metisfl_async.environment import vocabulary
 from metisfl_async.environment.endpoint import Endpoint
 from metisfl_async.environment.entries import LearnerEntry
-from metisfl_async.environment.gathering import Gathering, Words, snake
+from metisfl_async.environment.gathering import Gathering, Words
 from metisfl_async.environment.node import Node
 
 __all__ = ["read_controller", "read_learners"]
@@ -25,7 +26,11 @@ def read_controller(section: Node) -> Gathering[Endpoint]:
 
 
 def read_learners(section: Node) -> list[LearnerEntry]:
-    """Make an entry for each learner."""
+    """Make an entry for each learner; a number stands for so many without a name."""
+    if type(section.value) is int:
+        if section.value < 1:
+            raise section.error(section.value, "a number >= 1, or a list with an entry for each learner")
+        return [LearnerEntry()] * section.value
     if not section.items():
         raise section.error([], "at least one entry; it may be empty: - {}")
     entries: dict[str, LearnerEntry] = {}

@@ -8,11 +8,12 @@ from typing import Any
 
 from metisfl_async.core.config import ControllerConfig, ModelStoreConfig, TerminationSignals
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.spelling import nearest, snake
 from metisfl_async.environment import vocabulary
 from metisfl_async.environment.document import load
 from metisfl_async.environment.endpoint import Endpoint
 from metisfl_async.environment.entries import LearnerEntry, SessionOptions
-from metisfl_async.environment.gathering import Gathering, nearest, snake
+from metisfl_async.environment.gathering import Gathering
 from metisfl_async.environment.node import Node
 from metisfl_async.environment.parties import read_controller, read_learners
 
@@ -74,7 +75,8 @@ def read(file: Path) -> dict[str, Any]:
             case _:
                 raise root.key_error(key, nearest(key, SECTIONS + CPP_SECTIONS), section.line)
     if entries is None:
-        raise absent("learners").error(None, "a list with an entry for each learner; an entry may be empty: - {}")
+        allowed = "a list with an entry for each learner, which may be empty: - {}; or how many"
+        raise absent("learners").error(None, allowed)
     config = training.make(**_train_params(training, local))
     return {
         "controller_config": config,
@@ -90,7 +92,7 @@ def _checked(signals: Gathering[TerminationSignals], config: ControllerConfig) -
     """See whether the signals fit the scheduler."""
     made = signals.make()
     try:
-        made.check(in_rounds=config.new_scheduler().in_rounds)
+        config.check_signals(made)
     except ConfigError as error:
         raise signals.located(error) from None
     return made

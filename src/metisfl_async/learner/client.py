@@ -41,11 +41,12 @@ from metisfl_async.core.messages import (
 )
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Model
+from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.hearing import Hearing
 from metisfl_async.learner.outcome import Trained, text_of
 from metisfl_async.learner.part import Begin, Drop, End, Forget, Part, Push, Say, Step
 from metisfl_async.learner.spool import Spool, Spooled
-from metisfl_async.learner.worker import Worker, users_part
+from metisfl_async.learner.worker import Worker
 from metisfl_async.transport.base import LearnerLink, Stream
 from metisfl_async.transport.concurrency import end_all, first_of
 from metisfl_async.transport.retry import insisting
@@ -87,11 +88,13 @@ class LearnerClient:
         learner_id: str = "",
         connect_timeout_s: float | None = None,
         spool: Spool | None = None,
+        *,
+        failures: FailureLog | None = None,
     ) -> None:
         self._link, self._worker = link, worker
         self._id = LearnerId(learner_id)
         self._connect_timeout_s = connect_timeout_s
-        self._part, self._spool = Part(), spool
+        self._part, self._spool, self._failures = Part(), spool, failures or FailureLog()
         self._joined: JoinReply | None = None  # of the latest incarnation
         self._is_connected = asyncio.Event()
         self._hearing: Hearing | None = None  # of the latest connection
@@ -255,10 +258,10 @@ class LearnerClient:
                     model = await self._fetch(offer.model)
                     metrics = await self._worker.evaluate(model, offer.config)
                     self._carry_out(self._part.reported(Evaluated(offer.task_id, metrics)))
-        except Exception as error:
-            trace = (type(error), error, users_part(error.__traceback__))
-            logger.error("%s failed to %s in round %d", self._id, offer.kind, offer.round_number, exc_info=trace)
-            self._carry_out(self._part.reported(Failed(offer.task_id, type(error).__name__, text_of(error))))
+        except Exception as error:  # noqa: BLE001 - it is the user's code
+            text = text_of(error)
+            self._failures.tell(self._id, offer, error, text)
+            self._carry_out(self._part.reported(Failed(offer.task_id, type(error).__name__, text)))
 
     def _keep(self, task_id: TaskId, update: _Update) -> None:
         if not self._part.holds(task_id):  # it was dropped meanwhile

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence, Sized
 from typing import TypeAlias
 
 import numpy as np
@@ -12,7 +12,7 @@ from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Array
 
-__all__ = ["Config", "Learner", "TrainResult"]
+__all__ = ["Config", "Learner", "TrainResult", "examples_of"]
 
 Config: TypeAlias = dict[str, Json]
 TrainResult: TypeAlias = (
@@ -31,7 +31,8 @@ class Learner(ABC):
     ----------
     num_training_examples : int, optional
         How many examples this learner trains on, for ``scaling_factor="NumTrainingExamples"``. `train` may say it
-        instead, as "num_training_examples" in its metadata or its metrics, and then wins.
+        instead, as "num_training_examples" in its metadata or its metrics, and then wins. Where nobody says it, it is
+        the length of the learner's attribute ``x_train``, if there is one, as in MetisFL's examples.
     """
 
     num_training_examples: int | None = None
@@ -70,10 +71,26 @@ class Learner(ABC):
         parameters : list of ndarray
             The trained weights: same number, shapes and dtypes.
         metrics : dict of str to float
+            Numbers by name, 0-d arrays and tensors among them; of a list with a value for each epoch, such as Keras'
+            `history`, the last one counts. A vector becomes "name_0", "name_1", and so on. What is no number is left
+            out with a warning; None and strings go to the metadata.
         metadata : dict, optional
             JSON-like; "num_training_examples" and "num_completed_batches" are read by the scaling factors.
         """
 
     @abstractmethod
     def evaluate(self, parameters: list[Array], config: Config) -> Mapping[str, float] | Awaitable[Mapping[str, float]]:
-        """Measure the global weights on the learner's own data; `config` is `ControllerConfig.eval_params`."""
+        """Measure the global weights on the learner's own data; `config` is `ControllerConfig.eval_params`.
+
+        "num_examples" among the metrics says on how many examples; where all say it, it weighs the means over learners.
+        """
+
+
+def examples_of(learner: Learner) -> int | None:
+    """Say how many examples a learner trains on, as far as is known without asking `train`."""
+    if learner.num_training_examples is not None:
+        return learner.num_training_examples
+    x_train: object = getattr(learner, "x_train", None)
+    if shape := getattr(x_train, "shape", ()):
+        return int(shape[0]) or None
+    return len(x_train) or None if isinstance(x_train, Sized) and not hasattr(x_train, "shape") else None

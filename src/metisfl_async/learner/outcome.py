@@ -10,12 +10,12 @@ from typing import TypeVar
 import numpy as np
 
 from metisfl_async.core.errors import ConfigError
-from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metrics, requested_names
+from metisfl_async.core.metrics import Json, Metrics, requested_names
 from metisfl_async.core.model import Manifest, Model
 from metisfl_async.core.texts import plain
-from metisfl_async.transport.convert import MAX_MESSAGE_BYTES
+from metisfl_async.learner.reported import evaluated, trained
 
-__all__ = ["Trained", "checked_evaluation", "packed_result", "packed_weights", "text_of"]
+__all__ = ["Measured", "Trained", "checked_evaluation", "packed_result", "packed_weights", "text_of"]
 
 T = TypeVar("T", bound=dict[str, Json] | Metrics)
 
@@ -27,6 +27,15 @@ class Trained:
     model: Model
     metrics: Metrics = field(default_factory=dict)
     metadata: dict[str, Json] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)  #: what else was said, and why it cannot be used
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What an evaluation says."""
+
+    metrics: Metrics
+    left_out: dict[str, str]  #: what else was said, and why it cannot be used
 
 
 def packed_weights(weights: object, source: str = "get_weights()", like: Manifest | None = None) -> Model:
@@ -51,26 +60,19 @@ def packed_result(
     model = packed_weights(result[0], "the parameters of train()", trained_from)
     if (difference := trained_from.difference(model.manifest)) is not None:
         raise ConfigError("the parameters of train()", difference, "the shapes and dtypes that were passed in")
-    metrics = checked_metrics(result[1], "the metrics of train()")
-    metadata = checked_json(result[2] if len(result) == 3 else {}, "the metadata of train()")
-    if not isinstance(metadata, dict):
-        raise ConfigError("the metadata of train()", metadata, "a dict")
-    key = "num_training_examples"
-    if num_training_examples is not None and key not in metadata and key not in metrics:
-        metadata[key] = checked_json(num_training_examples, "Learner.num_training_examples")
-    _check_names(metrics, config, "metrics", "the metrics of train()")
-    _check_names(metadata, config, "metadata", "the metadata of train()")
-    return Trained(model, _plain(metrics), _plain(metadata))
+    said = trained(result[1], result[2] if len(result) == 3 else {}, num_training_examples)
+    _check_names(said.names, config, "metrics", "the metrics of train()")
+    _check_names(said.metadata, config, "metadata", "the metadata of train()")
+    return Trained(model, _plain(said.metrics), _plain(said.metadata), said.left_out)
 
 
-def checked_evaluation(metrics: object, config: Mapping[str, Json]) -> Metrics:
+def checked_evaluation(metrics: object, config: Mapping[str, Json]) -> Measured:
     """Check what `evaluate` returned, also against what its task asks for; it travels in one message."""
-    checked = checked_metrics(metrics, "evaluate()")
-    _check_names(checked, config, "metrics", "evaluate()")
-    size = sum(len(name.encode()) + 32 for name in checked)
-    if size > MAX_MESSAGE_BYTES:
-        raise ConfigError("evaluate()", f"{len(checked)} metrics, {size} bytes", f"at most {MAX_MESSAGE_BYTES} bytes")
-    return _plain(checked)
+    if not isinstance(metrics, Mapping):
+        raise ConfigError("evaluate()", _kind(metrics), "a dict from names to numbers")
+    said = evaluated(metrics, "evaluate()")
+    _check_names(said.names, config, "metrics", "evaluate()")
+    return Measured(_plain(said.metrics), said.left_out)
 
 
 def _check_names(reported: Collection[str], config: Mapping[str, Json], key: str, source: str) -> None:

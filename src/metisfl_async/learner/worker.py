@@ -19,8 +19,8 @@ from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.metrics import Metrics, checked_json
 from metisfl_async.core.model import Bytes, Manifest, Model
 from metisfl_async.learner.elsewhere import Raised
-from metisfl_async.learner.learner import Config, Learner
-from metisfl_async.learner.outcome import Trained, checked_evaluation, packed_result, packed_weights
+from metisfl_async.learner.learner import Config, Learner, examples_of
+from metisfl_async.learner.outcome import Measured, Trained, checked_evaluation, packed_result, packed_weights
 from metisfl_async.learner.stopping import Stopping
 from metisfl_async.learner.threads import DaemonThreads
 from metisfl_async.transport.concurrency import is_being_cancelled, to_the_end
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 WorkerKind: TypeAlias = Literal["thread", "process"] | Executor
 METHODS = ("get_weights", "set_weights", "train", "evaluate")
 THREADS = (DaemonThreads, ThreadPoolExecutor)
+MOST_TOLD = 100  #: things that are left out, of which one learner's log warns
 CLOSED_S = 1.0  #: for a coroutine to end after it was closed
 T = TypeVar("T")
 
@@ -69,6 +70,7 @@ class Worker:
         self._threads: DaemonThreads | None = None
         self._executor: Executor | None = None
         self._spare: Bytes | None = None  # the last update's buffer
+        self._told: set[str] = set()  # what was left out, and warned of
         if isinstance(kind, Executor):
             self._executor = kind
         elif kind == "thread":
@@ -107,8 +109,11 @@ class Worker:
             if iscoroutinefunction(self._learner.train):
                 self._learner.was_trained = True
                 result = await self._finish(self._learner.train(await self._run(_copy, model, again), _own(config)))
-                return await self._run(_pack_result, result, model.manifest, dict(config))
-            return await self._run(_train, model, config, again)
+                trained = await self._run(_pack_result, result, model.manifest, dict(config))
+            else:
+                trained = await self._run(_train, model, config, again)
+            self._tell_left_out(trained.left_out)
+            return trained
 
     def recycle(self, update: Model) -> None:
         """Take back an update that nobody needs any more: the next training gets its copy there.
@@ -122,8 +127,18 @@ class Worker:
         async with self._alone("evaluate"):
             if iscoroutinefunction(self._learner.evaluate):
                 metrics = await self._finish(self._learner.evaluate(await self._run(_copy, model), _own(config)))
-                return checked_evaluation(metrics, config)
-            return await self._run(_evaluate, model, config)
+                measured = checked_evaluation(metrics, config)
+            else:
+                measured = await self._run(_evaluate, model, config)
+            self._tell_left_out(measured.left_out)
+            return measured.metrics
+
+    def _tell_left_out(self, left_out: dict[str, str]) -> None:
+        """Warn once of each thing that the learner says and nobody can use."""
+        for what, why in left_out.items():
+            if what not in self._told and len(self._told) < MOST_TOLD:
+                self._told.add(what)
+                logger.warning("%s: %s is left out: it is %s", self.name, what, why)
 
     async def close(self) -> None:
         """End the thread or process, when what runs in it has ended; nothing more begins."""
@@ -352,7 +367,7 @@ def _train(learner: Learner, model: Model, config: Config, again: Bytes | None) 
     return _pack_result(learner, learner.train(model.copies(again), _own(config)), model.manifest, config)
 
 
-def _evaluate(learner: Learner, model: Model, config: Config) -> Metrics:
+def _evaluate(learner: Learner, model: Model, config: Config) -> Measured:
     return checked_evaluation(learner.evaluate(model.copies(), _own(config)), config)
 
 
@@ -365,4 +380,4 @@ def _pack_weights(_: Learner, weights: object) -> Model:
 
 
 def _pack_result(learner: Learner, result: object, manifest: Manifest, config: Config) -> Trained:
-    return packed_result(result, manifest, learner.num_training_examples, config)
+    return packed_result(result, manifest, examples_of(learner), config)

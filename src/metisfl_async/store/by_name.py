@@ -21,7 +21,7 @@ def new_store(config: ModelStoreConfig) -> ModelStore:
             try:
                 from metisfl_async.store.redis import RedisStore
             except ImportError:
-                allowed = 'InMemory, Disk, or Redis after: pip install "metisfl-async[redis]"'
+                allowed = "InMemory, Disk, or Redis after: pip install redis"
                 raise ConfigError("model_store", config.model_store, allowed) from None
             return RedisStore(config)
         case _:

@@ -97,7 +97,7 @@ class Access:
         self._open: Counter[Identity] = Counter()  # calls that gRPC keeps, also those that have ended for us
         self._ended: set[asyncio.Task[object]] = set()  # those of them whose credential was revoked
         if params.revoked is not None and find_spec("cryptography") is None:
-            raise ConfigError("revoked", str(params.revoked), "None, or install metisfl-async[tls]")
+            raise ConfigError("revoked", str(params.revoked), "None, or pip install cryptography")
         self._audit = Audit()
 
     @asynccontextmanager

@@ -321,7 +321,7 @@ def _add_reflection(name: str, server: _Others) -> None:
     try:
         from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
     except ImportError as error:
-        raise ConfigError("reflection", True, "False, or install metisfl-async[reflection]") from error
+        raise ConfigError("reflection", True, "False, or pip install grpcio-reflection") from error
     assert metisfl_pb2.DESCRIPTOR.name  # registers our messages
     servicer = reflection.aio.ReflectionServicer((name, health.SERVICE_NAME, reflection.SERVICE_NAME))
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)

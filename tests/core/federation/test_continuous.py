@@ -172,6 +172,27 @@ def test_the_mean_evaluation_is_that_of_everybodys_latest() -> None:
     commit(sandbox, B, weight=3.0)
     sandbox.evaluate(B, accuracy=0.5)
     assert sandbox.records[2].evaluation_metrics == {"accuracy": 0.5}
+    assert sandbox.records[2].evaluation_weighted_by == "scaling_factor"
+
+
+def test_the_mean_evaluation_counts_by_examples_where_all_say_how_many() -> None:
+    sandbox = started(A, B, evaluate_every=1)
+    commit(sandbox, A, weight=900.0)
+    sandbox.evaluate(A, accuracy=1.0, num_examples=10.0)
+    commit(sandbox, B, weight=100.0)
+    sandbox.evaluate(B, accuracy=0.0, num_examples=990.0)
+    assert sandbox.records[1].evaluation_metrics == {"accuracy": 0.01}
+    assert sandbox.records[1].evaluation_weighted_by == "num_examples"
+    commit(sandbox, B, weight=100.0)
+    sandbox.evaluate(B, accuracy=0.0)
+    assert sandbox.records[2].evaluation_metrics == {"accuracy": 0.9}
+    assert sandbox.records[2].evaluation_weighted_by == "scaling_factor"
+    commit(sandbox, B, weight=100.0)
+    sandbox.evaluate(B, num_examples=0.0)
+    assert (sandbox.records[3].evaluation_metrics, sandbox.records[3].evaluation_weighted_by) == (
+        {"accuracy": 1.0},
+        "num_examples",
+    )
 
 
 def test_a_record_is_there_when_its_evaluation_is_whatever_came_meanwhile() -> None:

@@ -75,8 +75,8 @@ class ContinuousMachine(Everyone):
         signals = TerminationSignals(
             global_updates=global_updates,
             execution_cutoff_time_mins=5.0,
-            evaluation_metric="accuracy",
-            evaluation_metric_cutoff_score=1.0,
+            evaluation_metric="accuracy" if evaluate_every else None,
+            evaluation_metric_cutoff_score=1.0 if evaluate_every else None,
         )
         if is_given:
             self.sandbox.give_model()

@@ -325,6 +325,20 @@ def test_evaluations_that_fail_or_are_late_are_noted_and_the_round_stands() -> N
     assert sandbox.phase() is Phase.TRAINING
 
 
+@pytest.mark.parametrize("count", [-1.0, 1e10, float("nan")])
+def test_an_evaluation_that_claims_an_impossible_number_of_examples_does_not_count(count: float) -> None:
+    sandbox = training(A, B)
+    sandbox.train(A, B)
+    sandbox.publish()
+    sandbox.evaluate(A, accuracy=0.0, num_examples=count)
+    sandbox.evaluate(B, accuracy=0.5, num_examples=2.0)
+    (record,) = sandbox.records
+    assert record.evaluation_metrics == {"accuracy": 0.5}
+    (failure,) = record.learners[A].failures
+    assert failure.type == "ConfigError"
+    assert failure.message == f"num_examples is {count:g}; allowed: a number >= 0 and <= max_weight=1000000000"
+
+
 def test_what_is_told_of_an_update_is_in_the_record_and_what_is_nothing_new_is_announced() -> None:
     sandbox = training(A, B, C, config=NO_EVALUATION)
     tasks = {learner: sandbox.task(learner) for learner in (A, B, C)}

@@ -58,8 +58,8 @@ class FederationMachine(Everyone):
         signals = TerminationSignals(
             federation_rounds=federation_rounds,
             execution_cutoff_time_mins=cutoff_mins,
-            evaluation_metric="accuracy",
-            evaluation_metric_cutoff_score=1.0,
+            evaluation_metric="accuracy" if evaluate_every else None,
+            evaluation_metric_cutoff_score=1.0 if evaluate_every else None,
         )
         if is_given:
             self.sandbox.give_model()

@@ -40,6 +40,7 @@ records = st.builds(
     participants=st.lists(text, max_size=3),
     train_metrics=metrics,
     evaluation_metrics=metrics,
+    evaluation_weighted_by=st.sampled_from(["num_examples", "scaling_factor", "nothing", ""]),
     learners=st.dictionaries(text, parts, max_size=3),
 )
 
@@ -140,3 +141,65 @@ def test_the_summary_without_rounds_counts_updates_and_says_how_old_their_models
     learners = {"a": LearnerRecord(staleness=2), "b": LearnerRecord(staleness=9), "c": LearnerRecord()}
     record = RoundRecord(8, 7, True, participants=["a", "a", "b"], learners=learners)
     assert record.summary() == "3 of 4 updates in 0.00 s, staleness 9"
+
+
+def test_evaluations_count_by_their_examples_where_all_say_how_many() -> None:
+    record = closed(
+        {},
+        a=LearnerRecord(weight=900.0, evaluation_metrics={"accuracy": 1.0, "num_examples": 10.0}),
+        b=LearnerRecord(weight=100.0, evaluation_metrics={"accuracy": 0.0, "num_examples": 990.0}),
+        c=LearnerRecord(weight=100.0, evaluation_metrics={"num_examples": 0.0}),
+        d=LearnerRecord(weight=7.0),  # it did not evaluate
+    )
+    assert record.evaluation_metrics == {"accuracy": 0.01}
+    assert record.evaluation_weighted_by == "num_examples"
+
+
+def test_evaluations_count_by_scaling_factors_where_one_does_not_say_how_many() -> None:
+    record = closed(
+        {},
+        a=LearnerRecord(weight=3.0, evaluation_metrics={"accuracy": 1.0, "num_examples": 10.0}),
+        b=LearnerRecord(weight=1.0, evaluation_metrics={"accuracy": 0.0}),
+    )
+    assert (record.evaluation_metrics, record.evaluation_weighted_by) == ({"accuracy": 0.75}, "scaling_factor")
+
+
+def test_evaluations_of_no_examples_at_all_are_as_if_nobody_said() -> None:
+    record = closed({}, a=LearnerRecord(evaluation_metrics={"accuracy": 1.0, "num_examples": 0.0}))
+    assert (record.evaluation_metrics, record.evaluation_weighted_by) == ({"accuracy": 1.0}, "nothing")
+    assert closed({}, a=LearnerRecord()).evaluation_weighted_by == ""
+
+
+EVIL = "<script>\x1b]0;mine\x07"
+SHOWN = RoundRecord(
+    3,
+    2,
+    is_published=True,
+    participants=["a"],
+    duration_ms=1234.0,
+    evaluation_metrics={"accuracy": 0.912345},
+    learners={
+        "a": LearnerRecord(
+            train_state="counted", weight=900.0, train_metrics={"loss": 0.5}, evaluation_metrics={"f1": 1.0}
+        ),
+        EVIL: LearnerRecord(train_state="failed", failures=[Failure("train", EVIL, "no data")]),
+    },
+)
+
+
+def test_records_are_short_to_look_at() -> None:
+    assert repr(SHOWN) == "<RoundRecord: round 3: 1 of 2 updates in 1.23 s, evaluation accuracy 0.9123>"
+    assert repr(RoundRecord(3, 2, in_rounds=False)).startswith("<RoundRecord: model 3: not published: 0 of 0")
+    part, failed = SHOWN.learners.values()
+    assert repr(part) == "<LearnerRecord: counted, weight 900, train loss 0.5, evaluation f1 1>"
+    assert repr(failed) == r"<LearnerRecord: failed, train failed: <script>\x1b]0;mine\x07: no data>"
+
+
+def test_a_record_is_a_table_in_notebooks_and_nothing_of_a_peer_is_html() -> None:
+    html = SHOWN._repr_html_()
+    assert html.startswith("<p>round 3: 1 of 2 updates")
+    assert "<td>a</td><td>counted</td><td>900</td><td>0.5</td><td>1</td><td></td>" in html
+    assert r"<td>&lt;script&gt;\x1b]0;mine\x07</td>" in html
+    assert "<script>" not in html
+    many = RoundRecord(1, 0, learners={f"site-{number}": LearnerRecord() for number in range(300)})
+    assert "(the last 200 of 300)" in many._repr_html_()

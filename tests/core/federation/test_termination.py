@@ -49,9 +49,18 @@ def test_a_signal_that_the_scheduler_never_reaches_is_refused(
     in_rounds: bool, name: str, signals: TerminationSignals
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        signals.check(in_rounds=in_rounds)
+        signals.check(in_rounds=in_rounds, evaluate_every=1, evaluates=False)
     assert (error.value.field, error.value.value) == (name, 2)
-    signals.check(in_rounds=not in_rounds)
+    signals.check(in_rounds=not in_rounds, evaluate_every=1, evaluates=False)
+
+
+def test_a_score_that_is_never_measured_is_refused() -> None:
+    signals = TerminationSignals(evaluation_metric="accuracy", evaluation_metric_cutoff_score=0.9, federation_rounds=9)
+    with pytest.raises(ConfigError) as error:
+        signals.check(in_rounds=True, evaluate_every=0, evaluates=False)
+    assert (error.value.field, error.value.value) == ("evaluation_metric", "accuracy")
+    signals.check(in_rounds=True, evaluate_every=3, evaluates=False)
+    TerminationSignals(federation_rounds=9).check(in_rounds=True, evaluate_every=0, evaluates=False)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +90,15 @@ def test_only_the_named_metric_is_looked_at() -> None:
     assert stop(signals, 1, record()) is None
     assert stop(signals, 1, record(accuracy=0.9)) is None
     assert stop(signals, 1, record(auc=0.9)) == "auc=0.9 reached evaluation_metric_cutoff_score=0.5"
+
+
+def test_what_only_the_session_measures_needs_its_function_and_no_learner() -> None:
+    central = TerminationSignals(evaluation_metric="central/auc", patience_rounds=1)
+    central.check(in_rounds=True, evaluate_every=0, evaluates=True)
+    with pytest.raises(ConfigError, match="evaluation_metric is 'central/auc'; allowed: a metric of the learners"):
+        central.check(in_rounds=True, evaluate_every=1, evaluates=False)
+    with pytest.raises(ConfigError, match="evaluate is 'a function'; allowed: None with Asynchronous"):
+        central.check(in_rounds=False, evaluate_every=1, evaluates=True)
 
 
 def test_a_central_evaluation_is_named_with_a_word_before_it() -> None:

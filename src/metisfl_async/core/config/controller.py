@@ -10,9 +10,11 @@ from typing import Any, Literal, NoReturn, TypeAlias
 
 from metisfl_async.core.checks import heartbeats, integer, number, one_of, positive
 from metisfl_async.core.config.endpoints import ClientParams, ServerParams, named_learners
+from metisfl_async.core.config.signals import TerminationSignals
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, checked_json, requested_names
 from metisfl_async.core.params import check_size
+from metisfl_async.core.spelling import spelled
 from metisfl_async.core.strategies.aggregation.by_name import RULES, rule_by_name
 from metisfl_async.core.strategies.aggregation.fedavg import FedStride
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
@@ -30,6 +32,7 @@ SELECTORS = {"Scheduled": Scheduled, "ScheduledCardinality": ScheduledCardinalit
 NO_ENCRYPTION = "None: secure aggregation (SecAgg) is not implemented yet; the controller sees every update"
 
 
+@spelled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ControllerConfig:
     """How the controller trains: what is averaged, when a round ends, and what its peers may use.
@@ -138,6 +141,11 @@ class ControllerConfig:
             raise ConfigError(
                 "participation_ratio", self.participation_ratio, "1.0: your selector decides who is asked"
             )
+
+    def check_signals(self, signals: TerminationSignals, *, evaluates: bool = False) -> None:
+        """Refuse a signal that is never reached when it trains like this; `evaluates`: whether the session does."""
+        in_rounds, every = self.new_scheduler().in_rounds, self.evaluate_every
+        signals.check(in_rounds=in_rounds, evaluate_every=every, evaluates=evaluates)
 
     def new_rule(self) -> AggregationRule:
         """Make the aggregation rule; an object of the user's is copied."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from metisfl_async.core.checks import hostname, integer
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.spelling import spelled
 
 __all__ = ["ClientParams", "ServerParams", "address_of", "is_loopback", "named_learners"]
 
@@ -22,6 +23,7 @@ INSECURE = (
 )
 
 
+@spelled
 @dataclass(frozen=True, slots=True)
 class ServerParams:
     """Where a server listens, and whom it lets in. With TLS, all three files; without, none.
@@ -103,6 +105,7 @@ class ServerParams:
         return ClientParams(host, self.port if port is None else port, self.root_certificate)
 
 
+@spelled
 @dataclass(frozen=True, slots=True)
 class ClientParams:
     """Which server to dial, and how much to take from it. With a root certificate, over TLS."""

@@ -7,10 +7,14 @@ from typing import Literal
 
 from metisfl_async.core.checks import integer, number, one_of, positive
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.spelling import spelled
 
-__all__ = ["TerminationSignals", "TerminationSingals"]
+__all__ = ["CENTRAL", "TerminationSignals", "TerminationSingals"]
+
+CENTRAL = "central/"  #: before the name of a metric that the session's `evaluate` measures
 
 
+@spelled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TerminationSignals:
     """When a federation ends: at the first of these. At least one must be given."""
@@ -58,13 +62,23 @@ class TerminationSignals:
                 "evaluation_metric with evaluation_metric_cutoff_score or patience_rounds",
             )
 
-    def check(self, *, in_rounds: bool) -> None:
-        """Refuse the signal that the scheduler never reaches."""
+    def check(self, *, in_rounds: bool, evaluate_every: int, evaluates: bool) -> None:
+        """Refuse the signal that is never reached: by the scheduler, or without evaluations."""
         if in_rounds and self.global_updates is not None:
             raise ConfigError("global_updates", self.global_updates, "None with rounds: federation_rounds counts them")
         if not in_rounds and self.federation_rounds is not None:
             allowed = "None with Asynchronous, which has no rounds: global_updates counts its models"
             raise ConfigError("federation_rounds", self.federation_rounds, allowed)
+        if evaluates and not in_rounds:
+            allowed = "None with Asynchronous, which has no rounds that could wait for it"
+            raise ConfigError("evaluate", "a function", allowed)
+        if self.evaluation_metric is not None and self.evaluation_metric.startswith(CENTRAL):
+            if not evaluates:
+                allowed = f"a metric of the learners; a session measures {CENTRAL}... if it is given `evaluate`"
+                raise ConfigError("evaluation_metric", self.evaluation_metric, allowed)
+        elif not evaluate_every and self.evaluation_metric is not None:
+            allowed = "None with evaluate_every=0: nothing is evaluated, so that the score is never reached"
+            raise ConfigError("evaluation_metric", self.evaluation_metric, allowed)
 
 
 TerminationSingals = TerminationSignals  #: as MetisFL spells it

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from metisfl_async.core.checks import hostname, integer, one_of, positive
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.spelling import spelled
 
 __all__ = ["ModelStoreConfig"]
 
@@ -18,6 +19,7 @@ Store = Literal["InMemory", "Disk", "Redis"]
 ITS_OWN = {"directory": "Disk", "model_store_hostname": "Redis", "model_store_port": "Redis", "key_prefix": "Redis"}
 
 
+@spelled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelStoreConfig:
     """Where models are kept: in memory, as files in a directory, or in Redis."""

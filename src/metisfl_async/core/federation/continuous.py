@@ -8,17 +8,18 @@ from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import RoundStarted
 from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.federation.inputs import CentralEvaluation, Folded, Published, Unpublished
-from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
+from metisfl_async.core.federation.records import Evaluation, LearnerRecord, RoundRecord
 from metisfl_async.core.federation.round import Round
-from metisfl_async.core.federation.running_means import RunningMeans
+from metisfl_async.core.federation.running_means import RunningEvaluation
 from metisfl_async.core.federation.standing import OpenRound
 from metisfl_async.core.federation.tasks import HeldTask, Task, TaskKind, TaskState, Verdict
 from metisfl_async.core.federation.termination import reason_to_stop
 from metisfl_async.core.ids import FederationId, LearnerId
-from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.strategies.strategies import Strategies
 
 __all__ = ["ContinuousFederation"]
+
+NO_EVALUATION = Evaluation({})
 
 
 class ContinuousFederation(Federation):
@@ -40,7 +41,7 @@ class ContinuousFederation(Federation):
         super().__init__(federation_id, config, strategies, durable_every=durable_every)
         self._benched: set[LearnerId] = set()  # failed, or wait for others; asked again when there is a new model
         self._measured: dict[int, Round] = {}
-        self._evaluations = RunningMeans()  # of each learner's latest, with its latest scaling factor
+        self._evaluations = RunningEvaluation()  # of each learner's latest, with its latest scaling factor
         self._fetched: dict[LearnerId, int] = {}  # the model that a learner has just evaluated
         self._latest: RoundRecord | None = None  # the record that was closed last
         self._too_few = 0  # so many updates of this model were not enough for the rule
@@ -112,7 +113,7 @@ class ContinuousFederation(Federation):
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
             return
         if not self._round.reported:
-            self._close_record(self._round, {})
+            self._close_record(self._round)
         self._try_again(f"nobody could train for model version {self._round.number}")
 
     def _judge(self, learner: LearnerId, held: HeldTask) -> tuple[Verdict, str]:
@@ -138,7 +139,7 @@ class ContinuousFederation(Federation):
         for learner, (weight, metrics) in self.standing.evaluations.items():
             self._evaluations.report(learner, weight, metrics)
         for of_before in rounds:
-            self._close_record(of_before, self._evaluations.means())
+            self._close_record(of_before, self._evaluations.mean())
         if self._is_counted_out:
             self._finish(self._reason_to_stop() or "")
         else:
@@ -198,7 +199,7 @@ class ContinuousFederation(Federation):
                     self._measured[published.number] = published
                     self._desk.offer(task)
         if published.number not in self._measured:
-            self._close_measured(published, {})
+            self._close_measured(published)
         if self.phase is Phase.TRAINING and self._is_counted_out:
             self._enter(Phase.EVALUATING)
             for task in self.ledger.open():
@@ -217,7 +218,7 @@ class ContinuousFederation(Federation):
             self._benched |= self._present.intersection(self._round.reported)
             self._progress()
             return
-        self._close_record(self._round, {})
+        self._close_record(self._round)
         self._try_another_model()
         if not self.is_finished and not self._round.is_open:  # what is on its way belongs to a new one
             self._round = self._new_round()
@@ -226,9 +227,9 @@ class ContinuousFederation(Federation):
         measured = self._measured[task.round_number]
         if all(other.state.is_final for other in measured.tasks):
             del self._measured[task.round_number]
-            self._close_measured(measured, self._evaluations.means())
+            self._close_measured(measured, self._evaluations.mean())
 
-    def _close_measured(self, measured: Round, evaluation: Metrics) -> None:
+    def _close_measured(self, measured: Round, evaluation: Evaluation = NO_EVALUATION) -> None:
         self._close_record(measured, evaluation)
         if self.phase is not Phase.TRAINING or self._is_counted_out:  # then evaluations are waited for
             return
@@ -240,7 +241,7 @@ class ContinuousFederation(Federation):
         evaluations = [metrics for _, metrics in self._evaluations.reports().values()]
         return reason_to_stop(self._signals, self.standing, self._latest, self.config, evaluations)
 
-    def _close_record(self, closing: Round, evaluation: Metrics) -> None:
+    def _close_record(self, closing: Round, evaluation: Evaluation = NO_EVALUATION) -> None:
         record = self._close(closing, evaluation)
         if self._latest is None or record.number >= self._latest.number:
             self._latest = record
@@ -252,4 +253,4 @@ class ContinuousFederation(Federation):
 
     def _on_finish(self) -> None:
         if self._round.is_open and self._round.tasks:
-            self._close_record(self._round, {})
+            self._close_record(self._round)

@@ -29,13 +29,12 @@ from metisfl_async.core.federation.commands import (
 from metisfl_async.core.federation.desk import Desk
 from metisfl_async.core.federation.events import Event, FederationFinished, FirstWeights, RoundFinished
 from metisfl_async.core.federation.inputs import CentralEvaluation, Input, Unpublished
-from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
+from metisfl_async.core.federation.records import Evaluation, LearnerRecord, RoundRecord
 from metisfl_async.core.federation.round import Round
 from metisfl_async.core.federation.standing import OpenRound, Standing
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
 from metisfl_async.core.federation.termination import cutoff_s
 from metisfl_async.core.ids import FederationId, LearnerId
-from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.strategies.strategies import Strategies
 
 __all__ = ["Course", "Phase"]
@@ -347,7 +346,7 @@ class Course(ABC):
         """Whether a round waits to be saved before its tasks go out."""
         return bool(self._when_saved) and not self.is_finished
 
-    def _close(self, closing: Round, evaluation: Metrics | None = None) -> RoundRecord:
+    def _close(self, closing: Round, evaluation: Evaluation | None = None) -> RoundRecord:
         stride_length = self._strategies.rule.stride_length
         record = closing.close(self.standing.weights, stride_length=stride_length, evaluation=evaluation)
         self._announce(RoundFinished(record))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -35,8 +35,15 @@ __all__ = [
 ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Numbered:
+    """An event; those of one run of a controller are numbered."""
+
+    serial: int = field(default=0, compare=False, repr=False)  #: from 1; 0: it has not come to a driver yet
+
+
 @dataclass(frozen=True, slots=True)
-class LearnerJoined:
+class LearnerJoined(_Numbered):
     """A learner connected, for the first time or again."""
 
     learner: str
@@ -44,7 +51,7 @@ class LearnerJoined:
 
 
 @dataclass(frozen=True, slots=True)
-class LearnerLeft:
+class LearnerLeft(_Numbered):
     """A learner said goodbye, lost its connection, or was silent for too long."""
 
     learner: str
@@ -53,7 +60,7 @@ class LearnerLeft:
 
 
 @dataclass(frozen=True, slots=True)
-class FederationStarted:
+class FederationStarted(_Numbered):
     """A controller begins to work for a federation, or goes on with it; the first event."""
 
     federation_id: str
@@ -61,7 +68,7 @@ class FederationStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class FederationResumed:
+class FederationResumed(_Numbered):
     """A controller that was started again goes on with what was saved."""
 
     model_version: int | None  #: of the global model; None: there were no first weights yet
@@ -69,14 +76,14 @@ class FederationResumed:
 
 
 @dataclass(frozen=True, slots=True)
-class FirstWeights:
+class FirstWeights(_Numbered):
     """The weights that training starts from are there: version 0."""
 
     source: str  #: "given", "of site-2, as made", or "of site-2, trained before"
 
 
 @dataclass(frozen=True, slots=True)
-class RoundStarted:
+class RoundStarted(_Numbered):
     """Training tasks go out to these learners."""
 
     number: int
@@ -86,7 +93,7 @@ class RoundStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class UpdateFolded:
+class UpdateFolded(_Numbered):
     """An update is in the sum of a model that is not published yet; its learner keeps it until it counts."""
 
     number: int
@@ -96,7 +103,7 @@ class UpdateFolded:
 
 
 @dataclass(frozen=True, slots=True)
-class UpdateRepeated:
+class UpdateRepeated(_Numbered):
     """An update is nothing new: it is the global model as it was, or what another learner sent for the same model."""
 
     number: int
@@ -105,7 +112,7 @@ class UpdateRepeated:
 
 
 @dataclass(frozen=True, slots=True)
-class UpdateCounted:
+class UpdateCounted(_Numbered):
     """An update is in a published model, which is as durable as the model store is."""
 
     number: int
@@ -115,7 +122,7 @@ class UpdateCounted:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskFailed:
+class TaskFailed(_Numbered):
     """A task did not count: its learner failed, was lost or late, or its update was refused."""
 
     number: int
@@ -126,7 +133,7 @@ class TaskFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelPublished:
+class ModelPublished(_Numbered):
     """There is a new global model."""
 
     number: int
@@ -134,7 +141,7 @@ class ModelPublished:
 
 
 @dataclass(frozen=True, slots=True)
-class LearnerEvaluated:
+class LearnerEvaluated(_Numbered):
     """A learner has evaluated the round's global model."""
 
     number: int
@@ -143,7 +150,7 @@ class LearnerEvaluated:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelEvaluated:
+class ModelEvaluated(_Numbered):
     """The driver has evaluated the round's global model."""
 
     number: int
@@ -151,14 +158,14 @@ class ModelEvaluated:
 
 
 @dataclass(frozen=True, slots=True)
-class RoundFinished:
+class RoundFinished(_Numbered):
     """All of a round is known."""
 
     record: RoundRecord
 
 
 @dataclass(frozen=True, slots=True)
-class StoreStalled:
+class StoreStalled(_Numbered):
     """The model store fails; it is tried again, and nothing counts meanwhile. Learners go on."""
 
     reason: str
@@ -166,14 +173,14 @@ class StoreStalled:
 
 
 @dataclass(frozen=True, slots=True)
-class StoreRecovered:
+class StoreRecovered(_Numbered):
     """The model store works again; nothing was lost."""
 
     seconds: float  #: for how long it failed
 
 
 @dataclass(frozen=True, slots=True)
-class FederationFinished:
+class FederationFinished(_Numbered):
     """The last event."""
 
     reason: str
@@ -182,7 +189,7 @@ class FederationFinished:
 
 
 @dataclass(frozen=True, slots=True)
-class EventsMissed:
+class EventsMissed(_Numbered):
     """The watcher was too slow: this many events are no longer kept."""
 
     count: int
@@ -225,8 +232,9 @@ class Told:
 
 def event_to_dict(event: Event) -> dict[str, Any]:
     """Give JSON-like data, the class under ``"event"``."""
-    facts = {"record": event.record.to_dict()} if isinstance(event, RoundFinished) else asdict(event)
-    return {"event": type(event).__name__} | facts
+    facts: dict[str, Any] = {"record": event.record.to_dict()} if isinstance(event, RoundFinished) else asdict(event)
+    facts.pop("serial", None)
+    return {"event": type(event).__name__} | facts | ({"serial": event.serial} if event.serial else {})
 
 
 def event_from_dict(data: dict[str, Any]) -> Event:
@@ -234,5 +242,5 @@ def event_from_dict(data: dict[str, Any]) -> Event:
     facts = dict(data)
     kind = _KINDS[facts.pop("event")]
     if kind is RoundFinished:
-        return RoundFinished(RoundRecord.from_dict(facts["record"]))
+        facts["record"] = RoundRecord.from_dict(facts["record"])
     return kind(**facts)

@@ -56,7 +56,7 @@ from metisfl_async.core.federation.termination import cutoff_s
 from metisfl_async.core.federation.uploads import reply_of
 from metisfl_async.core.ids import LearnerId, StreamId, TaskId
 from metisfl_async.core.messages import TRAINED_BEFORE, Outcome, UpdateReply
-from metisfl_async.core.metrics import Metrics
+from metisfl_async.core.metrics import NUM_EXAMPLES, Metrics
 from metisfl_async.core.strategies.scheduling import timing_of
 from metisfl_async.core.texts import MAX_NAME, plain, plain_names
 
@@ -161,10 +161,8 @@ class Federation(Course):
         return self._written()
 
     def _take_note_of(self, start: Start) -> None:
-        start.signals.check(in_rounds=self._strategies.in_rounds)
-        if start.evaluates and not self._strategies.in_rounds:
-            allowed = "None with Asynchronous, which has no rounds that could wait for it"
-            raise ConfigError("evaluate", "a function", allowed)
+        in_rounds, every = self._strategies.in_rounds, self.config.evaluate_every
+        start.signals.check(in_rounds=in_rounds, evaluate_every=every, evaluates=start.evaluates)
         self.standing.signals, self.standing.evaluates = start.signals, start.evaluates
         self.standing.num_learners = max(start.num_learners, self.config.min_learners)
         self._strategies.seed(start.seed)
@@ -274,6 +272,12 @@ class Federation(Course):
     def _evaluated(self, learner: LearnerId, task_id: TaskId, metrics: Metrics) -> None:
         task = self.ledger.find(learner, task_id)
         if task is not None and task.kind is TaskKind.EVALUATE and not task.state.is_final:
+            count, most = metrics.get(NUM_EXAMPLES, 0.0), self.config.max_weight
+            if not 0 <= count <= most:
+                reason = f"{NUM_EXAMPLES} is {count:g}; allowed: a number >= 0 and <= max_weight={most:.16g}"
+                self._desk.give_up(task, TaskState.FAILED, reason, ConfigError.__name__)
+                self._progress()
+                return
             self.ledger.evaluated(task, metrics)
             self._announce(LearnerEvaluated(task.round_number, learner, metrics))
             self._on_evaluated(task)

@@ -6,9 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from metisfl_async.core.metrics import Json, Metrics, weighted_means
+from metisfl_async.core.config.signals import CENTRAL
+from metisfl_async.core.federation.tables import html_table, shown
+from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics, weighted_means
+from metisfl_async.core.texts import MAX_NAME, plain
 
-__all__ = ["Failure", "LearnerRecord", "RoundRecord"]
+__all__ = ["Evaluation", "Failure", "LearnerRecord", "RoundRecord"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What the learners of a model measured, on average."""
+
+    metrics: Metrics
+    weighted_by: str = ""  #: see `RoundRecord`
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +31,7 @@ class Failure:
     message: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class LearnerRecord:
     """One learner's part in a round. Times are milliseconds, sizes bytes on the wire."""
 
@@ -50,12 +61,19 @@ class LearnerRecord:
     evaluated_version: int | None = None  #: which model those are of; without rounds maybe newer than the record's
     failures: list[Failure] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        parts = [self.train_state] + ([f"weight {self.weight:g}"] if self.weight is not None else [])
+        parts += [f"train {plain(name, MAX_NAME)} {value:.4g}" for name, value in self.train_metrics.items()]
+        parts += [f"evaluation {plain(name, MAX_NAME)} {value:.4g}" for name, value in self.evaluation_metrics.items()]
+        parts += [plain(f"{failure.task} failed: {failure.type}: {failure.message}") for failure in self.failures]
+        return f"<LearnerRecord: {', '.join(parts)}>"
+
     def to_dict(self) -> dict[str, Any]:
         """Give JSON-like data."""
         return _shallow(self) | {"failures": [_shallow(failure) for failure in self.failures]}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class RoundRecord:
     """One round. Times are milliseconds, sizes bytes on the wire."""
 
@@ -79,15 +97,39 @@ class RoundRecord:
     aggregation_block_memory_kb: list[float] = field(default_factory=list)  #: updates in memory at a time, at most
     participants: list[str] = field(default_factory=list)  #: learners whose updates are in the published model
     train_metrics: Metrics = field(default_factory=dict)  #: means weighted by the scaling factors
-    evaluation_metrics: Metrics = field(default_factory=dict)  #: the same
+    evaluation_metrics: Metrics = field(default_factory=dict)  #: means, weighted by ...
+    evaluation_weighted_by: str = ""  #: ... "num_examples" if all say it, "scaling_factor", or "nothing": all alike
     central: Metrics = field(default_factory=dict)  #: of the new global model, as the session's `evaluate` measured it
     learners: dict[str, LearnerRecord] = field(default_factory=dict)  #: the cohort
 
-    def close(self, weights: Mapping[str, float], evaluation: Metrics | None = None) -> None:
+    def __repr__(self) -> str:
+        return f"<RoundRecord: {self._unit} {self.number}: {plain(self.summary())}>"
+
+    def _repr_html_(self) -> str:
+        """Show a row for each learner, in notebooks."""
+        parts = self.learners.values()
+        trained = sorted({name for part in parts for name in part.train_metrics})
+        evaluated = sorted({name for part in parts for name in part.evaluation_metrics})
+        columns = ["learner", "state", "weight", *(f"train {name}" for name in trained), *evaluated, "failed"]
+        rows = (
+            [
+                *(learner, part.train_state, shown(part.weight)),
+                *(shown(part.train_metrics.get(name)) for name in trained),
+                *(shown(part.evaluation_metrics.get(name)) for name in evaluated),
+                "; ".join(f"{failure.task}: {failure.type}: {failure.message}" for failure in part.failures),
+            ]
+            for learner, part in self.learners.items()
+        )
+        return html_table(f"{self._unit} {self.number}: {self.summary()}", columns, rows)
+
+    @property
+    def _unit(self) -> str:
+        return "round" if self.in_rounds else "model"
+
+    def close(self, weights: Mapping[str, float], evaluation: Evaluation | None = None) -> None:
         """Sum up over the learners; `weights` are the last known scaling factors.
 
-        The mean evaluation is `evaluation`, or that of this round's learners. Evaluations of learners without any known
-        weight count only when nobody has one; then all count alike.
+        The mean evaluation is `evaluation`, or that of this round's learners.
         """
         parts = self.learners
         self.bytes_sent = sum(part.bytes_sent for part in parts.values())
@@ -96,16 +138,36 @@ class RoundRecord:
             (part.weight, part.train_metrics) for part in parts.values() if part.weight is not None
         )
         if evaluation is None:
-            evaluated = {name: part for name, part in parts.items() if part.evaluation_metrics}
-            # Of a learner that has left since, there is only the one in its part.
-            latest = {name: part.weight or weights.get(name) for name, part in evaluated.items()}
-            known = {name: weight for name, weight in latest.items() if weight} or dict.fromkeys(evaluated, 1.0)
-            evaluation = weighted_means((known[name], evaluated[name].evaluation_metrics) for name in known)
-        self.evaluation_metrics = evaluation
+            evaluation = self._evaluation(weights)
+        self.evaluation_metrics, self.evaluation_weighted_by = evaluation.metrics, evaluation.weighted_by
+
+    def _evaluation(self, weights: Mapping[str, float]) -> Evaluation:
+        """Average what the learners measured, by how many examples if each of them says so.
+
+        Else learners without any known scaling factor count only when nobody has one; then all count alike.
+        """
+        evaluated = {name: part.evaluation_metrics for name, part in self.learners.items() if part.evaluation_metrics}
+        said = {name: metrics[NUM_EXAMPLES] for name, metrics in evaluated.items() if NUM_EXAMPLES in metrics}
+        # Of a learner that has left since, there is only the weight in its part.
+        latest = {name: self.learners[name].weight or weights.get(name) for name in evaluated}
+        known, weighted_by = {name: weight for name, weight in latest.items() if weight}, "scaling_factor"
+        if evaluated.keys() == said.keys() and any(said.values()):
+            known, weighted_by = {name: count for name, count in said.items() if count}, NUM_EXAMPLES
+        elif not known:
+            known, weighted_by = dict.fromkeys(evaluated, 1.0), "nothing"
+        means = weighted_means((known[name], evaluated[name]) for name in known)
+        means.pop(NUM_EXAMPLES, None)
+        return Evaluation(means, weighted_by if means else "")
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether the federation ended in the middle of it: nobody had evaluated, and learners were told to stop."""
+        failures = (failure for part in self.learners.values() for failure in part.failures)
+        return not self.evaluation_metrics and any(failure.type == "cancelled" for failure in failures)
 
     def scores(self) -> Metrics:
         """Give what a termination signal may name: evaluations, and central ones with "central/" before the name."""
-        return self.evaluation_metrics | {f"central/{name}": value for name, value in self.central.items()}
+        return self.evaluation_metrics | {f"{CENTRAL}{name}": value for name, value in self.central.items()}
 
     def summary(self) -> str:
         """Say in one line what came of it."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
+from metisfl_async.core.federation.records import Evaluation, LearnerRecord, RoundRecord
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
 from metisfl_async.core.ids import LearnerId
-from metisfl_async.core.metrics import Metrics
 
 __all__ = ["Round"]
 
@@ -120,7 +119,7 @@ class Round:
         weights: Mapping[str, float],
         *,
         stride_length: int | None = None,
-        evaluation: Metrics | None = None,
+        evaluation: Evaluation | None = None,
     ) -> RoundRecord:
         """Complete the record, once every task is over.
 

@@ -7,10 +7,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from metisfl_async.core.federation.records import Evaluation
 from metisfl_async.core.ids import LearnerId
-from metisfl_async.core.metrics import Metrics
+from metisfl_async.core.metrics import NUM_EXAMPLES, Metrics
 
-__all__ = ["RunningMeans"]
+__all__ = ["RunningEvaluation", "RunningMeans"]
 
 
 @dataclass(slots=True)
@@ -76,3 +77,41 @@ class RunningMeans:
             sums.add(weight, value, sign)
             if not sums.reports:
                 del self._sums[name]
+
+
+class RunningEvaluation:
+    """The mean of everybody's latest evaluation: by how many examples if all say so, else by scaling factors."""
+
+    def __init__(self) -> None:
+        self._by_factor, self._by_count = RunningMeans(), RunningMeans()
+        self._silent: set[LearnerId] = set()  # those that do not say
+
+    def report(self, learner: LearnerId, weight: float, metrics: Metrics) -> None:
+        """Take in a learner's evaluation in place of the one before; the weight is its scaling factor."""
+        self.forget(learner)
+        self._by_factor.report(learner, weight, metrics)
+        if (count := metrics.get(NUM_EXAMPLES)) is None:
+            self._silent.add(learner)
+        elif count:
+            self._by_count.report(learner, count, metrics)
+
+    def reports(self) -> dict[LearnerId, tuple[float, Metrics]]:
+        """List what everybody reported last, with its scaling factor."""
+        return self._by_factor.reports()
+
+    def weigh(self, learner: LearnerId, weight: float) -> None:
+        """Give what a learner reported, if it did, another scaling factor."""
+        self._by_factor.weigh(learner, weight)
+
+    def forget(self, learner: LearnerId) -> None:
+        """Take out what a learner reported, if it did."""
+        self._by_factor.forget(learner)
+        self._by_count.forget(learner)
+        self._silent.discard(learner)
+
+    def mean(self) -> Evaluation:
+        """Give the mean of each metric, over those who report it, and say by what it is weighted."""
+        is_counted = not self._silent and len(self._by_count) > 0
+        means = (self._by_count if is_counted else self._by_factor).means()
+        means.pop(NUM_EXAMPLES, None)
+        return Evaluation(means, (NUM_EXAMPLES if is_counted else "scaling_factor") if means else "")

@@ -8,7 +8,7 @@ from math import isclose
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from metisfl_async.core.errors import ConfigError
-from metisfl_async.core.metrics import Json, Metrics
+from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.adapters.keras_parts import keras_budget_callback, keras_proximal_term
@@ -116,7 +116,7 @@ class KerasLearner(Learner):
         self.set_weights(parameters)
         x, y = _pair("test_data", self.test_data)
         measured: Metrics = self.model.evaluate(x, y, batch_size=batch_size, return_dict=True, verbose=0)
-        return measured
+        return measured if y is None else measured | {NUM_EXAMPLES: len(y)}
 
     def _budget(self, config: Config) -> BatchBudget:
         assert self.num_training_examples is not None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metisfl_async.core.errors import ConfigError
-from metisfl_async.core.metrics import Json, Metrics
+from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.adapters.options import check_shapes, learning_rate_of, only
@@ -114,7 +114,7 @@ class SklearnLearner(Learner):
     def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
         only(config, {"metrics"})
         self.set_weights(parameters)
-        return self._measured(*self.test_data)
+        return self._measured(*self.test_data) | {NUM_EXAMPLES: len(self.test_data[1])}
 
     def _measured(self, x: Any, y: Array) -> Metrics:
         from sklearn.metrics import log_loss, mean_squared_error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from metisfl_async.core.errors import ConfigError
-from metisfl_async.core.metrics import Json, Metrics, weighted_means
+from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics, weighted_means
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.adapters.options import check_shapes, checked_mu, learning_rate_of, only, whole_number
@@ -117,7 +117,7 @@ class TorchLearner(Learner):
                 inputs, targets = self._batch(self.test_data, rows)
                 outputs = self.model(inputs)
                 measured.append((len(rows), self._measured(self.loss(outputs, targets), outputs, targets)))
-        return weighted_means(measured)
+        return weighted_means(measured) | {NUM_EXAMPLES: num_examples}
 
     def _batch(self, data: Any, rows: Array) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
