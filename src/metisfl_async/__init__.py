@@ -70,6 +70,7 @@ from metisfl_async.driver.attached import AttachedSession
 from metisfl_async.driver.plot import plot_partitions
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.session import DriverSession
+from metisfl_async.driver.weights import load_into
 from metisfl_async.environment.environment import FederationEnvironment
 from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.adapters.keras_learner import KerasLearner
@@ -163,6 +164,7 @@ __all__ = [
     "keras_budget_callback",
     "keras_proximal_term",
     "label_partition",
+    "load_into",
     "plot_partitions",
     "quantity_partition",
     "run_learner",

@@ -131,6 +131,7 @@ async def collect(
             model = await link.get_model(federation_id)
         except UnexpectedMessage:  # nobody ever gave the first weights
             return FederationResult(None, None, records, reason)
-        return FederationResult(model.arrays(), model.version, records, reason, first_weights)
+        names = [spec.name for spec in model.manifest.tensors]
+        return FederationResult(model.arrays(), model.version, records, reason, first_weights, names)
 
     return await insisting(WHO, link.address, lost_s, once)

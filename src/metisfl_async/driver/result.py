@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from safetensors.numpy import save
-
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.model import Array
 from metisfl_async.driver.plot import plot_rounds
+from metisfl_async.driver.weights import load_into, packed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +30,7 @@ class FederationResult:
     rounds: list[RoundRecord] = field(repr=False)
     reason: str  #: the termination signal that was reached, or who stopped it
     first_weights: str = ""  #: where training started: "given", "of site-2, as made", or "of site-2, trained before"
+    tensor_names: list[str] = field(default_factory=list, repr=False)  #: of the final model's arrays, in their order
 
     def __repr__(self) -> str:
         published = [record for record in self.rounds if record.is_published]
@@ -53,13 +52,20 @@ class FederationResult:
         """Write `to_dict` as JSON; numbers that JSON does not have (NaN, infinity) become null."""
         write_whole(Path(path), json.dumps(_plain(self.to_dict()), indent=2).encode() + b"\n")
 
-    def save_model(self, path: str | Path) -> None:
-        """Write the final model as a safetensors file; its tensors are named "0", "1", and so on."""
+    def named_arrays(self) -> dict[str, Array]:
+        """Give the final model by the names of its tensors; those of a learner that names none are "0", "1", ..."""
         if self.final_model is None:
             raise ConfigError("final_model", None, "a federation that had a model")
-        # safetensors writes memory as it lies, so it must lie in order.
-        arrays = [np.asarray(array, order="C") for array in self.final_model]
-        write_whole(Path(path), save({str(index): array for index, array in enumerate(arrays)}))
+        names = self.tensor_names or [str(index) for index in range(len(self.final_model))]
+        return dict(zip(names, self.final_model, strict=True))
+
+    def load_into(self, model: Any) -> None:
+        """Put the final model into a PyTorch module or a Keras model; see `metisfl_async.load_into`."""
+        load_into(model, self.named_arrays())
+
+    def save_model(self, path: str | Path) -> None:
+        """Write the final model as a safetensors file, under the names of its tensors."""
+        write_whole(Path(path), packed(self.named_arrays()))
 
     def plot(self, path: str | Path | None = None, *, x: Literal["number", "time"] = "number") -> Figure:
         """Draw loss and accuracy, or whatever was measured.

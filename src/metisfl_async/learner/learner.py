@@ -50,6 +50,10 @@ class Learner(ABC):
     def get_weights(self) -> Sequence[Array] | Awaitable[Sequence[Array]]:
         """Give the model's weights. One learner is asked, once, for the weights that the federation starts from."""
 
+    def weight_names(self) -> Sequence[str] | None:
+        """Name the arrays of `get_weights`, in their order, for errors and files; None calls them "0", "1", ..."""
+        return None
+
     @abstractmethod
     def set_weights(self, parameters: list[Array]) -> Awaitable[None] | None:
         """Take over global weights: the first ones, before any work, and the final ones at the end."""

@@ -15,7 +15,7 @@ from metisfl_async.core.model import Manifest, Model
 from metisfl_async.core.texts import plain
 from metisfl_async.transport.convert import MAX_MESSAGE_BYTES
 
-__all__ = ["Trained", "checked_evaluation", "packed_result", "packed_weights", "text_of"]
+__all__ = ["Trained", "check_names", "checked_evaluation", "packed_result", "packed_weights", "text_of"]
 
 T = TypeVar("T", bound=dict[str, Json] | Metrics)
 
@@ -29,8 +29,13 @@ class Trained:
     metadata: dict[str, Json] = field(default_factory=dict)
 
 
-def packed_weights(weights: object, source: str = "get_weights()", like: Manifest | None = None) -> Model:
-    """Copy a learner's arrays into one buffer, under the names that they have in `like` if they are as many."""
+def packed_weights(
+    weights: object,
+    source: str = "get_weights()",
+    like: Manifest | None = None,
+    names: Sequence[str] | None = None,
+) -> Model:
+    """Copy arrays into one buffer, under these names; without them, under those of `like` if they are as many."""
     if not isinstance(weights, list | tuple) or not weights:
         raise ConfigError(source, _kind(weights), "a non-empty list of NumPy arrays")
     for index, array in enumerate(weights):
@@ -38,7 +43,8 @@ def packed_weights(weights: object, source: str = "get_weights()", like: Manifes
             raise ConfigError(f"{source}[{index}]", _kind(array), "a NumPy array")
     if like is not None and like.fits(weights):
         return Model.filled(like, weights)
-    names = [spec.name for spec in like.tensors] if like is not None and len(like.tensors) == len(weights) else None
+    if like is not None and len(like.tensors) == len(weights):
+        names = [spec.name for spec in like.tensors]
     return Model.from_arrays(weights, names)
 
 
@@ -71,6 +77,21 @@ def checked_evaluation(metrics: object, config: Mapping[str, Json]) -> Metrics:
     if size > MAX_MESSAGE_BYTES:
         raise ConfigError("evaluate()", f"{len(checked)} metrics, {size} bytes", f"at most {MAX_MESSAGE_BYTES} bytes")
     return _plain(checked)
+
+
+def check_names(own: Sequence[str] | None, manifest: Manifest) -> None:
+    """Refuse global weights that have other names than a learner's own; those without names have places only."""
+    theirs = [spec.name for spec in manifest.tensors]
+    if own is None or theirs == list(own) or theirs == [str(place) for place in range(len(theirs))]:
+        return
+    missing, strange = ([name for name in a if name not in set(b)] for a, b in ((own, theirs), (theirs, own)))
+    if missing or strange:
+        parts = (("only here", missing), ("only there", strange))
+        what = "; ".join(f"{where}: {', '.join(names[:8])}" for where, names in parts if names)
+    else:
+        what = "the same ones in another order"
+    allowed = "those of the model here; do all learners build the same one, and federate the same part of it?"
+    raise ConfigError("the names of the global weights", what, allowed)
 
 
 def _check_names(reported: Collection[str], config: Mapping[str, Json], key: str, source: str) -> None:

@@ -20,7 +20,7 @@ from metisfl_async.core.metrics import Metrics, checked_json
 from metisfl_async.core.model import Bytes, Manifest, Model
 from metisfl_async.learner.elsewhere import Raised
 from metisfl_async.learner.learner import Config, Learner
-from metisfl_async.learner.outcome import Trained, checked_evaluation, packed_result, packed_weights
+from metisfl_async.learner.outcome import Trained, check_names, checked_evaluation, packed_result, packed_weights
 from metisfl_async.learner.stopping import Stopping
 from metisfl_async.learner.threads import DaemonThreads
 from metisfl_async.transport.concurrency import is_being_cancelled, to_the_end
@@ -334,10 +334,11 @@ def _call_in_process(function: Callable[..., T], *args: object) -> T | Raised:
 
 
 def _get_weights(learner: Learner) -> Model:
-    return packed_weights(learner.get_weights())
+    return _pack_weights(learner, learner.get_weights())
 
 
 def _set_weights(learner: Learner, model: Model) -> None:
+    check_names(learner.weight_names(), model.manifest)
     learner.set_weights(model.copies())
 
 
@@ -360,8 +361,8 @@ def _copy(_: Learner, model: Model, again: Bytes | None = None) -> list[Any]:
     return model.copies(again)
 
 
-def _pack_weights(_: Learner, weights: object) -> Model:
-    return packed_weights(weights)
+def _pack_weights(learner: Learner, weights: object) -> Model:
+    return packed_weights(weights, names=learner.weight_names())
 
 
 def _pack_result(learner: Learner, result: object, manifest: Manifest, config: Config) -> Trained:

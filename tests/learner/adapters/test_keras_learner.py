@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -21,8 +22,10 @@ from metisfl_async import (
     KerasLearner,
     keras_budget_callback,
     keras_proximal_term,
+    load_into,
 )
 from metisfl_async.core.metrics import Json
+from metisfl_async.learner.adapters.keras_parts import keras_variables
 
 pytestmark = pytest.mark.tensorflow
 
@@ -209,6 +212,35 @@ def test_a_copy_has_the_weights_and_what_the_optimizer_remembers() -> None:
     assert not weights_differ(copy, weights)
     results = [one.train(weights, {"batch_size": 12, "proximal_mu": 0.1})[0] for one in (learner, copy)]
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-6)
+
+
+async def test_a_part_is_the_federations_by_names_that_all_models_share(tmp_path: Path) -> None:
+    learners = [KerasLearner(keras_model, *parts()[n], federated="trainable") for n in range(2)]
+    config = ControllerConfig(train_params={"batch_size": 16, "epochs": 3})
+    accuracy, result = await accuracy_of(session_of(learners, rounds=3, config=config))
+    assert accuracy > 0.9
+    layers = ("dense", "kernel bias"), ("batch_normalization", "gamma beta"), ("dense_1", "kernel bias")
+    assert result.tensor_names == [f"{layer}/{name}" for layer, names in layers for name in names.split()]
+    means = [learner.model.layers[1].moving_mean.numpy() for learner in learners]
+    assert (means[0] != means[1]).any()  # their own
+    result.save_model(tmp_path / "model.safetensors")
+    model, again = keras_model(), keras_model()
+    result.load_into(model)
+    load_into(again, tmp_path / "model.safetensors")
+    for own in (model, again):
+        for variable, array in zip(own.trainable_weights, learners[0].get_weights(), strict=True):
+            assert (variable.numpy() == array).all()
+    with pytest.raises(ConfigError, match="federated is 'body/\\*'; allowed: what is in the model: dense/kernel, "):
+        KerasLearner(keras_model, *parts()[0], federated=["body/*"]).get_weights()
+
+
+def test_names_are_those_of_layers_or_their_places() -> None:
+    shared = keras.layers.Dense(2)
+    inner = keras.Sequential([keras.layers.Dense(2), keras.layers.Dense(2, name="mine")], name="inner")
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, shared(keras.layers.LayerNormalization()(inner(shared(inputs)))))
+    names = [name for name in keras_variables(model) if name.endswith(("kernel", "gamma"))]
+    assert names == ["dense/kernel", "inner/dense_1/kernel", "inner/mine/kernel", "layer_normalization/gamma"]
 
 
 def test_other_models_and_data_are_refused() -> None:

@@ -7,11 +7,14 @@ from contextlib import contextmanager, suppress
 from math import isclose
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, Metrics
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.budget import BatchBudget
-from metisfl_async.learner.adapters.keras_parts import keras_budget_callback, keras_proximal_term
+from metisfl_async.learner.adapters.federated import Federated, check_federated, chosen
+from metisfl_async.learner.adapters.keras_parts import keras_budget_callback, keras_proximal_term, keras_variables
 from metisfl_async.learner.adapters.options import check_shapes, checked_mu, learning_rate_of, only, whole_number
 from metisfl_async.learner.learner import Config, Learner
 
@@ -36,6 +39,10 @@ class KerasLearner(Learner):
         known.
     num_training_examples : int, optional
         Needed for data in batches, whose examples are not counted.
+    federated : {"all", "trainable"}, list of str, or callable
+        Which weights are the federation's: all, as in `get_weights`; those that are trained, as with LoRA or frozen
+        layers; those of these names, or that match these patterns (``"dense/*"``); or those for whose name the
+        function gives true. The rest stays with the learner, trained or not. `weight_names()` gives the names.
 
     Notes
     -----
@@ -55,13 +62,16 @@ class KerasLearner(Learner):
         test_data: object,
         *,
         num_training_examples: int | None = None,
+        federated: Federated = "all",
     ) -> None:
+        check_federated(federated)
         if isinstance(train_data, tuple):
             num_training_examples = len(_pair("train_data", train_data)[1])
         elif num_training_examples is None:
             raise ConfigError("num_training_examples", None, "a number, for training data that is not a tuple (x, y)")
         super().__init__(num_training_examples=num_training_examples)
-        self.train_data, self.test_data = train_data, test_data
+        self.train_data, self.test_data, self._federated = train_data, test_data, federated
+        self._names: list[str] = []  # of the weights that are the federation's, once there is a model
         self._make_model: Callable[[], keras.Model] | None = None
         self._model: keras.Model | None = None
         if hasattr(model, "get_weights"):
@@ -80,13 +90,28 @@ class KerasLearner(Learner):
             raise ConfigError("model", self._model.name, "a model that is built and compiled")
         return self._model
 
+    def weight_names(self) -> list[str]:
+        return list(self._weights())
+
     def get_weights(self) -> list[Array]:
-        weights: list[Array] = self.model.get_weights()
-        return weights
+        from keras.ops import convert_to_numpy
+
+        return [np.array(convert_to_numpy(variable)) for variable in self._weights().values()]
 
     def set_weights(self, parameters: list[Array]) -> None:
-        check_shapes([p.shape for p in parameters], [tuple(w.shape) for w in self.model.weights])
-        self.model.set_weights(parameters)
+        weights = self._weights()
+        check_shapes([p.shape for p in parameters], {name: tuple(weight.shape) for name, weight in weights.items()})
+        for variable, array in zip(weights.values(), parameters, strict=True):
+            variable.assign(array)
+
+    def _weights(self) -> dict[str, Any]:
+        """Give the weights that are the federation's, by their names."""
+        named = keras_variables(self.model)
+        if not self._names:
+            trained = {id(variable) for variable in self.model.trainable_weights}
+            of_training = [name for name, variable in named.items() if id(variable) in trained]
+            self._names = chosen(self._federated, list(named), of_training)
+        return {name: named[name] for name in self._names}
 
     def train(self, parameters: list[Array], config: Config) -> tuple[list[Array], Metrics, dict[str, Json]]:
         only(config, self.train_keys)

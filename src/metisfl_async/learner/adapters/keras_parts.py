@@ -1,7 +1,8 @@
-"""For those who write `train` around `keras.Model.fit`: its batches counted, and FedProx."""
+"""For those who write `train` around `keras.Model.fit`: its batches counted, and FedProx; and names of weights."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from metisfl_async.learner.adapters.options import checked_mu
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["keras_budget_callback", "keras_proximal_term"]
+__all__ = ["keras_budget_callback", "keras_proximal_term", "keras_variables"]
 
 
 def keras_budget_callback(budget: BatchBudget) -> keras.callbacks.Callback:
@@ -118,3 +119,33 @@ class _Proximal:
 
         term = self.mu / 2 * keras.ops.sum(keras.ops.square(weight - self.anchor))
         return term if self.own is None else term + self.own(weight)
+
+
+def keras_variables(model: keras.Model) -> dict[str, Any]:
+    """Give a built model's weights in their order, by names that are the same however many models a process has made.
+
+    Keras numbers layers that were not given a name through the whole process; here they are numbered through the model.
+    """
+    made_up: dict[str, str] = {}  # what Keras called a layer that has no name of its own: the name without its number
+    for layer in model._flatten_layers():
+        base = re.sub(r"(?<=.)([A-Z][a-z]+)|(?<=[a-z])([A-Z])", r"_\1\2", type(layer).__name__).lower()
+        if re.fullmatch(rf"{re.escape(base)}(_\d+)?", layer.name):
+            made_up[layer.name] = base
+    named: dict[str, Any] = {}
+    numbered: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for variable in model.weights:
+        parts = variable.path.split("/")
+        if parts[0] == model.name and len(parts) > 1:
+            del parts[0]
+        for place, part in enumerate(parts):
+            if part in made_up and part not in numbered:
+                base = made_up[part]
+                number = counts[base] = counts.get(base, -1) + 1
+                numbered[part] = f"{base}_{number}" if number else base
+            parts[place] = numbered.get(part, part)
+        name = "/".join(parts)
+        while name in named:  # two layers that were given one name
+            name += "_again"
+        named[name] = variable
+    return named

@@ -46,8 +46,11 @@ def checked_mu(mu: object) -> float:
     return float(mu)
 
 
-def check_shapes(given: Shapes, expected: Shapes) -> None:
-    """Refuse the weights of another model."""
-    if given != expected:
-        allowed = f"{expected}, as in the model here; do all learners build the same one?"
-        raise ConfigError("the shapes of the global weights", given, allowed)
+def check_shapes(given: Shapes, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse the weights of another model; `expected` has the shapes of the one here by their names, in their order."""
+    same = "as in the model here; do all learners build the same one?"
+    if len(given) != len(expected):
+        raise ConfigError("the global weights", f"{len(given)} tensors", f"{len(expected)}, {same}")
+    for shape, (name, own) in zip(given, expected.items(), strict=True):
+        if shape != own:
+            raise ConfigError(f"tensor {name!r} of the global weights", list(shape), f"{list(own)}, {same}")

@@ -92,12 +92,16 @@ class SklearnLearner(Learner):
         self.model.t_ = 1.0
         self.set_weights([np.zeros_like(weight) for weight in self.get_weights()])
 
+    def weight_names(self) -> list[str]:
+        return list(WEIGHTS)
+
     def get_weights(self) -> list[Array]:
         return [np.array(getattr(self.model, name)) for name in WEIGHTS]
 
     def set_weights(self, parameters: list[Array]) -> None:
         own = self.get_weights()
-        check_shapes([p.shape for p in parameters], [weight.shape for weight in own])
+        shapes = {name: weight.shape for name, weight in zip(WEIGHTS, own, strict=True)}
+        check_shapes([p.shape for p in parameters], shapes)
         for name, weight, new in zip(WEIGHTS, own, parameters, strict=True):
             setattr(self.model, name, np.array(new, weight.dtype, order="C"))
 

@@ -14,6 +14,7 @@ from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, Metrics, weighted_means
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.budget import BatchBudget
+from metisfl_async.learner.adapters.federated import Federated, chosen
 from metisfl_async.learner.adapters.options import check_shapes, checked_mu, learning_rate_of, only, whole_number
 from metisfl_async.learner.adapters.torch_parts import array_of, tensor_of, torch_proximal_term
 from metisfl_async.learner.learner import Config, Learner
@@ -28,7 +29,7 @@ __all__ = ["TorchLearner"]
 
 
 class TorchLearner(Learner):
-    """Trains a PyTorch module on the device that it is on. Its weights are its `state_dict`, buffers included.
+    """Trains a PyTorch module on the device that it is on. Its weights are its `state_dict`, or a part of it.
 
     Needs PyTorch: ``pip install "metisfl-async[torch]"``.
 
@@ -44,6 +45,10 @@ class TorchLearner(Learner):
         an optimizer remembers stays with the learner.
     metrics : dict from names to callables, optional
         What to measure besides the loss, each like `loss`: a mean over the batch.
+    federated : {"all", "trainable"}, list of str, or callable
+        Which tensors of the `state_dict` are the federation's: all, buffers included; those that are trained, as with
+        LoRA or frozen layers; those of these names, or that match these patterns (``"body.*"``); or those for whose
+        name the function gives true. The rest stays with the learner, trained or not.
     seed : int, optional
         Of the order of training examples. PyTorch's own random generator is not touched.
 
@@ -68,21 +73,29 @@ class TorchLearner(Learner):
         loss: Loss,
         optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer],
         metrics: Mapping[str, Metric] | None = None,
+        federated: Federated = "all",
         seed: int | None = None,
     ) -> None:
         self.train_data, self.test_data = _checked("train_data", train_data), _checked("test_data", test_data)
         super().__init__(num_training_examples=_length(self.train_data))
         self.model, self.loss, self.metrics = model, loss, dict(metrics or {})
         self.optimizer = optimizer(model.parameters())
+        names = list(model.state_dict())
+        self._names = chosen(federated, names, {name for name, tensor in _state(model) if tensor.requires_grad})
         self._rng = np.random.default_rng(seed)
 
+    def weight_names(self) -> list[str]:
+        return self._names
+
     def get_weights(self) -> list[Array]:
-        return [array_of(tensor) for tensor in self.model.state_dict().values()]
+        state = self.model.state_dict()
+        return [array_of(state[name]) for name in self._names]
 
     def set_weights(self, parameters: list[Array]) -> None:
         state = self.model.state_dict()
-        check_shapes([p.shape for p in parameters], [tuple(tensor.shape) for tensor in state.values()])
-        self.model.load_state_dict(dict(zip(state, map(tensor_of, parameters), strict=True)))
+        check_shapes([p.shape for p in parameters], {name: tuple(state[name].shape) for name in self._names})
+        given = dict(zip(self._names, map(tensor_of, parameters), strict=True))
+        self.model.load_state_dict(given, strict=False)  # what is not the federation's stays
 
     def train(self, parameters: list[Array], config: Config) -> tuple[list[Array], Metrics, dict[str, Json]]:
         only(config, self.train_keys)
@@ -140,6 +153,14 @@ class TorchLearner(Learner):
 
     def __setstate__(self, state: dict[str, bytes]) -> None:
         self.__dict__.update(pickle.loads(state["copy"]))
+
+
+def _state(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Give the tensors of a module's state as they are in it, those of them that are trained as such."""
+    import torch
+
+    state = model.state_dict(keep_vars=True)
+    return [(name, value) for name, value in state.items() if isinstance(value, torch.Tensor)]
 
 
 @contextmanager

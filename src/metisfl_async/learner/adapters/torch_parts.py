@@ -68,5 +68,5 @@ def tensor_of(array: Array) -> torch.Tensor:
     import torch
 
     if array.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
+        return tensor_of(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(np.require(array, requirements="W"))  # what cannot be written is copied

@@ -1,0 +1,79 @@
+"""A federation's weights put into a model again, by their names."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.model import Array
+from metisfl_async.learner.adapters.keras_parts import keras_variables
+from metisfl_async.learner.adapters.torch_parts import tensor_of
+
+__all__ = ["is_keras_model", "is_torch_module", "load_into", "packed"]
+
+
+def packed(weights: Mapping[str, Array]) -> bytes:
+    """Make a safetensors file; it has memory as it lies, so it must lie in order."""
+    return save({name: np.asarray(array, order="C") for name, array in weights.items()})
+
+
+def load_into(model: Any, weights: str | Path | Mapping[str, Array]) -> None:
+    """Put weights into a PyTorch module or a Keras model, by their names; tensors that are not named stay.
+
+    ::
+
+        load_into(model, "model.safetensors")
+
+    Parameters
+    ----------
+    model : torch.nn.Module or keras.Model
+        Of Keras, one that is built. Layers of Keras that were not given a name are found by their place.
+    weights : path of a safetensors file, or mapping of names to arrays
+        What `FederationResult.save_model` wrote, or its ``named_arrays()``.
+
+    Raises
+    ------
+    ConfigError
+        If the model has no tensor of a name, or one of another shape. Nothing is changed then.
+    """
+    if not isinstance(weights, Mapping):
+        weights = load(Path(weights).read_bytes())
+    if is_torch_module(model):
+        found = _found(weights, {name: value for name, value in model.state_dict().items() if hasattr(value, "shape")})
+        model.load_state_dict({name: tensor_of(array) for name, array in found.items()}, strict=False)
+    elif is_keras_model(model):
+        variables = keras_variables(model)
+        for name, array in _found(weights, variables).items():
+            variables[name].assign(array)
+    else:
+        raise ConfigError("model", type(model).__name__, "a torch.nn.Module, or a keras.Model")
+
+
+def is_torch_module(model: object) -> bool:
+    """Whether it is one, without an import of PyTorch: where there is one, it has been imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def is_keras_model(model: object) -> bool:
+    keras = sys.modules.get("keras")
+    return keras is not None and isinstance(model, keras.Model)
+
+
+def _found(weights: Mapping[str, Array], own: Mapping[str, Any]) -> dict[str, Array]:
+    """Give each of the weights under the name of the model's own tensor; those without names have its order."""
+    found = dict(weights)
+    if found.keys() == {str(place) for place in range(len(own))}:
+        found = {name: found[str(place)] for place, name in enumerate(own)}
+    for name, array in found.items():
+        if name not in own:
+            raise ConfigError("weights", name, f"names of the model's tensors: {', '.join(list(own)[:20])}")
+        if array.shape != tuple(own[name].shape):
+            raise ConfigError(f"tensor {name!r}", list(array.shape), f"{list(own[name].shape)}, as in the model")
+    return found
