@@ -31,6 +31,7 @@ class FederationResult:
     reason: str  #: the termination signal that was reached, or who stopped it
     first_weights: str = ""  #: where training started: "given", "of site-2, as made", or "of site-2, trained before"
     tensor_names: list[str] = field(default_factory=list, repr=False)  #: of the final model's arrays, in their order
+    untrained_names: list[str] = field(default_factory=list, repr=False)  #: those that no gradient steps
 
     def __repr__(self) -> str:
         published = [record for record in self.rounds if record.is_published]
@@ -65,7 +66,7 @@ class FederationResult:
 
     def save_model(self, path: str | Path) -> None:
         """Write the final model as a safetensors file, under the names of its tensors."""
-        write_whole(Path(path), packed(self.named_arrays()))
+        write_whole(Path(path), packed(self.named_arrays(), self.untrained_names))
 
     def plot(self, path: str | Path | None = None, *, x: Literal["number", "time"] = "number") -> Figure:
         """Draw loss and accuracy, or whatever was measured.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from metisfl_async.learner.adapters.torch_parts import tensor_of
 __all__ = ["is_keras_model", "is_torch_module", "load_into", "packed"]
 
 
-def packed(weights: Mapping[str, Array]) -> bytes:
-    """Make a safetensors file; it has memory as it lies, so it must lie in order."""
-    return save({name: np.asarray(array, order="C") for name, array in weights.items()})
+def packed(weights: Mapping[str, Array], untrained: Sequence[str] = ()) -> bytes:
+    """Make a safetensors file, which says in its metadata which tensors are not trained."""
+    in_order = {name: np.asarray(array, order="C") for name, array in weights.items()}  # it takes memory as it lies
+    return save(in_order, {"untrained": json.dumps(list(untrained))} if untrained else None)
 
 
 def load_into(model: Any, weights: str | Path | Mapping[str, Array]) -> None:

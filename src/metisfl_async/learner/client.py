@@ -306,10 +306,14 @@ class LearnerClient:
         """Send an update until the controller has answered."""
         trained = update.trained
 
+        manifest = trained.model.manifest
+        if offer.kind is TaskKind.TRAIN:
+            manifest = manifest.unmarked  # what is not trained was said with the first weights
+
         async def push(token: Token) -> UpdateReply:
             header = Header(
                 "update",
-                trained.model.manifest,
+                manifest,
                 update.model_version,
                 offer.task_id,
                 token,

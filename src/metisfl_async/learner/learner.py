@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -53,6 +53,13 @@ class Learner(ABC):
     def weight_names(self) -> Sequence[str] | None:
         """Name the arrays of `get_weights`, in their order, for errors and files; None calls them "0", "1", ..."""
         return None
+
+    def untrained_names(self) -> Collection[str]:
+        """Name those of them that no gradient steps: running statistics, counters, masks, frozen layers.
+
+        Server optimizers take the mean of those. What the first weights say holds for the federation.
+        """
+        return ()
 
     @abstractmethod
     def set_weights(self, parameters: list[Array]) -> Awaitable[None] | None:

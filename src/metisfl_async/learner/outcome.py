@@ -34,6 +34,7 @@ def packed_weights(
     source: str = "get_weights()",
     like: Manifest | None = None,
     names: Sequence[str] | None = None,
+    untrained: Collection[str] = (),
 ) -> Model:
     """Copy arrays into one buffer, under these names; without them, under those of `like` if they are as many."""
     if not isinstance(weights, list | tuple) or not weights:
@@ -44,8 +45,8 @@ def packed_weights(
     if like is not None and like.fits(weights):
         return Model.filled(like, weights)
     if like is not None and len(like.tensors) == len(weights):
-        names = [spec.name for spec in like.tensors]
-    return Model.from_arrays(weights, names)
+        names = like.names
+    return Model.from_arrays(weights, names, untrained=untrained)
 
 
 def packed_result(
@@ -81,7 +82,7 @@ def checked_evaluation(metrics: object, config: Mapping[str, Json]) -> Metrics:
 
 def check_names(own: Sequence[str] | None, manifest: Manifest) -> None:
     """Refuse global weights that have other names than a learner's own; those without names have places only."""
-    theirs = [spec.name for spec in manifest.tensors]
+    theirs = manifest.names
     if own is None or theirs == list(own) or theirs == [str(place) for place in range(len(theirs))]:
         return
     missing, strange = ([name for name in a if name not in set(b)] for a, b in ((own, theirs), (theirs, own)))

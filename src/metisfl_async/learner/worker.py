@@ -362,7 +362,7 @@ def _copy(_: Learner, model: Model, again: Bytes | None = None) -> list[Any]:
 
 
 def _pack_weights(learner: Learner, weights: object) -> Model:
-    return packed_weights(weights, names=learner.weight_names())
+    return packed_weights(weights, names=learner.weight_names(), untrained=learner.untrained_names())
 
 
 def _pack_result(learner: Learner, result: object, manifest: Manifest, config: Config) -> Trained:

@@ -93,6 +93,10 @@ class KerasLearner(Learner):
     def weight_names(self) -> list[str]:
         return list(self._weights())
 
+    def untrained_names(self) -> list[str]:
+        trained = {id(variable) for variable in self.model.trainable_weights}
+        return [name for name, variable in self._weights().items() if id(variable) not in trained]
+
     def get_weights(self) -> list[Array]:
         from keras.ops import convert_to_numpy
 

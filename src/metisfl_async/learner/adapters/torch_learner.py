@@ -80,12 +80,21 @@ class TorchLearner(Learner):
         super().__init__(num_training_examples=_length(self.train_data))
         self.model, self.loss, self.metrics = model, loss, dict(metrics or {})
         self.optimizer = optimizer(model.parameters())
-        names = list(model.state_dict())
-        self._names = chosen(federated, names, {name for name, tensor in _state(model) if tensor.requires_grad})
+        self._names = chosen(federated, list(model.state_dict()), self._trained())
         self._rng = np.random.default_rng(seed)
 
     def weight_names(self) -> list[str]:
         return self._names
+
+    def untrained_names(self) -> list[str]:
+        trained = self._trained()
+        return [name for name in self._names if name not in trained]
+
+    def _trained(self) -> set[str]:
+        import torch
+
+        state = self.model.state_dict(keep_vars=True)
+        return {name for name, value in state.items() if isinstance(value, torch.Tensor) and value.requires_grad}
 
     def get_weights(self) -> list[Array]:
         state = self.model.state_dict()
@@ -153,14 +162,6 @@ class TorchLearner(Learner):
 
     def __setstate__(self, state: dict[str, bytes]) -> None:
         self.__dict__.update(pickle.loads(state["copy"]))
-
-
-def _state(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """Give the tensors of a module's state as they are in it, those of them that are trained as such."""
-    import torch
-
-    state = model.state_dict(keep_vars=True)
-    return [(name, value) for name, value in state.items() if isinstance(value, torch.Tensor)]
 
 
 @contextmanager
