@@ -13,6 +13,7 @@ from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, Metrics
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.budget import BatchBudget
+from metisfl_async.learner.adapters.examples import count_rows
 from metisfl_async.learner.adapters.federated import Federated, check_federated, chosen
 from metisfl_async.learner.adapters.keras_parts import keras_budget_callback, keras_proximal_term, keras_variables
 from metisfl_async.learner.adapters.options import check_shapes, checked_mu, learning_rate_of, only, whole_number
@@ -34,9 +35,9 @@ class KerasLearner(Learner):
     model : keras.Model or callable
         A compiled model, or a function that makes one; the function is called where the model is first needed, which
         with ``worker="process"`` is that process. What the optimizer remembers stays with the learner.
-    train_data, test_data : tuple (x, y), or anything that `fit` takes and that has a length
-        Arrays, in the order that Keras draws; or data in batches, such as a `tf.data.Dataset` whose cardinality is
-        known.
+    train_data, test_data : tuple (x, y) or (x, y, sample_weight), or anything that `fit` takes and that has a length
+        Arrays, or lists or dicts of them for several inputs and outputs, in the order that Keras draws; or data in
+        batches, such as a `tf.data.Dataset` whose cardinality is known.
     num_training_examples : int, optional
         Needed for data in batches, whose examples are not counted.
     federated : {"all", "trainable"}, list of str, or callable
@@ -65,8 +66,9 @@ class KerasLearner(Learner):
         federated: Federated = "all",
     ) -> None:
         check_federated(federated)
+        _parts("test_data", test_data)
         if isinstance(train_data, tuple):
-            num_training_examples = len(_pair("train_data", train_data)[1])
+            num_training_examples = count_rows("train_data", _parts("train_data", train_data))
         elif num_training_examples is None:
             raise ConfigError("num_training_examples", None, "a number, for training data that is not a tuple (x, y)")
         super().__init__(num_training_examples=num_training_examples)
@@ -121,7 +123,7 @@ class KerasLearner(Learner):
         only(config, self.train_keys)
         budget = self._budget(config)
         self.set_weights(parameters)
-        x, y = _pair("train_data", self.train_data)
+        x, y, weights = _parts("train_data", self.train_data)
         with (
             _learning_rate(self.model, config),
             keras_proximal_term(self.model, checked_mu(config.get("proximal_mu", 0))),
@@ -129,6 +131,7 @@ class KerasLearner(Learner):
             history = self.model.fit(
                 x,
                 y,
+                sample_weight=weights,
                 batch_size=budget.batch_size,
                 epochs=budget.num_epochs,
                 shuffle=isinstance(self.train_data, tuple),  # batches come in an order of their own
@@ -143,8 +146,10 @@ class KerasLearner(Learner):
         if batch_size is None and "batch_size" in config:
             raise ConfigError("config['batch_size']", config["batch_size"], "no such key: the data comes in batches")
         self.set_weights(parameters)
-        x, y = _pair("test_data", self.test_data)
-        measured: Metrics = self.model.evaluate(x, y, batch_size=batch_size, return_dict=True, verbose=0)
+        x, y, weights = _parts("test_data", self.test_data)
+        measured: Metrics = self.model.evaluate(
+            x, y, batch_size=batch_size, sample_weight=weights, return_dict=True, verbose=0
+        )
         return measured
 
     def _budget(self, config: Config) -> BatchBudget:
@@ -164,13 +169,14 @@ class KerasLearner(Learner):
         )
 
 
-def _pair(field: str, data: Any) -> tuple[Any, Any]:
-    """Give the `x` and `y` of `fit`, whose `y` is None for data that comes in batches."""
+def _parts(field: str, data: Any) -> tuple[Any, Any, Any]:
+    """Give `x`, `y` and `sample_weight` of `fit`; of data that comes in batches, it is all in the first."""
     if not isinstance(data, tuple):
-        return data, None
-    if len(data) != 2:
-        raise ConfigError(field, f"a tuple of {len(data)}", "(x, y), or data in batches")
-    return data
+        return data, None, None
+    if len(data) not in (2, 3):
+        allowed = "(x, y), (x, y, sample_weight), or data in batches; several inputs are ([a, b], y)"
+        raise ConfigError(field, f"a tuple of {len(data)}", allowed)
+    return (*data, None)[:3]
 
 
 @contextmanager

@@ -14,16 +14,19 @@ from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, Metrics, weighted_means
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.budget import BatchBudget
+from metisfl_async.learner.adapters.examples import first_leaf, mapped
 from metisfl_async.learner.adapters.federated import Federated, chosen
 from metisfl_async.learner.adapters.options import check_shapes, checked_mu, learning_rate_of, only, whole_number
+from metisfl_async.learner.adapters.torch_batches import Measure, TorchData, for_one_example
 from metisfl_async.learner.adapters.torch_parts import array_of, tensor_of, torch_proximal_term
 from metisfl_async.learner.learner import Config, Learner
 
 if TYPE_CHECKING:
     import torch
 
-    Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    Metric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor | float]
+    Loss = Callable[[Any, Any], torch.Tensor]
+    Metric = Callable[[Any, Any], torch.Tensor | float]
+    Step = Callable[[torch.nn.Module, Any], torch.Tensor | tuple[torch.Tensor, Mapping[str, float]]]
 
 __all__ = ["TorchLearner"]
 
@@ -36,10 +39,17 @@ class TorchLearner(Learner):
     Parameters
     ----------
     model : torch.nn.Module
-    train_data, test_data : tuple (x, y) of tensors or arrays, or torch.utils.data.Dataset
-        A data set gives (input, target) for a number, and has a length.
-    loss : callable
-        From the model's outputs and the targets of a batch to the mean loss, such as ``torch.nn.CrossEntropyLoss()``.
+    train_data, test_data : tuple or dict of arrays or tensors, torch.utils.data.Dataset, or DataLoader
+        ``(x, y)``, ``(x, y, sample_weight)``, or a dict whose keys are the arguments of the model and "labels". x and y
+        may be tuples or dicts themselves, for several inputs and outputs. A data set gives an example of such a form
+        for a number, and has a length; a loader gives batches of it.
+    loss : callable, optional
+        From the model's outputs and the targets of a batch to the mean loss, such as ``torch.nn.CrossEntropyLoss()``;
+        with sample weights, to one number for each example (``reduction="none"``). Not needed where the model's outputs
+        have a ``.loss``, as Hugging Face's do with labels; of their outputs, ``.logits`` are what is measured.
+    step : callable, optional
+        Where nothing of this fits, in place of `loss`: from the model and a batch to the mean loss, or to a tuple of
+        that and a dict of what else was measured.
     optimizer : callable
         From parameters to an optimizer, such as ``functools.partial(torch.optim.SGD, lr=0.1)``. It is called once: what
         an optimizer remembers stays with the learner.
@@ -49,6 +59,8 @@ class TorchLearner(Learner):
         Which tensors of the `state_dict` are the federation's: all, buffers included; those that are trained, as with
         LoRA or frozen layers; those of these names, or that match these patterns (``"body.*"``); or those for whose
         name the function gives true. The rest stays with the learner, trained or not.
+    num_training_examples : int, optional
+        For a DataLoader that draws another number of examples than its data set has.
     seed : int, optional
         Of the order of training examples. PyTorch's own random generator is not touched.
 
@@ -70,15 +82,20 @@ class TorchLearner(Learner):
         train_data: object,
         test_data: object,
         *,
-        loss: Loss,
+        loss: Loss | None = None,
+        step: Step | None = None,
         optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer],
         metrics: Mapping[str, Metric] | None = None,
         federated: Federated = "all",
+        num_training_examples: int | None = None,
         seed: int | None = None,
     ) -> None:
-        self.train_data, self.test_data = _checked("train_data", train_data), _checked("test_data", test_data)
-        super().__init__(num_training_examples=_length(self.train_data))
-        self.model, self.loss, self.metrics = model, loss, dict(metrics or {})
+        self._train_data, self._test_data = TorchData("train_data", train_data), TorchData("test_data", test_data)
+        num_examples = self._train_data.count()
+        super().__init__(num_training_examples=num_training_examples or num_examples)
+        if loss is not None and step is not None:
+            raise ConfigError("step", step, "None with a loss: it gives the loss itself")
+        self.model, self._measure = model, Measure(loss, step, dict(metrics or {}))
         self.optimizer = optimizer(model.parameters())
         self._names = chosen(federated, list(model.state_dict()), self._trained())
         self._rng = np.random.default_rng(seed)
@@ -108,53 +125,52 @@ class TorchLearner(Learner):
 
     def train(self, parameters: list[Array], config: Config) -> tuple[list[Array], Metrics, dict[str, Json]]:
         only(config, self.train_keys)
-        num_examples = _length(self.train_data)
-        budget = BatchBudget(config, num_examples=num_examples, is_cancelled=lambda: self.is_cancelled)
+        assert self.num_training_examples is not None
+        data = self._train_data
+        budget = BatchBudget(
+            config,
+            num_examples=self.num_training_examples,
+            batches_per_epoch=data.num_batches(),
+            is_cancelled=lambda: self.is_cancelled,
+        )
         self.set_weights(parameters)
         proximal_term = torch_proximal_term(self.model, checked_mu(config.get("proximal_mu", 0)))
         measured: deque[tuple[float, Metrics]] = deque(maxlen=budget.batches_per_epoch)
         self.model.train()
         with _learning_rate(self.optimizer, learning_rate_of(config)):
-            for rows in budget.shuffled_rows(self._rng):
-                inputs, targets = self._batch(self.train_data, rows)
+            for batch in self._batches(data, budget):
                 self.optimizer.zero_grad()
-                outputs = self.model(inputs)
-                loss = self.loss(outputs, targets)
+                with for_one_example(self.model, batch):
+                    loss, others = self._measure(self.model, batch)
                 (loss + proximal_term()).backward()
                 self.optimizer.step()
-                measured.append((len(rows), self._measured(loss.detach(), outputs.detach(), targets)))
+                measured.append((len(first_leaf(batch)), {"loss": float(loss.detach()), **others()}))
         return self.get_weights(), weighted_means(measured), budget.metadata()
 
     def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
         import torch
 
         only(config, {"batch_size", "metrics"})
-        size, num_examples = whole_number(config, "batch_size", 32), _length(self.test_data)
+        if self._test_data.is_batched and "batch_size" in config:
+            raise ConfigError("config['batch_size']", config["batch_size"], "no such key: the data comes in batches")
+        size = whole_number(config, "batch_size", 32)
         self.set_weights(parameters)
         self.model.eval()
         measured: list[tuple[float, Metrics]] = []
-        with torch.inference_mode():
-            for start in range(0, num_examples, size):
-                rows = np.arange(start, min(start + size, num_examples))
-                inputs, targets = self._batch(self.test_data, rows)
-                outputs = self.model(inputs)
-                measured.append((len(rows), self._measured(self.loss(outputs, targets), outputs, targets)))
+        with torch.no_grad():  # not inference_mode: a model may keep what it computes here, and train with it later
+            for batch in map(self._moved, self._test_data.in_order(size)):
+                loss, others = self._measure(self.model, batch)
+                measured.append((len(first_leaf(batch)), {"loss": float(loss), **others()}))
         return weighted_means(measured)
 
-    def _batch(self, data: Any, rows: Array) -> tuple[torch.Tensor, torch.Tensor]:
-        import torch
-        from torch.utils.data import default_collate
+    def _batches(self, data: TorchData, budget: BatchBudget) -> Iterator[Any]:
+        if data.is_batched:
+            return map(self._moved, budget.batches(data.data))
+        return (self._moved(data.rows(rows)) for rows in budget.shuffled_rows(self._rng))
 
-        if isinstance(data, tuple):
-            inputs, targets = (tensor[torch.from_numpy(rows)] for tensor in data)
-        else:
-            inputs, targets = default_collate([data[row] for row in rows.tolist()])
+    def _moved(self, batch: Any) -> Any:
         device = next(self.model.parameters()).device
-        return inputs.to(device), targets.to(device)
-
-    def _measured(self, loss: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor) -> Metrics:
-        others = {name: float(metric(outputs, targets)) for name, metric in self.metrics.items()}
-        return {"loss": float(loss), **others}
+        return mapped(batch, lambda tensor: tensor.to(device) if hasattr(tensor, "to") else tensor)
 
     def __getstate__(self) -> dict[str, bytes]:
         # Plain pickle copies tensors. multiprocessing's, as PyTorch extends it, would let processes share them.
@@ -175,17 +191,3 @@ def _learning_rate(optimizer: torch.optim.Optimizer, rate: float | None) -> Iter
     finally:
         for group, lr in zip(optimizer.param_groups, own, strict=True):
             group["lr"] = lr
-
-
-def _checked(field: str, data: Any) -> Any:
-    import torch
-
-    if isinstance(data, tuple) and len(data) == 2:
-        return tuple(torch.as_tensor(part) for part in data)
-    if not isinstance(data, tuple) and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        return data
-    raise ConfigError(field, type(data).__name__, "a tuple (x, y), or a Dataset with __getitem__ and __len__")
-
-
-def _length(data: Any) -> int:
-    return len(data[0] if isinstance(data, tuple) else data)
