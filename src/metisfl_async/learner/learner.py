@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Hashable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -35,6 +35,7 @@ class Learner(ABC):
     """
 
     num_training_examples: int | None = None
+    keeps_state: bool = True  #: whether it remembers things between tasks; if not, any pool of processes may run it
     was_trained: bool = False  #: set once it has trained or taken over weights, which stay for the next federation
     is_cancelled: bool = False  #: set while the running task is not wanted any more; a long loop may look and return
     given_up: tuple[str, float] | None = None  #: a method that goes on all the same, and its start (time.monotonic())
@@ -60,6 +61,10 @@ class Learner(ABC):
         Server optimizers take the mean of those. What the first weights say holds for the federation.
         """
         return ()
+
+    def belongings(self) -> Mapping[Hashable, str]:
+        """Name what no other learner of this process may have, such as its model; the keys tell things apart."""
+        return {}
 
     @abstractmethod
     def set_weights(self, parameters: list[Array]) -> Awaitable[None] | None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate, iscoroutine, iscoroutinefunction
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -45,7 +46,8 @@ class Worker:
     kind : {"thread", "process"} or concurrent.futures.Executor
         "process" spawns a process that gets a pickled copy of the learner and keeps it: its state lives there from
         then on, until a task is cancelled in the middle, which ends the process, or the process dies; the next task
-        gets a new one. An executor of the user's is used, not closed.
+        gets a new one. An executor of the user's is used, not closed; one of other processes gets a copy for each task,
+        so it is refused unless the learner says that it keeps no state.
     name : str, optional
         What the learner is called; without it, as its class.
     stopping : Stopping, optional
@@ -71,6 +73,8 @@ class Worker:
         self._spare: Bytes | None = None  # the last update's buffer
         if isinstance(kind, Executor):
             self._executor = kind
+            if isinstance(kind, ProcessPoolExecutor):
+                _check_stateless(learner)
         elif kind == "thread":
             self._executor = self._threads = DaemonThreads(1, "metisfl-learner")
         elif kind == "process":
@@ -172,7 +176,8 @@ class Worker:
         if isinstance(self._executor, THREADS):
             return await self._outcome(self._executor.submit(_call, function, self._learner, *args))
         if self._executor is not None:
-            return _returned(await self._outcome(self._executor.submit(_call_away, function, self._learner, *args)))
+            call = partial(_call_elsewhere, os.getpid(), function, self._learner)
+            return _returned(await self._outcome(self._executor.submit(call, *args)))
         if self._process is None:
             with ThreadPoolExecutor(1, "metisfl-spawn") as starter:
                 await to_the_end(_result(starter.submit(self._start_process)))
@@ -312,6 +317,25 @@ def _call_away(function: Callable[..., T], *args: object) -> T | Raised:
         return _call(function, *args)
     except Exception as error:  # noqa: BLE001 - the user's code may raise anything
         return Raised.of(error, users_part(error.__traceback__))
+
+
+def _call_elsewhere(home: int, function: Callable[..., T], learner: Learner, *args: object) -> T | Raised:
+    """Call in the user's executor, which may be in other processes; what the copy there remembers is lost."""
+    if os.getpid() != home:
+        try:
+            _check_stateless(learner)
+        except ConfigError as error:
+            return Raised.of(error, None)
+    return _call_away(function, learner, *args)
+
+
+def _check_stateless(learner: Learner) -> None:
+    if learner.keeps_state:
+        allowed = (
+            "'process', where the learner stays: here it gets a new copy for each task, and what it remembers (an "
+            "optimizer's momentum, a count) would be lost. A learner that needs nothing of it sets keeps_state = False"
+        )
+        raise ConfigError("worker", "a pool of processes", allowed)
 
 
 def _returned(result: T | Raised) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from math import isclose
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -78,6 +78,7 @@ class KerasLearner(Learner):
         self._model: keras.Model | None = None
         if hasattr(model, "get_weights"):
             self._model = model
+            self._weights()  # says what is wrong with it here, and not in the first round
         elif callable(model):
             self._make_model = model
         else:
@@ -98,6 +99,16 @@ class KerasLearner(Learner):
     def untrained_names(self) -> list[str]:
         trained = {id(variable) for variable in self.model.trainable_weights}
         return [name for name, variable in self._weights().items() if id(variable) not in trained]
+
+    def belongings(self) -> dict[Hashable, str]:
+        if self._model is None:  # each has its own, once the function is called
+            return {}
+        may_be_shared = set(map(id, self._model.non_trainable_weights)) - set(map(id, self._weights().values()))
+        found: dict[Hashable, str] = {id(self._model): "the model", id(self._model.optimizer): "the optimizer"}
+        for name, variable in keras_variables(self._model).items():
+            if id(variable) not in may_be_shared:  # of a frozen base
+                found[id(variable)] = f"weight {name!r}"
+        return found
 
     def get_weights(self) -> list[Array]:
         from keras.ops import convert_to_numpy

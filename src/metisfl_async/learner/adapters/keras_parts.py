@@ -126,6 +126,7 @@ def keras_variables(model: keras.Model) -> dict[str, Any]:
 
     Keras numbers layers that were not given a name through the whole process; here they are numbered through the model.
     """
+    inside = {layer.name for layer in model._flatten_layers(include_self=False)}
     made_up: dict[str, str] = {}  # what Keras called a layer that has no name of its own: the name without its number
     for layer in model._flatten_layers():
         base = re.sub(r"(?<=.)([A-Z][a-z]+)|(?<=[a-z])([A-Z])", r"_\1\2", type(layer).__name__).lower()
@@ -136,7 +137,7 @@ def keras_variables(model: keras.Model) -> dict[str, Any]:
     counts: dict[str, int] = {}
     for variable in model.weights:
         parts = variable.path.split("/")
-        if parts[0] == model.name and len(parts) > 1:
+        if len(parts) > 1 and parts[0] not in inside:  # the model that the layer was built in, this one as a rule
             del parts[0]
         for place, part in enumerate(parts):
             if part in made_up and part not in numbered:

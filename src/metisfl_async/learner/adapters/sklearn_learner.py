@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -94,6 +94,9 @@ class SklearnLearner(Learner):
 
     def weight_names(self) -> list[str]:
         return list(WEIGHTS)
+
+    def belongings(self) -> dict[Hashable, str]:
+        return {id(self.model): "the model"}
 
     def get_weights(self) -> list[Array]:
         return [np.array(getattr(self.model, name)) for name in WEIGHTS]

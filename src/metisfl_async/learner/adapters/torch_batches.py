@@ -12,7 +12,7 @@ import numpy as np
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Array
-from metisfl_async.learner.adapters.examples import count_rows, first_leaf, mapped
+from metisfl_async.learner.adapters.examples import count_rows, first_leaf, leaves, mapped
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +52,10 @@ class TorchData:
             return len(self.data.dataset)
         return len(self.data)
 
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Go through those that are here already; to ask a data set for an example may open what it reads from."""
+        return leaves(self.data if self.is_arrays else getattr(self.data, "tensors", None))
+
     def num_batches(self) -> int | None:
         """Count the batches of an epoch of a loader; None for data that is not in batches yet."""
         if not self.is_batched:
@@ -79,10 +83,6 @@ class TorchData:
         count = self.count()
         for start in range(0, count, batch_size):
             yield self.rows(np.arange(start, min(start + batch_size, count)))
-
-    def example(self) -> Any:
-        """Give a batch of one to look at; None where looking would use up what there is."""
-        return None if self.is_batched else self.rows(np.arange(1))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -90,18 +90,37 @@ class TorchLearner(Learner):
         num_training_examples: int | None = None,
         seed: int | None = None,
     ) -> None:
+        import torch
+
         self._train_data, self._test_data = TorchData("train_data", train_data), TorchData("test_data", test_data)
+        if not isinstance(model, torch.nn.Module):
+            raise ConfigError("model", type(model).__name__, "a torch.nn.Module")
+        for name, function in (("loss", loss), ("step", step), *(metrics or {}).items()):
+            if function is not None and not callable(function):
+                raise ConfigError(name, function, "a function")
         num_examples = self._train_data.count()
         super().__init__(num_training_examples=num_training_examples or num_examples)
         if loss is not None and step is not None:
             raise ConfigError("step", step, "None with a loss: it gives the loss itself")
         self.model, self._measure = model, Measure(loss, step, dict(metrics or {}))
-        self.optimizer = optimizer(model.parameters())
+        self._check_dtypes()
+        self.optimizer = _made(optimizer, model)
         self._names = chosen(federated, list(model.state_dict()), self._trained())
         self._rng = np.random.default_rng(seed)
 
     def weight_names(self) -> list[str]:
         return self._names
+
+    def belongings(self) -> dict[Hashable, str]:
+        import torch
+
+        found: dict[Hashable, str] = {id(self.model): "the model"}
+        for name, value in self.model.state_dict(keep_vars=True).items():
+            is_weight = isinstance(value, torch.nn.Parameter)
+            may_be_shared = is_weight and not value.requires_grad and name not in self._names  # of a frozen base
+            if isinstance(value, torch.Tensor) and value.layout == torch.strided and not may_be_shared:
+                found["memory", value.data_ptr() or id(value)] = f"tensor {name!r}"
+        return found
 
     def untrained_names(self) -> list[str]:
         trained = self._trained()
@@ -163,6 +182,19 @@ class TorchLearner(Learner):
                 measured.append((len(first_leaf(batch)), {"loss": float(loss), **others()}))
         return weighted_means(measured)
 
+    def _check_dtypes(self) -> None:
+        """Refuse what NumPy makes by default and no layer takes."""
+        import torch
+
+        floats = {parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point()}
+        if self._measure.step is not None or torch.float64 in floats or not floats:
+            return
+        for data in (self._train_data, self._test_data):
+            for tensor in data.tensors():
+                if tensor.dtype == torch.float64:
+                    allowed = f"{min(map(str, floats))}, as the model's weights are: x.astype(np.float32), say"
+                    raise ConfigError(f"the dtype of {data.field}", "torch.float64", allowed)
+
     def _batches(self, data: TorchData, budget: BatchBudget) -> Iterator[Any]:
         if data.is_batched:
             return map(self._moved, budget.batches(data.data))
@@ -178,6 +210,18 @@ class TorchLearner(Learner):
 
     def __setstate__(self, state: dict[str, bytes]) -> None:
         self.__dict__.update(pickle.loads(state["copy"]))
+
+
+def _made(optimizer: object, model: torch.nn.Module) -> torch.optim.Optimizer:
+    import torch
+
+    allowed = "a function from parameters to an optimizer, such as functools.partial(torch.optim.SGD, lr=0.1)"
+    if isinstance(optimizer, torch.optim.Optimizer) or not callable(optimizer):
+        raise ConfigError("optimizer", type(optimizer).__name__, allowed)
+    made = optimizer(model.parameters())
+    if not isinstance(made, torch.optim.Optimizer):
+        raise ConfigError("optimizer", f"a function that gives a {type(made).__name__}", allowed)
+    return made
 
 
 @contextmanager
