@@ -262,6 +262,7 @@ class LearnerClient:
 
     async def _do(self, offer: TaskOffer) -> None:
         """Do one task; whatever goes wrong becomes its outcome."""
+        self._worker.seed = offer.seed or None
         try:
             match offer.kind:
                 case TaskKind.GET_WEIGHTS:

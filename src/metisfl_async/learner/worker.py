@@ -63,6 +63,7 @@ class Worker:
     def __init__(self, learner: Learner, kind: WorkerKind, *, name: str = "", stopping: Stopping | None = None) -> None:
         self.name = name or type(learner).__name__
         self._learner, self._stopping = learner, stopping or Stopping()
+        self.seed: int | None = None  #: of the task that is being done
         self._turn = asyncio.Lock()
         self._method, self._began = "", 0.0  # what has the turn, since when
         self._caller: asyncio.Task[Any] | None = None  # who has it
@@ -165,6 +166,7 @@ class Worker:
                 raise UnexpectedMessage("the learner has left")
             self._check_free()
             self._method, self._began, self._caller = method, time.monotonic(), asyncio.current_task()
+            self._learner.task_seed = self.seed
             yield
 
     async def _run(self, function: Callable[..., T], *args: object) -> T:
@@ -183,7 +185,7 @@ class Worker:
                 await to_the_end(_result(starter.submit(self._start_process)))
         assert self._process is not None
         try:
-            return _returned(await self._outcome(self._process[0].submit(_call_in_process, function, *args)))
+            return _returned(await self._outcome(self._process[0].submit(_call_in_process, self.seed, function, *args)))
         except BrokenExecutor:
             self._end_process()
             raise
@@ -350,10 +352,12 @@ _kept: list[Learner] = []  # in a spawned process: its learner
 def _keep_learner(learner: Learner) -> None:
     # Ctrl-C in a terminal reaches this process too; it is ours, and we end it when the federation has heard of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    learner.owns_process = True
     _kept[:] = [learner]
 
 
-def _call_in_process(function: Callable[..., T], *args: object) -> T | Raised:
+def _call_in_process(seed: int | None, function: Callable[..., T], *args: object) -> T | Raised:
+    _kept[0].task_seed = seed
     return _call_away(function, _kept[0], *args)
 
 

@@ -15,8 +15,17 @@ from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.adapters.examples import count_rows
 from metisfl_async.learner.adapters.federated import Federated, check_federated, chosen
+from metisfl_async.learner.adapters.keras_draws import can_be_gathered, keras_batches, reseed_dropout
 from metisfl_async.learner.adapters.keras_parts import keras_budget_callback, keras_proximal_term, keras_variables
-from metisfl_async.learner.adapters.options import check_shapes, checked_mu, learning_rate_of, only, whole_number
+from metisfl_async.learner.adapters.options import (
+    check_shapes,
+    checked_mu,
+    generator_of,
+    learning_rate_of,
+    only,
+    whole_number,
+)
+from metisfl_async.learner.adapters.seeds import keras_seeded
 from metisfl_async.learner.learner import Config, Learner
 
 if TYPE_CHECKING:
@@ -34,7 +43,8 @@ class KerasLearner(Learner):
     ----------
     model : keras.Model or callable
         A compiled model, or a function that makes one; the function is called where the model is first needed, which
-        with ``worker="process"`` is that process. What the optimizer remembers stays with the learner.
+        with ``worker="process"`` is that process, and draws its weights with the seed. What the optimizer remembers
+        stays with the learner.
     train_data, test_data : tuple (x, y) or (x, y, sample_weight), or anything that `fit` takes and that has a length
         Arrays, or lists or dicts of them for several inputs and outputs, in the order that Keras draws; or data in
         batches, such as a `tf.data.Dataset` whose cardinality is known.
@@ -44,6 +54,10 @@ class KerasLearner(Learner):
         Which weights are the federation's: all, as in `get_weights`; those that are trained, as with LoRA or frozen
         layers; those of these names, or that match these patterns (``"dense/*"``); or those for whose name the
         function gives true. The rest stays with the learner, trained or not. `weight_names()` gives the names.
+    seed : int, optional
+        Of the order of training examples (of NumPy's arrays, with Keras on TensorFlow), of dropout, and of the model
+        that a function makes. Without one, it follows from the session's seed and the learner's id. Global generators
+        are left as they were.
 
     Notes
     -----
@@ -64,6 +78,7 @@ class KerasLearner(Learner):
         *,
         num_training_examples: int | None = None,
         federated: Federated = "all",
+        seed: int | None = None,
     ) -> None:
         check_federated(federated)
         _parts("test_data", test_data)
@@ -73,6 +88,7 @@ class KerasLearner(Learner):
             raise ConfigError("num_training_examples", None, "a number, for training data that is not a tuple (x, y)")
         super().__init__(num_training_examples=num_training_examples)
         self.train_data, self.test_data, self._federated = train_data, test_data, federated
+        self._seed, self._rng = seed, None if seed is None else np.random.default_rng(seed)
         self._names: list[str] = []  # of the weights that are the federation's, once there is a model
         self._make_model: Callable[[], keras.Model] | None = None
         self._model: keras.Model | None = None
@@ -88,7 +104,8 @@ class KerasLearner(Learner):
     def model(self) -> keras.Model:
         if self._model is None:
             assert self._make_model is not None
-            self._model = self._make_model()
+            with keras_seeded(self.task_seed if self._seed is None else self._seed):
+                self._model = self._make_model()
         if not self._model.compiled or not self._model.built:
             raise ConfigError("model", self._model.name, "a model that is built and compiled")
         return self._model
@@ -134,7 +151,13 @@ class KerasLearner(Learner):
         only(config, self.train_keys)
         budget = self._budget(config)
         self.set_weights(parameters)
+        rng = generator_of(self._rng, self.task_seed)
+        reseed_dropout(self.model, rng)
         x, y, weights = _parts("train_data", self.train_data)
+        batch_size, shuffle = budget.batch_size, isinstance(self.train_data, tuple)  # batches have their own order
+        if batch_size is not None and can_be_gathered((x, y, weights)):  # otherwise, Keras draws the order
+            batches = keras_batches((x, y, weights), batch_size, rng)
+            x, y, weights, batch_size, shuffle = batches, None, None, None, False
         with (
             _learning_rate(self.model, config),
             keras_proximal_term(self.model, checked_mu(config.get("proximal_mu", 0))),
@@ -143,9 +166,9 @@ class KerasLearner(Learner):
                 x,
                 y,
                 sample_weight=weights,
-                batch_size=budget.batch_size,
+                batch_size=batch_size,
                 epochs=budget.num_epochs,
-                shuffle=isinstance(self.train_data, tuple),  # batches come in an order of their own
+                shuffle=shuffle,
                 callbacks=[keras_budget_callback(budget)],
                 verbose=0,
             ).history

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import numpy as np
+
 from metisfl_async.core.checks import integer, number, positive
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json
 
-__all__ = ["check_shapes", "checked_mu", "learning_rate_of", "only", "whole_number"]
+__all__ = ["check_shapes", "checked_mu", "generator_of", "learning_rate_of", "only", "whole_number"]
 
 Shapes = list[tuple[int, ...]]
 
@@ -44,6 +46,11 @@ def checked_mu(mu: object) -> float:
     number("proximal_mu", mu, 0)
     assert isinstance(mu, int | float)
     return float(mu)
+
+
+def generator_of(own: np.random.Generator | None, task_seed: int | None) -> np.random.Generator:
+    """Give what a task draws with: the learner's own, or one that begins anew with the seed of the task."""
+    return np.random.default_rng(task_seed) if own is None else own
 
 
 def check_shapes(given: Shapes, expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -13,7 +13,7 @@ from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, Metrics
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.budget import BatchBudget
-from metisfl_async.learner.adapters.options import check_shapes, learning_rate_of, only
+from metisfl_async.learner.adapters.options import check_shapes, generator_of, learning_rate_of, only
 from metisfl_async.learner.learner import Config, Learner
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class SklearnLearner(Learner):
     classes : array of labels
         All classes that any learner has; of classifiers only.
     seed : int, optional
-        Of the order of training examples. NumPy's global random generator is not touched.
+        Of the order of training examples. Without one, it follows from the session's seed and the learner's id. NumPy's
+        global random generator is not touched.
 
     Notes
     -----
@@ -75,9 +76,10 @@ class SklearnLearner(Learner):
         self.train_data = _checked("train_data", train_data, self.classes)
         self.test_data = _checked("test_data", test_data, self.classes)
         super().__init__(num_training_examples=len(self.train_data[1]))
-        self.model, self._rng = model, np.random.default_rng(seed)
-        if model.random_state is None:  # it would draw from NumPy's global generator
-            model.random_state = np.random.RandomState(self._rng.integers(2**32))
+        self.model, self._rng = model, None if seed is None else np.random.default_rng(seed)
+        self._draws = model.random_state is None  # it would draw from NumPy's global generator
+        if self._draws:
+            model.random_state = np.random.RandomState(generator_of(self._rng, None).integers(2**32))
         if not hasattr(model, "coef_"):
             self._initialise()
 
@@ -113,8 +115,11 @@ class SklearnLearner(Learner):
         x, y = self.train_data
         budget = BatchBudget(config, num_examples=len(y), is_cancelled=lambda: self.is_cancelled)
         self.set_weights(parameters)
+        rng = generator_of(self._rng, self.task_seed)
+        if self._draws and self._rng is None:
+            self.model.random_state = np.random.RandomState(rng.integers(2**32))
         with _learning_rate(self.model, learning_rate_of(config)):
-            for rows in budget.shuffled_rows(self._rng):
+            for rows in budget.shuffled_rows(rng):
                 self.model.partial_fit(x[rows], y[rows])
         return self.get_weights(), self._measured(x, y), budget.metadata()
 

@@ -32,11 +32,16 @@ class TorchData:
 
     def __init__(self, field: str, data: Any) -> None:
         import torch
-        from torch.utils.data import DataLoader
+        from torch.utils.data import DataLoader, RandomSampler
 
         self.field, self.data = field, data
         self.is_batched = isinstance(data, DataLoader)
         self.is_arrays = isinstance(data, tuple | Mapping)
+        self._generator: torch.Generator | None = None  # of a loader that would draw with PyTorch's own
+        if self.is_batched and data.generator is None:
+            self._generator = data.generator = torch.Generator()
+            if isinstance(data.sampler, RandomSampler) and data.sampler.generator is None:
+                data.sampler.generator = self._generator
         if self.is_arrays:
             self.data = mapped(data, torch.as_tensor)
             if isinstance(data, tuple) and len(data) not in (2, 3):
@@ -55,6 +60,11 @@ class TorchData:
     def tensors(self) -> Iterator[torch.Tensor]:
         """Go through those that are here already; to ask a data set for an example may open what it reads from."""
         return leaves(self.data if self.is_arrays else getattr(self.data, "tensors", None))
+
+    def seed(self, rng: np.random.Generator) -> None:
+        """Have a loader draw its order anew, unless it has a generator of its own."""
+        if self._generator is not None:
+            self._generator.manual_seed(int(rng.integers(2**63)))
 
     def num_batches(self) -> int | None:
         """Count the batches of an epoch of a loader; None for data that is not in batches yet."""

@@ -15,10 +15,26 @@ from metisfl_async.core.metrics import Json, Metrics, weighted_means
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.adapters.examples import first_leaf, mapped
-from metisfl_async.learner.adapters.federated import Federated, chosen
-from metisfl_async.learner.adapters.options import check_shapes, checked_mu, learning_rate_of, only, whole_number
+from metisfl_async.learner.adapters.federated import Federated, check_federated, chosen
+from metisfl_async.learner.adapters.options import (
+    check_shapes,
+    checked_mu,
+    generator_of,
+    learning_rate_of,
+    only,
+    whole_number,
+)
+from metisfl_async.learner.adapters.seeds import torch_seeded
 from metisfl_async.learner.adapters.torch_batches import Measure, TorchData, for_one_example
-from metisfl_async.learner.adapters.torch_parts import array_of, tensor_of, torch_proximal_term
+from metisfl_async.learner.adapters.torch_parts import (
+    array_of,
+    checked_factory,
+    made_optimizer,
+    seed_torch,
+    tensor_of,
+    torch_proximal_term,
+    trained_names,
+)
 from metisfl_async.learner.learner import Config, Learner
 
 if TYPE_CHECKING:
@@ -38,7 +54,9 @@ class TorchLearner(Learner):
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model : torch.nn.Module or callable
+        A module, or a function that makes one; the function is called where the model is first needed, which with
+        ``worker="process"`` is that process, and draws its weights with the seed.
     train_data, test_data : tuple or dict of arrays or tensors, torch.utils.data.Dataset, or DataLoader
         ``(x, y)``, ``(x, y, sample_weight)``, or a dict whose keys are the arguments of the model and "labels". x and y
         may be tuples or dicts themselves, for several inputs and outputs. A data set gives an example of such a form
@@ -62,7 +80,9 @@ class TorchLearner(Learner):
     num_training_examples : int, optional
         For a DataLoader that draws another number of examples than its data set has.
     seed : int, optional
-        Of the order of training examples. PyTorch's own random generator is not touched.
+        Of the order of training examples, and of the model that a function makes. Without one, it follows from the
+        session's seed and the learner's id. PyTorch's own random generator, with which dropout draws, is touched only
+        with ``worker="process"``, where nobody else has it.
 
     Notes
     -----
@@ -78,7 +98,7 @@ class TorchLearner(Learner):
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: torch.nn.Module | Callable[[], torch.nn.Module],
         train_data: object,
         test_data: object,
         *,
@@ -92,9 +112,8 @@ class TorchLearner(Learner):
     ) -> None:
         import torch
 
+        check_federated(federated)
         self._train_data, self._test_data = TorchData("train_data", train_data), TorchData("test_data", test_data)
-        if not isinstance(model, torch.nn.Module):
-            raise ConfigError("model", type(model).__name__, "a torch.nn.Module")
         for name, function in (("loss", loss), ("step", step), *(metrics or {}).items()):
             if function is not None and not callable(function):
                 raise ConfigError(name, function, "a function")
@@ -102,44 +121,70 @@ class TorchLearner(Learner):
         super().__init__(num_training_examples=num_training_examples or num_examples)
         if loss is not None and step is not None:
             raise ConfigError("step", step, "None with a loss: it gives the loss itself")
-        self.model, self._measure = model, Measure(loss, step, dict(metrics or {}))
-        self._check_dtypes()
-        self.optimizer = _made(optimizer, model)
-        self._names = chosen(federated, list(model.state_dict()), self._trained())
-        self._rng = np.random.default_rng(seed)
+        self._measure, self._federated = Measure(loss, step, dict(metrics or {})), federated
+        self._seed, self._rng = seed, None if seed is None else np.random.default_rng(seed)
+        self._make_optimizer = checked_factory(optimizer)
+        self._made: tuple[torch.nn.Module, torch.optim.Optimizer, list[str]] | None = None
+        self._make_model: Callable[[], torch.nn.Module] | None = None
+        if isinstance(model, torch.nn.Module) or not callable(model):
+            self._made = self._with(model)
+        else:
+            self._make_model = model
+
+    @property
+    def model(self) -> torch.nn.Module:
+        return self._parts()[0]
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self._parts()[1]
+
+    def _parts(self) -> tuple[torch.nn.Module, torch.optim.Optimizer, list[str]]:
+        """Give the model, its optimizer, and the names of the tensors that are the federation's."""
+        if self._made is None:
+            assert self._make_model is not None
+            with torch_seeded(self.task_seed if self._seed is None else self._seed):
+                self._made = self._with(self._make_model())
+        return self._made
+
+    def _with(self, model: torch.nn.Module) -> tuple[torch.nn.Module, torch.optim.Optimizer, list[str]]:
+        import torch
+
+        if not isinstance(model, torch.nn.Module):
+            raise ConfigError("model", type(model).__name__, "a torch.nn.Module, or a function that makes one")
+        self._check_dtypes(model)
+        names = chosen(self._federated, list(model.state_dict()), trained_names(model))
+        return model, made_optimizer(self._make_optimizer, model), names
 
     def weight_names(self) -> list[str]:
-        return self._names
+        return self._parts()[2]
 
     def belongings(self) -> dict[Hashable, str]:
         import torch
 
+        if self._made is None:  # each has its own, once the function is called
+            return {}
+        names = self.weight_names()
         found: dict[Hashable, str] = {id(self.model): "the model"}
         for name, value in self.model.state_dict(keep_vars=True).items():
             is_weight = isinstance(value, torch.nn.Parameter)
-            may_be_shared = is_weight and not value.requires_grad and name not in self._names  # of a frozen base
+            may_be_shared = is_weight and not value.requires_grad and name not in names  # of a frozen base
             if isinstance(value, torch.Tensor) and value.layout == torch.strided and not may_be_shared:
                 found["memory", value.data_ptr() or id(value)] = f"tensor {name!r}"
         return found
 
     def untrained_names(self) -> list[str]:
-        trained = self._trained()
-        return [name for name in self._names if name not in trained]
-
-    def _trained(self) -> set[str]:
-        import torch
-
-        state = self.model.state_dict(keep_vars=True)
-        return {name for name, value in state.items() if isinstance(value, torch.Tensor) and value.requires_grad}
+        trained = trained_names(self.model)
+        return [name for name in self.weight_names() if name not in trained]
 
     def get_weights(self) -> list[Array]:
         state = self.model.state_dict()
-        return [array_of(state[name]) for name in self._names]
+        return [array_of(state[name]) for name in self.weight_names()]
 
     def set_weights(self, parameters: list[Array]) -> None:
-        state = self.model.state_dict()
-        check_shapes([p.shape for p in parameters], {name: tuple(state[name].shape) for name in self._names})
-        given = dict(zip(self._names, map(tensor_of, parameters), strict=True))
+        state, names = self.model.state_dict(), self.weight_names()
+        check_shapes([p.shape for p in parameters], {name: tuple(state[name].shape) for name in names})
+        given = dict(zip(names, map(tensor_of, parameters), strict=True))
         self.model.load_state_dict(given, strict=False)  # what is not the federation's stays
 
     def train(self, parameters: list[Array], config: Config) -> tuple[list[Array], Metrics, dict[str, Json]]:
@@ -154,10 +199,14 @@ class TorchLearner(Learner):
         )
         self.set_weights(parameters)
         proximal_term = torch_proximal_term(self.model, checked_mu(config.get("proximal_mu", 0)))
+        rng = generator_of(self._rng, self.task_seed)
+        data.seed(rng)
+        if self.owns_process:
+            seed_torch(rng)
         measured: deque[tuple[float, Metrics]] = deque(maxlen=budget.batches_per_epoch)
         self.model.train()
         with _learning_rate(self.optimizer, learning_rate_of(config)):
-            for batch in self._batches(data, budget):
+            for batch in self._batches(data, budget, rng):
                 self.optimizer.zero_grad()
                 with for_one_example(self.model, batch):
                     loss, others = self._measure(self.model, batch)
@@ -182,11 +231,11 @@ class TorchLearner(Learner):
                 measured.append((len(first_leaf(batch)), {"loss": float(loss), **others()}))
         return weighted_means(measured)
 
-    def _check_dtypes(self) -> None:
+    def _check_dtypes(self, model: torch.nn.Module) -> None:
         """Refuse what NumPy makes by default and no layer takes."""
         import torch
 
-        floats = {parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point()}
+        floats = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
         if self._measure.step is not None or torch.float64 in floats or not floats:
             return
         for data in (self._train_data, self._test_data):
@@ -195,10 +244,10 @@ class TorchLearner(Learner):
                     allowed = f"{min(map(str, floats))}, as the model's weights are: x.astype(np.float32), say"
                     raise ConfigError(f"the dtype of {data.field}", "torch.float64", allowed)
 
-    def _batches(self, data: TorchData, budget: BatchBudget) -> Iterator[Any]:
+    def _batches(self, data: TorchData, budget: BatchBudget, rng: np.random.Generator) -> Iterator[Any]:
         if data.is_batched:
             return map(self._moved, budget.batches(data.data))
-        return (self._moved(data.rows(rows)) for rows in budget.shuffled_rows(self._rng))
+        return (self._moved(data.rows(rows)) for rows in budget.shuffled_rows(rng))
 
     def _moved(self, batch: Any) -> Any:
         device = next(self.model.parameters()).device
@@ -210,18 +259,6 @@ class TorchLearner(Learner):
 
     def __setstate__(self, state: dict[str, bytes]) -> None:
         self.__dict__.update(pickle.loads(state["copy"]))
-
-
-def _made(optimizer: object, model: torch.nn.Module) -> torch.optim.Optimizer:
-    import torch
-
-    allowed = "a function from parameters to an optimizer, such as functools.partial(torch.optim.SGD, lr=0.1)"
-    if isinstance(optimizer, torch.optim.Optimizer) or not callable(optimizer):
-        raise ConfigError("optimizer", type(optimizer).__name__, allowed)
-    made = optimizer(model.parameters())
-    if not isinstance(made, torch.optim.Optimizer):
-        raise ConfigError("optimizer", f"a function that gives a {type(made).__name__}", allowed)
-    return made
 
 
 @contextmanager
