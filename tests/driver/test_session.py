@@ -139,7 +139,7 @@ async def test_params_reach_the_learner() -> None:
     learner = Adds(1)
     config = ControllerConfig(train_params={"batch_size": 64, "nested": {"a": [1, 2.5, "x", None, True]}})
     await session_of([learner], rounds=1, config=config).run()
-    assert learner.configs == [{"batch_size": 64, "nested": {"a": [1, 2.5, "x", None, True]}}]
+    assert learner.configs == [{"round_number": 1, "batch_size": 64, "nested": {"a": [1, 2.5, "x", None, True]}}]
 
 
 async def test_live_learners_may_have_names() -> None:

@@ -81,7 +81,7 @@ class Learner(ABC):
         parameters : list of ndarray
             The global weights, in the shapes and dtypes of `get_weights`.
         config : dict
-            `ControllerConfig.train_params`.
+            `ControllerConfig.train_params`, and "round_number".
 
         Returns
         -------

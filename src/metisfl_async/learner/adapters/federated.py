@@ -7,8 +7,9 @@ from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.model import DTYPES
 
-__all__ = ["Federated", "check_federated", "chosen"]
+__all__ = ["Federated", "check_federated", "chosen", "not_carried"]
 
 Federated: TypeAlias = str | Sequence[str] | Callable[[str], bool]
 
@@ -51,3 +52,11 @@ def chosen(federated: Federated, names: Sequence[str], trained: Collection[str])
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:20]) + (f", and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def not_carried(name: str) -> str:
+    """Say what to do with a tensor that has no form on the wire."""
+    return (
+        f"a dense tensor of {', '.join(DTYPES)}. Let it stay in the learner, with federated='trainable' or "
+        f"federated=lambda name: name != {name!r}, or convert it"
+    )

@@ -11,17 +11,25 @@ import numpy as np
 
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, Metrics
-from metisfl_async.core.model import Array
+from metisfl_async.core.model import DTYPES, Array
 from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.adapters.examples import count_rows
-from metisfl_async.learner.adapters.federated import Federated, check_federated, chosen
+from metisfl_async.learner.adapters.federated import Federated, check_federated, chosen, not_carried
 from metisfl_async.learner.adapters.keras_draws import can_be_gathered, keras_batches, reseed_dropout
-from metisfl_async.learner.adapters.keras_parts import keras_budget_callback, keras_proximal_term, keras_variables
+from metisfl_async.learner.adapters.keras_parts import (
+    keras_budget_callback,
+    keras_clipping,
+    keras_proximal_term,
+    keras_variables,
+)
 from metisfl_async.learner.adapters.options import (
+    KEYS,
+    check_schedule,
     check_shapes,
     checked_mu,
     generator_of,
     learning_rate_of,
+    max_grad_norm_of,
     only,
     whole_number,
 )
@@ -54,6 +62,8 @@ class KerasLearner(Learner):
         Which weights are the federation's: all, as in `get_weights`; those that are trained, as with LoRA or frozen
         layers; those of these names, or that match these patterns (``"dense/*"``); or those for whose name the
         function gives true. The rest stays with the learner, trained or not. `weight_names()` gives the names.
+    learning_rate : callable, optional
+        From a round's number to the rate of that round.
     seed : int, optional
         Of the order of training examples (of NumPy's arrays, with Keras on TensorFlow), of dropout, and of the model
         that a function makes. Without one, it follows from the session's seed and the learner's id. Global generators
@@ -61,14 +71,12 @@ class KerasLearner(Learner):
 
     Notes
     -----
-    `train` takes "batch_size", "epochs", "num_local_updates", "learning_rate" and "proximal_mu" (see
+    `train` takes "batch_size", "epochs", "num_local_updates", "learning_rate", "max_grad_norm" and "proximal_mu" (see
     `keras_proximal_term`), `evaluate` "batch_size"; also lists "metrics" and "metadata" of names that the result
     must have. Other keys are refused.
     """
 
-    train_keys: ClassVar[frozenset[str]] = frozenset(
-        {"batch_size", "epochs", "num_local_updates", "learning_rate", "proximal_mu", "metrics", "metadata"}
-    )
+    train_keys: ClassVar[frozenset[str]] = KEYS | {"proximal_mu", "max_grad_norm"}
 
     def __init__(
         self,
@@ -78,9 +86,12 @@ class KerasLearner(Learner):
         *,
         num_training_examples: int | None = None,
         federated: Federated = "all",
+        learning_rate: Callable[[int], float] | None = None,
         seed: int | None = None,
     ) -> None:
         check_federated(federated)
+        check_schedule(learning_rate)
+        self._schedule = learning_rate
         _parts("test_data", test_data)
         if isinstance(train_data, tuple):
             num_training_examples = count_rows("train_data", _parts("train_data", train_data))
@@ -145,6 +156,9 @@ class KerasLearner(Learner):
             trained = {id(variable) for variable in self.model.trainable_weights}
             of_training = [name for name, variable in named.items() if id(variable) in trained]
             self._names = chosen(self._federated, list(named), of_training)
+            for name in self._names:
+                if (dtype := str(named[name].dtype)) not in DTYPES:
+                    raise ConfigError(f"tensor {name!r}", dtype, not_carried(name))
         return {name: named[name] for name in self._names}
 
     def train(self, parameters: list[Array], config: Config) -> tuple[list[Array], Metrics, dict[str, Json]]:
@@ -159,7 +173,8 @@ class KerasLearner(Learner):
             batches = keras_batches((x, y, weights), batch_size, rng)
             x, y, weights, batch_size, shuffle = batches, None, None, None, False
         with (
-            _learning_rate(self.model, config),
+            _learning_rate(self.model, learning_rate_of(config, self._schedule)),
+            keras_clipping(self.model, max_grad_norm_of(config)),
             keras_proximal_term(self.model, checked_mu(config.get("proximal_mu", 0))),
         ):
             history = self.model.fit(
@@ -175,7 +190,7 @@ class KerasLearner(Learner):
         return self.get_weights(), {name: values[-1] for name, values in history.items()}, budget.metadata()
 
     def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
-        only(config, {"batch_size", "metrics"})
+        only(config, {"batch_size", "metrics", "round_number"})
         batch_size = whole_number(config, "batch_size", 32) if isinstance(self.test_data, tuple) else None
         if batch_size is None and "batch_size" in config:
             raise ConfigError("config['batch_size']", config["batch_size"], "no such key: the data comes in batches")
@@ -214,9 +229,8 @@ def _parts(field: str, data: Any) -> tuple[Any, Any, Any]:
 
 
 @contextmanager
-def _learning_rate(model: keras.Model, config: Config) -> Iterator[None]:
+def _learning_rate(model: keras.Model, rate: float | None) -> Iterator[None]:
     """Set the rate that a task asks for, for that task only."""
-    rate = learning_rate_of(config)
     if rate is None:
         yield
         return

@@ -14,7 +14,7 @@ from metisfl_async.learner.adapters.options import checked_mu
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["keras_budget_callback", "keras_proximal_term", "keras_variables"]
+__all__ = ["keras_budget_callback", "keras_clipping", "keras_proximal_term", "keras_variables"]
 
 
 def keras_budget_callback(budget: BatchBudget) -> keras.callbacks.Callback:
@@ -102,6 +102,25 @@ def keras_proximal_term(model: keras.Model, mu: float) -> Iterator[None]:
     finally:
         for _, proximal in held:
             proximal.mu.assign(0.0)
+
+
+@contextmanager
+def keras_clipping(model: keras.Model, max_norm: float | None) -> Iterator[None]:
+    """Shorten the gradients of all weights together to a norm, in place of the optimizer's own ``global_clipnorm``."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # of one that scales the loss
+    if max_norm is not None and optimizer.clipnorm:
+        raise ConfigError("config['max_grad_norm']", max_norm, "no such key: the optimizer has a clipnorm of its own")
+    before = optimizer.global_clipnorm
+    if max_norm is None or before == max_norm:
+        yield
+        return
+    optimizer.global_clipnorm = max_norm
+    model.make_train_function(force=True)  # one that was traced before has the old norm in it
+    try:
+        yield
+    finally:
+        optimizer.global_clipnorm = before
+        model.make_train_function(force=True)
 
 
 class _Proximal:

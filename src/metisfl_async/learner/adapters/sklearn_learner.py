@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +13,14 @@ from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, Metrics
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.budget import BatchBudget
-from metisfl_async.learner.adapters.options import check_shapes, generator_of, learning_rate_of, only
+from metisfl_async.learner.adapters.options import (
+    KEYS,
+    check_schedule,
+    check_shapes,
+    generator_of,
+    learning_rate_of,
+    only,
+)
 from metisfl_async.learner.learner import Config, Learner
 
 if TYPE_CHECKING:
@@ -38,6 +45,8 @@ class SklearnLearner(Learner):
         Features, shape (n, m), an array or a sparse matrix in CSR form, and labels or targets, shape (n,).
     classes : array of labels
         All classes that any learner has; of classifiers only.
+    learning_rate : callable, optional
+        From a round's number to the rate (``eta0``) of that round.
     seed : int, optional
         Of the order of training examples. Without one, it follows from the session's seed and the learner's id. NumPy's
         global random generator is not touched.
@@ -50,9 +59,7 @@ class SklearnLearner(Learner):
     "loss". Training is measured on all training data, at its end.
     """
 
-    train_keys: ClassVar[frozenset[str]] = frozenset(
-        {"batch_size", "epochs", "num_local_updates", "learning_rate", "metrics", "metadata"}
-    )
+    train_keys: ClassVar[frozenset[str]] = KEYS
 
     def __init__(
         self,
@@ -61,6 +68,7 @@ class SklearnLearner(Learner):
         test_data: tuple[Any, Any],
         *,
         classes: ArrayLike | None = None,
+        learning_rate: Callable[[int], float] | None = None,
         seed: int | None = None,
     ) -> None:
         from sklearn.linear_model import Perceptron, SGDClassifier, SGDRegressor
@@ -72,6 +80,8 @@ class SklearnLearner(Learner):
         if (classes is None) != isinstance(model, SGDRegressor):
             allowed = "None for a regressor; for a classifier, all labels that any learner has"
             raise ConfigError("classes", classes, allowed)
+        check_schedule(learning_rate)
+        self._schedule = learning_rate
         self.classes = None if classes is None else np.unique(classes)
         self.train_data = _checked("train_data", train_data, self.classes)
         self.test_data = _checked("test_data", test_data, self.classes)
@@ -118,13 +128,13 @@ class SklearnLearner(Learner):
         rng = generator_of(self._rng, self.task_seed)
         if self._draws and self._rng is None:
             self.model.random_state = np.random.RandomState(rng.integers(2**32))
-        with _learning_rate(self.model, learning_rate_of(config)):
+        with _learning_rate(self.model, learning_rate_of(config, self._schedule)):
             for rows in budget.shuffled_rows(rng):
                 self.model.partial_fit(x[rows], y[rows])
         return self.get_weights(), self._measured(x, y), budget.metadata()
 
     def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
-        only(config, {"metrics"})
+        only(config, {"metrics", "round_number"})
         self.set_weights(parameters)
         return self._measured(*self.test_data)
 

@@ -17,10 +17,13 @@ from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.adapters.examples import first_leaf, mapped
 from metisfl_async.learner.adapters.federated import Federated, check_federated, chosen
 from metisfl_async.learner.adapters.options import (
+    KEYS,
+    check_schedule,
     check_shapes,
     checked_mu,
     generator_of,
     learning_rate_of,
+    max_grad_norm_of,
     only,
     whole_number,
 )
@@ -28,6 +31,8 @@ from metisfl_async.learner.adapters.seeds import torch_seeded
 from metisfl_async.learner.adapters.torch_batches import Measure, TorchData, for_one_example
 from metisfl_async.learner.adapters.torch_parts import (
     array_of,
+    check_carried,
+    checked_device,
     checked_factory,
     made_optimizer,
     seed_torch,
@@ -77,6 +82,10 @@ class TorchLearner(Learner):
         Which tensors of the `state_dict` are the federation's: all, buffers included; those that are trained, as with
         LoRA or frozen layers; those of these names, or that match these patterns (``"body.*"``); or those for whose
         name the function gives true. The rest stays with the learner, trained or not.
+    learning_rate : callable, optional
+        From a round's number to the rate of that round, for all parameter groups.
+    device : str or torch.device, optional
+        Where to move the model; without it, it stays where it is. Batches follow it.
     num_training_examples : int, optional
         For a DataLoader that draws another number of examples than its data set has.
     seed : int, optional
@@ -86,15 +95,13 @@ class TorchLearner(Learner):
 
     Notes
     -----
-    `train` takes "batch_size", "epochs", "num_local_updates", "learning_rate" (of all parameter groups) and
-    "proximal_mu" (see `torch_proximal_term`), `evaluate` "batch_size"; also lists "metrics" and "metadata" of names
-    that the result must have. Other keys are refused. Metrics of training are means over the batches of the last epoch,
-    or of as many batches.
+    `train` takes "batch_size", "epochs", "num_local_updates", "learning_rate" (of all parameter groups),
+    "max_grad_norm" and "proximal_mu" (see `torch_proximal_term`), `evaluate` "batch_size"; also lists "metrics" and
+    "metadata" of names that the result must have. Other keys are refused. Metrics of training are means over the
+    batches of the last epoch, or of as many batches.
     """
 
-    train_keys: ClassVar[frozenset[str]] = frozenset(
-        {"batch_size", "epochs", "num_local_updates", "learning_rate", "proximal_mu", "metrics", "metadata"}
-    )
+    train_keys: ClassVar[frozenset[str]] = KEYS | {"proximal_mu", "max_grad_norm"}
 
     def __init__(
         self,
@@ -107,12 +114,16 @@ class TorchLearner(Learner):
         optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer],
         metrics: Mapping[str, Metric] | None = None,
         federated: Federated = "all",
+        learning_rate: Callable[[int], float] | None = None,
+        device: str | torch.device | None = None,
         num_training_examples: int | None = None,
         seed: int | None = None,
     ) -> None:
         import torch
 
         check_federated(federated)
+        check_schedule(learning_rate)
+        self._schedule, self._device = learning_rate, checked_device(device)
         self._train_data, self._test_data = TorchData("train_data", train_data), TorchData("test_data", test_data)
         for name, function in (("loss", loss), ("step", step), *(metrics or {}).items()):
             if function is not None and not callable(function):
@@ -153,7 +164,10 @@ class TorchLearner(Learner):
         if not isinstance(model, torch.nn.Module):
             raise ConfigError("model", type(model).__name__, "a torch.nn.Module, or a function that makes one")
         self._check_dtypes(model)
+        if self._device is not None:
+            model.to(self._device)
         names = chosen(self._federated, list(model.state_dict()), trained_names(model))
+        check_carried(model, names)
         return model, made_optimizer(self._make_optimizer, model), names
 
     def weight_names(self) -> list[str]:
@@ -188,6 +202,8 @@ class TorchLearner(Learner):
         self.model.load_state_dict(given, strict=False)  # what is not the federation's stays
 
     def train(self, parameters: list[Array], config: Config) -> tuple[list[Array], Metrics, dict[str, Json]]:
+        import torch
+
         only(config, self.train_keys)
         assert self.num_training_examples is not None
         data = self._train_data
@@ -205,12 +221,15 @@ class TorchLearner(Learner):
             seed_torch(rng)
         measured: deque[tuple[float, Metrics]] = deque(maxlen=budget.batches_per_epoch)
         self.model.train()
-        with _learning_rate(self.optimizer, learning_rate_of(config)):
+        max_norm = max_grad_norm_of(config)
+        with _learning_rate(self.optimizer, learning_rate_of(config, self._schedule)):
             for batch in self._batches(data, budget, rng):
                 self.optimizer.zero_grad()
                 with for_one_example(self.model, batch):
                     loss, others = self._measure(self.model, batch)
                 (loss + proximal_term()).backward()
+                if max_norm is not None:
+                    torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
                 self.optimizer.step()
                 measured.append((len(first_leaf(batch)), {"loss": float(loss.detach()), **others()}))
         return self.get_weights(), weighted_means(measured), budget.metadata()
@@ -218,7 +237,7 @@ class TorchLearner(Learner):
     def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
         import torch
 
-        only(config, {"batch_size", "metrics"})
+        only(config, {"batch_size", "metrics", "round_number"})
         if self._test_data.is_batched and "batch_size" in config:
             raise ConfigError("config['batch_size']", config["batch_size"], "no such key: the data comes in batches")
         size = whole_number(config, "batch_size", 32)
@@ -250,7 +269,7 @@ class TorchLearner(Learner):
         return (self._moved(data.rows(rows)) for rows in budget.shuffled_rows(rng))
 
     def _moved(self, batch: Any) -> Any:
-        device = next(self.model.parameters()).device
+        device = next((tensor.device for tensor in self.model.parameters()), self._device)
         return mapped(batch, lambda tensor: tensor.to(device) if hasattr(tensor, "to") else tensor)
 
     def __getstate__(self) -> dict[str, bytes]:

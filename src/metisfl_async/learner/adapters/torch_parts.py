@@ -9,7 +9,8 @@ import ml_dtypes
 import numpy as np
 
 from metisfl_async.core.errors import ConfigError
-from metisfl_async.core.model import Array
+from metisfl_async.core.model import DTYPES, Array
+from metisfl_async.learner.adapters.federated import not_carried
 from metisfl_async.learner.adapters.options import checked_mu
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "array_of",
+    "check_carried",
+    "checked_device",
     "checked_factory",
     "made_optimizer",
     "seed_torch",
@@ -116,3 +119,30 @@ def seed_torch(rng: np.random.Generator) -> None:
     import torch
 
     torch.manual_seed(int(rng.integers(2**63)))
+
+
+def check_carried(model: torch.nn.Module, names: Iterable[str]) -> None:
+    """Refuse tensors that have no form on the wire, before anything is trained."""
+    import torch
+
+    state = model.state_dict()
+    for name in names:
+        value = state[name]
+        if not isinstance(value, torch.Tensor):
+            what = f"a {type(value).__name__}"
+        elif value.is_quantized or value.layout != torch.strided:
+            what = f"{'quantised' if value.is_quantized else 'sparse'} {value.dtype}"
+        elif str(value.dtype).removeprefix("torch.") not in DTYPES:
+            what = str(value.dtype)
+        else:
+            continue
+        raise ConfigError(f"tensor {name!r}", what, not_carried(name))
+
+
+def checked_device(device: object) -> torch.device | None:
+    import torch
+
+    try:
+        return None if device is None else torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError("device", device, f"a device of PyTorch's, such as 'cuda:0' ({error})") from error
