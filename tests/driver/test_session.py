@@ -632,7 +632,7 @@ def test_parameters_of_another_kind_are_named() -> None:
     with pytest.raises(ConfigError, match="no Learner object stands twice"):
         DriverSession(Controller(), [learner, learner], signals)
     with pytest.raises(ConfigError, match="initial_weights"):
-        DriverSession(Controller(), [learner], signals, initial_weights=np.zeros(2))  # type: ignore[arg-type]
+        DriverSession(Controller(), [learner], signals, initial_weights=np.zeros(2))
     for wrong in (0, "5", 2.5):
         with pytest.raises(ConfigError, match="num_training_examples"):
             Adds(wrong)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from metisfl_async.core.errors import ConfigError
@@ -16,13 +17,32 @@ from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.keras_parts import keras_variables
 from metisfl_async.learner.adapters.torch_parts import tensor_of
 
-__all__ = ["is_keras_model", "is_torch_module", "load_into", "packed"]
+__all__ = ["is_keras_model", "is_torch_module", "load_into", "packed", "read"]
 
 
 def packed(weights: Mapping[str, Array], untrained: Sequence[str] = ()) -> bytes:
-    """Make a safetensors file, which says in its metadata which tensors are not trained."""
+    """Make a safetensors file, which says in its metadata which tensors are not trained, and in what order all are."""
     in_order = {name: np.asarray(array, order="C") for name, array in weights.items()}  # it takes memory as it lies
-    return save(in_order, {"untrained": json.dumps(list(untrained))} if untrained else None)
+    return save(in_order, {"names": json.dumps(list(weights)), "untrained": json.dumps(list(untrained))})
+
+
+def read(path: str | Path) -> tuple[dict[str, Array], list[str] | None]:
+    """Read a safetensors file, in its model's order, and which tensors are not trained; None if it does not say.
+
+    Raises
+    ------
+    ConfigError
+        If it is none.
+    """
+    data = Path(path).read_bytes()
+    try:
+        arrays = load(data)
+        facts = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+        names = json.loads(facts.get("names", "null")) or list(arrays)
+        untrained = json.loads(facts.get("untrained", "null"))
+        return {name: arrays[name] for name in names}, untrained
+    except (SafetensorError, ValueError, LookupError) as error:
+        raise ConfigError("the weights", str(path), f"a safetensors file ({error})") from error
 
 
 def load_into(model: Any, weights: str | Path | Mapping[str, Array]) -> None:
@@ -45,7 +65,7 @@ def load_into(model: Any, weights: str | Path | Mapping[str, Array]) -> None:
         If the model has no tensor of a name, or one of another shape. Nothing is changed then.
     """
     if not isinstance(weights, Mapping):
-        weights = load(Path(weights).read_bytes())
+        weights, _ = read(weights)
     if is_torch_module(model):
         found = _found(weights, {name: value for name, value in model.state_dict().items() if hasattr(value, "shape")})
         model.load_state_dict({name: tensor_of(array) for name, array in found.items()}, strict=False)

@@ -35,6 +35,7 @@ class Learner(ABC):
     """
 
     num_training_examples: int | None = None
+    is_made: bool = True  #: whether its model is there; before, nobody asks for its names
     keeps_state: bool = True  #: whether it remembers things between tasks; if not, any pool of processes may run it
     was_trained: bool = False  #: set once it has trained or taken over weights, which stay for the next federation
     task_seed: int | None = None  #: for what the running task draws: the same in each run with the session's seed

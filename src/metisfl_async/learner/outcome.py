@@ -15,7 +15,7 @@ from metisfl_async.core.model import Manifest, Model
 from metisfl_async.core.texts import plain
 from metisfl_async.transport.convert import MAX_MESSAGE_BYTES
 
-__all__ = ["Trained", "check_names", "checked_evaluation", "packed_result", "packed_weights", "text_of"]
+__all__ = ["Trained", "checked_evaluation", "order_of", "packed_result", "packed_weights", "text_of"]
 
 T = TypeVar("T", bound=dict[str, Json] | Metrics)
 
@@ -80,17 +80,25 @@ def checked_evaluation(metrics: object, config: Mapping[str, Json]) -> Metrics:
     return _plain(checked)
 
 
-def check_names(own: Sequence[str] | None, manifest: Manifest) -> None:
-    """Refuse global weights that have other names than a learner's own; those without names have places only."""
+def order_of(own: Sequence[str] | None, manifest: Manifest) -> list[int] | None:
+    """Say where a learner's tensors are among the global weights, by their names; None if in the same order.
+
+    Weights without names have places only.
+
+    Raises
+    ------
+    ConfigError
+        If they have other names.
+    """
     theirs = manifest.names
     if own is None or theirs == list(own) or theirs == [str(place) for place in range(len(theirs))]:
-        return
+        return None
     missing, strange = ([name for name in a if name not in set(b)] for a, b in ((own, theirs), (theirs, own)))
-    if missing or strange:
-        parts = (("only here", missing), ("only there", strange))
-        what = "; ".join(f"{where}: {', '.join(names[:8])}" for where, names in parts if names)
-    else:
-        what = "the same ones in another order"
+    if not missing and not strange:
+        places = {name: place for place, name in enumerate(theirs)}
+        return [places[name] for name in own]
+    parts = (("only here", missing), ("only there", strange))
+    what = "; ".join(f"{where}: {', '.join(names[:8])}" for where, names in parts if names)
     allowed = "those of the model here; do all learners build the same one, and federate the same part of it?"
     raise ConfigError("the names of the global weights", what, allowed)
 

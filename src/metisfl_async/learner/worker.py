@@ -21,7 +21,7 @@ from metisfl_async.core.metrics import Metrics, checked_json
 from metisfl_async.core.model import Bytes, Manifest, Model
 from metisfl_async.learner.elsewhere import Raised
 from metisfl_async.learner.learner import Config, Learner
-from metisfl_async.learner.outcome import Trained, check_names, checked_evaluation, packed_result, packed_weights
+from metisfl_async.learner.outcome import Trained, checked_evaluation, order_of, packed_result, packed_weights
 from metisfl_async.learner.stopping import Stopping
 from metisfl_async.learner.threads import DaemonThreads
 from metisfl_async.transport.concurrency import is_being_cancelled, to_the_end
@@ -366,8 +366,7 @@ def _get_weights(learner: Learner) -> Model:
 
 
 def _set_weights(learner: Learner, model: Model) -> None:
-    check_names(learner.weight_names(), model.manifest)
-    learner.set_weights(model.copies())
+    learner.set_weights(_copy(learner, model))
 
 
 def _own(config: Config) -> Config:
@@ -378,15 +377,17 @@ def _own(config: Config) -> Config:
 
 
 def _train(learner: Learner, model: Model, config: Config, again: Bytes | None) -> Trained:
-    return _pack_result(learner, learner.train(model.copies(again), _own(config)), model.manifest, config)
+    return _pack_result(learner, learner.train(_copy(learner, model, again), _own(config)), model.manifest, config)
 
 
 def _evaluate(learner: Learner, model: Model, config: Config) -> Metrics:
-    return checked_evaluation(learner.evaluate(model.copies(), _own(config)), config)
+    return checked_evaluation(learner.evaluate(_copy(learner, model), _own(config)), config)
 
 
-def _copy(_: Learner, model: Model, again: Bytes | None = None) -> list[Any]:
-    return model.copies(again)
+def _copy(learner: Learner, model: Model, again: Bytes | None = None) -> list[Any]:
+    """Copy the tensors for a learner, in its order."""
+    arrays, order = model.copies(again), order_of(learner.weight_names(), model.manifest)
+    return arrays if order is None else [arrays[place] for place in order]
 
 
 def _pack_weights(learner: Learner, weights: object) -> Model:
@@ -394,4 +395,9 @@ def _pack_weights(learner: Learner, weights: object) -> Model:
 
 
 def _pack_result(learner: Learner, result: object, manifest: Manifest, config: Config) -> Trained:
+    order = order_of(learner.weight_names(), manifest)
+    if order is not None and isinstance(result, tuple) and result and isinstance(result[0], list | tuple):
+        places = {place: own for own, place in enumerate(order) if own < len(result[0])}
+        arrays = [result[0][own] for _, own in sorted(places.items())]
+        result = (arrays, *result[1:])
     return packed_result(result, manifest, learner.num_training_examples, config)

@@ -17,6 +17,7 @@ from metisfl_async.learner.adapters.examples import count_rows
 from metisfl_async.learner.adapters.federated import Federated, check_federated, chosen, not_carried
 from metisfl_async.learner.adapters.keras_draws import can_be_gathered, keras_batches, reseed_dropout
 from metisfl_async.learner.adapters.keras_parts import (
+    array_of_variable,
     keras_budget_callback,
     keras_clipping,
     keras_proximal_term,
@@ -112,6 +113,10 @@ class KerasLearner(Learner):
             raise ConfigError("model", model, "a compiled Keras model, or a function that makes one")
 
     @property
+    def is_made(self) -> bool:  # type: ignore[override]
+        return self._model is not None
+
+    @property
     def model(self) -> keras.Model:
         if self._model is None:
             assert self._make_model is not None
@@ -139,9 +144,7 @@ class KerasLearner(Learner):
         return found
 
     def get_weights(self) -> list[Array]:
-        from keras.ops import convert_to_numpy
-
-        return [np.array(convert_to_numpy(variable)) for variable in self._weights().values()]
+        return [array_of_variable(variable) for variable in self._weights().values()]
 
     def set_weights(self, parameters: list[Array]) -> None:
         weights = self._weights()

@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.adapters.options import checked_mu
 
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["keras_budget_callback", "keras_clipping", "keras_proximal_term", "keras_variables"]
+__all__ = ["array_of_variable", "keras_budget_callback", "keras_clipping", "keras_proximal_term", "keras_variables"]
 
 
 def keras_budget_callback(budget: BatchBudget) -> keras.callbacks.Callback:
@@ -169,3 +172,10 @@ def keras_variables(model: keras.Model) -> dict[str, Any]:
             name += "_again"
         named[name] = variable
     return named
+
+
+def array_of_variable(variable: Any) -> Array:
+    """Copy a variable, in its own dtype."""
+    import keras
+
+    return np.array(keras.ops.convert_to_numpy(variable))

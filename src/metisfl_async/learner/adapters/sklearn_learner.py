@@ -42,7 +42,8 @@ class SklearnLearner(Learner):
         Without ``average``. If it is not fitted, its weights start at zero. Its count of steps, from which schedules
         compute the learning rate, stays with the learner.
     train_data, test_data : tuple (x, y)
-        Features, shape (n, m), an array or a sparse matrix in CSR form, and labels or targets, shape (n,).
+        Features, shape (n, m), an array, a frame of pandas, or a sparse matrix in CSR form, and labels or targets,
+        shape (n,). All learners' columns are in one order.
     classes : array of labels
         All classes that any learner has; of classifiers only.
     learning_rate : callable, optional
@@ -92,6 +93,9 @@ class SklearnLearner(Learner):
             model.random_state = np.random.RandomState(generator_of(self._rng, None).integers(2**32))
         if not hasattr(model, "coef_"):
             self._initialise()
+        if hasattr(model, "feature_names_in_"):  # it was fitted to a frame, and would warn of arrays
+            _check_columns(model.feature_names_in_, train_data, test_data)
+            del model.feature_names_in_
 
     def _initialise(self) -> None:
         """Give the model its arrays, from one example that is all zeros, and take back what it made of it."""
@@ -152,12 +156,31 @@ class SklearnLearner(Learner):
 def _checked(field: str, data: Any, classes: Array | None) -> tuple[Any, Array]:
     if not isinstance(data, tuple) or len(data) != 2 or not hasattr(data[0], "shape") or len(data[0].shape) != 2:
         raise ConfigError(field, type(data).__name__, "a tuple (x, y), with x of shape (n, m)")
-    x, y = data[0], np.asarray(data[1])
+    x, y = _numbers(field, data[0]), np.asarray(data[1])
+    if y.ndim == 2 and y.shape[1] == 1:  # a frame of one column
+        y = y[:, 0]
     if x.shape[0] != len(y) or len(y) == 0:
         raise ConfigError(field, f"{x.shape[0]} rows and {len(y)} labels", "as many labels as rows, and at least one")
     if classes is not None and len(strange := np.setdiff1d(y, classes)):
         raise ConfigError(f"the labels of {field}", strange.tolist(), f"those in classes: {classes.tolist()}")
     return x, y
+
+
+def _numbers(field: str, x: Any) -> Any:
+    """Make an array of a frame, pandas' or another; what is none stays."""
+    if not hasattr(x, "columns") or not hasattr(x, "to_numpy"):
+        return x
+    for column in x.columns:
+        values = x[column].to_numpy()
+        if values.dtype.kind not in "biuf":
+            raise ConfigError(f"column {column!r} of {field}", str(values.dtype), "numbers: encode what is none")
+    return x.to_numpy()
+
+
+def _check_columns(names: Any, *data: tuple[Any, Any]) -> None:
+    for x, _ in data:
+        if hasattr(x, "columns") and list(x.columns) != list(names):
+            raise ConfigError("the columns of a frame", list(x.columns), f"{list(names)}, as the model was fitted to")
 
 
 @contextmanager

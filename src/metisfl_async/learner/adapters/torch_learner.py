@@ -143,6 +143,10 @@ class TorchLearner(Learner):
             self._make_model = model
 
     @property
+    def is_made(self) -> bool:  # type: ignore[override]
+        return self._made is not None
+
+    @property
     def model(self) -> torch.nn.Module:
         return self._parts()[0]
 
