@@ -52,6 +52,7 @@ from metisfl_async.core.strategies.aggregation.fedbuff import FedBuff
 from metisfl_async.core.strategies.aggregation.fedrec import FedRec
 from metisfl_async.core.strategies.aggregation.geometric_median import GeometricMedian
 from metisfl_async.core.strategies.aggregation.krum import Krum, MultiKrum
+from metisfl_async.core.strategies.aggregation.lora_stacked import LoRAStacked
 from metisfl_async.core.strategies.aggregation.median import Median
 from metisfl_async.core.strategies.aggregation.norm_bound import NormBound
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
@@ -121,6 +122,7 @@ __all__ = [
     "LearnerJoined",
     "LearnerLeft",
     "LearnerRecord",
+    "LoRAStacked",
     "Median",
     "MetisError",
     "Model",

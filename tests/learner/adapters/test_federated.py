@@ -58,6 +58,15 @@ async def test_adapters_of_low_rank_are_the_federations_and_the_frozen_base_stay
     assert (states[0]["bn.running_mean"] != states[1]["bn.running_mean"]).any()  # their own
 
 
+async def test_adapters_of_low_rank_learn_with_the_mean_of_what_they_do() -> None:
+    learners = [torch_learner(n, model=low_rank_model(), federated="trainable") for n in range(3)]
+    config = ControllerConfig(train_params={"batch_size": 16, "epochs": 3}, aggregation_rule="LoRAStacked")
+    accuracy, result = await accuracy_of(session_of(learners, rounds=4, config=config))
+    assert accuracy > 0.9
+    a = result.named_arrays()["body.lora_a"]
+    np.testing.assert_allclose(a @ a.T, np.eye(4), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("federated", "is_own"),
     [

@@ -19,6 +19,7 @@ from metisfl_async.core.checks import number, positive
 from metisfl_async.core.errors import NoModel
 from metisfl_async.core.model import Array, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import blocks, write_rounded
+from metisfl_async.core.strategies.aggregation.lora_stacked import LoRAStacked
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
 from metisfl_async.core.strategies.aggregation.wrapper import Wrapper
 
@@ -40,6 +41,10 @@ class ServerOptimizer(Wrapper):
         super().__init__(rule, "a rule that makes a mean of a round's updates, such as FedAvg()")
         positive("learning_rate", learning_rate)
         self.learning_rate = learning_rate
+
+    @staticmethod
+    def takes(rule: AggregationRule) -> bool:
+        return rule.starts_afresh and not isinstance(rule, LoRAStacked)  # a step between factors of two models is none
 
     def start(self, model: Model) -> None:
         self.rule.start(model)
