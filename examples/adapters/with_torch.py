@@ -34,7 +34,7 @@ def main() -> None:
     x_train, x_test, y_train, y_test = train_test_split(images, y, random_state=1)
     learners = [
         TorchLearner(
-            make_model(),
+            make_model,
             part,
             (x_test, y_test),
             loss=torch.nn.CrossEntropyLoss(),

@@ -53,6 +53,7 @@ from metisfl_async.core.strategies.aggregation.fedbuff import FedBuff
 from metisfl_async.core.strategies.aggregation.fedrec import FedRec
 from metisfl_async.core.strategies.aggregation.geometric_median import GeometricMedian
 from metisfl_async.core.strategies.aggregation.krum import Krum, MultiKrum
+from metisfl_async.core.strategies.aggregation.lora_stacked import LoRAStacked
 from metisfl_async.core.strategies.aggregation.median import Median
 from metisfl_async.core.strategies.aggregation.norm_bound import NormBound
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
@@ -72,6 +73,7 @@ from metisfl_async.driver.attached import AttachedSession
 from metisfl_async.driver.plot import plot_partitions
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.session import DriverSession
+from metisfl_async.driver.weights import load_into
 from metisfl_async.environment.environment import FederationEnvironment
 from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.adapters.keras_learner import KerasLearner
@@ -124,6 +126,7 @@ __all__ = [
     "LearnerJoined",
     "LearnerLeft",
     "LearnerRecord",
+    "LoRAStacked",
     "Median",
     "MetisError",
     "Model",
@@ -169,6 +172,7 @@ __all__ = [
     "keras_budget_callback",
     "keras_proximal_term",
     "label_partition",
+    "load_into",
     "partition_report",
     "plot_partitions",
     "quantity_partition",

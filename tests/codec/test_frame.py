@@ -938,3 +938,23 @@ def test_a_model_comes_in_no_more_frames_than_small_ones_need() -> None:
         assembly.add(Data(offset, buffer[offset : offset + 1]))
     with pytest.raises(TooLarge, match=f"more than {most} data frames for {len(buffer)} bytes"):
         assembly.add(Data(most, buffer[most : most + 1]))
+
+
+def test_what_is_not_trained_is_said_once_in_a_header_and_comes_back() -> None:
+    model = Model.from_arrays([np.zeros(1), np.zeros(2), np.zeros(3)], untrained=["0", "2"])
+    header = decode(encode(Header("global", model.manifest, 1)))
+    again = decode(encode(Header("global", model.manifest, 2)))
+    assert isinstance(header, Header)
+    assert isinstance(again, Header)
+    assert header.manifest is again.manifest
+    assert header.manifest.untrained == (0, 2)
+    plain = decode(encode(Header("update", model.manifest.unmarked, 1)))
+    assert isinstance(plain, Header)
+    assert plain.manifest.untrained == ()
+    assert plain.manifest == header.manifest
+
+
+@pytest.mark.parametrize("untrained", [7, "0", [-1], [True], [0.0], [2], [1, 0], [0, 0], {"0": 1}], ids=repr)
+def test_what_is_not_trained_are_growing_numbers_of_tensors(untrained: object) -> None:
+    with pytest.raises(Damaged, match="header: untrained"):
+        decode(chunk_of(msgpack.packb(HEADER_FIELDS | {"untrained": untrained})))

@@ -139,7 +139,7 @@ async def test_params_reach_the_learner() -> None:
     learner = Adds(1)
     config = ControllerConfig(train_params={"batch_size": 64, "nested": {"a": [1, 2.5, "x", None, True]}})
     await session_of([learner], rounds=1, config=config).run()
-    assert learner.configs == [{"batch_size": 64, "nested": {"a": [1, 2.5, "x", None, True]}}]
+    assert learner.configs == [{"round_number": 1, "batch_size": 64, "nested": {"a": [1, 2.5, "x", None, True]}}]
 
 
 async def test_live_learners_may_have_names() -> None:
@@ -641,7 +641,7 @@ def test_parameters_of_another_kind_are_named() -> None:
     with pytest.raises(ConfigError, match="no Learner object stands twice"):
         DriverSession(Controller(), [learner, learner], signals)
     with pytest.raises(ConfigError, match="initial_weights"):
-        DriverSession(Controller(), [learner], signals, initial_weights=np.zeros(2))  # type: ignore[arg-type]
+        DriverSession(Controller(), [learner], signals, initial_weights=np.zeros(2))
     for wrong in (0, "5", 2.5):
         with pytest.raises(ConfigError, match="num_training_examples"):
             Adds(wrong)  # type: ignore[arg-type]

@@ -272,7 +272,7 @@ async def test_a_session_with_live_learners_runs_in_this_process(tmp_path: Path)
     assert [sorted(record.learners) for record in result.rounds] == [["learner-1", "left"]] * 2
     assert result.final_model is not None
     assert result.final_model[0] == 4.0  # twice the mean
-    assert learners[0].configs == [{"x": 1}] * 2
+    assert learners[0].configs == [{"round_number": number, "x": 1} for number in (1, 2)]
 
 
 async def test_the_parties_of_one_file_find_each_other(tmp_path: Path, free_port: int) -> None:

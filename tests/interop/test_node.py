@@ -207,6 +207,33 @@ async def test_javascript_beside_python_computes_what_a_plain_loop_computes(tmp_
     assert learner.said[-1]["loss"] == pytest.approx(sites["node"].loss(plain_loop(list(sites.values()), ROUNDS)[-1]))
 
 
+class MarksLearner(LinearLearner):
+    """Says in the first weights that the bias is not to be stepped."""
+
+    def untrained_names(self) -> list[str]:
+        return ["1"]
+
+
+async def test_a_learner_that_knows_nothing_of_marks_goes_on_with_those_who_do(tmp_path: Path) -> None:
+    sites = {"a": Site.of(1, 10), "node": Site.of(3, 40)}
+    seed = next(seed for seed in range(100) if random.Random(seed).choice(["a", "node"]) == "a")
+    config = ControllerConfig(aggregation_rule="FedAvgM", heartbeat_secs=0.05)
+    async with Controller(ServerParams(), config) as controller, node(controller, sites["node"], tmp_path) as learner:
+        await learner.until("welcome")
+        result = await federation(controller, {"a": MarksLearner(sites["a"])}, 2, seed)
+        assert await learner.end() == 0
+    assert result.untrained_names == ["1"]
+    assert [record.participants for record in result.rounds] == [["a", "node"]] * 2
+    assert result.final_model is not None
+    first = plain_loop(list(sites.values()), 1)[0]
+    slopes, bias = first
+    means = [site.train(first) for site in sites.values()]
+    mean, mean_bias = (np.average(np.stack(arrays), axis=0, weights=[10, 40]) for arrays in zip(*means, strict=True))
+    np.testing.assert_allclose(result.final_model[0], slopes + 0.9 * slopes + (mean - slopes), rtol=1e-5)
+    np.testing.assert_allclose(result.final_model[1], mean_bias, rtol=1e-6)
+    assert bias != mean_bias
+
+
 async def test_first_weights_and_models_of_many_frames_travel_both_ways(tmp_path: Path) -> None:
     features = 400_001  # 1.6 MB of float32, and not a multiple of 64 bytes: two data frames, with padding in between
     sites = {"a": Site.of(1, 2, features, 1e-7), "node": Site.of(2, 3, features, 1e-7)}

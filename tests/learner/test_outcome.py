@@ -64,4 +64,4 @@ async def test_a_result_with_more_than_its_task_asks_for_counts() -> None:
     learner = Adds(1)
     result = await session_of([learner], rounds=1, config=config).run()
     assert not result.rounds[0].learners["learner-0"].failures
-    assert learner.configs == [config.train_params]
+    assert learner.configs == [{"round_number": 1, **config.train_params}]

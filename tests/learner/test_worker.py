@@ -323,7 +323,9 @@ async def test_an_error_that_does_not_pickle_is_a_learners_failure_by_its_name()
 async def test_an_error_that_does_not_pickle_leaves_the_users_pool_of_processes_whole() -> None:
     model = Model.from_arrays([np.zeros(1)])
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        worker = Worker(RaisesInProcess(), pool)
+        learner = RaisesInProcess()
+        learner.keeps_state = False
+        worker = Worker(learner, pool)
         pid = (await worker.evaluate(model, {}))["pid"]
         with pytest.raises(RuntimeError, match="1 and 2"):
             await worker.train(model, {})

@@ -158,3 +158,12 @@ async def test_what_is_cancelled_has_happened_whole_or_not_at_all(place: Place, 
                 break
             steps = max(steps + 1, steps * 5 // 4)  # one with a server behind it takes thousands
         assert outcomes == {"before", "after"}
+
+
+async def test_what_is_not_trained_is_remembered(place: Place) -> None:
+    model = Model.from_arrays([np.zeros(2), np.ones(1)], ["w", "running_mean"], untrained=["running_mean"])
+    async with place.open(1) as store:
+        await store.insert("a", model)
+        stored = await store.latest("a")
+        assert stored is not None
+        assert stored.model.manifest.untrained == (1,)

@@ -20,7 +20,7 @@ from metisfl_async.cli.tokens import add_tokens
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.access import Identity, Role
 from metisfl_async.core.errors import ConfigError, MetisError
-from metisfl_async.driver.result import FederationResult, load_arrays
+from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.session import DriverSession
 from metisfl_async.environment.entries import InProcess
 from metisfl_async.environment.environment import FederationEnvironment
@@ -269,10 +269,9 @@ def run_all(
         environment = replace(environment, termination_signals=signals)
     if seed is not None:
         environment = replace(environment, session_options=replace(environment.session_options, seed=seed))
-    weights = None if initial_weights is None else load_arrays(initial_weights)
     factory, given = import_factory(module), read_args(args)
     learners = [make_learner(module, factory, entry.args | given) for entry in environment.learners]
-    _drive(environment.session(learners, listen=listen, initial_weights=weights), output, resume=resume)
+    _drive(environment.session(learners, listen=listen, initial_weights=initial_weights), output, resume=resume)
 
 
 def _drive(session: DriverSession, output: Path, *, resume: bool) -> None:

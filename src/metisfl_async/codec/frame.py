@@ -18,7 +18,7 @@ import msgpack
 import xxhash
 
 from metisfl_async.codec.chunk import frame_head
-from metisfl_async.codec.manifest import manifest_from_wire, packed_manifest
+from metisfl_async.codec.manifest import manifest_from_wire, marked, packed_manifest
 from metisfl_async.codec.outline import outline, value_of
 from metisfl_async.codec.pace import CHUNK_BYTES, Pace
 from metisfl_async.core.errors import ConfigError, Damaged, TooLarge, Truncated, brief
@@ -54,7 +54,10 @@ SMALL_FRAME_BYTES = 1024  #: ... and one for so many bytes
 
 _DATA_HEAD = struct.Struct(">BBQBI")  # array of 2, uint 64, bin 32: one size, whatever the offset
 _UINTS = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
-_FIELDS = ["kind", "task_id", "token", "model_version", "federation_id", "codec", "size_bytes", "metrics", "metadata"]
+_FIELDS = [
+    *("kind", "task_id", "token", "model_version", "federation_id", "codec", "size_bytes"),
+    *("untrained", "metrics", "metadata"),
+]
 _NIL = memoryview(b"\xc0")
 _BINS = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 
@@ -272,7 +275,9 @@ def _pack_header(header: Header) -> bytes:
         "codec": "raw",
         "size_bytes": header.manifest.size_bytes,
     }
-    facts = {"metrics": header.metrics, "metadata": header.metadata}
+    facts: dict[str, object] = {"metrics": header.metrics, "metadata": header.metadata}
+    if header.manifest.untrained:
+        facts["untrained"] = header.manifest.untrained
     head = bytes([0x80 + len(fields) + 1 + len(facts)])  # a map of so many
     manifest = msgpack.packb("manifest") + packed_manifest(header.manifest)  # once for all that have the same
     packed = b"".join((head, _pairs(fields), manifest, _pairs(facts)))
@@ -327,6 +332,7 @@ def _decode_header(packed: dict[str, memoryview], frame: memoryview) -> Generato
         raise _too_many_facts(facts_bytes)
     fields = {name: value_of(packed[name], "header") for name in _FIELDS if name in packed}
     manifest = yield from manifest_from_wire(packed.get("manifest", _NIL))
+    manifest = marked(manifest, fields.get("untrained"))
     kind, codec, version = fields.get("kind"), fields.get("codec"), fields.get("model_version")
     task_id, token, federation_id = (fields.get(name, "") for name in ("task_id", "token", "federation_id"))
     size_bytes = fields.get("size_bytes")

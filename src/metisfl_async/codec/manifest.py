@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterable, Iterator
+from itertools import pairwise
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import msgpack
@@ -12,7 +13,15 @@ from metisfl_async.codec.outline import is_list, kind_of, reading, unpacker
 from metisfl_async.core.errors import Damaged, TooLarge, UnknownDtype, brief
 from metisfl_async.core.model import DTYPES, Manifest, TensorSpec, align
 
-__all__ = ["MAX_DIMENSIONS", "MAX_EXTENTS", "MAX_MODEL_BYTES", "MAX_TENSORS", "manifest_from_wire", "packed_manifest"]
+__all__ = [
+    "MAX_DIMENSIONS",
+    "MAX_EXTENTS",
+    "MAX_MODEL_BYTES",
+    "MAX_TENSORS",
+    "manifest_from_wire",
+    "marked",
+    "packed_manifest",
+]
 
 MAX_TENSORS = 16_384
 MAX_DIMENSIONS = 32  #: what every NumPy takes
@@ -25,6 +34,7 @@ MAX_MODEL_BYTES = 2**48  #: above any memory; keeps every offset a small integer
 _MOST_READ = 4 * MAX_DIMENSIONS  # extents; what has more is not even made into a list
 _known: WeakValueDictionary[bytes, Manifest] = WeakValueDictionary()
 _packed: WeakKeyDictionary[Manifest, bytes] = WeakKeyDictionary()
+_marked: WeakValueDictionary[tuple[bytes, tuple[int, ...]], Manifest] = WeakValueDictionary()
 
 
 def packed_manifest(manifest: Manifest) -> bytes:
@@ -58,6 +68,27 @@ def manifest_from_wire(packed: memoryview) -> Generator[None, None, Manifest]:
     manifest = _known.setdefault(shortest, Manifest(tuple(specs)))
     _packed.setdefault(manifest, shortest)
     return manifest
+
+
+def marked(manifest: Manifest, untrained: object) -> Manifest:
+    """Mark tensors as not trained, by their numbers as received.
+
+    Raises
+    ------
+    Damaged
+        If they are not numbers of tensors in their order.
+    """
+    if not untrained:
+        return manifest
+    last = len(manifest.tensors) - 1
+    if not isinstance(untrained, list) or not all(_is_size(number) for number in untrained):
+        raise Damaged("header", f"untrained {brief(untrained)}; allowed: a list of integers >= 0")
+    if any(a >= b for a, b in pairwise(untrained)) or untrained[-1] > last:
+        raise Damaged("header", f"untrained {brief(untrained)}; allowed: growing numbers of tensors, {last} at most")
+    key = packed_manifest(manifest), tuple(untrained)
+    if (known := _marked.get(key)) is None:
+        known = _marked[key] = Manifest(manifest.tensors, key[1])
+    return known
 
 
 def _parts(spec: TensorSpec) -> tuple[str, str, tuple[int, ...], int]:

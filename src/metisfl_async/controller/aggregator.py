@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, TypeAlias
 
 from metisfl_async.codec.frame import Header
@@ -24,6 +25,7 @@ from metisfl_async.core.ids import LearnerId, StreamId, TaskId
 from metisfl_async.core.messages import UpdateReply
 from metisfl_async.core.model import Model, allocate
 from metisfl_async.core.strategies.aggregation.arithmetic import unfit
+from metisfl_async.core.strategies.aggregation.infinities import Infinities
 from metisfl_async.core.strategies.aggregation.resemblance import Gallery, Portrait, portrait
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update, made
 from metisfl_async.core.strategies.durable import check_kept
@@ -64,7 +66,8 @@ class Post(Protocol):
 class Aggregator:
     """Owns the aggregation rule and the current global model.
 
-    `keeps_updates` says whether each learner's updates go into the store as well.
+    `keeps_updates` says whether each learner's updates go into the store as well. What is infinite in the first model
+    stays so, and the rule never sees it.
     """
 
     def __init__(
@@ -81,6 +84,8 @@ class Aggregator:
         # means an update that is gone; if the learner has not come back, the federation sends another Forget.
         self._folded_at: dict[LearnerId, int] = {}
         self._inside: dict[LearnerId, str] = {}  # of each learner whose update is kept: the task that it answers
+        self._infinities: Infinities | None = None
+        self._base: Model | None = None  # the latest global model as the rule knows it
         self._unsaved: Model | None = None  # the latest global model, if the store does not have it
         self._gallery = Gallery()  # of the updates since the latest global model
         self._latest_task = ""  # that the update that was read last answers
@@ -127,7 +132,7 @@ class Aggregator:
 
     async def set_first_model(self, model: Model, standing: str) -> None:
         """Publish version 0."""
-        await self._threads.work(model.manifest.size_bytes, self._rule.start, model.freeze())
+        await self._take_up(self._rule.start, model.freeze())
         publication = Publication(model)
         await self._keeper.commit(standing, model=model)
         self.publication = publication
@@ -140,11 +145,22 @@ class Aggregator:
         models = [kept.model for kept in await keeper.do(store.lineage, GLOBAL)][-self._rule.num_models :]
         if not models or models[-1].version != saved.version:
             raise ModelLost("the model store", f"global model {saved.version}, which was committed, is not there")
-        size = models[-1].manifest.size_bytes
-        await self._threads.work(size, self._rule.restore, models, saved.arrays)
+        infinities = Infinities.of(models[-1])
+        earlier = models[:-1] if infinities is None else [infinities.without(model) for model in models[:-1]]
+        await self._take_up(lambda latest: self._rule.restore([*earlier, latest], saved.arrays), models[-1])
         self.publication = Publication(models[-1])
         if self._rule.needs_previous:
             await self._remember(learners)
+
+    async def _take_up(self, begin: Callable[[Model], None], model: Model) -> None:
+        """Have the rule begin with a model; what of it is infinite is kept from the rule."""
+
+        def take_up() -> None:
+            self._infinities = Infinities.of(model)
+            self._base = model if self._infinities is None else self._infinities.without(model)
+            begin(self._base)
+
+        await self._threads.work(model.manifest.size_bytes, take_up)
 
     async def _remember(self, learners: Iterable[LearnerId]) -> None:
         """Fold the latest update of each learner; one that is damaged or gone is left out, and named."""
@@ -174,10 +190,12 @@ class Aggregator:
         try:
             if upload.reply.done():
                 return  # the federation has ended
-            if not upload.is_finite and (problem := await self._threads.work(size, unfit, upload.model)) is not None:
+            is_first = upload.kind is TaskKind.GET_WEIGHTS
+            look = partial(_unfit, upload, None if is_first else self._infinities)
+            if (problem := await self._threads.work(0 if upload.is_finite else size, look)) is not None:
                 self._post(Rejected(upload.stream, "NotFinite", problem))
                 return
-            if upload.kind is TaskKind.GET_WEIGHTS:
+            if is_first:
                 await self.set_first_model(await self._threads.work(size, _copy, upload.model), upload.standing)
                 seen: Portrait | None = None
             else:
@@ -202,17 +220,20 @@ class Aggregator:
     async def _fold(self, upload: Upload) -> Portrait:
         """Fold an update, look what it is like, and keep it where updates are kept."""
         assert self.publication is not None
+        assert self._base is not None
         learner, model, weight = upload.learner, upload.model, upload.weight
         previous = await self._previous(learner) if self._rule.needs_previous else None
         staleness = self.publication.model.version - model.version
         update = Update(learner, model, weight, staleness, previous)
-        base, size = self.publication.model, model.manifest.size_bytes
+        base, size = self._base, model.manifest.size_bytes
         if size < FOLD_INLINE_BYTES:
             seen = _fold(self._rule, update, base)
         else:
             seen = await self._threads.work(size, _fold, self._rule, update, base)
         if self._keeps_updates:
             task_id = upload.header.task_id
+            if self._infinities is not None:
+                self._infinities.restore(model)
             try:
                 await self._keeper.do(self._keeper.store.insert, learner, model, weight, task_id)
             except MemoryError:  # it is in the sum already
@@ -247,6 +268,9 @@ class Aggregator:
             wrong = difference or f"version {model.version} instead of {version}"
             raise RuntimeError(f"{type(self._rule).__name__}.aggregate() made no such model as was asked for: {wrong}")
         cosines = await self._threads.work(self._gallery.size_bytes, self._gallery.cosines)
+        self._base = model
+        if self._infinities is not None:
+            model = await self._threads.work(manifest.size_bytes, self._infinities.within, model)
         publication = Publication(model)  # read-only from here on, so that the store can share it
         self._unsaved = model
         if standing or not self._keeper.store.is_durable:
@@ -257,10 +281,10 @@ class Aggregator:
 
     async def _take_back(self, error: NoModel) -> None:
         """Go on from the latest global model, without the updates of the one that cannot be published."""
-        assert self.publication is not None
+        assert self._base is not None
         reason = str(error)
         if not error.keeps_updates:
-            latest, reason = self.publication.model, reason + self._gallery.suspects()
+            latest, reason = self._base, reason + self._gallery.suspects()
             self._gallery.clear()
             await self._threads.work(latest.manifest.size_bytes, self._rule.take_back, latest)
             self._inside.clear()
@@ -293,9 +317,9 @@ class Aggregator:
         logger.warning(
             "the update of %s that is in the sum is gone from the model store; the sum is made anew", learner
         )
-        assert self.publication is not None
+        assert self._base is not None
         others = [other for other in self._inside if other != learner]
-        self._rule.start(self.publication.model)
+        self._rule.start(self._base)
         await self._remember(others)
         return None
 
@@ -312,7 +336,17 @@ class Aggregator:
             return None
         self._latest_task = stored.task_id
         staleness = max(self.publication.model.version - stored.model.version, 0)
-        return Update(learner, stored.model, stored.weight, staleness)
+        model = stored.model if self._infinities is None else self._infinities.without(stored.model)
+        return Update(learner, model, stored.weight, staleness)
+
+
+def _unfit(upload: Upload, infinities: Infinities | None) -> str | None:
+    """Say what of an update is not finite, but for what is so in the global model."""
+    if infinities is not None:
+        infinities.clear(upload.model)
+    if upload.is_finite:
+        return None
+    return unfit(upload.model, is_first=upload.kind is TaskKind.GET_WEIGHTS)
 
 
 def _fold(rule: AggregationRule, update: Update, base: Model) -> Portrait:

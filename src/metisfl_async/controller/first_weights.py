@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 from metisfl_async.codec.frame import Assembly, Frame, Header, check_size
 from metisfl_async.controller.jobs import Jobs
@@ -53,7 +54,7 @@ class FirstWeights:
                 raise assembly.truncated()
             assembly.add(frame)
         model = assembly.model
-        if (problem := await self._threads.work(len(model.buffer), unfit, model)) is not None:
+        if (problem := await self._threads.work(len(model.buffer), partial(unfit, is_first=True), model)) is not None:
             raise UnexpectedMessage(f"the model cannot be used: {problem}")
         self._jobs.give(header.federation_id, model)
         room.keep()

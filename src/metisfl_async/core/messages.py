@@ -107,6 +107,7 @@ class TaskOffer:
     round_number: int
     model: ModelRef  #: which the learner works on
     config: dict[str, Json]
+    seed: int = 0  #: for what the learner draws; 0: none
 
     @property
     def model_version(self) -> int:

@@ -7,7 +7,7 @@ tensors there are, and a checkpoint is one write.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -88,6 +88,7 @@ class Manifest:
     """Where each tensor lies. Two models can be averaged when their manifests are equal."""
 
     tensors: tuple[TensorSpec, ...]
+    untrained: tuple[int, ...] = field(default=(), compare=False)  #: tensors, by number, that no optimizer may step
     size_bytes: int = field(init=False)  #: of the flat buffer
 
     def __post_init__(self) -> None:
@@ -107,8 +108,8 @@ class Manifest:
     def __hash__(self) -> int:
         return self._hash
 
-    def __reduce__(self) -> tuple[type[Manifest], tuple[tuple[TensorSpec, ...]]]:
-        return Manifest, (self.tensors,)  # without what is cached; a hash is another one in another process
+    def __reduce__(self) -> tuple[type[Manifest], tuple[tuple[TensorSpec, ...], tuple[int, ...]]]:
+        return Manifest, (self.tensors, self.untrained)  # not what is cached: a hash is another one elsewhere
 
     @cached_property
     def _hash(self) -> int:
@@ -128,16 +129,52 @@ class Manifest:
             for array, (_, dtype, shape) in zip(arrays, self.places, strict=True)
         )
 
+    @property
+    def names(self) -> list[str]:
+        return [spec.name for spec in self.tensors]
+
+    @cached_property
+    def unmarked(self) -> Manifest:
+        """The same without word of what is not trained, as updates have it: that is known by then."""
+        return Manifest(self.tensors) if self.untrained else self
+
     @cached_property
     def runs(self) -> tuple[Run, ...]:
         """The buffer cut where the dtype changes."""
+        return self._cut(frozenset())
+
+    @cached_property
+    def trained_runs(self) -> tuple[Run, ...]:
+        """What an optimizer steps: the tensors of floats, but for those that are marked as not trained."""
+        others = (place for place, spec in enumerate(self.tensors) if DTYPES[spec.dtype].kind in "iub")
+        return self._cut(frozenset([*others, *self.untrained]))
+
+    @cached_property
+    def untrained_parts(self) -> tuple[tuple[int, slice], ...]:
+        """Of each tensor that is not trained: the number of its run, and which of that one's elements it has."""
+        parts: list[tuple[int, slice]] = []
+        untrained, number, dtype = frozenset(self.untrained), -1, ""
+        for place, spec in enumerate(self.tensors):
+            if spec.dtype != dtype:
+                number, dtype = number + 1, spec.dtype
+            if place in untrained:
+                start = (spec.offset - self.runs[number].start) // DTYPES[dtype].itemsize
+                parts.append((number, slice(start, start + spec.count)))
+        return tuple(parts)
+
+    def _cut(self, without: frozenset[int]) -> tuple[Run, ...]:
         runs: list[Run] = []
-        for spec in self.tensors:
+        is_next = False  # whether the tensor before is in the last run
+        for place, spec in enumerate(self.tensors):
+            if place in without:
+                is_next = False
+                continue
             stop = spec.offset + spec.size_bytes
-            if runs and runs[-1].dtype == spec.dtype:
+            if is_next and runs[-1].dtype == spec.dtype:
                 runs[-1] = Run(spec.dtype, runs[-1].start, stop)
             else:
                 runs.append(Run(spec.dtype, spec.offset, stop))
+            is_next = True
         return tuple(runs)
 
     @cached_property
@@ -191,7 +228,14 @@ class Model:
     version: int = 0  #: how many aggregations made it
 
     @classmethod
-    def from_arrays(cls, arrays: Sequence[Array], names: Sequence[str] | None = None, *, version: int = 0) -> Model:
+    def from_arrays(
+        cls,
+        arrays: Sequence[Array],
+        names: Sequence[str] | None = None,
+        *,
+        untrained: Collection[str] = (),
+        version: int = 0,
+    ) -> Model:
         """Copy arrays of any layout into a new model; the only copy between a learner's arrays and the wire.
 
         Parameters
@@ -200,6 +244,8 @@ class Model:
             Any shapes, 0-d and empty included; dtypes as in `DTYPES`.
         names : sequence of str, optional
             One for each array, all different. Without them: "0", "1", and so on.
+        untrained : collection of str
+            The names of those that training does not step by a gradient, such as running statistics.
 
         Raises
         ------
@@ -209,13 +255,17 @@ class Model:
         names = [str(index) for index in range(len(arrays))] if names is None else list(names)
         if len(names) != len(arrays) or len(set(names)) != len(names):
             raise ConfigError("names", names, f"{len(arrays)} different names")
+        if strange := sorted(set(untrained) - set(names)):
+            raise ConfigError("untrained", strange, f"names of the tensors: {', '.join(names[:20])}")
         specs = []
         for name, array in zip(names, arrays, strict=True):
             if not isinstance(array, np.ndarray | np.generic) or array.dtype.name not in DTYPES:
                 what = array.dtype if isinstance(array, np.ndarray) else type(array)
                 raise ConfigError(f"tensor {name!r}", str(what), f"a NumPy array of {', '.join(DTYPES)}")
             specs.append((name, array.dtype.name, array.shape))
-        return cls.filled(Manifest.lay_out(specs), arrays, version=version)
+        tensors = Manifest.lay_out(specs).tensors
+        marks = tuple(place for place, name in enumerate(names) if name in set(untrained))
+        return cls.filled(Manifest(tensors, marks), arrays, version=version)
 
     @classmethod
     def filled(cls, manifest: Manifest, arrays: Sequence[Array], *, version: int = 0) -> Model:

@@ -148,6 +148,7 @@ async def collect(
             model = await link.get_model(federation_id)
         except UnexpectedMessage:  # nobody ever gave the first weights
             return FederationResult(None, None, records, reason)
-        return FederationResult(model.arrays(), model.version, records, reason, first_weights)
+        names, untrained = model.manifest.names, [model.manifest.names[place] for place in model.manifest.untrained]
+        return FederationResult(model.arrays(), model.version, records, reason, first_weights, names, untrained)
 
     return await insisting(WHO, link.address, lost_s, once)

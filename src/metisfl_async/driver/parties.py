@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import ConfigError
@@ -34,4 +34,17 @@ def checked_learners(
     if len(set(map(id, live))) < len(live):
         raise ConfigError("learners", learners, "a list in which no Learner object stands twice")
     names = names or [f"learner-{index}" for index in range(len(live))]
-    return dict(zip(names, live, strict=True)), [x for x in learners if not isinstance(x, Learner)], len(learners)
+    named = dict(zip(names, live, strict=True))
+    _check_apart(named)
+    return named, [x for x in learners if not isinstance(x, Learner)], len(learners)
+
+
+def _check_apart(learners: Mapping[str, Learner]) -> None:
+    """Refuse what two learners would train at the same time."""
+    owners: dict[Hashable, tuple[str, str]] = {}
+    for name, learner in learners.items():
+        for key, what in learner.belongings().items():
+            owner, before = owners.setdefault(key, (name, what))
+            if owner != name:
+                shared = f"{before} of {owner} is {what} of {name}"
+                raise ConfigError("learners", shared, "a model for each, such as copy.deepcopy(model)")

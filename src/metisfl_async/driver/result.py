@@ -9,10 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
-
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.federation.tables import html_table, shown
@@ -20,6 +16,7 @@ from metisfl_async.core.model import Array
 from metisfl_async.core.texts import plain
 from metisfl_async.driver.participation import participation_of, seldom
 from metisfl_async.driver.plot import plot_rounds
+from metisfl_async.driver.weights import load_into, packed, read
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,6 +35,8 @@ class FederationResult:
     rounds: list[RoundRecord] = field(repr=False)
     reason: str  #: the termination signal that was reached, or who stopped it
     first_weights: str = ""  #: where training started: "given", "of site-2, as made", or "of site-2, trained before"
+    tensor_names: list[str] = field(default_factory=list, repr=False)  #: of the final model's arrays, in their order
+    untrained_names: list[str] = field(default_factory=list, repr=False)  #: those that no gradient steps
 
     def __repr__(self) -> str:
         published = [record for record in self.rounds if record.is_published]
@@ -86,13 +85,20 @@ class FederationResult:
         """Write `to_dict` as JSON; numbers that JSON does not have (NaN, infinity) become null."""
         write_whole(Path(path), json.dumps(_plain(self.to_dict()), indent=2).encode() + b"\n")
 
-    def save_model(self, path: str | Path) -> None:
-        """Write the final model as a safetensors file; its tensors are named "0", "1", and so on."""
+    def named_arrays(self) -> dict[str, Array]:
+        """Give the final model by the names of its tensors; those of a learner that names none are "0", "1", ..."""
         if self.final_model is None:
             raise ConfigError("final_model", None, "a federation that had a model")
-        # safetensors writes memory as it lies, so it must lie in order.
-        arrays = [np.asarray(array, order="C") for array in self.final_model]
-        write_whole(Path(path), save({str(index): array for index, array in enumerate(arrays)}))
+        names = self.tensor_names or [str(index) for index in range(len(self.final_model))]
+        return dict(zip(names, self.final_model, strict=True))
+
+    def load_into(self, model: Any) -> None:
+        """Put the final model into a PyTorch module or a Keras model; see `metisfl_async.load_into`."""
+        load_into(model, self.named_arrays())
+
+    def save_model(self, path: str | Path) -> None:
+        """Write the final model as a safetensors file, under the names of its tensors."""
+        write_whole(Path(path), packed(self.named_arrays(), self.untrained_names))
 
     @classmethod
     def load(cls, path: str | Path) -> FederationResult:
@@ -119,7 +125,8 @@ class FederationResult:
         except (OSError, ValueError, LookupError, TypeError) as error:
             allowed = f"a results.json, or a directory with one ({type(error).__name__}: {error})"
             raise ConfigError("path", str(path), allowed) from error
-        return cls(load_arrays(model) if model.is_file() else None, *facts)
+        arrays, untrained = read(model) if model.is_file() else ({}, None)
+        return cls(list(arrays.values()) or None, *facts, list(arrays), list(untrained or ()))
 
     def plot(self, path: str | Path | None = None, *, x: Literal["number", "time"] = "number") -> Figure:
         """Draw loss and accuracy, or whatever was measured.
@@ -135,22 +142,6 @@ class FederationResult:
             federation started, to compare schedulers with. Each record stands where it was complete.
         """
         return plot_rounds(self.rounds, path, x)
-
-
-def load_arrays(path: str | Path) -> list[Array]:
-    """Read the arrays of a model that `FederationResult.save_model` wrote, in their order.
-
-    Raises
-    ------
-    ConfigError
-        If it is not such a file.
-    """
-    try:
-        arrays = load(Path(path).read_bytes())
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ConfigError("path", str(path), f"a safetensors file ({error})") from error
-    names = sorted(arrays, key=int) if all(name.isdecimal() for name in arrays) else list(arrays)
-    return [arrays[name] for name in names]
 
 
 def write_whole(path: Path, data: bytes) -> None:

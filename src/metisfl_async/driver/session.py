@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from metisfl_async.controller.controller import Controller
@@ -24,6 +25,7 @@ from metisfl_async.core.model import Array
 from metisfl_async.driver.attached import AttachedSession
 from metisfl_async.driver.beginning import start
 from metisfl_async.driver.central import Central, Evaluate
+from metisfl_async.driver.first_model import first_model
 from metisfl_async.driver.following import ENDING_S, WHO, check_same, collect, end, follow, raise_failure
 from metisfl_async.driver.parties import checked_learners
 from metisfl_async.driver.progress import ProgressDisplay
@@ -34,7 +36,6 @@ from metisfl_async.driver.sync import run_here, run_in_thread
 from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.learner import Learner
-from metisfl_async.learner.outcome import packed_weights
 from metisfl_async.learner.stopping import STOP_TIMEOUT_S, Stopping
 from metisfl_async.learner.threads import DaemonThreads
 from metisfl_async.learner.worker import Worker, WorkerKind
@@ -72,8 +73,9 @@ class DriverSession:
         to wait for. Live learners reach a live controller in memory if it has no `server_params`, else over its port.
     termination_signals : TerminationSignals
         When it ends.
-    initial_weights : sequence of ndarray, optional
-        Where training starts. Without them, one learner is asked for its weights.
+    initial_weights : sequence of ndarray, mapping, path, torch.nn.Module or keras.Model, optional
+        Where training starts: arrays, also by name as in a `state_dict`; the path of a `model.safetensors`; or a model.
+        Without them, one learner is asked for its weights.
     evaluate : callable, optional
         ``evaluate(parameters, round_number)`` gives metrics of each new global model, measured here, on data that no
         learner has: they are in the round's record as `central`. An ``async def``, or a ``def``, which runs in a
@@ -99,7 +101,7 @@ class DriverSession:
         learners: Sequence[Learner | ServerParams | ClientParams] | Mapping[str, Learner] | int,
         termination_signals: TerminationSignals,
         *,
-        initial_weights: Sequence[Array] | None = None,
+        initial_weights: Sequence[Array] | Mapping[str, Any] | str | Path | Any | None = None,
         evaluate: Evaluate | None = None,
         seed: int = 1990,
         join_timeout_secs: float | None = None,
@@ -141,9 +143,7 @@ class DriverSession:
             named_learners("learners", named),
             evaluates=evaluate is not None,
         )
-        self._initial_model = (
-            packed_weights(initial_weights, "initial_weights") if initial_weights is not None else None
-        )
+        self._initial_model = None if initial_weights is None else first_model(initial_weights, live.values())
         self._evaluate = evaluate
         self._worker: WorkerKind = worker
         self._stopping = Stopping(stop_timeout_secs)

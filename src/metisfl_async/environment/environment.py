@@ -147,7 +147,7 @@ class FederationEnvironment:
         learners: Sequence[Learner] | None = None,
         *,
         listen: bool = False,
-        initial_weights: Sequence[Array] | None = None,
+        initial_weights: Sequence[Array] | Mapping[str, Any] | str | Path | None = None,
     ) -> DriverSession:
         """Make the driver's session.
 
@@ -158,7 +158,7 @@ class FederationEnvironment:
             the session dials the controller and waits for as many learners as there are entries.
         listen : bool
             With live learners: talk over the controller's port, instead of in memory.
-        initial_weights : sequence of ndarray, optional
+        initial_weights : sequence of ndarray, mapping, or path of a safetensors file, optional
             Where training starts; without them, one learner is asked.
         """
         options = self.session_options

@@ -43,6 +43,7 @@ from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Model
 from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.hearing import Hearing
+from metisfl_async.learner.learner import Config
 from metisfl_async.learner.outcome import Trained, text_of
 from metisfl_async.learner.part import Begin, Drop, End, Forget, Part, Push, Say, Step
 from metisfl_async.learner.spool import Spool, Spooled
@@ -241,6 +242,8 @@ class LearnerClient:
 
     async def _do(self, offer: TaskOffer) -> None:
         """Do one task; whatever goes wrong becomes its outcome."""
+        self._worker.seed = offer.seed or None
+        config: Config = {"round_number": offer.round_number, **offer.config}
         try:
             match offer.kind:
                 case TaskKind.GET_WEIGHTS:
@@ -249,14 +252,14 @@ class LearnerClient:
                     self._keep(offer.task_id, _Update(Trained(weights, metadata=facts), 0, is_own=False))
                 case TaskKind.TRAIN:
                     model = await self._fetch(offer.model)
-                    trained = await self._worker.train(model, offer.config)
+                    trained = await self._worker.train(model, config)
                     # In one process, models are shared, and learners are many.
                     if self._spool is not None:
                         await self._spool.save(Spooled(offer, trained, model.version))
                     self._keep(offer.task_id, _Update(trained, model.version, is_own=not model.is_frozen))
                 case TaskKind.EVALUATE:
                     model = await self._fetch(offer.model)
-                    metrics = await self._worker.evaluate(model, offer.config)
+                    metrics = await self._worker.evaluate(model, config)
                     self._carry_out(self._part.reported(Evaluated(offer.task_id, metrics)))
         except Exception as error:  # noqa: BLE001 - it is the user's code
             text = text_of(error)
@@ -285,10 +288,14 @@ class LearnerClient:
         """Send an update until the controller has answered."""
         trained = update.trained
 
+        manifest = trained.model.manifest
+        if offer.kind is TaskKind.TRAIN:
+            manifest = manifest.unmarked  # what is not trained was said with the first weights
+
         async def push(token: Token) -> UpdateReply:
             header = Header(
                 "update",
-                trained.model.manifest,
+                manifest,
                 update.model_version,
                 offer.task_id,
                 token,

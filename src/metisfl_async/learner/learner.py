@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Mapping, Sequence, Sized
+from collections.abc import Awaitable, Collection, Hashable, Mapping, Sequence, Sized
 from typing import TypeAlias
 
 import numpy as np
@@ -36,7 +36,11 @@ class Learner(ABC):
     """
 
     num_training_examples: int | None = None
+    is_made: bool = True  #: whether its model is there; before, nobody asks for its names
+    keeps_state: bool = True  #: whether it remembers things between tasks; if not, any pool of processes may run it
     was_trained: bool = False  #: set once it has trained or taken over weights, which stay for the next federation
+    task_seed: int | None = None  #: for what the running task draws: the same in each run with the session's seed
+    owns_process: bool = False  #: whether nothing else runs here, as with ``worker="process"``
     is_cancelled: bool = False  #: set while the running task is not wanted any more; a long loop may look and return
     given_up: tuple[str, float] | None = None  #: a method that goes on all the same, and its start (time.monotonic())
 
@@ -51,6 +55,21 @@ class Learner(ABC):
     def get_weights(self) -> Sequence[Array] | Awaitable[Sequence[Array]]:
         """Give the model's weights. One learner is asked, once, for the weights that the federation starts from."""
 
+    def weight_names(self) -> Sequence[str] | None:
+        """Name the arrays of `get_weights`, in their order, for errors and files; None calls them "0", "1", ..."""
+        return None
+
+    def untrained_names(self) -> Collection[str]:
+        """Name those of them that no gradient steps: running statistics, counters, masks, frozen layers.
+
+        Server optimizers take the mean of those. What the first weights say holds for the federation.
+        """
+        return ()
+
+    def belongings(self) -> Mapping[Hashable, str]:
+        """Name what no other learner of this process may have, such as its model; the keys tell things apart."""
+        return {}
+
     @abstractmethod
     def set_weights(self, parameters: list[Array]) -> Awaitable[None] | None:
         """Take over global weights: the first ones, before any work, and the final ones at the end."""
@@ -64,7 +83,7 @@ class Learner(ABC):
         parameters : list of ndarray
             The global weights, in the shapes and dtypes of `get_weights`.
         config : dict
-            `ControllerConfig.train_params`.
+            `ControllerConfig.train_params`, and "round_number".
 
         Returns
         -------

@@ -15,7 +15,7 @@ from metisfl_async.core.model import Manifest, Model
 from metisfl_async.core.texts import plain
 from metisfl_async.learner.reported import evaluated, trained
 
-__all__ = ["Measured", "Trained", "checked_evaluation", "packed_result", "packed_weights", "text_of"]
+__all__ = ["Measured", "Trained", "checked_evaluation", "order_of", "packed_result", "packed_weights", "text_of"]
 
 T = TypeVar("T", bound=dict[str, Json] | Metrics)
 
@@ -38,8 +38,14 @@ class Measured:
     left_out: dict[str, str]  #: what else was said, and why it cannot be used
 
 
-def packed_weights(weights: object, source: str = "get_weights()", like: Manifest | None = None) -> Model:
-    """Copy a learner's arrays into one buffer, under the names that they have in `like` if they are as many."""
+def packed_weights(
+    weights: object,
+    source: str = "get_weights()",
+    like: Manifest | None = None,
+    names: Sequence[str] | None = None,
+    untrained: Collection[str] = (),
+) -> Model:
+    """Copy arrays into one buffer, under these names; without them, under those of `like` if they are as many."""
     if not isinstance(weights, list | tuple) or not weights:
         raise ConfigError(source, _kind(weights), "a non-empty list of NumPy arrays")
     for index, array in enumerate(weights):
@@ -47,8 +53,9 @@ def packed_weights(weights: object, source: str = "get_weights()", like: Manifes
             raise ConfigError(f"{source}[{index}]", _kind(array), "a NumPy array")
     if like is not None and like.fits(weights):
         return Model.filled(like, weights)
-    names = [spec.name for spec in like.tensors] if like is not None and len(like.tensors) == len(weights) else None
-    return Model.from_arrays(weights, names)
+    if like is not None and len(like.tensors) == len(weights):
+        names = like.names
+    return Model.from_arrays(weights, names, untrained=untrained)
 
 
 def packed_result(
@@ -73,6 +80,29 @@ def checked_evaluation(metrics: object, config: Mapping[str, Json]) -> Measured:
     said = evaluated(metrics, "evaluate()")
     _check_names(said.names, config, "metrics", "evaluate()")
     return Measured(_plain(said.metrics), said.left_out)
+
+
+def order_of(own: Sequence[str] | None, manifest: Manifest) -> list[int] | None:
+    """Say where a learner's tensors are among the global weights, by their names; None if in the same order.
+
+    Weights without names have places only.
+
+    Raises
+    ------
+    ConfigError
+        If they have other names.
+    """
+    theirs = manifest.names
+    if own is None or theirs == list(own) or theirs == [str(place) for place in range(len(theirs))]:
+        return None
+    missing, strange = ([name for name in a if name not in set(b)] for a, b in ((own, theirs), (theirs, own)))
+    if not missing and not strange:
+        places = {name: place for place, name in enumerate(theirs)}
+        return [places[name] for name in own]
+    parts = (("only here", missing), ("only there", strange))
+    what = "; ".join(f"{where}: {', '.join(names[:8])}" for where, names in parts if names)
+    allowed = "those of the model here; do all learners build the same one, and federate the same part of it?"
+    raise ConfigError("the names of the global weights", what, allowed)
 
 
 def _check_names(reported: Collection[str], config: Mapping[str, Json], key: str, source: str) -> None:

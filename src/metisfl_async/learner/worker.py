@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate, iscoroutine, iscoroutinefunction
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -20,7 +21,7 @@ from metisfl_async.core.metrics import Metrics, checked_json
 from metisfl_async.core.model import Bytes, Manifest, Model
 from metisfl_async.learner.elsewhere import Raised
 from metisfl_async.learner.learner import Config, Learner, examples_of
-from metisfl_async.learner.outcome import Measured, Trained, checked_evaluation, packed_result, packed_weights
+from metisfl_async.learner.outcome import Measured, Trained, checked_evaluation, order_of, packed_result, packed_weights
 from metisfl_async.learner.stopping import Stopping
 from metisfl_async.learner.threads import DaemonThreads
 from metisfl_async.transport.concurrency import is_being_cancelled, to_the_end
@@ -46,7 +47,8 @@ class Worker:
     kind : {"thread", "process"} or concurrent.futures.Executor
         "process" spawns a process that gets a pickled copy of the learner and keeps it: its state lives there from
         then on, until a task is cancelled in the middle, which ends the process, or the process dies; the next task
-        gets a new one. An executor of the user's is used, not closed.
+        gets a new one. An executor of the user's is used, not closed; one of other processes gets a copy for each task,
+        so it is refused unless the learner says that it keeps no state.
     name : str, optional
         What the learner is called; without it, as its class.
     stopping : Stopping, optional
@@ -62,6 +64,7 @@ class Worker:
     def __init__(self, learner: Learner, kind: WorkerKind, *, name: str = "", stopping: Stopping | None = None) -> None:
         self.name = name or type(learner).__name__
         self._learner, self._stopping = learner, stopping or Stopping()
+        self.seed: int | None = None  #: of the task that is being done
         self._turn = asyncio.Lock()
         self._method, self._began = "", 0.0  # what has the turn, since when
         self._caller: asyncio.Task[Any] | None = None  # who has it
@@ -73,6 +76,8 @@ class Worker:
         self._told: set[str] = set()  # what was left out, and warned of
         if isinstance(kind, Executor):
             self._executor = kind
+            if isinstance(kind, ProcessPoolExecutor):
+                _check_stateless(learner)
         elif kind == "thread":
             self._executor = self._threads = DaemonThreads(1, "metisfl-learner")
         elif kind == "process":
@@ -176,6 +181,7 @@ class Worker:
                 raise UnexpectedMessage("the learner has left")
             self._check_free()
             self._method, self._began, self._caller = method, time.monotonic(), asyncio.current_task()
+            self._learner.task_seed = self.seed
             yield
 
     async def _run(self, function: Callable[..., T], *args: object) -> T:
@@ -187,13 +193,14 @@ class Worker:
         if isinstance(self._executor, THREADS):
             return await self._outcome(self._executor.submit(_call, function, self._learner, *args))
         if self._executor is not None:
-            return _returned(await self._outcome(self._executor.submit(_call_away, function, self._learner, *args)))
+            call = partial(_call_elsewhere, os.getpid(), function, self._learner)
+            return _returned(await self._outcome(self._executor.submit(call, *args)))
         if self._process is None:
             with ThreadPoolExecutor(1, "metisfl-spawn") as starter:
                 await to_the_end(_result(starter.submit(self._start_process)))
         assert self._process is not None
         try:
-            return _returned(await self._outcome(self._process[0].submit(_call_in_process, function, *args)))
+            return _returned(await self._outcome(self._process[0].submit(_call_in_process, self.seed, function, *args)))
         except BrokenExecutor:
             self._end_process()
             raise
@@ -329,6 +336,25 @@ def _call_away(function: Callable[..., T], *args: object) -> T | Raised:
         return Raised.of(error, users_part(error.__traceback__))
 
 
+def _call_elsewhere(home: int, function: Callable[..., T], learner: Learner, *args: object) -> T | Raised:
+    """Call in the user's executor, which may be in other processes; what the copy there remembers is lost."""
+    if os.getpid() != home:
+        try:
+            _check_stateless(learner)
+        except ConfigError as error:
+            return Raised.of(error, None)
+    return _call_away(function, learner, *args)
+
+
+def _check_stateless(learner: Learner) -> None:
+    if learner.keeps_state:
+        allowed = (
+            "'process', where the learner stays: here it gets a new copy for each task, and what it remembers (an "
+            "optimizer's momentum, a count) would be lost. A learner that needs nothing of it sets keeps_state = False"
+        )
+        raise ConfigError("worker", "a pool of processes", allowed)
+
+
 def _returned(result: T | Raised) -> T:
     if isinstance(result, Raised):
         raise result.error()
@@ -341,19 +367,21 @@ _kept: list[Learner] = []  # in a spawned process: its learner
 def _keep_learner(learner: Learner) -> None:
     # Ctrl-C in a terminal reaches this process too; it is ours, and we end it when the federation has heard of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    learner.owns_process = True
     _kept[:] = [learner]
 
 
-def _call_in_process(function: Callable[..., T], *args: object) -> T | Raised:
+def _call_in_process(seed: int | None, function: Callable[..., T], *args: object) -> T | Raised:
+    _kept[0].task_seed = seed
     return _call_away(function, _kept[0], *args)
 
 
 def _get_weights(learner: Learner) -> Model:
-    return packed_weights(learner.get_weights())
+    return _pack_weights(learner, learner.get_weights())
 
 
 def _set_weights(learner: Learner, model: Model) -> None:
-    learner.set_weights(model.copies())
+    learner.set_weights(_copy(learner, model))
 
 
 def _own(config: Config) -> Config:
@@ -364,20 +392,27 @@ def _own(config: Config) -> Config:
 
 
 def _train(learner: Learner, model: Model, config: Config, again: Bytes | None) -> Trained:
-    return _pack_result(learner, learner.train(model.copies(again), _own(config)), model.manifest, config)
+    return _pack_result(learner, learner.train(_copy(learner, model, again), _own(config)), model.manifest, config)
 
 
 def _evaluate(learner: Learner, model: Model, config: Config) -> Measured:
-    return checked_evaluation(learner.evaluate(model.copies(), _own(config)), config)
+    return checked_evaluation(learner.evaluate(_copy(learner, model), _own(config)), config)
 
 
-def _copy(_: Learner, model: Model, again: Bytes | None = None) -> list[Any]:
-    return model.copies(again)
+def _copy(learner: Learner, model: Model, again: Bytes | None = None) -> list[Any]:
+    """Copy the tensors for a learner, in its order."""
+    arrays, order = model.copies(again), order_of(learner.weight_names(), model.manifest)
+    return arrays if order is None else [arrays[place] for place in order]
 
 
-def _pack_weights(_: Learner, weights: object) -> Model:
-    return packed_weights(weights)
+def _pack_weights(learner: Learner, weights: object) -> Model:
+    return packed_weights(weights, names=learner.weight_names(), untrained=learner.untrained_names())
 
 
 def _pack_result(learner: Learner, result: object, manifest: Manifest, config: Config) -> Trained:
+    order = order_of(learner.weight_names(), manifest)
+    if order is not None and isinstance(result, tuple) and result and isinstance(result[0], list | tuple):
+        places = {place: own for own, place in enumerate(order) if own < len(result[0])}
+        arrays = [result[0][own] for _, own in sorted(places.items())]
+        result = (arrays, *result[1:])
     return packed_result(result, manifest, examples_of(learner), config)

@@ -27,7 +27,8 @@ class Record:
     @classmethod
     def from_text(cls, text: str | bytes) -> Record:
         facts = json.loads(text)
-        manifest = Manifest.lay_out([(name, dtype, tuple(shape)) for name, dtype, shape in facts["tensors"]])
+        laid_out = Manifest.lay_out([(name, dtype, tuple(shape)) for name, dtype, shape in facts["tensors"]])
+        manifest = Manifest(laid_out.tensors, tuple(facts.get("untrained", ())))
         return cls(manifest, facts["version"], facts["weight"], facts["task_id"])
 
     def make(self) -> Stored:
@@ -40,7 +41,8 @@ class Record:
 def record_of(manifest: Manifest, version: int = 0, weight: float = 1.0, task_id: str = "") -> str:
     """Write down a model's manifest and facts."""
     tensors = [[spec.name, spec.dtype, spec.shape] for spec in manifest.tensors]
-    return json.dumps({"version": version, "weight": float(weight), "task_id": task_id, "tensors": tensors})
+    facts = {"version": version, "weight": float(weight), "task_id": task_id, "tensors": tensors}
+    return json.dumps(facts | ({"untrained": manifest.untrained} if manifest.untrained else {}))
 
 
 def check_arrays(model: Model | None, arrays: Mapping[str, Array]) -> None:

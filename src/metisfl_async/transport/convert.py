@@ -212,7 +212,7 @@ def _pack_controller_message(message: m.ControllerMessage, packed: pb.Controller
             packed.welcome.SetInParent()
             for task_id, (verdict, reason) in verdicts.items():
                 packed.welcome.verdicts.add(task_id=task_id, verdict=verdict, reason=reason)
-        case m.TaskOffer(task_id, kind, round_number, (federation_id, version), config):
+        case m.TaskOffer(task_id, kind, round_number, (federation_id, version), config, seed):
             packed.task.CopyFrom(
                 pb.TaskOffer(
                     task_id=task_id,
@@ -221,6 +221,7 @@ def _pack_controller_message(message: m.ControllerMessage, packed: pb.Controller
                     model_version=version,
                     config_json=config.text if isinstance(config, Params) else json.dumps(config),
                     federation_id=federation_id,
+                    seed=seed,
                 )
             )
         case m.Settled(task_id):
@@ -264,7 +265,8 @@ def _one_controller_message(kind: str | None, p: pb.ControllerMessage) -> m.Cont
             if not isinstance(config, dict):
                 raise ValueError("config_json is not a JSON object")
             model = ModelRef(FederationId(p.task.federation_id), p.task.model_version)
-            return m.TaskOffer(TaskId(p.task.task_id), TaskKind(p.task.kind), p.task.round_number, model, config)
+            task_id, kind, number, seed = TaskId(p.task.task_id), p.task.kind, p.task.round_number, int(p.task.seed)
+            return m.TaskOffer(task_id, TaskKind(kind), number, model, config, seed)
         case "settled":
             return m.Settled(TaskId(p.settled.task_id))
         case "withdrawn":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -21,8 +22,10 @@ from metisfl_async import (
     KerasLearner,
     keras_budget_callback,
     keras_proximal_term,
+    load_into,
 )
 from metisfl_async.core.metrics import Json
+from metisfl_async.learner.adapters.keras_parts import keras_variables
 
 pytestmark = pytest.mark.tensorflow
 
@@ -211,6 +214,76 @@ def test_a_copy_has_the_weights_and_what_the_optimizer_remembers() -> None:
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-6)
 
 
+async def test_a_part_is_the_federations_by_names_that_all_models_share(tmp_path: Path) -> None:
+    learners = [KerasLearner(keras_model, *parts()[n], federated="trainable") for n in range(2)]
+    config = ControllerConfig(train_params={"batch_size": 16, "epochs": 3})
+    accuracy, result = await accuracy_of(session_of(learners, rounds=3, config=config))
+    assert accuracy > 0.9
+    layers = ("dense", "kernel bias"), ("batch_normalization", "gamma beta"), ("dense_1", "kernel bias")
+    assert result.tensor_names == [f"{layer}/{name}" for layer, names in layers for name in names.split()]
+    means = [learner.model.layers[1].moving_mean.numpy() for learner in learners]
+    assert (means[0] != means[1]).any()  # their own
+    result.save_model(tmp_path / "model.safetensors")
+    model, again = keras_model(), keras_model()
+    result.load_into(model)
+    load_into(again, tmp_path / "model.safetensors")
+    for own in (model, again):
+        for variable, array in zip(own.trainable_weights, learners[0].get_weights(), strict=True):
+            assert (variable.numpy() == array).all()
+    with pytest.raises(ConfigError, match="federated is 'body/\\*'; allowed: what is in the model: dense/kernel, "):
+        KerasLearner(keras_model, *parts()[0], federated=["body/*"]).get_weights()
+
+
+def test_names_are_those_of_layers_or_their_places() -> None:
+    shared = keras.layers.Dense(2)
+    inner = keras.Sequential([keras.layers.Dense(2), keras.layers.Dense(2, name="mine")], name="inner")
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, shared(keras.layers.LayerNormalization()(inner(shared(inputs)))))
+    names = [name for name in keras_variables(model) if name.endswith(("kernel", "gamma"))]
+    assert names == ["dense/kernel", "inner/dense_1/kernel", "inner/mine/kernel", "layer_normalization/gamma"]
+
+
+def two_heads() -> Any:
+    upper, lower = keras.Input((32,), name="upper"), keras.Input((32,), name="lower")
+    features = keras.layers.Dense(32, activation="relu")(keras.layers.Concatenate()([upper, lower]))
+    heads = [keras.layers.Dense(size, activation="softmax", name=name)(features) for name, size in KINDS.items()]
+    model = keras.Model([upper, lower], heads)
+    losses = ["sparse_categorical_crossentropy"] * 2
+    model.compile(optimizer=keras.optimizers.SGD(0.1), loss=losses, metrics=[["accuracy"], ["accuracy"]])
+    return model
+
+
+KINDS = {"digit": 10, "odd": 2}
+
+
+async def test_two_inputs_and_two_outputs_are_as_many_examples_as_one() -> None:
+    def halves(x: Any, y: Any) -> Any:
+        return [x[:, :32], x[:, 32:]], [y, y % 2]
+
+    learners = [KerasLearner(two_heads, halves(*train), halves(*test)) for train, test in parts()[:2]]
+    config = ControllerConfig(train_params={"batch_size": 16, "epochs": 4})
+    result = await session_of(learners, rounds=3, config=config).run()
+    assert result.rounds[-1].evaluation_metrics["digit_accuracy"] > 0.85
+    assert result.rounds[0].learners["learner-0"].weight == 479
+    named = {"upper": parts()[0][0][0][:, :32], "lower": parts()[0][0][0][:, 32:]}
+    y = parts()[0][0][1]
+    learner = KerasLearner(two_heads, (named, [y, y % 2]), (named, [y, y % 2]))
+    assert learner.num_training_examples == 479
+    assert learner.train(learner.get_weights(), {})[2]["num_completed_batches"] == 15
+
+
+def test_sample_weights_weigh_the_losses_of_examples() -> None:
+    weights = np.array([0, 2] * 6, np.float32)
+    dataset = tf.data.Dataset.from_tensor_slices((proximal.X, proximal.Y, weights)).batch(12)
+    for data in ((proximal.X, proximal.Y, weights), dataset):
+        learner = KerasLearner(linear_model(), data, data, num_training_examples=12)
+        (w, _), *_ = learner.train(learner.get_weights(), {} if data is dataset else {"batch_size": 12})
+        error = (proximal.X @ proximal.W + proximal.B - proximal.Y) * weights[:, None]
+        gradient = 2 * proximal.X.T @ error / weights.sum()
+        np.testing.assert_allclose(w, proximal.W - proximal.RATE * gradient, rtol=1e-5)
+        assert learner.evaluate(learner.get_weights(), {})["loss"] > 0
+
+
 def test_other_models_and_data_are_refused() -> None:
     train, test = parts()[0]
     not_compiled = keras.Sequential([keras.Input((64,)), keras.layers.Dense(10)])
@@ -220,7 +293,11 @@ def test_other_models_and_data_are_refused() -> None:
     with pytest.raises(ConfigError, match="a function that makes one"):
         KerasLearner("model.keras", train, test)
     with pytest.raises(ConfigError, match="train_data"):
-        KerasLearner(keras_model, (*train, train[1]), test)
+        KerasLearner(keras_model, (*train, *train), test)
+    with pytest.raises(ConfigError, match="test_data is 'a tuple of 1'"):
+        KerasLearner(keras_model, train, test[:1])
+    with pytest.raises(ConfigError, match=r"the lengths of train_data is \[479, 478\]"):
+        KerasLearner(keras_model, (train[0], train[1][1:]), test)
     learner = keras_learner()
     with pytest.raises(ConfigError, match="do all learners build the same one"):
         learner.set_weights(learner.get_weights()[:-1])

@@ -159,7 +159,7 @@ def test_a_config_that_cannot_be_followed_is_refused(config: dict[str, Json], na
 
 def test_evaluation_takes_no_config_and_other_shapes_are_refused() -> None:
     learner = learner_of()
-    with pytest.raises(ConfigError, match="only the keys metrics;"):
+    with pytest.raises(ConfigError, match="only the keys metrics, round_number;"):
         learner.evaluate(learner.get_weights(), {"batch_size": 8})
     with pytest.raises(ConfigError, match="do all learners build the same one"):
         learner.set_weights([np.zeros((3, 64)), np.zeros(3)])
@@ -193,3 +193,43 @@ async def test_learners_of_unlike_models_are_told_so() -> None:
     result = await session.run()
     (failed,) = [part for part in result.rounds[0].learners.values() if part.failures]
     assert "do all learners build the same one?" in failed.failures[0].message
+
+
+class Column:
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+    def to_numpy(self) -> Any:
+        return self.values
+
+
+class Frame:
+    """What a frame of pandas has of which use is made here."""
+
+    def __init__(self, columns: dict[str, Any]) -> None:
+        self.data, self.columns, self.shape = columns, list(columns), (len(next(iter(columns.values()))), len(columns))
+
+    def __getitem__(self, name: str) -> Column:
+        return Column(np.asarray(self.data[name]))
+
+    def to_numpy(self) -> Any:
+        return np.stack([np.asarray(values) for values in self.data.values()], 1)
+
+
+def test_frames_are_taken_by_their_columns() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=60), rng.normal(size=60)
+    frame = Frame({"a": a, "b": b})
+    options: dict[str, Any] = {"learning_rate": "constant", "eta0": 0.05, "alpha": 0.0}
+    y = (2 * a - b)[:, None]  # of one column
+    learner = SklearnLearner(SGDRegressor(**options), (frame, y), (frame, y))
+    weights, *_ = learner.train(learner.get_weights(), {"epochs": 20, "batch_size": 4})
+    np.testing.assert_allclose(weights[0], [2, -1], atol=0.05)
+    with pytest.raises(ConfigError, match=r"column 'b' of train_data is '<U1'; allowed: numbers: encode what is none"):
+        SklearnLearner(SGDRegressor(), (Frame({"a": a, "b": ["x"] * 60}), y), (frame, y))
+    fitted = SGDRegressor(**options)
+    fitted.partial_fit(frame.to_numpy(), y[:, 0])
+    fitted.feature_names_in_ = np.array(["a", "b"])
+    with pytest.raises(ConfigError, match=r"the columns of a frame is \['b', 'a'\]"):
+        SklearnLearner(fitted, (frame, y), (Frame({"b": b, "a": a}), y))
+    SklearnLearner(fitted, (frame, y), (frame, y)).evaluate(weights, {})

@@ -9,7 +9,7 @@ from metisfl_async.core.federation.events import TaskFailed, UpdateCounted
 from metisfl_async.core.federation.ledger import Ledger
 from metisfl_async.core.federation.records import LearnerRecord
 from metisfl_async.core.federation.round import Round
-from metisfl_async.core.federation.tasks import HeldTask, Task, TaskKind, TaskState, Verdict
+from metisfl_async.core.federation.tasks import HeldTask, Task, TaskKind, TaskState, Verdict, seed_of
 from metisfl_async.core.federation.uploads import UNKNOWN, Uploads, reply_of, why
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, new_task_id
 from metisfl_async.core.messages import Outcome, TaskOffer, UpdateReply
@@ -32,6 +32,7 @@ class Desk:
     ) -> None:
         self.ledger = Ledger(clock)
         self.uploads = Uploads(self.ledger, do)
+        self.seed = 0  #: of the federation
         self._federation_id, self._strategies = federation_id, strategies
         self._do, self._on_failed = do, on_failed
 
@@ -61,7 +62,8 @@ class Desk:
     def offer(self, task: Task) -> None:
         self.ledger.offer(task)
         model = ModelRef(self._federation_id, task.model_version)
-        self._do(Offer(task.learner, TaskOffer(task.id, task.kind, task.round_number, model, task.config)))
+        seed = seed_of(self.seed, task)
+        self._do(Offer(task.learner, TaskOffer(task.id, task.kind, task.round_number, model, task.config, seed)))
 
     def judge(self, learner: LearnerId, held: HeldTask) -> tuple[Verdict, str]:
         """Say what a learner should do with a task that it holds; it holds only what it was offered."""

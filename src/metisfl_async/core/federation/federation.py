@@ -165,12 +165,14 @@ class Federation(Course):
         start.signals.check(in_rounds=in_rounds, evaluate_every=every, evaluates=start.evaluates)
         self.standing.signals, self.standing.evaluates = start.signals, start.evaluates
         self.standing.num_learners = max(start.num_learners, self.config.min_learners)
+        self.standing.seed = self._desk.seed = start.seed
         self._strategies.seed(start.seed)
 
     def _resume(self, standing: Standing, version: int | None) -> None:
         """Go on where the controller died: with learners that come back, and what they hold."""
         self.standing, self.model_version = standing, version
         self._lost = standing.durable_every - 1
+        self._desk.seed = standing.seed
         self._strategies.restore(standing.strategies)
         self._present, self._returning = set(standing.present), set(standing.present)
         self.ledger.restore(standing.counted)

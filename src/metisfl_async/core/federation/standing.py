@@ -66,6 +66,7 @@ class Standing:
     timings: dict[LearnerId, Timing] = field(default_factory=dict)  #: of the latest training tasks
     evaluations: dict[LearnerId, tuple[float, Metrics]] = field(default_factory=dict)  #: each one's latest
     counted: dict[LearnerId, list[TaskId]] = field(default_factory=dict)  #: each learner's latest
+    seed: int = 0  #: from which those of tasks are derived
     strategies: dict[str, Json] = field(default_factory=dict)  #: of the generator, the scheduler and the selector
     rounds: list[OpenRound] = field(default_factory=list)  #: that are not complete, oldest first
     durable_every: int = 1  #: every how many-th global model was saved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from metisfl_async.core.federation.records import LearnerRecord
 from metisfl_async.core.ids import NO_FEDERATION, LearnerId, ModelRef, StreamId, TaskId
 from metisfl_async.core.metrics import Json
 
-__all__ = ["HeldTask", "Task", "TaskKind", "TaskState", "Verdict"]
+__all__ = ["HeldTask", "Task", "TaskKind", "TaskState", "Verdict", "seed_of"]
 
 
 class TaskKind(StrEnum):
@@ -104,3 +105,9 @@ class HeldTask(NamedTuple):
     is_done: bool  #: its outcome is ready to be sent
     kind: str = TaskKind.TRAIN.value
     model: ModelRef = ModelRef(NO_FEDERATION, 0)  #: which it works on
+
+
+def seed_of(seed: int, task: Task) -> int:
+    """Derive what a learner draws with in a task: from the federation's seed, its id, the round, and the kind."""
+    text = f"{seed} {task.round_number} {task.kind.value} {task.learner}"
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest(), "little") or 1

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from math import isclose
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics
-from metisfl_async.core.model import Array
+from metisfl_async.core.model import DTYPES, Array
 from metisfl_async.learner.adapters.budget import BatchBudget
-from metisfl_async.learner.adapters.keras_parts import keras_budget_callback, keras_proximal_term
-from metisfl_async.learner.adapters.options import check_shapes, checked_mu, learning_rate_of, only, whole_number
+from metisfl_async.learner.adapters.examples import count_rows
+from metisfl_async.learner.adapters.federated import Federated, check_federated, chosen, not_carried
+from metisfl_async.learner.adapters.keras_draws import can_be_gathered, keras_batches, reseed_dropout
+from metisfl_async.learner.adapters.keras_parts import (
+    array_of_variable,
+    keras_budget_callback,
+    keras_clipping,
+    keras_proximal_term,
+    keras_variables,
+)
+from metisfl_async.learner.adapters.options import (
+    KEYS,
+    check_schedule,
+    check_shapes,
+    checked_mu,
+    generator_of,
+    learning_rate_of,
+    max_grad_norm_of,
+    only,
+    whole_number,
+)
+from metisfl_async.learner.adapters.seeds import keras_seeded
 from metisfl_async.learner.learner import Config, Learner
 
 if TYPE_CHECKING:
@@ -30,23 +52,32 @@ class KerasLearner(Learner):
     ----------
     model : keras.Model or callable
         A compiled model, or a function that makes one; the function is called where the model is first needed, which
-        with ``worker="process"`` is that process. What the optimizer remembers stays with the learner.
-    train_data, test_data : tuple (x, y), or anything that `fit` takes and that has a length
-        Arrays, in the order that Keras draws; or data in batches, such as a `tf.data.Dataset` whose cardinality is
-        known.
+        with ``worker="process"`` is that process, and draws its weights with the seed. What the optimizer remembers
+        stays with the learner.
+    train_data, test_data : tuple (x, y) or (x, y, sample_weight), or anything that `fit` takes and that has a length
+        Arrays, or lists or dicts of them for several inputs and outputs, in the order that Keras draws; or data in
+        batches, such as a `tf.data.Dataset` whose cardinality is known.
     num_training_examples : int, optional
         Needed for data in batches, whose examples are not counted.
+    federated : {"all", "trainable"}, list of str, or callable
+        Which weights are the federation's: all, as in `get_weights`; those that are trained, as with LoRA or frozen
+        layers; those of these names, or that match these patterns (``"dense/*"``); or those for whose name the
+        function gives true. The rest stays with the learner, trained or not. `weight_names()` gives the names.
+    learning_rate : callable, optional
+        From a round's number to the rate of that round.
+    seed : int, optional
+        Of the order of training examples (of NumPy's arrays, with Keras on TensorFlow), of dropout, and of the model
+        that a function makes. Without one, it follows from the session's seed and the learner's id. Global generators
+        are left as they were.
 
     Notes
     -----
-    `train` takes "batch_size", "epochs", "num_local_updates", "learning_rate" and "proximal_mu" (see
+    `train` takes "batch_size", "epochs", "num_local_updates", "learning_rate", "max_grad_norm" and "proximal_mu" (see
     `keras_proximal_term`), `evaluate` "batch_size"; also lists "metrics" and "metadata" of names that the result
     must have. Other keys are refused.
     """
 
-    train_keys: ClassVar[frozenset[str]] = frozenset(
-        {"batch_size", "epochs", "num_local_updates", "learning_rate", "proximal_mu", "metrics", "metadata"}
-    )
+    train_keys: ClassVar[frozenset[str]] = KEYS | {"proximal_mu", "max_grad_norm"}
 
     def __init__(
         self,
@@ -55,68 +86,123 @@ class KerasLearner(Learner):
         test_data: object,
         *,
         num_training_examples: int | None = None,
+        federated: Federated = "all",
+        learning_rate: Callable[[int], float] | None = None,
+        seed: int | None = None,
     ) -> None:
+        check_federated(federated)
+        check_schedule(learning_rate)
+        self._schedule = learning_rate
+        _parts("test_data", test_data)
         if isinstance(train_data, tuple):
-            num_training_examples = len(_pair("train_data", train_data)[1])
+            num_training_examples = count_rows("train_data", _parts("train_data", train_data))
         elif num_training_examples is None:
             raise ConfigError("num_training_examples", None, "a number, for training data that is not a tuple (x, y)")
         super().__init__(num_training_examples=num_training_examples)
-        self.train_data, self.test_data = train_data, test_data
+        self.train_data, self.test_data, self._federated = train_data, test_data, federated
+        self._seed, self._rng = seed, None if seed is None else np.random.default_rng(seed)
+        self._names: list[str] = []  # of the weights that are the federation's, once there is a model
         self._make_model: Callable[[], keras.Model] | None = None
         self._model: keras.Model | None = None
         if hasattr(model, "get_weights"):
             self._model = model
+            self._weights()  # says what is wrong with it here, and not in the first round
         elif callable(model):
             self._make_model = model
         else:
             raise ConfigError("model", model, "a compiled Keras model, or a function that makes one")
 
     @property
+    def is_made(self) -> bool:  # type: ignore[override]
+        return self._model is not None
+
+    @property
     def model(self) -> keras.Model:
         if self._model is None:
             assert self._make_model is not None
-            self._model = self._make_model()
+            with keras_seeded(self.task_seed if self._seed is None else self._seed):
+                self._model = self._make_model()
         if not self._model.compiled or not self._model.built:
             raise ConfigError("model", self._model.name, "a model that is built and compiled")
         return self._model
 
+    def weight_names(self) -> list[str]:
+        return list(self._weights())
+
+    def untrained_names(self) -> list[str]:
+        trained = {id(variable) for variable in self.model.trainable_weights}
+        return [name for name, variable in self._weights().items() if id(variable) not in trained]
+
+    def belongings(self) -> dict[Hashable, str]:
+        if self._model is None:  # each has its own, once the function is called
+            return {}
+        may_be_shared = set(map(id, self._model.non_trainable_weights)) - set(map(id, self._weights().values()))
+        found: dict[Hashable, str] = {id(self._model): "the model", id(self._model.optimizer): "the optimizer"}
+        for name, variable in keras_variables(self._model).items():
+            if id(variable) not in may_be_shared:  # of a frozen base
+                found[id(variable)] = f"weight {name!r}"
+        return found
+
     def get_weights(self) -> list[Array]:
-        weights: list[Array] = self.model.get_weights()
-        return weights
+        return [array_of_variable(variable) for variable in self._weights().values()]
 
     def set_weights(self, parameters: list[Array]) -> None:
-        check_shapes([p.shape for p in parameters], [tuple(w.shape) for w in self.model.weights])
-        self.model.set_weights(parameters)
+        weights = self._weights()
+        check_shapes([p.shape for p in parameters], {name: tuple(weight.shape) for name, weight in weights.items()})
+        for variable, array in zip(weights.values(), parameters, strict=True):
+            variable.assign(array)
+
+    def _weights(self) -> dict[str, Any]:
+        """Give the weights that are the federation's, by their names."""
+        named = keras_variables(self.model)
+        if not self._names:
+            trained = {id(variable) for variable in self.model.trainable_weights}
+            of_training = [name for name, variable in named.items() if id(variable) in trained]
+            self._names = chosen(self._federated, list(named), of_training)
+            for name in self._names:
+                if (dtype := str(named[name].dtype)) not in DTYPES:
+                    raise ConfigError(f"tensor {name!r}", dtype, not_carried(name))
+        return {name: named[name] for name in self._names}
 
     def train(self, parameters: list[Array], config: Config) -> tuple[list[Array], Metrics, dict[str, Json]]:
         only(config, self.train_keys)
         budget = self._budget(config)
         self.set_weights(parameters)
-        x, y = _pair("train_data", self.train_data)
+        rng = generator_of(self._rng, self.task_seed)
+        reseed_dropout(self.model, rng)
+        x, y, weights = _parts("train_data", self.train_data)
+        batch_size, shuffle = budget.batch_size, isinstance(self.train_data, tuple)  # batches have their own order
+        if batch_size is not None and can_be_gathered((x, y, weights)):  # otherwise, Keras draws the order
+            batches = keras_batches((x, y, weights), batch_size, rng)
+            x, y, weights, batch_size, shuffle = batches, None, None, None, False
         with (
-            _learning_rate(self.model, config),
+            _learning_rate(self.model, learning_rate_of(config, self._schedule)),
+            keras_clipping(self.model, max_grad_norm_of(config)),
             keras_proximal_term(self.model, checked_mu(config.get("proximal_mu", 0))),
         ):
             history = self.model.fit(
                 x,
                 y,
-                batch_size=budget.batch_size,
+                sample_weight=weights,
+                batch_size=batch_size,
                 epochs=budget.num_epochs,
-                shuffle=isinstance(self.train_data, tuple),  # batches come in an order of their own
+                shuffle=shuffle,
                 callbacks=[keras_budget_callback(budget)],
                 verbose=0,
             ).history
         return self.get_weights(), {name: values[-1] for name, values in history.items()}, budget.metadata()
 
     def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
-        only(config, {"batch_size", "metrics"})
+        only(config, {"batch_size", "metrics", "round_number"})
         batch_size = whole_number(config, "batch_size", 32) if isinstance(self.test_data, tuple) else None
         if batch_size is None and "batch_size" in config:
             raise ConfigError("config['batch_size']", config["batch_size"], "no such key: the data comes in batches")
         self.set_weights(parameters)
-        x, y = _pair("test_data", self.test_data)
-        measured: Metrics = self.model.evaluate(x, y, batch_size=batch_size, return_dict=True, verbose=0)
-        return measured if y is None else measured | {NUM_EXAMPLES: len(y)}
+        x, y, weights = _parts("test_data", self.test_data)
+        measured: Metrics = self.model.evaluate(
+            x, y, batch_size=batch_size, sample_weight=weights, return_dict=True, verbose=0
+        )
+        return measured if y is None else measured | {NUM_EXAMPLES: count_rows("test_data", x)}
 
     def _budget(self, config: Config) -> BatchBudget:
         assert self.num_training_examples is not None
@@ -135,19 +221,19 @@ class KerasLearner(Learner):
         )
 
 
-def _pair(field: str, data: Any) -> tuple[Any, Any]:
-    """Give the `x` and `y` of `fit`, whose `y` is None for data that comes in batches."""
+def _parts(field: str, data: Any) -> tuple[Any, Any, Any]:
+    """Give `x`, `y` and `sample_weight` of `fit`; of data that comes in batches, it is all in the first."""
     if not isinstance(data, tuple):
-        return data, None
-    if len(data) != 2:
-        raise ConfigError(field, f"a tuple of {len(data)}", "(x, y), or data in batches")
-    return data
+        return data, None, None
+    if len(data) not in (2, 3):
+        allowed = "(x, y), (x, y, sample_weight), or data in batches; several inputs are ([a, b], y)"
+        raise ConfigError(field, f"a tuple of {len(data)}", allowed)
+    return (*data, None)[:3]
 
 
 @contextmanager
-def _learning_rate(model: keras.Model, config: Config) -> Iterator[None]:
+def _learning_rate(model: keras.Model, rate: float | None) -> Iterator[None]:
     """Set the rate that a task asks for, for that task only."""
-    rate = learning_rate_of(config)
     if rate is None:
         yield
         return

@@ -1,19 +1,23 @@
-"""For those who write `train` around `keras.Model.fit`: its batches counted, and FedProx."""
+"""For those who write `train` around `keras.Model.fit`: its batches counted, and FedProx; and names of weights."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.adapters.options import checked_mu
 
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["keras_budget_callback", "keras_proximal_term"]
+__all__ = ["array_of_variable", "keras_budget_callback", "keras_clipping", "keras_proximal_term", "keras_variables"]
 
 
 def keras_budget_callback(budget: BatchBudget) -> keras.callbacks.Callback:
@@ -103,6 +107,25 @@ def keras_proximal_term(model: keras.Model, mu: float) -> Iterator[None]:
             proximal.mu.assign(0.0)
 
 
+@contextmanager
+def keras_clipping(model: keras.Model, max_norm: float | None) -> Iterator[None]:
+    """Shorten the gradients of all weights together to a norm, in place of the optimizer's own ``global_clipnorm``."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # of one that scales the loss
+    if max_norm is not None and optimizer.clipnorm:
+        raise ConfigError("config['max_grad_norm']", max_norm, "no such key: the optimizer has a clipnorm of its own")
+    before = optimizer.global_clipnorm
+    if max_norm is None or before == max_norm:
+        yield
+        return
+    optimizer.global_clipnorm = max_norm
+    model.make_train_function(force=True)  # one that was traced before has the old norm in it
+    try:
+        yield
+    finally:
+        optimizer.global_clipnorm = before
+        model.make_train_function(force=True)
+
+
 class _Proximal:
     """Regularizes one weight. It stays there, so that the training step is traced once and not in every round."""
 
@@ -118,3 +141,41 @@ class _Proximal:
 
         term = self.mu / 2 * keras.ops.sum(keras.ops.square(weight - self.anchor))
         return term if self.own is None else term + self.own(weight)
+
+
+def keras_variables(model: keras.Model) -> dict[str, Any]:
+    """Give a built model's weights in their order, by names that are the same however many models a process has made.
+
+    Keras numbers layers that were not given a name through the whole process; here they are numbered through the model.
+    """
+    inside = {layer.name for layer in model._flatten_layers(include_self=False)}
+    made_up: dict[str, str] = {}  # what Keras called a layer that has no name of its own: the name without its number
+    for layer in model._flatten_layers():
+        base = re.sub(r"(?<=.)([A-Z][a-z]+)|(?<=[a-z])([A-Z])", r"_\1\2", type(layer).__name__).lower()
+        if re.fullmatch(rf"{re.escape(base)}(_\d+)?", layer.name):
+            made_up[layer.name] = base
+    named: dict[str, Any] = {}
+    numbered: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for variable in model.weights:
+        parts = variable.path.split("/")
+        if len(parts) > 1 and parts[0] not in inside:  # the model that the layer was built in, this one as a rule
+            del parts[0]
+        for place, part in enumerate(parts):
+            if part in made_up and part not in numbered:
+                base = made_up[part]
+                number = counts[base] = counts.get(base, -1) + 1
+                numbered[part] = f"{base}_{number}" if number else base
+            parts[place] = numbered.get(part, part)
+        name = "/".join(parts)
+        while name in named:  # two layers that were given one name
+            name += "_again"
+        named[name] = variable
+    return named
+
+
+def array_of_variable(variable: Any) -> Array:
+    """Copy a variable, in its own dtype."""
+    import keras
+
+    return np.array(keras.ops.convert_to_numpy(variable))

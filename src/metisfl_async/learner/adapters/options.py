@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
 
 from metisfl_async.core.checks import integer, number, positive
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json
 
-__all__ = ["check_shapes", "checked_mu", "learning_rate_of", "only", "whole_number"]
+__all__ = [
+    "KEYS",
+    "check_schedule",
+    "check_shapes",
+    "checked_mu",
+    "generator_of",
+    "learning_rate_of",
+    "max_grad_norm_of",
+    "only",
+    "whole_number",
+]
+
+#: of `train_params` that all adapters know
+KEYS = frozenset({"batch_size", "epochs", "num_local_updates", "learning_rate", "round_number", "metrics", "metadata"})
 
 Shapes = list[tuple[int, ...]]
 
@@ -29,14 +44,31 @@ def whole_number(config: Mapping[str, Json], name: str, default: int) -> int:
     return value
 
 
-def learning_rate_of(config: Mapping[str, Json]) -> float | None:
-    """Give the rate that this task asks for; None leaves the learner's own."""
-    if "learning_rate" not in config:
+def check_schedule(learning_rate: object) -> None:
+    if learning_rate is not None and not callable(learning_rate):
+        allowed = "None, or a function from the round's number to a rate; a rate for all rounds is the optimizer's own"
+        raise ConfigError("learning_rate", learning_rate, allowed)
+
+
+def learning_rate_of(config: Mapping[str, Json], schedule: Callable[[int], float] | None = None) -> float | None:
+    """Give the rate that this task asks for, or that a schedule has for its round; None leaves the learner's own."""
+    if "learning_rate" in config:
+        return _positive("config['learning_rate']", config["learning_rate"])
+    if schedule is None:
         return None
-    rate = config["learning_rate"]
-    positive("config['learning_rate']", rate)
-    assert isinstance(rate, int | float)
-    return float(rate)
+    number = whole_number(config, "round_number", 1)
+    return _positive(f"learning_rate({number})", schedule(number))
+
+
+def max_grad_norm_of(config: Mapping[str, Json]) -> float | None:
+    """Give the norm to which this task wants gradients shortened; None leaves them."""
+    return _positive("config['max_grad_norm']", config["max_grad_norm"]) if "max_grad_norm" in config else None
+
+
+def _positive(field: str, value: object) -> float:
+    positive(field, value)
+    assert isinstance(value, int | float | np.number)
+    return float(value)
 
 
 def checked_mu(mu: object) -> float:
@@ -46,8 +78,16 @@ def checked_mu(mu: object) -> float:
     return float(mu)
 
 
-def check_shapes(given: Shapes, expected: Shapes) -> None:
-    """Refuse the weights of another model."""
-    if given != expected:
-        allowed = f"{expected}, as in the model here; do all learners build the same one?"
-        raise ConfigError("the shapes of the global weights", given, allowed)
+def generator_of(own: np.random.Generator | None, task_seed: int | None) -> np.random.Generator:
+    """Give what a task draws with: the learner's own, or one that begins anew with the seed of the task."""
+    return np.random.default_rng(task_seed) if own is None else own
+
+
+def check_shapes(given: Shapes, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse the weights of another model; `expected` has the shapes of the one here by their names, in their order."""
+    same = "as in the model here; do all learners build the same one?"
+    if len(given) != len(expected):
+        raise ConfigError("the global weights", f"{len(given)} tensors", f"{len(expected)}, {same}")
+    for shape, (name, own) in zip(given, expected.items(), strict=True):
+        if shape != own:
+            raise ConfigError(f"tensor {name!r} of the global weights", list(shape), f"{list(own)}, {same}")

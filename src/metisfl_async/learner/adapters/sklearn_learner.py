@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +13,14 @@ from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.budget import BatchBudget
-from metisfl_async.learner.adapters.options import check_shapes, learning_rate_of, only
+from metisfl_async.learner.adapters.options import (
+    KEYS,
+    check_schedule,
+    check_shapes,
+    generator_of,
+    learning_rate_of,
+    only,
+)
 from metisfl_async.learner.learner import Config, Learner
 
 if TYPE_CHECKING:
@@ -35,11 +42,15 @@ class SklearnLearner(Learner):
         Without ``average``. If it is not fitted, its weights start at zero. Its count of steps, from which schedules
         compute the learning rate, stays with the learner.
     train_data, test_data : tuple (x, y)
-        Features, shape (n, m), an array or a sparse matrix in CSR form, and labels or targets, shape (n,).
+        Features, shape (n, m), an array, a frame of pandas, or a sparse matrix in CSR form, and labels or targets,
+        shape (n,). All learners' columns are in one order.
     classes : array of labels
         All classes that any learner has; of classifiers only.
+    learning_rate : callable, optional
+        From a round's number to the rate (``eta0``) of that round.
     seed : int, optional
-        Of the order of training examples. NumPy's global random generator is not touched.
+        Of the order of training examples. Without one, it follows from the session's seed and the learner's id. NumPy's
+        global random generator is not touched.
 
     Notes
     -----
@@ -49,9 +60,7 @@ class SklearnLearner(Learner):
     "loss". Training is measured on all training data, at its end.
     """
 
-    train_keys: ClassVar[frozenset[str]] = frozenset(
-        {"batch_size", "epochs", "num_local_updates", "learning_rate", "metrics", "metadata"}
-    )
+    train_keys: ClassVar[frozenset[str]] = KEYS
 
     def __init__(
         self,
@@ -60,6 +69,7 @@ class SklearnLearner(Learner):
         test_data: tuple[Any, Any],
         *,
         classes: ArrayLike | None = None,
+        learning_rate: Callable[[int], float] | None = None,
         seed: int | None = None,
     ) -> None:
         from sklearn.linear_model import Perceptron, SGDClassifier, SGDRegressor
@@ -71,15 +81,21 @@ class SklearnLearner(Learner):
         if (classes is None) != isinstance(model, SGDRegressor):
             allowed = "None for a regressor; for a classifier, all labels that any learner has"
             raise ConfigError("classes", classes, allowed)
+        check_schedule(learning_rate)
+        self._schedule = learning_rate
         self.classes = None if classes is None else np.unique(classes)
         self.train_data = _checked("train_data", train_data, self.classes)
         self.test_data = _checked("test_data", test_data, self.classes)
         super().__init__(num_training_examples=len(self.train_data[1]))
-        self.model, self._rng = model, np.random.default_rng(seed)
-        if model.random_state is None:  # it would draw from NumPy's global generator
-            model.random_state = np.random.RandomState(self._rng.integers(2**32))
+        self.model, self._rng = model, None if seed is None else np.random.default_rng(seed)
+        self._draws = model.random_state is None  # it would draw from NumPy's global generator
+        if self._draws:
+            model.random_state = np.random.RandomState(generator_of(self._rng, None).integers(2**32))
         if not hasattr(model, "coef_"):
             self._initialise()
+        if hasattr(model, "feature_names_in_"):  # it was fitted to a frame, and would warn of arrays
+            _check_columns(model.feature_names_in_, train_data, test_data)
+            del model.feature_names_in_
 
     def _initialise(self) -> None:
         """Give the model its arrays, from one example that is all zeros, and take back what it made of it."""
@@ -92,12 +108,19 @@ class SklearnLearner(Learner):
         self.model.t_ = 1.0
         self.set_weights([np.zeros_like(weight) for weight in self.get_weights()])
 
+    def weight_names(self) -> list[str]:
+        return list(WEIGHTS)
+
+    def belongings(self) -> dict[Hashable, str]:
+        return {id(self.model): "the model"}
+
     def get_weights(self) -> list[Array]:
         return [np.array(getattr(self.model, name)) for name in WEIGHTS]
 
     def set_weights(self, parameters: list[Array]) -> None:
         own = self.get_weights()
-        check_shapes([p.shape for p in parameters], [weight.shape for weight in own])
+        shapes = {name: weight.shape for name, weight in zip(WEIGHTS, own, strict=True)}
+        check_shapes([p.shape for p in parameters], shapes)
         for name, weight, new in zip(WEIGHTS, own, parameters, strict=True):
             setattr(self.model, name, np.array(new, weight.dtype, order="C"))
 
@@ -106,13 +129,16 @@ class SklearnLearner(Learner):
         x, y = self.train_data
         budget = BatchBudget(config, num_examples=len(y), is_cancelled=lambda: self.is_cancelled)
         self.set_weights(parameters)
-        with _learning_rate(self.model, learning_rate_of(config)):
-            for rows in budget.shuffled_rows(self._rng):
+        rng = generator_of(self._rng, self.task_seed)
+        if self._draws and self._rng is None:
+            self.model.random_state = np.random.RandomState(rng.integers(2**32))
+        with _learning_rate(self.model, learning_rate_of(config, self._schedule)):
+            for rows in budget.shuffled_rows(rng):
                 self.model.partial_fit(x[rows], y[rows])
         return self.get_weights(), self._measured(x, y), budget.metadata()
 
     def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
-        only(config, {"metrics"})
+        only(config, {"metrics", "round_number"})
         self.set_weights(parameters)
         return self._measured(*self.test_data) | {NUM_EXAMPLES: len(self.test_data[1])}
 
@@ -130,12 +156,31 @@ class SklearnLearner(Learner):
 def _checked(field: str, data: Any, classes: Array | None) -> tuple[Any, Array]:
     if not isinstance(data, tuple) or len(data) != 2 or not hasattr(data[0], "shape") or len(data[0].shape) != 2:
         raise ConfigError(field, type(data).__name__, "a tuple (x, y), with x of shape (n, m)")
-    x, y = data[0], np.asarray(data[1])
+    x, y = _numbers(field, data[0]), np.asarray(data[1])
+    if y.ndim == 2 and y.shape[1] == 1:  # a frame of one column
+        y = y[:, 0]
     if x.shape[0] != len(y) or len(y) == 0:
         raise ConfigError(field, f"{x.shape[0]} rows and {len(y)} labels", "as many labels as rows, and at least one")
     if classes is not None and len(strange := np.setdiff1d(y, classes)):
         raise ConfigError(f"the labels of {field}", strange.tolist(), f"those in classes: {classes.tolist()}")
     return x, y
+
+
+def _numbers(field: str, x: Any) -> Any:
+    """Make an array of a frame, pandas' or another; what is none stays."""
+    if not hasattr(x, "columns") or not hasattr(x, "to_numpy"):
+        return x
+    for column in x.columns:
+        values = x[column].to_numpy()
+        if values.dtype.kind not in "biuf":
+            raise ConfigError(f"column {column!r} of {field}", str(values.dtype), "numbers: encode what is none")
+    return x.to_numpy()
+
+
+def _check_columns(names: Any, *data: tuple[Any, Any]) -> None:
+    for x, _ in data:
+        if hasattr(x, "columns") and list(x.columns) != list(names):
+            raise ConfigError("the columns of a frame", list(x.columns), f"{list(names)}, as the model was fitted to")
 
 
 @contextmanager

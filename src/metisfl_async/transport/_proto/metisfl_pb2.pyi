@@ -198,20 +198,22 @@ class TaskVerdict(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class TaskOffer(_message.Message):
-    __slots__ = ("task_id", "kind", "round_number", "model_version", "config_json", "federation_id")
+    __slots__ = ("task_id", "kind", "round_number", "model_version", "config_json", "federation_id", "seed")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     ROUND_NUMBER_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     kind: str
     round_number: int
     model_version: int
     config_json: str
     federation_id: str
-    def __init__(self, task_id: _Optional[str] = ..., kind: _Optional[str] = ..., round_number: _Optional[int] = ..., model_version: _Optional[int] = ..., config_json: _Optional[str] = ..., federation_id: _Optional[str] = ...) -> None: ...
+    seed: int
+    def __init__(self, task_id: _Optional[str] = ..., kind: _Optional[str] = ..., round_number: _Optional[int] = ..., model_version: _Optional[int] = ..., config_json: _Optional[str] = ..., federation_id: _Optional[str] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Settled(_message.Message):
     __slots__ = ("task_id",)

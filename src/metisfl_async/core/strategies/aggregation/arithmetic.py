@@ -22,16 +22,21 @@ LARGEST = 1e288  #: times a weight of 2**53, times ten thousand learners, is sti
 Floats = NDArray[np.float64]  #: shape (n,)
 
 
-def unfit(update: Model) -> str | None:
+def unfit(update: Model, *, is_first: bool = False) -> str | None:
     """Say which tensor of an update is not finite; None when all are.
 
-    Float64 values beyond `LARGEST` count as not finite: their weighted sum would overflow.
+    Float64 values beyond `LARGEST` count as not finite: their weighted sum would overflow. First weights may be
+    infinite where they are not trained, as a causal mask is.
     """
     for run in update.manifest.runs:
         if DTYPES[run.dtype].kind in "iub" or _is_finite(run.of(update.buffer)):
             continue
-        for spec, values in zip(update.manifest.tensors, update.arrays(), strict=True):
-            if spec.dtype == run.dtype and not _is_finite(values.reshape(-1)):
+        may_be_infinite = update.manifest.untrained if is_first else ()
+        for place, (spec, tensor) in enumerate(zip(update.manifest.tensors, update.arrays(), strict=True)):
+            values = tensor.reshape(-1)
+            if spec.dtype == run.dtype and place in may_be_infinite:
+                values = values[~np.isinf(values)]
+            if spec.dtype == run.dtype and not _is_finite(values):
                 return f"tensor {spec.name!r} holds a value that is not finite (NaN, infinite, or beyond {LARGEST})"
     return None
 
@@ -96,11 +101,14 @@ class Sum:
         total = self._parts[index][block]
         total += product
 
-    def scale(self, factor: float) -> None:
-        """Do ``sum *= factor``."""
+    def scale(self, factor: float, *, of_untrained: float | None = None) -> None:
+        """Do ``sum *= factor``, perhaps with a factor of its own for the tensors that are not trained."""
         if not self._is_zero:
             for total in self._parts:
                 spread(partial(_multiply, total, factor), len(total))
+            if of_untrained is not None:
+                for run, part in self.manifest.untrained_parts:
+                    _multiply(self._parts[run], of_untrained / factor, part)
 
     def divided_by(self, divisor: float, version: int) -> Model:
         """Make ``sum / divisor`` a model, each tensor in its own dtype.

@@ -15,6 +15,7 @@ from metisfl_async.core.strategies.aggregation.fedbuff import FedBuff
 from metisfl_async.core.strategies.aggregation.fedrec import FedRec
 from metisfl_async.core.strategies.aggregation.geometric_median import GeometricMedian
 from metisfl_async.core.strategies.aggregation.krum import Krum, MultiKrum
+from metisfl_async.core.strategies.aggregation.lora_stacked import LoRAStacked
 from metisfl_async.core.strategies.aggregation.median import Median
 from metisfl_async.core.strategies.aggregation.norm_bound import NormBound
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
@@ -28,6 +29,7 @@ RULES: Mapping[str, Callable[..., AggregationRule]] = {
     for rule in (
         *(FedAvg, FedStride, FedRec, FedAsync, FedBuff),
         *(FedAvgM, FedAdagrad, FedYogi, FedAdam),
+        LoRAStacked,
         *(Median, TrimmedMean, Krum, MultiKrum, GeometricMedian, CenteredClipping, Bulyan, NormBound),
     )
 }

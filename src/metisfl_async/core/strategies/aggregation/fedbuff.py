@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from metisfl_async.core.checks import integer, number, positive
 from metisfl_async.core.errors import ConfigError
-from metisfl_async.core.model import Array, Model
+from metisfl_async.core.model import Array, Model, allocate
 from metisfl_async.core.strategies.aggregation.arithmetic import Sum
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
 
@@ -15,6 +15,8 @@ __all__ = ["FedBuff"]
 
 class FedBuff(AggregationRule):
     """``G += learning_rate * sum(s_k * d_k * (w_k - G_k)) / sum(s_k)`` over `updates_per_version` updates.
+
+    Tensors that are not trained, such as running statistics, are a mean: for them, the learning rate is 1 and G_k is G.
 
     ``G_k`` is the global model that the update started from, ``d_k = (1 + staleness) ** -exponent``. With the scaling
     factor NumParticipants it is the paper's ``1/K * sum(...)``.
@@ -69,11 +71,11 @@ class FedBuff(AggregationRule):
             raise ConfigError("model_version", latest - update.staleness, f"a version that is kept: {known}")
         share = update.weight * (1.0 + update.staleness) ** -self.exponent
         self._changes.add(update.model, share)
-        self._changes.add(base, -share)
+        self._changes.add(_with_untrained(base, self._models[latest]), -share)
         self._weight += update.weight
 
     def aggregate(self, version: int) -> Model:
-        self._changes.scale(self.learning_rate / self._weight)
+        self._changes.scale(self.learning_rate / self._weight, of_untrained=1.0 / self._weight)
         self._changes.add(self._models[next(reversed(self._models))], 1.0)
         model = self._changes.divided_by(1.0, version)
         self._models = {old: kept for old, kept in self._models.items() if old >= version - self.max_staleness}
@@ -94,3 +96,15 @@ class FedBuff(AggregationRule):
     def discard(self) -> None:
         self._changes.clear()
         self._weight = 0.0
+
+
+def _with_untrained(base: Model, latest: Model) -> Model:
+    """Give a model with the latest one's tensors that are not trained: a step from older ones may be too far."""
+    if base is latest or not base.manifest.untrained:
+        return base
+    mixed = Model(base.manifest, allocate(len(base.buffer)), base.version)
+    mixed.buffer[:] = base.buffer
+    for place in base.manifest.untrained:
+        where = base.manifest.places[place][0]
+        mixed.buffer[where] = latest.buffer[where]
+    return mixed

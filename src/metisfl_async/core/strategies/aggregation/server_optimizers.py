@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from metisfl_async.core.checks import number, positive
 from metisfl_async.core.errors import NoModel
-from metisfl_async.core.model import DTYPES, Array, Model
+from metisfl_async.core.model import Array, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import blocks, write_rounded
+from metisfl_async.core.strategies.aggregation.lora_stacked import LoRAStacked
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
 from metisfl_async.core.strategies.aggregation.wrapper import Wrapper
 
@@ -30,7 +31,8 @@ Floats = NDArray[np.float64]  #: shape (n,)
 class ServerOptimizer(Wrapper):
     """Wraps a rule that makes a mean; ``change = mean - G`` is what the optimizer sees.
 
-    Integer and boolean tensors take the mean as it is. The state is float64, as long as the model.
+    Tensors that are not trained (running statistics, say, and integers and booleans always) take the mean as it is. The
+    state is float64, as long as what is trained.
     """
 
     first_states: tuple[float, ...]  #: what each array that the optimizer keeps is filled with; as long as the model
@@ -40,6 +42,10 @@ class ServerOptimizer(Wrapper):
         positive("learning_rate", learning_rate)
         self.learning_rate = learning_rate
 
+    @staticmethod
+    def takes(rule: AggregationRule) -> bool:
+        return rule.starts_afresh and not isinstance(rule, LoRAStacked)  # a step between factors of two models is none
+
     def start(self, model: Model) -> None:
         self.rule.start(model)
         self._model = model
@@ -47,7 +53,7 @@ class ServerOptimizer(Wrapper):
 
     def aggregate(self, version: int) -> Model:
         model = self.rule.aggregate(version)
-        runs = [run for run in model.manifest.runs if DTYPES[run.dtype].kind not in "iub"]
+        runs = model.manifest.trained_runs
         if not self._states:
             counts = [len(run.of(model.buffer)) for run in runs]
             self._states = [[np.full(count, first) for first in self.first_states] for count in counts]
