@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's threads wait at work,
 settings.register_profile("no deadline", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("no deadline")
 
+
 def pytest_collection_finish() -> None:
     """Let garbage collection, which many tests ask for, look only at what tests make: the frameworks are large."""
     gc.collect()
