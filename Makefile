@@ -5,6 +5,7 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 TORCH_READY := $(VENV)/.torch
 INTEROP := tests/interop
+COVERED := tests/core tests/codec
 WITH_THREADS := tests/learner/test_worker.py tests/learner/test_client.py tests/learner/test_stuck.py tests/driver/test_session.py tests/driver/test_stop.py
 NODE_READY := $(INTEROP)/node_modules/.ready
 FLOWER := bench/.venv-flower
@@ -74,9 +75,11 @@ check: $(READY)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+# core and codec are covered by their own tests, in processes of their own; measuring would double the time of the others.
 unit: $(READY) $(TORCH_READY) $(NODE_READY)
 	@sh tests/get_redis_server.sh
-	$(PYTHON) -m pytest -n 3 --dist worksteal --cov --cov-report=term-missing:skip-covered --cov-fail-under=100
+	$(PYTHON) -m pytest -n 3 --dist worksteal --cov --cov-report=term-missing:skip-covered --cov-fail-under=100 $(COVERED)
+	$(PYTHON) -m pytest -n 3 --dist worksteal $(COVERED:%=--ignore=%)
 	$(PYTHON) -m pytest -q -n 3 --dist worksteal -o asyncio_debug=true $(WITH_THREADS)
 
 soak: $(READY)

@@ -14,16 +14,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's threads wait at work,
 settings.register_profile("no deadline", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("no deadline")
 
-#: Their tests reach each line and branch of what they are named for. Coverage is measured only while these run: it
-#: would double the time of the others.
-MEASURED = tuple(Path(__file__).with_name(name) for name in ("core", "codec"))
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if not any(item.path.is_relative_to(folder) for folder in MEASURED):
-            item.add_marker("no_cover")
-
 
 def pytest_collection_finish() -> None:
     """Let garbage collection, which many tests ask for, look only at what tests make: the frameworks are large."""
