@@ -99,6 +99,6 @@ ROWS: dict[str, Row] = {
     "FetchModel again and again, unread": insider(
         insiders.unread_downloads,
         "30 are open, then UNAVAILABLE ConnectionLost",
-        size=2**19,
+        size=2**20,
     ),
 }
