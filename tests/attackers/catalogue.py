@@ -95,11 +95,10 @@ ROWS: dict[str, Row] = {
     "a failure of 100 kB": insider(insiders.a_long_failure, "Settled", "E\\n" * 32 + "E..."),
     "two Tasks streams": insider(insiders.two_streams, "20 x FAILED_PRECONDITION Superseded"),
     "200 joins of its own": insider(insiders.joins_again, "FAILED_PRECONDITION UnknownLearner"),
-    "5,000 heartbeats": insider(insiders.heartbeats, "nothing"),
+    "3,000 heartbeats": insider(insiders.heartbeats, "nothing"),
     "FetchModel again and again, unread": insider(
         insiders.unread_downloads,
         "30 are open, then UNAVAILABLE ConnectionLost",
         size=2**20,
-        config={"heartbeat_secs": 0.4, "lease_secs": 0.8},  # it cannot even leave
     ),
 }

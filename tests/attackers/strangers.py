@@ -151,7 +151,7 @@ async def gzip_bombs(outside: Outside) -> str:
     answers = []
     for who in ("", "insider"):
         caller = await outside.caller(who, options=[("grpc.max_send_message_length", -1)])
-        for method, size in (("JoinFederation", 2**26), ("TrainDone", 4 * 2**20)):
+        for method, size in (("JoinFederation", 2**25), ("TrainDone", 4 * 2**20)):
             answers.append(await caller.told(method, bytes(size), compression=grpc.Compression.Gzip))
     return tally(answers)
 
