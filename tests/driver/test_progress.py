@@ -225,6 +225,20 @@ async def test_of_learners_that_fail_alike_one_traceback_is_logged(caplog: pytes
     assert "; 4 such failures so far: OSError: disk full" in logged[-1].getMessage()
 
 
+async def test_without_a_terminal_what_is_logged_has_no_second_line(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(QuorumLost):
+        await session_of([Fails(1)], config=ControllerConfig(max_failed_rounds=1)).run(progress=True)
+    told = [record.name.rpartition(".")[2] for record in caplog.records if "fail" in record.getMessage()]
+    assert told.count("failing") == 1
+    assert "progress" not in told
+    console = Console(file=StringIO(), width=120)
+    with ProgressDisplay(TerminationSignals(federation_rounds=2), 2, console, logged=["a"]) as display:
+        for learner, kind in (("a", "OSError"), ("a", "expired"), ("b", "OSError")):
+            display.show(TaskFailed(1, learner, "train", kind, "why"))
+    told = [record.getMessage() for record in caplog.records if record.name.endswith("progress")]
+    assert told == ["round 1: train of a failed: expired: why", "round 1: train of b failed: OSError: why"]
+
+
 class Fails(Adds):
     """Never gets anywhere."""
 

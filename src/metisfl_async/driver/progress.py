@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from types import TracebackType
 from typing import Self
 
@@ -25,6 +26,7 @@ from metisfl_async.core.federation.events import (
     UpdateFolded,
 )
 from metisfl_async.core.federation.records import RoundRecord
+from metisfl_async.core.federation.tasks import TaskState
 from metisfl_async.core.repeats import Repeats
 from metisfl_async.core.texts import MAX_NAME, plain
 from metisfl_async.driver.failures import Failures
@@ -42,10 +44,18 @@ EVERY_MS = 2_000.0  #: without rounds, which may be over in milliseconds, a line
 class ProgressDisplay:
     """Feed it events with `show`, on an event loop. What changed is drawn soon; there is no thread.
 
-    With rounds there is a bar for them and one for the phase; without, one that counts models.
+    With rounds there is a bar for them and one for the phase; without, one that counts models. What the methods of
+    `logged` learners raise is in this process's log already, and has no second line there.
     """
 
-    def __init__(self, signals: TerminationSignals, num_learners: int, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        signals: TerminationSignals,
+        num_learners: int,
+        console: Console | None = None,
+        *,
+        logged: Collection[str] = (),
+    ) -> None:
         self._console = console or Console()
         self._is_live = self._console.is_terminal or self._console.is_jupyter
         self._bars = Progress(
@@ -57,6 +67,7 @@ class ProgressDisplay:
             auto_refresh=False,
             console=self._console,
         )
+        self._logged = logged
         self._has_rounds = signals.global_updates is None
         unit, total = ("rounds", signals.federation_rounds) if self._has_rounds else ("models", signals.global_updates)
         self._rounds = self._bars.add_task(unit, total=total, note="")
@@ -120,7 +131,7 @@ class ProgressDisplay:
         if self._has_rounds:
             if self._phase is not None and event.task != "get_weights":
                 self._bars.update(self._phase, advance=1)
-            if not self._alike.is_first(event):
+            if self._is_logged(event) or not self._alike.is_first(event):
                 return  # how many more there were is told at the end of the round
         else:  # one that always fails does so with every model
             repeated = self._failures.count((event.learner, event.task, event.type))
@@ -129,6 +140,9 @@ class ProgressDisplay:
             unit, times = "model", f", {repeated} times" if repeated > 1 else ""
         what = f"{event.task} of {event.learner} failed{times}"
         self._warn(f"{unit} {event.number}: {what}: {event.type}: {event.message}")
+
+    def _is_logged(self, event: TaskFailed) -> bool:
+        return not self._is_live and event.learner in self._logged and event.type not in set(TaskState)
 
     def _warn(self, text: str) -> None:
         text = plain(text)

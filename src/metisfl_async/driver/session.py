@@ -132,8 +132,7 @@ class DriverSession:
             raise ConfigError("evaluate", evaluate, "a function (parameters, round_number) -> metrics, or None")
         if keep_running and live:
             raise ConfigError("keep_running", keep_running, "False with live learners: they end with their session")
-        self._controller = controller
-        self._learners = live
+        self._controller, self._learners = controller, live
         self._request = StartRequest(
             termination_signals,
             num_learners,
@@ -226,7 +225,8 @@ class DriverSession:
                 await self._reach(stack, resume=resume)
                 display = None
                 if progress:
-                    display = stack.enter_context(ProgressDisplay(self._request.signals, self._request.num_learners))
+                    signals, count = self._request.signals, self._request.num_learners
+                    display = stack.enter_context(ProgressDisplay(signals, count, logged=self._learners.keys()))
                 learners = self._live_learners(stack)
                 driving = self._driving = asyncio.create_task(self._drive(stop, display, resume=resume), name="drive")
                 others = [*self._serving(), *(learner.run() for learner in learners)]

@@ -16,7 +16,7 @@ __all__ = ["Config", "Learner", "TrainResult", "examples_of"]
 
 Config: TypeAlias = dict[str, Json]
 TrainResult: TypeAlias = (
-    "tuple[Sequence[Array], Mapping[str, float]] | tuple[Sequence[Array], Mapping[str, float], Mapping[str, Json]]"
+    "tuple[Sequence[Array], Mapping[str, object]] | tuple[Sequence[Array], Mapping[str, object], Mapping[str, object]]"
 )
 
 
@@ -98,7 +98,9 @@ class Learner(ABC):
         """
 
     @abstractmethod
-    def evaluate(self, parameters: list[Array], config: Config) -> Mapping[str, float] | Awaitable[Mapping[str, float]]:
+    def evaluate(
+        self, parameters: list[Array], config: Config
+    ) -> Mapping[str, object] | Awaitable[Mapping[str, object]]:
         """Measure the global weights on the learner's own data; `config` is `ControllerConfig.eval_params`.
 
         "num_examples" among the metrics says on how many examples; where all say it, it weighs the means over learners.
