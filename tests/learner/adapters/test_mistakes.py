@@ -28,8 +28,10 @@ from metisfl_async import (
     Learner,
     SklearnLearner,
     TerminationSignals,
+    TorchLearner,
 )
 from metisfl_async.core.model import Array
+from metisfl_async.learner.adapters.alone import alone_with
 from metisfl_async.learner.learner import Config, TrainResult
 
 
@@ -51,6 +53,24 @@ def test_one_model_for_two_learners_is_refused(kind: str) -> None:
     learners = dict(zip("ab", learners_of(kind, MODELS[kind]()), strict=True))
     with pytest.raises(ConfigError, match="the model of a is the model of b"):
         DriverSession(Controller(), learners, TerminationSignals(federation_rounds=1))
+
+
+@pytest.mark.parametrize("kind", ["torch", "keras"])
+def test_one_model_is_used_by_one_learner_at_a_time_in_the_whole_process(kind: str) -> None:
+    model = MODELS[kind]()
+    first, second = learners_of(kind, lambda: model)  # a session cannot see it
+    assert isinstance(first, KerasLearner | TorchLearner)
+    weights = first.get_weights()
+    with alone_with(model, first):
+        first.evaluate(weights, {})
+        for use in (
+            lambda: second.train(weights, {}),
+            lambda: second.evaluate(weights, {}),
+            lambda: second.set_weights(weights),
+        ):
+            with pytest.raises(ConfigError, match="a model for each learner; another one is using this one now"):
+                use()
+    second.evaluate(weights, {})
 
 
 class WithBase(torch.nn.Module):  # type: ignore[misc]

@@ -12,6 +12,7 @@ import numpy as np
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics
 from metisfl_async.core.model import DTYPES, Array
+from metisfl_async.learner.adapters.alone import alone_with
 from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.adapters.examples import count_rows
 from metisfl_async.learner.adapters.federated import Federated, check_federated, chosen, not_carried
@@ -147,6 +148,10 @@ class KerasLearner(Learner):
         return [array_of_variable(variable) for variable in self._weights().values()]
 
     def set_weights(self, parameters: list[Array]) -> None:
+        with alone_with(self.model, self):
+            self._set_weights(parameters)
+
+    def _set_weights(self, parameters: list[Array]) -> None:
         weights = self._weights()
         check_shapes([p.shape for p in parameters], {name: tuple(weight.shape) for name, weight in weights.items()})
         for variable, array in zip(weights.values(), parameters, strict=True):
@@ -165,9 +170,13 @@ class KerasLearner(Learner):
         return {name: named[name] for name in self._names}
 
     def train(self, parameters: list[Array], config: Config) -> tuple[list[Array], Metrics, dict[str, Json]]:
+        with alone_with(self.model, self):
+            return self._train(parameters, config)
+
+    def _train(self, parameters: list[Array], config: Config) -> tuple[list[Array], Metrics, dict[str, Json]]:
         only(config, self.train_keys)
         budget = self._budget(config)
-        self.set_weights(parameters)
+        self._set_weights(parameters)
         rng = generator_of(self._rng, self.task_seed)
         reseed_dropout(self.model, rng)
         x, y, weights = _parts("train_data", self.train_data)
@@ -193,11 +202,15 @@ class KerasLearner(Learner):
         return self.get_weights(), {name: values[-1] for name, values in history.items()}, budget.metadata()
 
     def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
+        with alone_with(self.model, self):
+            return self._evaluate(parameters, config)
+
+    def _evaluate(self, parameters: list[Array], config: Config) -> Metrics:
         only(config, {"batch_size", "metrics", "round_number"})
         batch_size = whole_number(config, "batch_size", 32) if isinstance(self.test_data, tuple) else None
         if batch_size is None and "batch_size" in config:
             raise ConfigError("config['batch_size']", config["batch_size"], "no such key: the data comes in batches")
-        self.set_weights(parameters)
+        self._set_weights(parameters)
         x, y, weights = _parts("test_data", self.test_data)
         measured: Metrics = self.model.evaluate(
             x, y, batch_size=batch_size, sample_weight=weights, return_dict=True, verbose=0

@@ -176,6 +176,4 @@ def keras_variables(model: keras.Model) -> dict[str, Any]:
 
 def array_of_variable(variable: Any) -> Array:
     """Copy a variable, in its own dtype."""
-    import keras
-
-    return np.array(keras.ops.convert_to_numpy(variable))
+    return np.array(variable.numpy())

@@ -13,6 +13,7 @@ import numpy as np
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics, weighted_means
 from metisfl_async.core.model import Array
+from metisfl_async.learner.adapters.alone import alone_with
 from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.adapters.examples import first_leaf, mapped
 from metisfl_async.learner.adapters.federated import Federated, check_federated, chosen
@@ -200,12 +201,20 @@ class TorchLearner(Learner):
         return [array_of(state[name]) for name in self.weight_names()]
 
     def set_weights(self, parameters: list[Array]) -> None:
+        with alone_with(self.model, self):
+            self._set_weights(parameters)
+
+    def _set_weights(self, parameters: list[Array]) -> None:
         state, names = self.model.state_dict(), self.weight_names()
         check_shapes([p.shape for p in parameters], {name: tuple(state[name].shape) for name in names})
         given = dict(zip(names, map(tensor_of, parameters), strict=True))
         self.model.load_state_dict(given, strict=False)  # what is not the federation's stays
 
     def train(self, parameters: list[Array], config: Config) -> tuple[list[Array], Metrics, dict[str, Json]]:
+        with alone_with(self.model, self):
+            return self._train(parameters, config)
+
+    def _train(self, parameters: list[Array], config: Config) -> tuple[list[Array], Metrics, dict[str, Json]]:
         import torch
 
         only(config, self.train_keys)
@@ -217,7 +226,7 @@ class TorchLearner(Learner):
             batches_per_epoch=data.num_batches(),
             is_cancelled=lambda: self.is_cancelled,
         )
-        self.set_weights(parameters)
+        self._set_weights(parameters)
         proximal_term = torch_proximal_term(self.model, checked_mu(config.get("proximal_mu", 0)))
         rng = generator_of(self._rng, self.task_seed)
         data.seed(rng)
@@ -239,13 +248,17 @@ class TorchLearner(Learner):
         return self.get_weights(), weighted_means(measured), budget.metadata()
 
     def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
+        with alone_with(self.model, self):
+            return self._evaluate(parameters, config)
+
+    def _evaluate(self, parameters: list[Array], config: Config) -> Metrics:
         import torch
 
         only(config, {"batch_size", "metrics", "round_number"})
         if self._test_data.is_batched and "batch_size" in config:
             raise ConfigError("config['batch_size']", config["batch_size"], "no such key: the data comes in batches")
         size = whole_number(config, "batch_size", 32)
-        self.set_weights(parameters)
+        self._set_weights(parameters)
         self.model.eval()
         measured: list[tuple[float, Metrics]] = []
         with torch.no_grad():  # not inference_mode: a model may keep what it computes here, and train with it later
