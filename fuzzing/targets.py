@@ -141,6 +141,10 @@ TARGETS: dict[str, Target] = {
     ),
     "FederationRequest": Target(convert_driver.from_federation, of(pb.FederationRequest(federation_id="f"))),
     "WatchRequest": Target(convert_driver.from_watch, of(pb.WatchRequest(federation_id="f", seen=3, run="r"))),
+    "EvaluationReport": Target(
+        convert_driver.from_evaluation,
+        of(pb.EvaluationReport(federation_id="f", model_version=3, is_done=True, metrics={"loss": 0.5}, message="x")),
+    ),
     "StopRequest": Target(convert_driver.from_stop, of(pb.StopRequest(federation_id="f", reason="enough"))),
     "ShutDownRequest": Target(
         convert_driver.from_shut_down, of(pb.ShutDownRequest(federation_id="f", keep_running=True))

@@ -302,7 +302,7 @@ def test_a_wrong_file_is_one_message_and_exit_code_2(tmp_path: Path, free_port: 
         (["run", "FILE", *MODULE, "--rounds", "0"], "federation_rounds is 0; allowed: an integer >= 1"),
         (
             ["run", "FILE", *MODULE, "--initial-weights", "learners.py"],
-            "path is 'learners.py'; allowed: a safetensors file",
+            "weights is 'learners.py'; allowed: a safetensors file",
         ),
         (["certs", "learners.py"], "DIR is 'learners.py'; allowed: a directory that can be written to"),
     ],

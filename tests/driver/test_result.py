@@ -66,7 +66,10 @@ def test_the_model_is_saved_as_safetensors(result: FederationResult, tmp_path: P
 
 def test_what_was_saved_is_loaded_again(result: FederationResult, tmp_path: Path) -> None:
     arrays = [np.arange(6.0, dtype=np.float32).reshape(2, 3) * number for number in range(12)]
-    saved = replace(result, final_model=arrays, first_weights="given")
+    names = [f"layer.{number}" for number in range(12)]
+    saved = replace(
+        result, final_model=arrays, first_weights="given", tensor_names=names, untrained_names=["layer.10", "layer.11"]
+    )
     saved.rounds[0].train_metrics["loss"] = float("inf")
     saved.save(tmp_path / "results.json")
     assert FederationResult.load(tmp_path).final_model is None
@@ -74,6 +77,7 @@ def test_what_was_saved_is_loaded_again(result: FederationResult, tmp_path: Path
     for path in (tmp_path, tmp_path / "results.json", str(tmp_path)):
         loaded = FederationResult.load(path)
         np.testing.assert_equal(loaded.final_model, arrays)
+        assert (loaded.tensor_names, loaded.untrained_names) == (names, ["layer.10", "layer.11"])
         assert repr(loaded) == repr(saved)
         assert (loaded.first_weights, loaded.model_version) == ("given", 3)
         assert loaded.rounds[1:] == saved.rounds[1:]

@@ -43,7 +43,7 @@ def read(path: str | Path) -> tuple[dict[str, Array], list[str] | None]:
         untrained = json.loads(facts.get("untrained", "null"))
         return {name: arrays[name] for name in names}, untrained
     except (OSError, SafetensorError, ValueError, LookupError) as error:
-        raise ConfigError("the weights", str(path), f"a safetensors file ({error})") from error
+        raise ConfigError("weights", str(path), f"a safetensors file ({error})") from error
 
 
 def load_into(model: Any, weights: str | Path | Mapping[str, Array]) -> None:

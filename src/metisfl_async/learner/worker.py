@@ -17,11 +17,12 @@ from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
-from metisfl_async.core.metrics import Metrics, checked_json
-from metisfl_async.core.model import Bytes, Manifest, Model
+from metisfl_async.core.metrics import Metrics
+from metisfl_async.core.model import Bytes, Model
+from metisfl_async.learner import calls
 from metisfl_async.learner.elsewhere import Raised
-from metisfl_async.learner.learner import Config, Learner, examples_of
-from metisfl_async.learner.outcome import Measured, Trained, checked_evaluation, order_of, packed_result, packed_weights
+from metisfl_async.learner.learner import Config, Learner
+from metisfl_async.learner.outcome import Trained, checked_evaluation
 from metisfl_async.learner.stopping import Stopping
 from metisfl_async.learner.threads import DaemonThreads
 from metisfl_async.transport.concurrency import is_being_cancelled, to_the_end
@@ -97,15 +98,15 @@ class Worker:
     async def get_weights(self) -> Model:
         async with self._alone("get_weights"):
             if iscoroutinefunction(self._learner.get_weights):
-                return await self._run(_pack_weights, await self._finish(self._learner.get_weights()))
-            return await self._run(_get_weights)
+                return await self._run(calls.pack_weights, await self._finish(self._learner.get_weights()))
+            return await self._run(calls.get_weights)
 
     async def set_weights(self, model: Model) -> None:
         async with self._alone("set_weights"):
             if iscoroutinefunction(self._learner.set_weights):
-                await self._finish(self._learner.set_weights(await self._run(_copy, model)))
+                await self._finish(self._learner.set_weights(await self._run(calls.copied, model)))
             else:
-                await self._run(_set_weights, model)
+                await self._run(calls.set_weights, model)
             self._learner.was_trained = True
 
     async def train(self, model: Model, config: Config) -> Trained:
@@ -113,10 +114,12 @@ class Worker:
             again, self._spare = self._spare, None
             if iscoroutinefunction(self._learner.train):
                 self._learner.was_trained = True
-                result = await self._finish(self._learner.train(await self._run(_copy, model, again), _own(config)))
-                trained = await self._run(_pack_result, result, model.manifest, dict(config))
+                result = await self._finish(
+                    self._learner.train(await self._run(calls.copied, model, again), calls.own(config))
+                )
+                trained = await self._run(calls.pack_result, result, model.manifest, dict(config))
             else:
-                trained = await self._run(_train, model, config, again)
+                trained = await self._run(calls.train, model, config, again)
             self._tell_left_out(trained.left_out)
             return trained
 
@@ -131,10 +134,12 @@ class Worker:
     async def evaluate(self, model: Model, config: Config) -> Metrics:
         async with self._alone("evaluate"):
             if iscoroutinefunction(self._learner.evaluate):
-                metrics = await self._finish(self._learner.evaluate(await self._run(_copy, model), _own(config)))
+                metrics = await self._finish(
+                    self._learner.evaluate(await self._run(calls.copied, model), calls.own(config))
+                )
                 measured = checked_evaluation(metrics, config)
             else:
-                measured = await self._run(_evaluate, model, config)
+                measured = await self._run(calls.evaluate, model, config)
             self._tell_left_out(measured.left_out)
             return measured.metrics
 
@@ -295,10 +300,10 @@ class Worker:
 
 
 def users_part(trace: TracebackType | None) -> TracebackType | None:
-    """Cut a traceback to what lies below this module: the user's code, as a rule."""
+    """Cut a traceback to what lies below this module and `calls`: the user's code, as a rule."""
     users = trace
     while trace is not None:
-        if trace.tb_frame.f_globals.get("__name__") == __name__ and trace.tb_next is not None:
+        if trace.tb_frame.f_globals.get("__name__") in (__name__, calls.__name__) and trace.tb_next is not None:
             users = trace.tb_next
         trace = trace.tb_next
     return users
@@ -374,45 +379,3 @@ def _keep_learner(learner: Learner) -> None:
 def _call_in_process(seed: int | None, function: Callable[..., T], *args: object) -> T | Raised:
     _kept[0].task_seed = seed
     return _call_away(function, _kept[0], *args)
-
-
-def _get_weights(learner: Learner) -> Model:
-    return _pack_weights(learner, learner.get_weights())
-
-
-def _set_weights(learner: Learner, model: Model) -> None:
-    learner.set_weights(_copy(learner, model))
-
-
-def _own(config: Config) -> Config:
-    """Copy what others may share in this process; a learner may change its own."""
-    own = checked_json(config, "config")
-    assert isinstance(own, dict)
-    return own
-
-
-def _train(learner: Learner, model: Model, config: Config, again: Bytes | None) -> Trained:
-    return _pack_result(learner, learner.train(_copy(learner, model, again), _own(config)), model.manifest, config)
-
-
-def _evaluate(learner: Learner, model: Model, config: Config) -> Measured:
-    return checked_evaluation(learner.evaluate(_copy(learner, model), _own(config)), config)
-
-
-def _copy(learner: Learner, model: Model, again: Bytes | None = None) -> list[Any]:
-    """Copy the tensors for a learner, in its order."""
-    arrays, order = model.copies(again), order_of(learner.weight_names(), model.manifest)
-    return arrays if order is None else [arrays[place] for place in order]
-
-
-def _pack_weights(learner: Learner, weights: object) -> Model:
-    return packed_weights(weights, names=learner.weight_names(), untrained=learner.untrained_names())
-
-
-def _pack_result(learner: Learner, result: object, manifest: Manifest, config: Config) -> Trained:
-    order = order_of(learner.weight_names(), manifest)
-    if order is not None and isinstance(result, tuple) and result and isinstance(result[0], list | tuple):
-        places = {place: own for own, place in enumerate(order) if own < len(result[0])}
-        arrays = [result[0][own] for _, own in sorted(places.items())]
-        result = (arrays, *result[1:])
-    return packed_result(result, manifest, examples_of(learner), config)

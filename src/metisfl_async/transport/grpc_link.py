@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
 from typing import Generic, Self, TypeVar
@@ -117,12 +117,16 @@ class GrpcLink:
         self._renewed_at = time.monotonic()
         await old.give_up()
 
+    def _explaining(self) -> AbstractAsyncContextManager[None]:
+        """Around a call that may be the first: say why TLS fails, if it does."""
+        return nullcontext() if self._is_closed else explaining(self._params.given)
+
     async def join(self, request: JoinRequest) -> JoinReply:
         """Join; from the second time on, over a new connection."""
         if self._has_joined:
             await self.renew()
         self._has_joined = True
-        async with explaining(self._params.given):
+        async with self._explaining():
             reply = convert.from_join_reply(await self._caller.ask("JoinFederation", convert.join_request(request)))
         return replace(reply, max_model_bytes=min(reply.max_model_bytes, self._params.given.max_model_bytes))
 
@@ -213,7 +217,7 @@ class GrpcLink:
         await self._caller.ask("LeaveFederation", convert.leave(token))
 
     async def status(self) -> Status:
-        async with explaining(self._params.given):
+        async with self._explaining():
             return convert_driver.from_status(await self._caller.ask("GetStatus", b""))
 
     async def set_initial_model(self, federation_id: FederationId, model: Model) -> None:

@@ -174,7 +174,7 @@ async def test_a_step_of_ones_own_trains_where_nothing_fits() -> None:
     assert reached > 0.9
     assert result.rounds[-1].train_metrics.keys() == {"loss", "accuracy"}
     plain = torch_learner(loss=None, step=lambda model, batch: LOSS(model(batch[0]), batch[1]), metrics={})
-    assert plain.evaluate(plain.get_weights(), {}).keys() == {"loss"}
+    assert plain.evaluate(plain.get_weights(), {}).keys() == {"loss", "num_examples"}
 
 
 @pytest.mark.parametrize("examples", [1, 33])

@@ -1,0 +1,54 @@
+"""One call of a learner's method each: global weights go in as copies, in its order; what it gives comes out packed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metisfl_async.core.metrics import checked_json
+from metisfl_async.core.model import Bytes, Manifest, Model
+from metisfl_async.learner.learner import Config, Learner, examples_of
+from metisfl_async.learner.outcome import Measured, Trained, checked_evaluation, order_of, packed_result, packed_weights
+
+__all__ = ["copied", "evaluate", "get_weights", "own", "pack_result", "pack_weights", "set_weights", "train"]
+
+
+def get_weights(learner: Learner) -> Model:
+    return pack_weights(learner, learner.get_weights())
+
+
+def set_weights(learner: Learner, model: Model) -> None:
+    learner.set_weights(copied(learner, model))
+
+
+def own(config: Config) -> Config:
+    """Copy what others may share in this process; a learner may change its own."""
+    copy = checked_json(config, "config")
+    assert isinstance(copy, dict)
+    return copy
+
+
+def train(learner: Learner, model: Model, config: Config, again: Bytes | None) -> Trained:
+    return pack_result(learner, learner.train(copied(learner, model, again), own(config)), model.manifest, config)
+
+
+def evaluate(learner: Learner, model: Model, config: Config) -> Measured:
+    return checked_evaluation(learner.evaluate(copied(learner, model), own(config)), config)
+
+
+def copied(learner: Learner, model: Model, again: Bytes | None = None) -> list[Any]:
+    """Copy the tensors for a learner, in its order."""
+    arrays, order = model.copies(again), order_of(learner.weight_names(), model.manifest)
+    return arrays if order is None else [arrays[place] for place in order]
+
+
+def pack_weights(learner: Learner, weights: object) -> Model:
+    return packed_weights(weights, names=learner.weight_names(), untrained=learner.untrained_names())
+
+
+def pack_result(learner: Learner, result: object, manifest: Manifest, config: Config) -> Trained:
+    order = order_of(learner.weight_names(), manifest)
+    if order is not None and isinstance(result, tuple) and result and isinstance(result[0], list | tuple):
+        places = {place: mine for mine, place in enumerate(order) if mine < len(result[0])}
+        arrays = [result[0][mine] for _, mine in sorted(places.items())]
+        result = (arrays, *result[1:])
+    return packed_result(result, manifest, examples_of(learner), config)
