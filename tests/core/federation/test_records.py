@@ -74,6 +74,13 @@ def test_the_evaluation_of_a_learner_that_left_since_counts_with_its_own_weight(
     assert record.evaluation_metrics == {"accuracy": 0.75}
 
 
+def test_a_round_was_cut_if_nobody_had_evaluated_when_learners_were_told_to_stop() -> None:
+    told = LearnerRecord(failures=[Failure("evaluate", "cancelled", "the federation ended")])
+    assert RoundRecord(1, 0, learners={"a": told}).was_cut
+    assert not RoundRecord(1, 0, learners={"a": told}, evaluation_metrics={"accuracy": 1.0}).was_cut
+    assert not RoundRecord(1, 0, learners={"a": LearnerRecord()}).was_cut
+
+
 def test_closing_adds_up_bytes_and_lists_whose_updates_counted() -> None:
     record = closed(
         {},

@@ -92,6 +92,14 @@ def test_only_the_named_metric_is_looked_at() -> None:
     assert stop(signals, 1, record(auc=0.9)) == "auc=0.9 reached evaluation_metric_cutoff_score=0.5"
 
 
+def test_a_configuration_knows_which_signals_it_never_reaches() -> None:
+    every = TerminationSignals(federation_rounds=2, evaluation_metric="auc", patience_rounds=1)
+    ControllerConfig().check_signals(every)
+    for config in (ControllerConfig(evaluate_every=0), ControllerConfig(scheduler="Asynchronous")):
+        with pytest.raises(ConfigError):
+            config.check_signals(every)
+
+
 def test_what_only_the_session_measures_needs_its_function_and_no_learner() -> None:
     central = TerminationSignals(evaluation_metric="central/auc", patience_rounds=1)
     central.check(in_rounds=True, evaluate_every=0, evaluates=True)

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from metisfl_async.core.config import ControllerConfig, ModelStoreConfig
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Json
+from metisfl_async.core.model import Array
 from metisfl_async.core.strategies.aggregation.fedavg import FedAvg
 from metisfl_async.core.strategies.aggregation.norm_bound import NormBound
-from metisfl_async.core.strategies.durable import check_durable
+from metisfl_async.core.strategies.durable import check_durable, check_kept
 from metisfl_async.core.strategies.selection import Selector
 
 
@@ -81,6 +83,21 @@ def test_what_does_not_say_what_it_keeps_is_refused(
     with pytest.raises(ConfigError, match=r"a class with methods state\(\) and restore\(\) of its own") as error:
         check_durable(ControllerConfig(**options), disk)
     assert (error.value.field, error.value.value) == (field, name)
+
+
+class Half(FedAvg):
+    """Says what it keeps, and never takes it up again."""
+
+    def state(self) -> dict[str, Array]:
+        return {"moment": np.ones(1)}
+
+
+def test_a_state_that_nothing_takes_up_is_refused_where_there_is_one() -> None:
+    with pytest.raises(RuntimeError, match=r"the aggregation rule Half has a state\(\), but no restore\(\) of its own"):
+        check_kept("aggregation rule", Half(), Half().state())
+    check_kept("aggregation rule", Half(), {})
+    check_kept("aggregation rule", FedAvg(), {"moment": np.ones(1)})
+    check_kept("selector", SaysWhoseTurn(), 3)
 
 
 def test_only_without_rounds_may_models_be_left_unsaved(tmp_path: Path) -> None:

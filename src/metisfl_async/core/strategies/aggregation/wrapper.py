@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 
 from metisfl_async.core.errors import ConfigError
@@ -26,9 +27,9 @@ class Wrapper(AggregationRule):
         self.updates_per_version, self.stride_length = rule.updates_per_version, rule.stride_length
 
     @staticmethod
+    @abstractmethod
     def takes(rule: AggregationRule) -> bool:
         """Whether it can wrap this one."""
-        return rule.starts_afresh
 
     def fold(self, update: Update) -> None:
         self.rule.fold(update)
