@@ -93,7 +93,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     for given, match in [
         (7, "initial_weights is 'int'; allowed: a list of arrays, a state_dict"),
         ([], "a non-empty list"),
-        (tmp_path / "text", "the weights is .*; allowed: a safetensors file"),
+        (tmp_path / "text", "weights is .*; allowed: a safetensors file"),
         (
             {"0.weight": np.zeros((32, 64), np.float32)},
             "without 0.bias, 1.weight, .*all tensors of the",
