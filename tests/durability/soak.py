@@ -49,7 +49,7 @@ CONFIGS = [
     replace(ALIVE, aggregation_rule="FedAdam"),
     replace(ALIVE, aggregation_rule="FedRec", scheduler="Asynchronous"),
     replace(ALIVE, aggregation_rule="FedAsync", scheduler="Asynchronous"),
-    replace(ALIVE, aggregation_rule=FedBuff(3), scheduler="Asynchronous"),
+    replace(ALIVE, aggregation_rule=FedBuff(3, max_staleness=1000), scheduler="Asynchronous"),
 ]
 
 

@@ -74,6 +74,30 @@ async def test_a_driver_dials_anew_when_the_controller_does_not_answer(monkeypat
     assert result.model_version == 1
 
 
+@pytest.mark.parametrize("method", ["get_logs", "get_model", "shut_down"])
+async def test_a_driver_whose_connection_is_forgotten_at_the_end_has_the_result_and_says_so(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "PATIENCE_S", 0.3)
+    real, has_forgotten = getattr(GrpcLink, method), False
+    async with forgetful() as (controller, proxy, _):
+
+        def forgetting(*args: object) -> object:
+            nonlocal has_forgotten
+            if not has_forgotten:
+                has_forgotten = True
+                proxy.forget()
+            return real(*args)
+
+        monkeypatch.setattr(GrpcLink, method, forgetting)
+        taking_part = asyncio.create_task(run_learner(Adds(1), controller.client_params))
+        result = await DriverSession(proxy.params, 1, TerminationSignals(federation_rounds=1)).run()
+        await taking_part
+        await controller.serve()  # it was told
+    assert has_forgotten
+    assert (result.model_version, len(result.rounds)) == (1, 1)
+
+
 async def test_a_large_update_is_sent_again_that_was_forgotten_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpc_link, "STILL_S", 0.2)
     config = ControllerConfig(heartbeat_secs=0.1, lease_secs=1.0, max_inflight_bytes=1)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from metisfl_async.core.errors import (
     ConfigError,
@@ -31,10 +33,56 @@ __all__ = ["ENDING_S", "WHO", "check_same", "collect", "end", "follow", "raise_f
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 WHO = "the driver"
 PATIENCE_S = 10.0  #: with a controller that does not answer, before the connection is made anew
 ENDING_S = 5.0  #: for telling a controller that the federation is over
 PAUSE_S = 0.1  #: before a broken connection is made again
+
+
+class _Watch:
+    """Sees that a controller does not answer any more: it may be stopped, or forgotten on the way there.
+
+    Its connection looks good then, for as long as TCP and gRPC are patient.
+    """
+
+    def __init__(self, link: ControllerLink, lost_s: float | None) -> None:
+        self._link, self._patience_s = link, PATIENCE_S if lost_s is None else min(lost_s, PATIENCE_S)
+        self._clock, self._heard_at = asyncio.get_running_loop().time, -math.inf
+
+    def heard(self) -> None:
+        """Take note of a sign of life: on a slow link, an answer to anything else waits behind a model."""
+        self._heard_at = self._clock()
+
+    async def until_silent(self) -> None:
+        """End with an error once there is no answer."""
+        while True:
+            await asyncio.sleep(self._patience_s / 2)
+            if self._clock() - self._heard_at > self._patience_s / 2:
+                await self._status()
+
+    async def over(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do something over the connection. Where there is no answer, the next attempt has a new one."""
+        task = asyncio.create_task(call())
+        try:
+            await first_of(task, self.until_silent())
+        except TransportError:
+            await self._link.renew()
+            raise
+        return task.result()
+
+    async def come_back(self) -> None:
+        """Make the connection anew."""
+        await self._link.renew()
+        await self._status()
+
+    async def _status(self) -> None:
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._link.status()
+        except TimeoutError:
+            raise PeerTimeout(self._link.address, f"it did not answer for {self._patience_s:g} s") from None
 
 
 async def follow(
@@ -52,7 +100,7 @@ async def follow(
         If it could not be reached for `lost_s` seconds, or closed before the federation was over.
     """
     seen, run_id = 0, ""
-    patience_s = PATIENCE_S if lost_s is None else min(lost_s, PATIENCE_S)
+    watch = _Watch(link, lost_s)
     finished: FederationFinished | None = None
 
     async def to_the_end() -> None:
@@ -67,31 +115,14 @@ async def follow(
                     finished = event
                     return
 
-    async def status() -> Status:
-        try:
-            async with asyncio.timeout(patience_s):
-                return await link.status()
-        except TimeoutError:
-            raise PeerTimeout(link.address, f"it did not answer for {patience_s:g} s") from None
-
-    async def come_back() -> Status:
-        await link.renew()
-        return await status()
-
-    async def until_silent() -> None:
-        """End with an error once the controller does not answer: it may be stopped, and its connection looks good."""
-        while True:
-            await asyncio.sleep(patience_s / 2)
-            await status()
-
     while True:
         try:
-            await first_of(to_the_end(), until_silent())
+            await first_of(to_the_end(), watch.until_silent())
             if finished is not None:
                 return finished
         except TransportError:
             await asyncio.sleep(PAUSE_S)
-            await insisting(WHO, link.address, lost_s, come_back)
+            await insisting(WHO, link.address, lost_s, watch.come_back)
         else:
             raise ConnectionLost(link.address, "the controller closed before the federation was over")
 
@@ -126,8 +157,16 @@ def raise_failure(finished: FederationFinished) -> None:
 
 async def end(link: ControllerLink, federation_id: FederationId, *, keep_running: bool = False) -> None:
     """Tell a controller that the result is here; it may have ended meanwhile, or died once more."""
+    watch = _Watch(link, None)
+
+    async def tell() -> None:
+        await insisting(WHO, link.address, ENDING_S, watch.over, lambda: link.shut_down(federation_id, keep_running))
+
     try:
-        await insisting(WHO, link.address, ENDING_S, link.shut_down, federation_id, keep_running)
+        try:
+            await tell()
+        except PeerTimeout:  # over a connection that was forgotten
+            await tell()
     except MetisError as error:
         logger.warning("%s was not told that the federation is over: %s", link.address, error)
 
@@ -140,15 +179,20 @@ async def collect(
     lost_s: float | None,
 ) -> FederationResult:
     """Get the records of all rounds, and the latest model."""
+    watch = _Watch(link, lost_s)
 
-    async def once() -> FederationResult:
+    async def get() -> FederationResult:
+        records = []
         async with aclosing(link.get_logs(federation_id)) as logs:
-            records = sorted([record async for record in logs], key=lambda record: record.number)
+            async for record in logs:
+                watch.heard()
+                records.append(record)
+        records.sort(key=lambda record: record.number)
         try:
-            model = await link.get_model(federation_id)
+            model = await link.get_model(federation_id, watch.heard)
         except UnexpectedMessage:  # nobody ever gave the first weights
             return FederationResult(None, None, records, reason)
         names, untrained = model.manifest.names, [model.manifest.names[place] for place in model.manifest.untrained]
         return FederationResult(model.arrays(), model.version, records, reason, first_weights, names, untrained)
 
-    return await insisting(WHO, link.address, lost_s, once)
+    return await insisting(WHO, link.address, lost_s, watch.over, get)

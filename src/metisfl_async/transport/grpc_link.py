@@ -239,9 +239,9 @@ class GrpcLink:
 
         return _News(begin, lambda data: [convert_driver.from_record(data)])
 
-    async def get_model(self, federation_id: FederationId) -> Model:
-        most = self._params.given.max_model_bytes
-        return await self._caller.read_model("GetModel", convert_driver.federation(federation_id), most)
+    async def get_model(self, federation_id: FederationId, heard: Callable[[], object] = lambda: None) -> Model:
+        most, request = self._params.given.max_model_bytes, convert_driver.federation(federation_id)
+        return await self._caller.read_model("GetModel", request, most, heard=heard)
 
     async def evaluated(self, federation_id: FederationId, report: CentralEvaluation) -> None:
         await self._caller.ask("ReportEvaluation", convert_driver.evaluation((federation_id, report)))

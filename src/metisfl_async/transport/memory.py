@@ -158,7 +158,7 @@ class MemoryLink:
             async for record in records:
                 yield record
 
-    async def get_model(self, federation_id: FederationId) -> Model:
+    async def get_model(self, federation_id: FederationId, heard: Callable[[], object] = lambda: None) -> Model:
         model = (await self._service.get_model(LOCAL, federation_id)).begin().model
         buffer = allocate(len(model.buffer))
         for start in range(0, len(buffer), COPY_BYTES):
