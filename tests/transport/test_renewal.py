@@ -74,8 +74,8 @@ async def test_a_driver_dials_anew_when_the_controller_does_not_answer(monkeypat
     assert result.model_version == 1
 
 
-@pytest.mark.parametrize("method", ["get_logs", "get_model", "shut_down"])
-async def test_a_driver_whose_connection_is_forgotten_at_the_end_has_the_result_and_says_so(
+@pytest.mark.parametrize("method", ["set_initial_model", "start_training", "get_logs", "get_model", "shut_down"])
+async def test_a_driver_whose_connection_is_forgotten_at_any_moment_begins_and_ends_its_federation(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "PATIENCE_S", 0.3)
@@ -91,7 +91,8 @@ async def test_a_driver_whose_connection_is_forgotten_at_the_end_has_the_result_
 
         monkeypatch.setattr(GrpcLink, method, forgetting)
         taking_part = asyncio.create_task(run_learner(Adds(1), controller.client_params))
-        result = await DriverSession(proxy.params, 1, TerminationSignals(federation_rounds=1)).run()
+        signals = TerminationSignals(federation_rounds=1)
+        result = await DriverSession(proxy.params, 1, signals, initial_weights=Adds(1).get_weights()).run()
         await taking_part
         await controller.serve()  # it was told
     assert has_forgotten

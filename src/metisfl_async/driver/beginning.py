@@ -8,7 +8,7 @@ from metisfl_async.core.errors import UnexpectedMessage
 from metisfl_async.core.ids import FederationId
 from metisfl_async.core.messages import StartRequest
 from metisfl_async.core.model import Model
-from metisfl_async.driver.following import WHO
+from metisfl_async.driver.following import WHO, Watch
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.retry import insisting
 
@@ -33,4 +33,6 @@ async def start(
             await link.set_initial_model(federation_id, model)
             await link.start_training(request)
 
-    await insisting(WHO, link.address, request.join_timeout_secs, once)
+    timeout_s = request.join_timeout_secs
+    watch = Watch(link, timeout_s, 0 if model is None else model.manifest.size_bytes)
+    await insisting(WHO, link.address, timeout_s, watch.over, once)

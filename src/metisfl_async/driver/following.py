@@ -29,7 +29,7 @@ from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import first_of
 from metisfl_async.transport.retry import insisting
 
-__all__ = ["ENDING_S", "WHO", "check_same", "collect", "end", "follow", "raise_failure"]
+__all__ = ["ENDING_S", "WHO", "Watch", "check_same", "collect", "end", "follow", "raise_failure"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,18 +37,21 @@ T = TypeVar("T")
 
 WHO = "the driver"
 PATIENCE_S = 10.0  #: with a controller that does not answer, before the connection is made anew
+SLOW_BYTES_PER_S = 2**17  #: what a slow link carries: 1 Mbit/s
 ENDING_S = 5.0  #: for telling a controller that the federation is over
 PAUSE_S = 0.1  #: before a broken connection is made again
 
 
-class _Watch:
+class Watch:
     """Sees that a controller does not answer any more: it may be stopped, or forgotten on the way there.
 
-    Its connection looks good then, for as long as TCP and gRPC are patient.
+    Its connection looks good then, for as long as TCP and gRPC are patient. Where so many bytes are sent to it, other
+    requests may wait behind them.
     """
 
-    def __init__(self, link: ControllerLink, lost_s: float | None) -> None:
-        self._link, self._patience_s = link, PATIENCE_S if lost_s is None else min(lost_s, PATIENCE_S)
+    def __init__(self, link: ControllerLink, lost_s: float | None, sent_bytes: int = 0) -> None:
+        patience_s = PATIENCE_S + sent_bytes / SLOW_BYTES_PER_S
+        self._link, self._patience_s = link, patience_s if lost_s is None else min(lost_s, patience_s)
         self._clock, self._heard_at = asyncio.get_running_loop().time, -math.inf
 
     def heard(self) -> None:
@@ -100,7 +103,7 @@ async def follow(
         If it could not be reached for `lost_s` seconds, or closed before the federation was over.
     """
     seen, run_id = 0, ""
-    watch = _Watch(link, lost_s)
+    watch = Watch(link, lost_s)
     finished: FederationFinished | None = None
 
     async def to_the_end() -> None:
@@ -157,7 +160,7 @@ def raise_failure(finished: FederationFinished) -> None:
 
 async def end(link: ControllerLink, federation_id: FederationId, *, keep_running: bool = False) -> None:
     """Tell a controller that the result is here; it may have ended meanwhile, or died once more."""
-    watch = _Watch(link, None)
+    watch = Watch(link, None)
 
     async def tell() -> None:
         await insisting(WHO, link.address, ENDING_S, watch.over, lambda: link.shut_down(federation_id, keep_running))
@@ -179,7 +182,7 @@ async def collect(
     lost_s: float | None,
 ) -> FederationResult:
     """Get the records of all rounds, and the latest model."""
-    watch = _Watch(link, lost_s)
+    watch = Watch(link, lost_s)
 
     async def get() -> FederationResult:
         records = []
