@@ -62,7 +62,8 @@ def test_one_that_is_finished_says_so_again_and_who_has_not_heard_it() -> None:
     assert again.phase() is Phase.FINISHED
     assert again.events_of(FederationFinished) == [FederationFinished("enough", True, "")]
     assert list(again.federation.returning) == [A]
-    again.join(A)
+    verdicts = again.come_back(A, [(TaskId("x" * 32), True)])  # it was awaited when the end came
+    assert verdicts == {"x" * 32: (Verdict.DISCARD, "the federation ended")}
     assert not again.federation.returning
 
 

@@ -214,6 +214,8 @@ class Federation(Course):
         self._progress()
 
     def _judge(self, learner: LearnerId, held: HeldTask) -> tuple[Verdict, str]:
+        if self.is_finished and self.ledger.find(learner, held.task_id) is None:
+            return Verdict.DISCARD, "the federation ended"
         return self._desk.judge(learner, held)
 
     def _disconnected(self, learner: LearnerId, reason: str) -> None:
