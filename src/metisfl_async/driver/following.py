@@ -29,7 +29,7 @@ from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import first_of
 from metisfl_async.transport.retry import insisting
 
-__all__ = ["ENDING_S", "WHO", "Watch", "check_same", "collect", "end", "follow", "raise_failure", "stop"]
+__all__ = ["ENDING_S", "WHO", "Watch", "check_same", "collect", "end", "follow", "raise_failure", "status_of", "stop"]
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +128,18 @@ async def follow(
             await insisting(WHO, link.address, lost_s, watch.come_back)
         else:
             raise ConnectionLost(link.address, "the controller closed before the federation was over")
+
+
+async def status_of(link: ControllerLink, lost_s: float | None) -> Status:
+    """Ask what runs at a controller; what is only being started is waited for: a crash would undo it."""
+
+    async def settled() -> Status:
+        status = await link.status()
+        if status.federation_id and status.signals is None:
+            raise ConnectionLost(link.address, f"federation {status.federation_id} is being started there")
+        return status
+
+    return await insisting(WHO, link.address, lost_s, settled)
 
 
 def check_same(status: Status, request: StartRequest) -> None:

@@ -26,7 +26,7 @@ from metisfl_async.driver.attached import AttachedSession
 from metisfl_async.driver.beginning import start
 from metisfl_async.driver.central import Central, Evaluate
 from metisfl_async.driver.first_model import first_model
-from metisfl_async.driver.following import ENDING_S, WHO, check_same, collect, end, follow, raise_failure
+from metisfl_async.driver.following import ENDING_S, check_same, collect, end, follow, raise_failure, status_of
 from metisfl_async.driver.following import stop as ask_to_stop
 from metisfl_async.driver.parties import checked_learners
 from metisfl_async.driver.progress import ProgressDisplay
@@ -44,7 +44,6 @@ from metisfl_async.store.event_log import EventLog
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import beside, first_of
 from metisfl_async.transport.grpc_link import GrpcLink
-from metisfl_async.transport.retry import insisting
 
 __all__ = ["DriverSession"]
 
@@ -357,7 +356,7 @@ class DriverSession:
         if not self._learners and not resume:
             logger.info("waiting for %d learners to join %s", self._request.num_learners, link.address)
         if resume:
-            status = await insisting(WHO, link.address, timeout_s, link.status)
+            status = await status_of(link, timeout_s)
             if status.federation_id:
                 check_same(status, self._request)
                 logger.info("federation %s goes on at %s", status.federation_id, link.address)
