@@ -53,6 +53,7 @@ class Watch:
         patience_s = PATIENCE_S + sent_bytes / SLOW_BYTES_PER_S
         self._link, self._patience_s = link, patience_s if lost_s is None else min(lost_s, patience_s)
         self._clock, self._heard_at = asyncio.get_running_loop().time, -math.inf
+        self._used = link.connection
 
     def heard(self) -> None:
         """Take note of a sign of life: on a slow link, an answer to anything else waits behind a model."""
@@ -67,18 +68,24 @@ class Watch:
 
     async def over(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do something over the connection. Where there is no answer, the next attempt has a new one."""
+        self._used = self._link.connection
         task = asyncio.create_task(call())
         try:
             await first_of(task, self.until_silent())
         except TransportError:
-            await self._link.renew()
+            await self._renew()
             raise
         return task.result()
 
     async def come_back(self) -> None:
         """Make the connection anew."""
-        await self._link.renew()
+        await self._renew()
         await self._status()
+
+    async def _renew(self) -> None:
+        """Drop the connection that was used, but not the one that another watch has made meanwhile."""
+        await self._link.renew(self._used)
+        self._used = self._link.connection
 
     async def _status(self) -> None:
         try:

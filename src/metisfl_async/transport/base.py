@@ -132,8 +132,13 @@ class LearnerLink(Protocol):
 class ControllerLink(LearnerLink, Protocol):
     """How anybody reaches a controller: a learner that dials, or a driver."""
 
-    async def renew(self) -> None:
-        """Make the connection anew: it may look good, and be none."""
+    @property
+    def connection(self) -> object:
+        """Something that names the connection that the next call uses."""
+        ...
+
+    async def renew(self, connection: object | None = None) -> None:
+        """Make the connection anew: it may look good, and be none. One that was dropped already changes nothing."""
         ...
 
     async def status(self) -> Status: ...

@@ -6,7 +6,7 @@ import json
 
 from metisfl_async.codec.frame import MAX_FRAME_BYTES
 
-__all__ = ["CHANNEL_OPTIONS", "LEARNER_SERVICE", "SERVER_OPTIONS", "SERVICE", "TOKEN"]
+__all__ = ["CHANNEL_OPTIONS", "GUARDED_OPTIONS", "LEARNER_SERVICE", "SERVER_OPTIONS", "SERVICE", "TOKEN"]
 
 SERVICE = "metisfl_async.v1.Controller"
 LEARNER_SERVICE = "metisfl_async.v1.Learner"
@@ -41,6 +41,9 @@ _BOTH = [
     ("grpc.http2.max_pings_without_data", 0),
 ]
 
+# With the pause before a refusal, this bounds what one connection of a stranger costs.
+GUARDED_OPTIONS = [("grpc.max_concurrent_streams", 100)]
+
 CHANNEL_OPTIONS = [
     *_BOTH,
     ("grpc.max_send_message_length", _FRAME_BYTES),
@@ -59,7 +62,6 @@ SERVER_OPTIONS = [
     ("grpc.max_send_message_length", _NEWS_BYTES),
     ("grpc.max_receive_message_length", _FRAME_BYTES),
     ("grpc.per_message_decompression", 0),  # 4 KB of a stranger's would be 4 MiB, and cost as much
-    ("grpc.max_concurrent_streams", 100),  # with the pause before a refusal, what one connection of a stranger may cost
     ("grpc.so_reuseport", 0),  # a second controller on the same port must fail
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # below the clients' keepalive time
     ("grpc.http2.max_ping_strikes", 0),

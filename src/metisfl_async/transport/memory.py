@@ -175,7 +175,11 @@ class MemoryLink:
     async def shut_down(self, federation_id: FederationId, keep_running: bool = False) -> None:
         await self._service.shut_down(LOCAL, federation_id, keep_running)
 
-    async def renew(self) -> None:
+    @property
+    def connection(self) -> object:
+        return self
+
+    async def renew(self, connection: object | None = None) -> None:
         """Do nothing: there is no connection."""
 
     async def close(self) -> None:
