@@ -13,6 +13,7 @@ from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.budget import BatchBudget
+from metisfl_async.learner.adapters.needed import needed
 from metisfl_async.learner.adapters.options import (
     KEYS,
     check_schedule,
@@ -34,7 +35,7 @@ WEIGHTS = ("coef_", "intercept_")
 class SklearnLearner(Learner):
     """Trains a linear model of scikit-learn with `partial_fit`. Its weights are ``coef_`` and ``intercept_``.
 
-    Needs scikit-learn: ``pip install "metisfl-async[sklearn]"``.
+    Needs scikit-learn: ``pip install scikit-learn``.
 
     Parameters
     ----------
@@ -72,13 +73,12 @@ class SklearnLearner(Learner):
         learning_rate: Callable[[int], float] | None = None,
         seed: int | None = None,
     ) -> None:
-        from sklearn.linear_model import Perceptron, SGDClassifier, SGDRegressor
-
-        if not isinstance(model, SGDClassifier | SGDRegressor | Perceptron):
+        linear = needed("sklearn.linear_model", "scikit-learn")
+        if not isinstance(model, linear.SGDClassifier | linear.SGDRegressor | linear.Perceptron):
             raise ConfigError("model", type(model).__name__, "an SGDClassifier, an SGDRegressor or a Perceptron")
         if getattr(model, "average", False):
             raise ConfigError("model.average", model.average, "False: the average of learners is the federation's work")
-        if (classes is None) != isinstance(model, SGDRegressor):
+        if (classes is None) != isinstance(model, linear.SGDRegressor):
             allowed = "None for a regressor; for a classifier, all labels that any learner has"
             raise ConfigError("classes", classes, allowed)
         check_schedule(learning_rate)
