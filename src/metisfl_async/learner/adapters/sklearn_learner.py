@@ -13,6 +13,7 @@ from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.budget import BatchBudget
+from metisfl_async.learner.adapters.frames import numbers_of
 from metisfl_async.learner.adapters.needed import needed
 from metisfl_async.learner.adapters.options import (
     KEYS,
@@ -156,7 +157,7 @@ class SklearnLearner(Learner):
 def _checked(field: str, data: Any, classes: Array | None) -> tuple[Any, Array]:
     if not isinstance(data, tuple) or len(data) != 2 or not hasattr(data[0], "shape") or len(data[0].shape) != 2:
         raise ConfigError(field, type(data).__name__, "a tuple (x, y), with x of shape (n, m)")
-    x, y = _numbers(field, data[0]), np.asarray(data[1])
+    x, y = numbers_of(field, data[0]), np.asarray(data[1])
     if y.ndim == 2 and y.shape[1] == 1:  # a frame of one column
         y = y[:, 0]
     if x.shape[0] != len(y) or len(y) == 0:
@@ -164,17 +165,6 @@ def _checked(field: str, data: Any, classes: Array | None) -> tuple[Any, Array]:
     if classes is not None and len(strange := np.setdiff1d(y, classes)):
         raise ConfigError(f"the labels of {field}", strange.tolist(), f"those in classes: {classes.tolist()}")
     return x, y
-
-
-def _numbers(field: str, x: Any) -> Any:
-    """Make an array of a frame, pandas' or another; what is none stays."""
-    if not hasattr(x, "columns") or not hasattr(x, "to_numpy"):
-        return x
-    for column in x.columns:
-        values = x[column].to_numpy()
-        if values.dtype.kind not in "biuf":
-            raise ConfigError(f"column {column!r} of {field}", str(values.dtype), "numbers: encode what is none")
-    return x.to_numpy()
 
 
 def _check_columns(names: Any, *data: tuple[Any, Any]) -> None:
