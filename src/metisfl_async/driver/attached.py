@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 
 from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
-from metisfl_async.core.federation.events import Event, FirstWeights, RoundFinished
+from metisfl_async.core.federation.events import Event, RoundFinished
 from metisfl_async.core.ids import FederationId
 from metisfl_async.driver.following import WHO, collect, end, follow, raise_failure
+from metisfl_async.driver.reached import Reached
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.store.event_log import EventLog
 from metisfl_async.transport.base import ControllerLink
@@ -30,7 +31,7 @@ class AttachedSession:
         self._params = controller.client_params() if isinstance(controller, ServerParams) else controller
         self._lost_secs = lost_secs
         self._log = EventLog()
-        self._first_weights = ""
+        self._reached = Reached(None)
         self.result: FederationResult | None = None  #: once it is over
 
     async def run(self, *, shut_down: bool = False) -> FederationResult:
@@ -50,12 +51,12 @@ class AttachedSession:
         TransportError
             If the controller cannot be reached for `lost_secs`.
         """
-        link = GrpcLink(self._params)
+        link, self._reached = GrpcLink(self._params), Reached(None)
         try:
             federation_id = await self._find(link)
             finished = await follow(link, federation_id, self._note, self._lost_secs)
-            first = self._first_weights
-            self.result = await collect(link, federation_id, finished.reason, first, self._lost_secs)
+            self._reached.end(finished.reason)
+            self.result = await collect(link, federation_id, self._reached, self._lost_secs)
             if shut_down:
                 await end(link, federation_id)
         finally:
@@ -83,7 +84,6 @@ class AttachedSession:
         return status.federation_id
 
     def _note(self, event: Event) -> None:
+        self._reached.note(event)
         if not isinstance(event, RoundFinished) or not event.record.was_cut:
             self._log.append(event)
-        if isinstance(event, FirstWeights):
-            self._first_weights = event.source

@@ -37,6 +37,7 @@ class FederationResult:
     first_weights: str = ""  #: where training started: "given", "of site-2, as made", or "of site-2, trained before"
     tensor_names: list[str] = field(default_factory=list, repr=False)  #: of the final model's arrays, in their order
     untrained_names: list[str] = field(default_factory=list, repr=False)  #: those that no gradient steps
+    started_at: float = field(default=0.0, repr=False)  #: seconds since the epoch; 0.0 if nobody was told
 
     def __repr__(self) -> str:
         published = [record for record in self.rounds if record.is_published]
@@ -74,6 +75,7 @@ class FederationResult:
         """Give everything but the model as JSON-like data."""
         return {
             "reason": self.reason,
+            "started_at": self.started_at,
             "model_version": self.model_version,
             "first_weights": self.first_weights,
             "participation": {name: part.to_dict() for name, part in participation_of(self.rounds).items()},
@@ -122,11 +124,12 @@ class FederationResult:
             data = json.loads(file.read_bytes())
             records = [RoundRecord.from_dict(_with_numbers(record)) for record in data["rounds"]]
             facts = data["model_version"], records, data["reason"], data["first_weights"]
+            started_at = data.get("started_at", 0.0)
         except (OSError, ValueError, LookupError, TypeError) as error:
             allowed = f"a results.json, or a directory with one ({type(error).__name__}: {error})"
             raise ConfigError("path", str(path), allowed) from error
         arrays, untrained = read(model) if model.is_file() else ({}, None)
-        return cls(list(arrays.values()) or None, *facts, list(arrays), list(untrained or ()))
+        return cls(list(arrays.values()) or None, *facts, list(arrays), list(untrained or ()), started_at)
 
     def plot(self, path: str | Path | None = None, *, x: Literal["number", "time"] = "number") -> Figure:
         """Draw loss and accuracy, or whatever was measured.

@@ -342,11 +342,8 @@ class DriverSession:
 
     async def _collect(self, link: ControllerLink) -> MetisError | None:
         """Fetch the result; say why it cannot be had, if it cannot: then what the events told is the result."""
-        reached = self._reached
         try:
-            self._result = await collect(
-                link, self._federation_id, reached.reason, reached.first_weights, self._lost_secs
-            )
+            self._result = await collect(link, self._federation_id, self._reached, self._lost_secs)
         except MetisError as error:
             return error
         return None
