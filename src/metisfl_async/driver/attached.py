@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.federation.events import Event, RoundFinished
@@ -11,7 +9,9 @@ from metisfl_async.core.ids import FederationId
 from metisfl_async.driver.following import WHO, collect, end, follow, raise_failure
 from metisfl_async.driver.reached import Reached
 from metisfl_async.driver.result import FederationResult
-from metisfl_async.store.event_log import EventLog
+from metisfl_async.driver.watching import Watchers, checked_watchers, watched
+from metisfl_async.learner.stopping import STOP_TIMEOUT_S
+from metisfl_async.store.event_log import EventLog, EventStream
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.grpc_link import GrpcLink
 from metisfl_async.transport.retry import insisting
@@ -34,13 +34,15 @@ class AttachedSession:
         self._reached = Reached(None)
         self.result: FederationResult | None = None  #: once it is over
 
-    async def run(self, *, shut_down: bool = False) -> FederationResult:
+    async def run(self, *, shut_down: bool = False, watch: Watchers[AttachedSession] = ()) -> FederationResult:
         """Follow the federation to its end, and fetch its result.
 
         Parameters
         ----------
         shut_down : bool
             End the learners and the controller afterwards, as the driver does that has started them.
+        watch : sequence of callables
+            Run these beside it; see `DriverSession.run`.
 
         Raises
         ------
@@ -52,16 +54,18 @@ class AttachedSession:
             If the controller cannot be reached for `lost_secs`.
         """
         link, self._reached = GrpcLink(self._params), Reached(None)
-        try:
-            federation_id = await self._find(link)
-            finished = await follow(link, federation_id, self._note, self._lost_secs)
-            self._reached.end(finished.reason)
-            self.result = await collect(link, federation_id, self._reached, self._lost_secs)
-            if shut_down:
-                await end(link, federation_id)
-        finally:
-            await link.close()
-            self._log.close()
+        if self._log.is_closed:
+            self._log = EventLog()
+        async with watched(self, checked_watchers(watch), self._log, STOP_TIMEOUT_S):
+            try:
+                federation_id = await self._find(link)
+                finished = await follow(link, federation_id, self._note, self._lost_secs)
+                self._reached.end(finished.reason)
+                self.result = await collect(link, federation_id, self._reached, self._lost_secs)
+                if shut_down:
+                    await end(link, federation_id)
+            finally:
+                await link.close()
         raise_failure(finished)
         return self.result
 
@@ -73,7 +77,7 @@ class AttachedSession:
         finally:
             await link.close()
 
-    def events(self) -> AsyncIterator[Event]:
+    def events(self) -> EventStream:
         """Follow `run`: all events that the controller still has, then each as it happens."""
         return self._log.follow()
 

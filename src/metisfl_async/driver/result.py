@@ -21,7 +21,7 @@ from metisfl_async.driver.weights import load_into, packed, read
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FederationResult"]
+__all__ = ["FederationResult", "as_json", "write_whole"]
 
 NAMED = 3  #: learners, in a result's text, of whom few updates counted
 
@@ -85,7 +85,7 @@ class FederationResult:
 
     def save(self, path: str | Path) -> None:
         """Write `to_dict` as JSON; numbers that JSON does not have (NaN, infinity) become null."""
-        write_whole(Path(path), json.dumps(_plain(self.to_dict()), indent=2).encode() + b"\n")
+        write_whole(Path(path), json.dumps(as_json(self.to_dict()), indent=2).encode() + b"\n")
 
     def named_arrays(self) -> dict[str, Array]:
         """Give the final model by the names of its tensors; those of a learner that names none are "0", "1", ..."""
@@ -165,11 +165,12 @@ def _with_numbers(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
+    """Give what JSON can write: numbers that it does not have (NaN, infinity) become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: as_json(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [as_json(item) for item in value]
     return value
