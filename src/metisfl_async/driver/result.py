@@ -14,11 +14,14 @@ from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.federation.tables import html_table, shown
 from metisfl_async.core.model import Array
 from metisfl_async.core.texts import plain
+from metisfl_async.driver.frames import By, arrow_table, data_frame
 from metisfl_async.driver.participation import participation_of, seldom
 from metisfl_async.driver.plot import plot_rounds
 from metisfl_async.driver.weights import load_into, packed, read
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
     from matplotlib.figure import Figure
 
 __all__ = ["FederationResult", "as_json", "write_whole"]
@@ -130,6 +133,20 @@ class FederationResult:
             raise ConfigError("path", str(path), allowed) from error
         arrays, untrained = read(model) if model.is_file() else ({}, None)
         return cls(list(arrays.values()) or None, *facts, list(arrays), list(untrained or ()), started_at)
+
+    def to_frame(self, by: By = "round") -> pd.DataFrame:
+        """Give the records as a pandas frame. Needs pandas: ``pip install pandas``.
+
+        Parameters
+        ----------
+        by : {"round", "learner"}
+            What a row is: a round, or a learner's part in a round. Metrics are columns such as "evaluation/accuracy".
+        """
+        return data_frame(self.rounds, by)
+
+    def to_arrow(self, by: By = "round") -> pa.Table:
+        """Give the same as an Arrow table, for Parquet and others. Needs pyarrow: ``pip install pyarrow``."""
+        return arrow_table(self.rounds, by)
 
     def plot(self, path: str | Path | None = None, *, x: Literal["number", "time"] = "number") -> Figure:
         """Draw loss and accuracy, or whatever was measured.
