@@ -106,7 +106,7 @@ class Service:
         return await asyncio.shield(self._run)
 
     async def close(self) -> None:
-        """Let go of a federation that is not over. To cancel its run would stop it; to close its controller does not."""
+        """Leave a federation that is not over. To cancel its run would stop it; to close its controller does not."""
         if self._controller is not None and self._run is not None:
             await self._controller.close()
             with suppress(MetisError):
