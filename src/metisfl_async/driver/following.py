@@ -24,6 +24,7 @@ from metisfl_async.core.errors import (
 from metisfl_async.core.federation.events import Event, EventsMissed, FederationFinished, FederationStarted
 from metisfl_async.core.ids import FederationId
 from metisfl_async.core.messages import StartRequest, Status
+from metisfl_async.driver.reached import Reached
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import first_of
@@ -200,13 +201,9 @@ async def end(link: ControllerLink, federation_id: FederationId, *, keep_running
 
 
 async def collect(
-    link: ControllerLink,
-    federation_id: FederationId,
-    reason: str,
-    first_weights: str,
-    lost_s: float | None,
+    link: ControllerLink, federation_id: FederationId, reached: Reached, lost_s: float | None
 ) -> FederationResult:
-    """Get the records of all rounds, and the latest model."""
+    """Get the records of all rounds, and the latest model; what the events told is `reached`."""
     watch = Watch(link, lost_s)
 
     async def get() -> FederationResult:
@@ -219,8 +216,9 @@ async def collect(
         try:
             model = await link.get_model(federation_id, watch.heard)
         except UnexpectedMessage:  # nobody ever gave the first weights
-            return FederationResult(None, None, records, reason)
+            return FederationResult(None, None, records, reached.reason, started_at=reached.started_at)
         names, untrained = model.manifest.names, [model.manifest.names[place] for place in model.manifest.untrained]
-        return FederationResult(model.arrays(), model.version, records, reason, first_weights, names, untrained)
+        facts = model.version, records, reached.reason, reached.first_weights
+        return FederationResult(model.arrays(), *facts, names, untrained, reached.started_at)
 
     return await insisting(WHO, link.address, lost_s, watch.over, get)

@@ -14,14 +14,17 @@ from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.federation.tables import html_table, shown
 from metisfl_async.core.model import Array
 from metisfl_async.core.texts import plain
+from metisfl_async.driver.frames import By, arrow_table, data_frame
 from metisfl_async.driver.participation import participation_of, seldom
 from metisfl_async.driver.plot import plot_rounds
 from metisfl_async.driver.weights import load_into, packed, read
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
     from matplotlib.figure import Figure
 
-__all__ = ["FederationResult"]
+__all__ = ["FederationResult", "as_json", "write_whole"]
 
 NAMED = 3  #: learners, in a result's text, of whom few updates counted
 
@@ -37,6 +40,7 @@ class FederationResult:
     first_weights: str = ""  #: where training started: "given", "of site-2, as made", or "of site-2, trained before"
     tensor_names: list[str] = field(default_factory=list, repr=False)  #: of the final model's arrays, in their order
     untrained_names: list[str] = field(default_factory=list, repr=False)  #: those that no gradient steps
+    started_at: float = field(default=0.0, repr=False)  #: seconds since the epoch; 0.0 if nobody was told
 
     def __repr__(self) -> str:
         published = [record for record in self.rounds if record.is_published]
@@ -74,6 +78,7 @@ class FederationResult:
         """Give everything but the model as JSON-like data."""
         return {
             "reason": self.reason,
+            "started_at": self.started_at,
             "model_version": self.model_version,
             "first_weights": self.first_weights,
             "participation": {name: part.to_dict() for name, part in participation_of(self.rounds).items()},
@@ -83,7 +88,7 @@ class FederationResult:
 
     def save(self, path: str | Path) -> None:
         """Write `to_dict` as JSON; numbers that JSON does not have (NaN, infinity) become null."""
-        write_whole(Path(path), json.dumps(_plain(self.to_dict()), indent=2).encode() + b"\n")
+        write_whole(Path(path), json.dumps(as_json(self.to_dict()), indent=2).encode() + b"\n")
 
     def named_arrays(self) -> dict[str, Array]:
         """Give the final model by the names of its tensors; those of a learner that names none are "0", "1", ..."""
@@ -122,11 +127,26 @@ class FederationResult:
             data = json.loads(file.read_bytes())
             records = [RoundRecord.from_dict(_with_numbers(record)) for record in data["rounds"]]
             facts = data["model_version"], records, data["reason"], data["first_weights"]
+            started_at = data.get("started_at", 0.0)
         except (OSError, ValueError, LookupError, TypeError) as error:
             allowed = f"a results.json, or a directory with one ({type(error).__name__}: {error})"
             raise ConfigError("path", str(path), allowed) from error
         arrays, untrained = read(model) if model.is_file() else ({}, None)
-        return cls(list(arrays.values()) or None, *facts, list(arrays), list(untrained or ()))
+        return cls(list(arrays.values()) or None, *facts, list(arrays), list(untrained or ()), started_at)
+
+    def to_frame(self, by: By = "round") -> pd.DataFrame:
+        """Give the records as a pandas frame. Needs pandas: ``pip install pandas``.
+
+        Parameters
+        ----------
+        by : {"round", "learner"}
+            What a row is: a round, or a learner's part in a round. Metrics are columns such as "evaluation/accuracy".
+        """
+        return data_frame(self.rounds, by)
+
+    def to_arrow(self, by: By = "round") -> pa.Table:
+        """Give the same as an Arrow table, for Parquet and others. Needs pyarrow: ``pip install pyarrow``."""
+        return arrow_table(self.rounds, by)
 
     def plot(self, path: str | Path | None = None, *, x: Literal["number", "time"] = "number") -> Figure:
         """Draw loss and accuracy, or whatever was measured.
@@ -162,11 +182,12 @@ def _with_numbers(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
+    """Give what JSON can write: numbers that it does not have (NaN, infinity) become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: as_json(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [as_json(item) for item in value]
     return value

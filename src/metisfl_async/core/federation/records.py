@@ -82,6 +82,7 @@ class RoundRecord:
     is_published: bool = False  #: whether a new global model came of it
     failure: str = ""  #: why the model that was made of its updates, if one was, could not be published
     in_rounds: bool = True  #: False under a scheduler without rounds: this is the record of a model
+    started_at: float = field(default=0.0, compare=False)  #: seconds since the epoch, on the controller's clock
     started_ms: float = 0.0  #: since the federation started
     selection_ms: float = 0.0  #: choosing the cohort, and fetching stored updates that are in the mean too
     duration_ms: float = 0.0
