@@ -181,7 +181,7 @@ async def collect(
     first_weights: str,
     lost_s: float | None,
 ) -> FederationResult:
-    """Get the records of all rounds, and the latest model."""
+    """Get the records of all rounds, the latest model, and the best one if one was kept."""
     watch = Watch(link, lost_s)
 
     async def get() -> FederationResult:
@@ -195,7 +195,13 @@ async def collect(
             model = await link.get_model(federation_id, watch.heard)
         except UnexpectedMessage:  # nobody ever gave the first weights
             return FederationResult(None, None, records, reason)
+        best, parameters = (await link.status()).best, model.arrays()
+        best_model = None if best is None else parameters
+        if best is not None and best.model_version != model.version:
+            best_model = (await link.get_model(federation_id, watch.heard, best=True)).arrays()
         names, untrained = model.manifest.names, [model.manifest.names[place] for place in model.manifest.untrained]
-        return FederationResult(model.arrays(), model.version, records, reason, first_weights, names, untrained)
+        return FederationResult(
+            parameters, model.version, records, reason, first_weights, names, untrained, best, best_model
+        )
 
     return await insisting(WHO, link.address, lost_s, watch.over, get)
