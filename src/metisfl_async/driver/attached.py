@@ -8,7 +8,7 @@ from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.federation.events import Event, FirstWeights, RoundFinished
 from metisfl_async.core.ids import FederationId
-from metisfl_async.driver.following import WHO, collect, end, follow, raise_failure
+from metisfl_async.driver.following import WHO, collect, end, follow, raise_failure, stop
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.store.event_log import EventLog
 from metisfl_async.transport.base import ControllerLink
@@ -68,7 +68,7 @@ class AttachedSession:
         """End the federation in order."""
         link = GrpcLink(self._params)
         try:
-            await link.stop_training(await self._find(link), reason)
+            await stop(link, await self._find(link), reason, self._lost_secs)
         finally:
             await link.close()
 

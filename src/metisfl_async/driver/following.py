@@ -29,7 +29,7 @@ from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import first_of
 from metisfl_async.transport.retry import insisting
 
-__all__ = ["ENDING_S", "WHO", "Watch", "check_same", "collect", "end", "follow", "raise_failure"]
+__all__ = ["ENDING_S", "WHO", "Watch", "check_same", "collect", "end", "follow", "raise_failure", "stop"]
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +156,12 @@ def raise_failure(finished: FederationFinished) -> None:
         raise NoModel(finished.reason)
     if finished.is_failure:
         raise QuorumLost(finished.reason)
+
+
+async def stop(link: ControllerLink, federation_id: FederationId, reason: str, lost_s: float | None) -> None:
+    """Ask a controller to end the federation in order, over a new connection where the one that is there is none."""
+    watch = Watch(link, lost_s)
+    await insisting(WHO, link.address, lost_s, watch.over, lambda: link.stop_training(federation_id, reason))
 
 
 async def end(link: ControllerLink, federation_id: FederationId, *, keep_running: bool = False) -> None:
