@@ -43,7 +43,7 @@ from metisfl_async.core.federation.events import (
     UpdateRepeated,
     event_to_dict,
 )
-from metisfl_async.core.federation.records import Failure, LearnerRecord, RoundRecord
+from metisfl_async.core.federation.records import BestScore, Failure, LearnerRecord, RoundRecord
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.bulyan import Bulyan
 from metisfl_async.core.strategies.aggregation.centered_clipping import CenteredClipping
@@ -93,6 +93,7 @@ __all__ = [
     "Asynchronous",
     "AttachedSession",
     "BatchBudget",
+    "BestScore",
     "Bulyan",
     "CenteredClipping",
     "ClientParams",

@@ -77,6 +77,7 @@ class Job:
             self.over,
             clock=clock,
             in_rounds=strategies.in_rounds,
+            best_metric=config.best_metric,
         )
         self.post = self._dispatcher.post
         self.keeper = Keeper(store, store_config, self._dispatcher.announce, clock)
@@ -126,6 +127,8 @@ class Job:
             return False
         check_same(standing.config, self._facts)
         await self.aggregator.restore(saved, sorted(standing.reported))
+        if self.aggregator.best is None:  # it may be damaged
+            standing.best = None
         self._dispatcher.announce(FederationStarted(self.id, self.run_id, standing.started_at))
         self.post(Resume(standing, saved.version))
         self.has_begun = True
@@ -136,6 +139,12 @@ class Job:
         if self.aggregator.publication is None:
             raise UnexpectedMessage("there is no global model yet")
         return self.aggregator.publication
+
+    def best(self) -> Publication:
+        """Give the global model that scored best."""
+        if self.aggregator.best is None:
+            raise UnexpectedMessage("no model was measured by a best_metric")
+        return self.aggregator.best
 
     async def records(self) -> AsyncGenerator[RoundRecord, None]:
         """Give the records of all closed rounds; while the store cannot be read, those that are in memory."""

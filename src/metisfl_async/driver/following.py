@@ -203,7 +203,7 @@ async def end(link: ControllerLink, federation_id: FederationId, *, keep_running
 async def collect(
     link: ControllerLink, federation_id: FederationId, reached: Reached, lost_s: float | None
 ) -> FederationResult:
-    """Get the records of all rounds, and the latest model; what the events told is `reached`."""
+    """Get the records of all rounds, the latest model, and the best one if one was kept; events told the rest."""
     watch = Watch(link, lost_s)
 
     async def get() -> FederationResult:
@@ -217,8 +217,12 @@ async def collect(
             model = await link.get_model(federation_id, watch.heard)
         except UnexpectedMessage:  # nobody ever gave the first weights
             return FederationResult(None, None, records, reached.reason, started_at=reached.started_at)
+        best, parameters = (await link.status()).best, model.arrays()
+        best_model = None if best is None else parameters
+        if best is not None and best.model_version != model.version:
+            best_model = (await link.get_model(federation_id, watch.heard, best=True)).arrays()
         names, untrained = model.manifest.names, [model.manifest.names[place] for place in model.manifest.untrained]
         facts = model.version, records, reached.reason, reached.first_weights
-        return FederationResult(model.arrays(), *facts, names, untrained, reached.started_at)
+        return FederationResult(parameters, *facts, names, untrained, reached.started_at, best, best_model)
 
     return await insisting(WHO, link.address, lost_s, watch.over, get)

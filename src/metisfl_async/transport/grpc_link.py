@@ -245,8 +245,10 @@ class GrpcLink:
 
         return _News(begin, lambda data: [convert_driver.from_record(data)])
 
-    async def get_model(self, federation_id: FederationId, heard: Callable[[], object] = lambda: None) -> Model:
-        most, request = self._params.given.max_model_bytes, convert_driver.federation(federation_id)
+    async def get_model(
+        self, federation_id: FederationId, heard: Callable[[], object] = lambda: None, *, best: bool = False
+    ) -> Model:
+        most, request = self._params.given.max_model_bytes, convert_driver.get_model((federation_id, best))
         return await self._caller.read_model("GetModel", request, most, heard=heard)
 
     async def evaluated(self, federation_id: FederationId, report: CentralEvaluation) -> None:

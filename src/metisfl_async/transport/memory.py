@@ -158,8 +158,10 @@ class MemoryLink:
             async for record in records:
                 yield record
 
-    async def get_model(self, federation_id: FederationId, heard: Callable[[], object] = lambda: None) -> Model:
-        model = (await self._service.get_model(LOCAL, federation_id)).begin().model
+    async def get_model(
+        self, federation_id: FederationId, heard: Callable[[], object] = lambda: None, *, best: bool = False
+    ) -> Model:
+        model = (await self._service.get_model(LOCAL, federation_id, best)).begin().model
         buffer = allocate(len(model.buffer))
         for start in range(0, len(buffer), COPY_BYTES):
             buffer[start : start + COPY_BYTES] = model.buffer[start : start + COPY_BYTES]
