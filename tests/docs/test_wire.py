@@ -17,7 +17,7 @@ from metisfl_async.controller import registry
 from metisfl_async.core import errors, metrics
 from metisfl_async.core.federation.tasks import TaskKind, Verdict
 from metisfl_async.core.federation.uploads import MOST_DAMAGES
-from metisfl_async.core.ids import FederationId, TaskId, Token
+from metisfl_async.core.ids import FederationId, TaskId
 from metisfl_async.core.messages import PROTOCOL, Afterwards, Outcome
 from metisfl_async.core.model import ALIGNMENT, DTYPES, Manifest, Model, allocate
 from metisfl_async.core.texts import MAX_NAME, MAX_TEXT
@@ -35,10 +35,10 @@ def example() -> list[bytes]:
 
 def test_the_worked_example_is_what_our_codec_writes() -> None:
     model = Model.from_arrays([np.array([1.5, -2.0], np.float32)], ["w"])
-    task_id, token = TaskId(bytes(range(16)).hex()), Token(bytes(range(0xF0, 0x100)).hex())
+    task_id = TaskId(bytes(range(16)).hex())
     federation_id = FederationId(bytes(range(0xA0, 0xB0)).hex())
     metrics_, metadata = {"loss": 0.5}, {"num_training_examples": 40}
-    header = Header("update", model.manifest, 3, task_id, token, metrics_, dict(metadata), federation_id)
+    header = Header("update", model.manifest, 3, task_id, metrics_, dict(metadata), federation_id)
     assert [message.hex(" ") for message in example()] == [encode(each).hex(" ") for each in frames_of(header, model)]
 
 

@@ -222,6 +222,13 @@ def test_a_controller_cannot_make_a_learner_beat_without_pause(secs: float) -> N
             convert.from_join_reply(convert.join_reply(reply))
 
 
+@pytest.mark.parametrize("token", ["two\nlines", "caf\u00e9", "x" * 1025])
+def test_a_token_that_cannot_stand_in_metadata_is_refused(token: str) -> None:
+    reply = m.JoinReply(LearnerId("a"), Token(token), 1, 10.0, 60.0, 1)
+    with pytest.raises(Damaged, match=r"JoinReply: token .*; allowed: at most 1024 printable ASCII characters"):
+        convert.from_join_reply(convert.join_reply(reply))
+
+
 DEEP = "[" * 100_000 + "]" * 100_000
 
 
@@ -291,7 +298,7 @@ def test_a_request_that_is_too_large_is_refused_before_it_is_parsed(read: Callab
 def start_request(**changes: Any) -> bytes:
     signals = pb.TerminationSignals(federation_rounds=1)
     return pb.StartRequest(
-        signals=signals, num_learners=1, federation_id="f", protocol=2, **changes
+        signals=signals, num_learners=1, federation_id="f", protocol=m.PROTOCOL, **changes
     ).SerializeToString()
 
 

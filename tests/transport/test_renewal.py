@@ -221,7 +221,7 @@ async def test_an_update_that_waits_for_a_connection_is_lost_with_it() -> None:
     model = Model.from_arrays(weights(0))
     async with asyncio.timeout(PATIENCE_S), await asyncio.start_server(says_nothing, "127.0.0.1", 0) as server:
         link = GrpcLink(ClientParams(port=server.sockets[0].getsockname()[1]))
-        uploading = asyncio.create_task(link.train_done(Header("update", model.manifest, 0), model))
+        uploading = asyncio.create_task(link.train_done(Token("t"), Header("update", model.manifest, 0), model))
         await accepted.wait()
         await link.renew()
         with pytest.raises(ConnectionLost):

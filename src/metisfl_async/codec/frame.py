@@ -39,6 +39,7 @@ __all__ = [
     "content_of",
     "decode",
     "decoding",
+    "digesting",
     "encode",
     "frames_of",
     "most_frames",
@@ -55,7 +56,7 @@ SMALL_FRAME_BYTES = 1024  #: ... and one for so many bytes
 _DATA_HEAD = struct.Struct(">BBQBI")  # array of 2, uint 64, bin 32: one size, whatever the offset
 _UINTS = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
 _FIELDS = [
-    *("kind", "task_id", "token", "model_version", "federation_id", "codec", "size_bytes"),
+    *("kind", "task_id", "model_version", "federation_id", "codec", "size_bytes", "content"),
     *("untrained", "metrics", "metadata"),
 ]
 _NIL = memoryview(b"\xc0")
@@ -70,10 +71,10 @@ class Header:
     manifest: Manifest
     model_version: int  #: of a global model; for an update: the one training started from
     task_id: str = ""
-    token: str = ""  #: which learner sends it
     metrics: Metrics = field(default_factory=dict)
     metadata: dict[str, Json] = field(default_factory=dict)
     federation_id: str = ""  #: with the version: which model
+    content: bytes = b""  #: what `digesting` makes of the model, if it is said
     packed: bytes = field(default=b"", compare=False, repr=False)  #: the frame it came in, for the digest
 
 
@@ -184,8 +185,17 @@ def check_size(header: Header, max_model_bytes: int) -> None:
 
 def content_of(header: Header) -> bytes:
     """Give what tells an update from another one of the same task: a hash of all that its header says about it."""
-    facts = msgpack.packb([header.model_version, header.metrics, header.metadata])
+    facts = msgpack.packb([header.model_version, header.metrics, header.metadata, header.content])
     return xxhash.xxh3_128_digest(packed_manifest(header.manifest) + facts)
+
+
+def digesting(model: Model) -> Generator[None, None, bytes]:
+    """Hash the values of a model, XXH3-128, a chunk in each step: others get their turn between."""
+    digest, buffer = xxhash.xxh3_128(), model.buffer.data
+    for start in range(0, len(buffer), CHUNK_BYTES):
+        digest.update(buffer[start : start + CHUNK_BYTES])
+        yield
+    return digest.digest()
 
 
 def most_frames(manifest: Manifest) -> int:
@@ -269,13 +279,14 @@ def _pack_header(header: Header) -> bytes:
     fields = {
         "kind": header.kind,
         "task_id": header.task_id,
-        "token": header.token,
         "model_version": header.model_version,
         "federation_id": header.federation_id,
         "codec": "raw",
         "size_bytes": header.manifest.size_bytes,
     }
     facts: dict[str, object] = {"metrics": header.metrics, "metadata": header.metadata}
+    if header.content:
+        facts["content"] = header.content
     if header.manifest.untrained:
         facts["untrained"] = header.manifest.untrained
     head = bytes([0x80 + len(fields) + 1 + len(facts)])  # a map of so many
@@ -334,7 +345,8 @@ def _decode_header(packed: dict[str, memoryview], frame: memoryview) -> Generato
     manifest = yield from manifest_from_wire(packed.get("manifest", _NIL))
     manifest = marked(manifest, fields.get("untrained"))
     kind, codec, version = fields.get("kind"), fields.get("codec"), fields.get("model_version")
-    task_id, token, federation_id = (fields.get(name, "") for name in ("task_id", "token", "federation_id"))
+    task_id, federation_id = fields.get("task_id", ""), fields.get("federation_id", "")
+    content = fields.get("content", b"")
     size_bytes = fields.get("size_bytes")
     if kind not in ("global", "update"):
         raise Damaged("header", f"kind {brief(kind)}; allowed: 'global', 'update'")
@@ -344,8 +356,10 @@ def _decode_header(packed: dict[str, memoryview], frame: memoryview) -> Generato
         raise Damaged("header", f"model_version {brief(version)}; allowed: an integer >= 0")
     if type(size_bytes) is not int or size_bytes != manifest.size_bytes:
         raise Damaged("header", f"size_bytes {brief(size_bytes)}, but the manifest takes {manifest.size_bytes}")
-    if not isinstance(task_id, str) or not isinstance(token, str) or not isinstance(federation_id, str):
-        raise Damaged("header", "task_id, token and federation_id must be strings")
+    if not isinstance(task_id, str) or not isinstance(federation_id, str):
+        raise Damaged("header", "task_id and federation_id must be strings")
+    if not isinstance(content, bytes) or len(content) not in (0, 16):
+        raise Damaged("header", f"content {brief(content)}; allowed: 16 bytes")
     try:
         metrics = checked_metrics(fields.get("metrics", {}), "metrics")
         metadata = checked_json(fields.get("metadata", {}), "metadata")
@@ -353,4 +367,4 @@ def _decode_header(packed: dict[str, memoryview], frame: memoryview) -> Generato
         raise Damaged("header", str(error)) from error
     if not isinstance(metadata, dict):
         raise Damaged("header", "metadata is not a map")
-    return Header(str(kind), manifest, version, task_id, token, metrics, metadata, federation_id, bytes(frame))
+    return Header(str(kind), manifest, version, task_id, metrics, metadata, federation_id, content, bytes(frame))

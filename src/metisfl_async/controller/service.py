@@ -125,9 +125,11 @@ class Service:
 
         return Download(begin, moved, alone(), member.pace)
 
-    async def train_done(self, caller: Caller, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> UpdateReply:
-        header = await header_of(frames, "update", self._config.upload_idle_secs)
-        member = self._registry.heard(Token(header.token), caller)
+    async def train_done(
+        self, caller: Caller, token: Token, frames: AsyncIterator[Frame], go_ahead: GoAhead
+    ) -> UpdateReply:
+        member = self._registry.heard(token, caller)
+        header = await header_of(frames, "update", member.id, self._config.upload_idle_secs)
         return await self._jobs.of(header.federation_id).updates.receive(member, header, frames, go_ahead)
 
     def revoked(self, identity: Identity) -> None:

@@ -222,9 +222,9 @@ class Updates:
             member.connection.send(Heartbeat())
 
 
-async def header_of(frames: AsyncIterator[Frame], kind: str, idle_secs: float) -> Header:
-    """Read the header of a model of this kind; who sends it is not known yet."""
-    header = await _next_frame(frames, "a caller", idle_secs)
+async def header_of(frames: AsyncIterator[Frame], kind: str, sender: str, idle_secs: float) -> Header:
+    """Read the header of a model of this kind."""
+    header = await _next_frame(frames, sender, idle_secs)
     if header is None:
         raise Truncated("stream", "ended before the header")
     if not isinstance(header, Header) or header.kind != kind:

@@ -39,7 +39,7 @@ __all__ = [
 
 
 TRAINED_BEFORE = "trained_before"  #: in the metadata of first weights: whether their learner had trained before
-PROTOCOL = 2  #: the version of what is said here; parties of different versions refuse each other
+PROTOCOL = 3  #: the version of what is said here; parties of different versions refuse each other
 
 
 @dataclass(frozen=True, slots=True)

@@ -298,12 +298,11 @@ class LearnerClient:
                 manifest,
                 update.model_version,
                 offer.task_id,
-                token,
                 trained.metrics,
                 trained.metadata,
                 offer.model.federation_id,
             )
-            return await self._link.train_done(header, trained.model)
+            return await self._link.train_done(token, header, trained.model)
 
         try:
             reply = await self._insist(push)

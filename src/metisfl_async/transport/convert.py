@@ -50,6 +50,7 @@ __all__ = [
 
 MAX_MESSAGE_BYTES = 128 * 1024  #: of a learner on its Tasks stream: an evaluation of some thousand metrics
 MAX_REQUEST_BYTES = 64 * 1024  #: of any other request
+MAX_TOKEN_CHARS = 1024  #: in the metadata of a call
 MAX_HELD = 1024  #: tasks of one learner; an honest one holds a few
 
 P = TypeVar("P", bound=Message)
@@ -107,13 +108,21 @@ def join_reply(reply: m.JoinReply) -> bytes:
     ).SerializeToString()
 
 
+def _printable(token: str) -> Token:
+    """Let a token pass that can stand in the metadata of a call."""
+    if len(token) > MAX_TOKEN_CHARS or not (token.isascii() and token.isprintable()):
+        allowed = f"at most {MAX_TOKEN_CHARS} printable ASCII characters"
+        raise Damaged("JoinReply", f"token {brief(token)}; allowed: {allowed}")
+    return Token(token)
+
+
 def _join_reply(p: pb.JoinReply) -> m.JoinReply:
     if p.protocol != m.PROTOCOL:
         raise WrongProtocol("the controller", p.protocol, m.PROTOCOL)
     heartbeats(p.heartbeat_secs, p.lease_secs)
     return m.JoinReply(
         LearnerId(p.learner_id),
-        Token(p.token),
+        _printable(p.token),
         p.incarnation,
         p.heartbeat_secs,
         p.lease_secs,

@@ -25,6 +25,7 @@ from metisfl_async.transport.grpc_host import (
     drain,
     frames_from,
     hearing_out,
+    token_of,
     unary,
     unary_stream,
     write_model,
@@ -127,7 +128,7 @@ class _Handlers:
     async def train_done(self, _: AsyncIterator[bytes], context: Context, caller: Caller) -> None:
         update = _UpdateCall(context)
         async with aclosing(update.frames()) as frames:
-            reply = await self._service.train_done(caller, frames, update.go_ahead)
+            reply = await self._service.train_done(caller, token_of(context), frames, update.go_ahead)
         await context.write(convert.update_reply(reply))
         if not update.has_ended:
             await drain(context)  # whoever is still sending hears the answer only if the call does not end under it

@@ -124,9 +124,9 @@ class MemoryLink:
         download.moved(fetched.manifest.size_bytes)
         return fetched
 
-    async def train_done(self, header: Header, update: Model) -> UpdateReply:
+    async def train_done(self, token: Token, header: Header, update: Model) -> UpdateReply:
         async with aclosing(_frames(header, update)) as frames:
-            return await self._service.train_done(LOCAL, frames, _go_ahead)
+            return await self._service.train_done(LOCAL, token, frames, _go_ahead)
 
     async def leave(self, token: Token) -> None:
         await self._service.leave(LOCAL, token)
