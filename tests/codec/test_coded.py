@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metisfl_async.codec.chunk import split
 from metisfl_async.codec.coded import Layout
 from metisfl_async.codec.coding import TopK, coding_of
+from metisfl_async.codec.frame import Assembly, Header, decode, encode, frames_of
 from metisfl_async.core.errors import Damaged
-from metisfl_async.core.model import Array, Manifest, Model
+from metisfl_async.core.model import Array, Manifest, Model, allocate
 
 NAMES = ("bf16", "int8", "topk:0.1")
 EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23, "float64": 2.0**-52}
@@ -166,3 +168,20 @@ def test_what_overflows_is_not_finite_and_warns_of_nothing() -> None:
         form = layout(name, base.manifest)
         back = form.decoded(form.encoded(trained, base), base)
         assert np.isfinite(back.arrays()[0]).all() == (name == "bf16")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_coded_model_travels_as_a_model(name: str) -> None:
+    base = model(0)
+    form = layout(name, base.manifest)
+    coded = form.encoded(moved(base, 1), base)
+    sent = frames_of(Header("update", base.manifest, 3, codec=name), coded)
+    header, *frames = map(decode, split(b"".join(map(encode, sent))))
+    assert isinstance(header, Header)
+    assert (header.codec, header.manifest) == (name, base.manifest)
+    with pytest.raises(Damaged, match=f"codec '{name}'; allowed here: 'raw'"):
+        Assembly(header, allocate(base.manifest.size_bytes))
+    assembly = Assembly(header, allocate(form.coded.size_bytes), form.coded)
+    assert [assembly.add(frame) for frame in frames] == [False, True]
+    assert assembly.model.manifest is form.coded
+    assert assembly.model.buffer.tobytes() == coded.buffer.tobytes()

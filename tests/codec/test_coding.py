@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import ml_dtypes
 import numpy as np
 import pytest
+from coded_values import as_bf16, as_int8, as_top_k
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -42,27 +42,6 @@ def decoded(coding: Coding, parts: list[Array], count: int) -> Values:
 
 def drawn(count: int) -> Values:
     return np.random.default_rng(count).normal(size=count).astype(np.float32)
-
-
-def as_bf16(values: Values) -> Values:
-    return values.astype(ml_dtypes.bfloat16).astype(np.float32)
-
-
-def as_int8(values: Values) -> Values:
-    out = np.zeros_like(values)
-    for start in range(0, len(values), SCALED):
-        part = values[start : start + SCALED]
-        scale = np.float32(np.abs(part).max() / np.float32(127))
-        out[start : start + SCALED] = np.rint(part / scale) * scale if scale else 0
-    return out
-
-
-def as_top_k(values: Values, share: float) -> Values:
-    order = np.lexsort((np.arange(len(values)), -np.abs(values)))  # of equal ones, the first
-    kept = order[: math.ceil(share * len(values))]
-    out = np.zeros_like(values)
-    out[kept] = values[kept]
-    return out
 
 
 @pytest.mark.parametrize("count", COUNTS)

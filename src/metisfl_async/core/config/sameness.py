@@ -25,6 +25,7 @@ MUST_STAY = (
     "eval_params",
     "params_hook",
     "participation_ratio",
+    "update_codec",
 )
 
 
