@@ -62,6 +62,7 @@ class Job:
         keeps_updates = strategies.keeps_updates or store_config.keep_local_models
         self.staging = Staging(config.max_inflight_bytes, strategies.rule.stride_length)
         self.events = EventLog(store_config.history_bytes)
+        self.has_begun = False  #: whether it would survive us, if the store is durable
         self.over = asyncio.Event()  #: set once the federation is over
         self._facts = facts_of(config)
         self._dispatcher = Dispatcher(
@@ -110,6 +111,7 @@ class Job:
         if first is not None:
             await self.aggregator.set_first_model(first, standing)
         self.post(start)
+        self.has_begun = True
 
     async def resume(self) -> bool:
         """Go on with what was saved; say whether it was started at all. If not, its driver does it once more.
@@ -127,6 +129,7 @@ class Job:
         await self.aggregator.restore(saved, sorted(standing.reported))
         self._dispatcher.announce(FederationStarted(self.id, self.run_id))
         self.post(Resume(standing, saved.version))
+        self.has_begun = True
         return True
 
     def published(self) -> Publication:

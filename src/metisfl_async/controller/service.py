@@ -177,7 +177,8 @@ class Service:
         if job is None:
             return Status(NO_FEDERATION)
         federation = job.federation
-        return Status(job.id, federation.is_finished, federation.standing.signals, federation.standing.evaluates)
+        signals = federation.standing.signals if job.has_begun else None
+        return Status(job.id, federation.is_finished, signals, federation.standing.evaluates)
 
     async def set_initial_model(self, caller: Caller, frames: AsyncIterator[Frame]) -> None:
         await self._first_weights.receive(frames)

@@ -29,7 +29,7 @@ from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import first_of
 from metisfl_async.transport.retry import insisting
 
-__all__ = ["ENDING_S", "WHO", "Watch", "check_same", "collect", "end", "follow", "raise_failure"]
+__all__ = ["ENDING_S", "WHO", "Watch", "check_same", "collect", "end", "follow", "raise_failure", "status_of", "stop"]
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +130,18 @@ async def follow(
             raise ConnectionLost(link.address, "the controller closed before the federation was over")
 
 
+async def status_of(link: ControllerLink, lost_s: float | None) -> Status:
+    """Ask what runs at a controller; what is only being started is waited for: a crash would undo it."""
+
+    async def settled() -> Status:
+        status = await link.status()
+        if status.federation_id and status.signals is None:
+            raise ConnectionLost(link.address, f"federation {status.federation_id} is being started there")
+        return status
+
+    return await insisting(WHO, link.address, lost_s, settled)
+
+
 def check_same(status: Status, request: StartRequest) -> None:
     """Refuse to go on with a federation otherwise than it was started.
 
@@ -156,6 +168,12 @@ def raise_failure(finished: FederationFinished) -> None:
         raise NoModel(finished.reason)
     if finished.is_failure:
         raise QuorumLost(finished.reason)
+
+
+async def stop(link: ControllerLink, federation_id: FederationId, reason: str, lost_s: float | None) -> None:
+    """Ask a controller to end the federation in order, over a new connection where the one that is there is none."""
+    watch = Watch(link, lost_s)
+    await insisting(WHO, link.address, lost_s, watch.over, lambda: link.stop_training(federation_id, reason))
 
 
 async def end(link: ControllerLink, federation_id: FederationId, *, keep_running: bool = False) -> None:
