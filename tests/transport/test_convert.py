@@ -91,6 +91,11 @@ def test_parties_of_another_version_are_refused_and_both_versions_named() -> Non
         (convert.confirm_join, convert.from_confirm_join, "secret"),
         (convert.get_model, convert.from_get_model, Token("t")),
         (convert.join_reply, convert.from_join_reply, m.JoinReply(LearnerId("a"), Token("t"), 2, 10.0, 60.0, 2**40)),
+        (
+            convert.join_reply,
+            convert.from_join_reply,
+            m.JoinReply(LearnerId("a"), Token("t"), 2, 10.0, 60.0, 2**40, update_codec="int8"),
+        ),
         (convert.leave, convert.from_leave, Token("t")),
         (convert.fetch_model, convert.from_fetch_model, (Token("t"), REF)),
         (convert.update_reply, convert.from_update_reply, m.UpdateReply(m.Outcome.COUNTED)),

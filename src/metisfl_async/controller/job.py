@@ -81,7 +81,14 @@ class Job:
         )
         self.post = self._dispatcher.post
         self.keeper = Keeper(store, store_config, self._dispatcher.announce, clock)
-        self.aggregator = Aggregator(strategies.rule, self.keeper, self.post, threads, keeps_updates=keeps_updates)
+        self.aggregator = Aggregator(
+            strategies.rule,
+            self.keeper,
+            self.post,
+            threads,
+            keeps_updates=keeps_updates,
+            update_codec=config.update_codec,
+        )
         self.updates = Updates(config, self.aggregator, self.post, self.staging, clock=clock)
         self._dispatcher.connect(self.aggregator, self.updates, self.keeper)
 

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError, Message
 
 from metisfl_async.core import messages as m
 from metisfl_async.core.checks import heartbeats
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.errors import Damaged, TooLarge, WrongProtocol, brief
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
@@ -105,6 +106,7 @@ def join_reply(reply: m.JoinReply) -> bytes:
         max_model_bytes=reply.max_model_bytes,
         federation_id=reply.federation_id,
         protocol=m.PROTOCOL,
+        update_codec=reply.update_codec,
     ).SerializeToString()
 
 
@@ -128,6 +130,7 @@ def _join_reply(p: pb.JoinReply) -> m.JoinReply:
         p.lease_secs,
         p.max_model_bytes,
         FederationId(p.federation_id),
+        p.update_codec or RAW,
     )
 
 

@@ -27,6 +27,7 @@ MUST_STAY = (
     "participation_ratio",
     "best_metric",
     "best_mode",
+    "update_codec",
 )
 
 
