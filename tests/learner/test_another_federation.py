@@ -6,7 +6,6 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
-from durability.in_process import killed
 from federations import PATIENCE_S, Adds, AddsOnLoop, until
 from puppet import weights
 
@@ -53,7 +52,7 @@ async def test_a_learner_that_outlives_its_controller_begins_with_the_weights_of
         await other.is_training.wait()
         if when == "folded":
             await until(lambda: bool(first._open.job.federation.ledger.folded))
-        await killed(first)
+        await first.abort()
         for task in (running, dies_too):
             task.cancel()
             await asyncio.wait([task])

@@ -42,7 +42,7 @@ class Learner(ABC):
     task_seed: int | None = None  #: for what the running task draws: the same in each run with the session's seed
     owns_process: bool = False  #: whether nothing else runs here, as with ``worker="process"``
     is_cancelled: bool = False  #: set while the running task is not wanted any more; a long loop may look and return
-    given_up: tuple[str, float] | None = None  #: a method that goes on all the same, and its start (time.monotonic())
+    given_up: tuple[str, float] | None = None  #: a method that goes on all the same, and its start (loop.time())
 
     def __init__(self, *, num_training_examples: int | None = None) -> None:
         if num_training_examples is not None:
