@@ -7,17 +7,17 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from metisfl_async.core.checks import number, positive
 from metisfl_async.core.errors import ConfigError, ConnectionLost
 
-__all__ = ["ADDRESS", "Call", "Faults", "Line"]
+__all__ = ["ADDRESS", "CALLS", "Call", "Faults", "Line"]
 
 ADDRESS = "the controller"
 
 Call: TypeAlias = Literal["join", "message", "upload", "download", "other"]
-CALLS = ("join", "message", "upload", "download", "other")
+CALLS: tuple[Call, ...] = get_args(Call)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

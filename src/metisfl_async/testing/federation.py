@@ -148,6 +148,11 @@ class Federation:
         """Seconds since the federation was started."""
         return self._loop.time() - self._began_at
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the driver has the result, or has failed."""
+        return self._parties[DRIVER].done()
+
     async def sleep(self, seconds: float) -> None:
         """Let so much time pass, or rather jump."""
         await asyncio.sleep(seconds)
