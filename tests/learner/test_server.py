@@ -550,7 +550,7 @@ async def test_cancelled_at_any_await_nothing_is_left() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await taking_part
         taking_part = asyncio.create_task(run_learner(Adds(1), controller.client_params, own))
-        await until(lambda: any(member.connection is not None for member in controller._open.registry))
+        await until(lambda: bool(controller.snapshot().connected))
         taking_part.cancel()
         with pytest.raises(asyncio.CancelledError):
             await taking_part

@@ -13,6 +13,7 @@ from metisfl_async.controller.job import Job
 from metisfl_async.controller.jobs import Jobs
 from metisfl_async.controller.registry import Registry
 from metisfl_async.controller.service import Service
+from metisfl_async.controller.snapshot import Snapshot
 from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.watchdog import Watchdog
 from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, ServerParams
@@ -220,6 +221,10 @@ class Controller:
         owner = GLOBAL if learner_id is None else learner_id
         kept = [stored.model for stored in await parts.store.lineage(owner)]
         return kept[-self.model_store_config.lineage_length :]
+
+    def snapshot(self) -> Snapshot:
+        """Say how the controller stands at this moment: who is connected, what is awaited, and who waits."""
+        return self._open.service.snapshot()
 
     def longest_silences_ms(self) -> dict[str, float]:
         """Say for each present learner the longest time between two signs of life, in milliseconds."""

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from metisfl_async.controller.controller import Controller
+from metisfl_async.controller.snapshot import Snapshot
 from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, TerminationSignals
 from metisfl_async.core.errors import ConfigError, ConnectionLost
 from metisfl_async.core.federation.events import Event
@@ -36,6 +37,7 @@ E = TypeVar("E", bound=Event)
 
 CONTROLLER, DRIVER = "controller", "driver"
 WEEK_S = 7 * 86_400.0
+LEFT = ("staged_bytes", "uploads_waiting", "downloads_waiting")  #: of a snapshot; 0 once all parties have ended
 LEAVING_S = 60.0  #: for learners; one that was away when it ended does not hear of it
 
 
@@ -103,6 +105,7 @@ class Federation:
         self._session = _Session(self._wires[DRIVER], count, termination_signals, seed=seed, **session)
         self._parties: dict[str, asyncio.Task[Any]] = {}  # the driver and the learners that are alive
         self._changed = asyncio.Event()
+        self._stood: Snapshot | None = None  # how the controller stood once all parties had ended
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -126,10 +129,11 @@ class Federation:
     ) -> None:
         try:
             await end_all([*self._parties.values(), self._follower])
-            if self.controller is not None:
-                await self.controller.close()
             for wire in self._wires.values():
                 await wire.close()
+            if self.controller is not None and self.controller.is_open:
+                self._stood = self.controller.snapshot()
+                await self.controller.close()
             if error is None:
                 self.nothing_left()
         except BaseException as problem:
@@ -202,6 +206,8 @@ class Federation:
             It says what is left.
         """
         left = [repr(task.get_name()) for task in asyncio.all_tasks() - self._others if not task.done()]
+        if self._stood is not None:
+            left += [f"{name}={count}" for name in LEFT if (count := getattr(self._stood, name))]
         left += [f"generator {name}, which was not closed" for name in self._loop.unclosed[self._unclosed :]]
         if left:
             raise AssertionError(f"the federation has left: {', '.join(left)}")
