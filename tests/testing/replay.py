@@ -108,11 +108,13 @@ def _standing(text: str) -> Line:
     for of_round in standing["rounds"]:
         _record(of_round["record"])
     standing["strategies"] = hashlib.sha256(json.dumps(standing["strategies"]).encode()).hexdigest()[:16]
-    return {name: fact for name, fact in standing.items() if name != "config"}
+    return {"is": "Standing"} | {name: fact for name, fact in standing.items() if name != "config"}
 
 
 def _record(record: Line) -> Line:
-    record["selection_ms"] = 0.0  # it is measured, not decided
+    record |= {"is": "RoundRecord", "selection_ms": 0.0}  # that is measured, not decided
+    for part in record["learners"].values():
+        part["is"] = "LearnerRecord"
     return record
 
 
@@ -132,7 +134,19 @@ def replayed(lines: Iterable[Line], config: ControllerConfig) -> Iterator[tuple[
         if isinstance(happened, Start):
             federation.as_started(happened)
         then: Line = {name: line[name] for name in ("commands", "raises", "ids") if name in line}
-        yield then, _again(federation, happened, line, saved)
+        yield then, as_far_as_known(_again(federation, happened, line, saved), then)
+
+
+def as_far_as_known(now: Any, then: Any) -> Any:
+    """Leave out fields that objects did not have when the run was recorded: they are no other decision."""
+    if isinstance(now, dict) and isinstance(then, dict):
+        is_object = "is" in then
+        return {
+            name: as_far_as_known(fact, then.get(name)) for name, fact in now.items() if name in then or not is_object
+        }
+    if isinstance(now, list) and isinstance(then, list) and len(now) == len(then):
+        return [as_far_as_known(*pair) for pair in zip(now, then, strict=True)]
+    return now
 
 
 def _new(line: Line, config: ControllerConfig) -> Federation:
@@ -168,7 +182,11 @@ def _input(told: Line, saved: Sequence[str]) -> Input:
             facts["signals"] = TerminationSignals(**signals)
         case Resume.__name__:
             facts["standing"] = Standing.from_json(
-                next(text for text in reversed(saved) if plain(text) == facts["standing"])
+                next(
+                    text
+                    for text in reversed(saved)
+                    if as_far_as_known(plain(text), facts["standing"]) == facts["standing"]
+                )
             )
         case Joined.__name__ if facts["held"] is not None:
             facts["held"] = [HeldTask(id_, done, of, ModelRef(*model)) for id_, done, of, model in facts["held"]]
