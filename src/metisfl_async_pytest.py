@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["federation"]
 
 FIXTURE = "federation"
+MADE: pytest.StashKey[list[Federation]] = pytest.StashKey()
 LoopFactories = Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
 
 
@@ -30,8 +31,11 @@ def federation(request: pytest.FixtureRequest) -> Callable[..., Federation]:
 
     seed: int | None = request.config.getoption("federation_seed")
 
+    made = request.node.stash[MADE] = []
+
     def new_federation(*args: Any, **options: Any) -> Federation:
-        return Federation(*args, **(options if seed is None else {**options, "seed": seed}))
+        made.append(Federation(*args, **(options if seed is None else {**options, "seed": seed})))
+        return made[-1]
 
     return new_federation
 
@@ -50,3 +54,16 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Generator[None, LoopFact
 
         return {"virtual": VirtualLoop}
     return factories or {"asyncio": asyncio.new_event_loop}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say of a test that failed what went on in its federations, unless its error says so."""
+    report = yield
+    if report.failed and call.excinfo is not None:
+        notes = "\n".join(getattr(call.excinfo.value, "__notes__", ()))
+        told = [text for made in item.stash.get(MADE, []) if made.log and (text := made.report()) not in notes]
+        report.sections += [("federation", text) for text in told]
+    return report
