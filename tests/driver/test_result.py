@@ -14,7 +14,15 @@ from federations import Adds, session_of
 from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
-from metisfl_async import ConfigError, FederationResult, FederationStarted, LearnerRecord, RoundRecord, plot_partitions
+from metisfl_async import (
+    BestScore,
+    ConfigError,
+    FederationResult,
+    FederationStarted,
+    LearnerRecord,
+    RoundRecord,
+    plot_partitions,
+)
 
 
 @pytest.fixture
@@ -99,6 +107,31 @@ def test_what_was_saved_is_loaded_again(result: FederationResult, tmp_path: Path
         assert loaded.rounds[1:] == saved.rounds[1:]
         assert np.isnan(loaded.rounds[0].train_metrics["loss"])
     assert loaded.plot() is not None
+
+
+def test_the_best_model_is_saved_and_loaded_beside_the_final_one(result: FederationResult, tmp_path: Path) -> None:
+    final, best = [np.zeros(2, np.float32)], [np.ones(2, np.float32)]
+    score = BestScore("accuracy", 0.75, 2, 2)
+    both = replace(result, final_model=final, tensor_names=["w"], best=score, best_model=best)
+    assert repr(both).startswith("<FederationResult: 3 rounds, accuracy=5, best accuracy=0.75 in round 2, ")
+    both.save(tmp_path / "results.json")
+    assert FederationResult.load(tmp_path).best == score
+    assert FederationResult.load(tmp_path).best_model is None
+    both.save_model(tmp_path / "best.safetensors", best=True)
+    np.testing.assert_equal(load_file(tmp_path / "best.safetensors"), {"w": best[0]})
+    assert FederationResult.load(tmp_path).named_arrays(best=True).keys() == {"w"}
+    both.save_model(tmp_path / "model.safetensors")
+    loaded = FederationResult.load(tmp_path)
+    np.testing.assert_equal((loaded.final_model, loaded.best_model), (final, best))
+    with pytest.raises(ConfigError, match="best_model is None; allowed: a federation that measured its"):
+        result.save_model(tmp_path / "none.safetensors", best=True)
+
+
+def test_a_best_score_that_json_does_not_have_is_nan(result: FederationResult, tmp_path: Path) -> None:
+    replace(result, best=BestScore("loss", float("-inf"), 1, 1)).save(tmp_path / "results.json")
+    best = FederationResult.load(tmp_path).best
+    assert best is not None
+    assert np.isnan(best.score)
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"rounds": [{}]}', '{"rounds": []}'])

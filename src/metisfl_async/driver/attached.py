@@ -6,7 +6,7 @@ from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.federation.events import Event, RoundFinished
 from metisfl_async.core.ids import FederationId
-from metisfl_async.driver.following import WHO, collect, end, follow, raise_failure
+from metisfl_async.driver.following import collect, end, follow, raise_failure, status_of, stop
 from metisfl_async.driver.reached import Reached
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.watching import Watchers, checked_watchers, watched
@@ -14,7 +14,6 @@ from metisfl_async.learner.stopping import STOP_TIMEOUT_S
 from metisfl_async.store.event_log import EventLog, EventStream
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.grpc_link import GrpcLink
-from metisfl_async.transport.retry import insisting
 
 __all__ = ["AttachedSession"]
 
@@ -73,7 +72,7 @@ class AttachedSession:
         """End the federation in order."""
         link = GrpcLink(self._params)
         try:
-            await link.stop_training(await self._find(link), reason)
+            await stop(link, await self._find(link), reason, self._lost_secs)
         finally:
             await link.close()
 
@@ -82,7 +81,7 @@ class AttachedSession:
         return self._log.follow()
 
     async def _find(self, link: ControllerLink) -> FederationId:
-        status = await insisting(WHO, link.address, self._lost_secs, link.status)
+        status = await status_of(link, self._lost_secs)
         if not status.federation_id:
             raise UnexpectedMessage(f"no federation runs at {link.address}, and none has ended there")
         return status.federation_id

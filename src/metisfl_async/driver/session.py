@@ -21,7 +21,8 @@ from metisfl_async.driver.attached import AttachedSession
 from metisfl_async.driver.beginning import start
 from metisfl_async.driver.central import Central, Evaluate
 from metisfl_async.driver.first_model import first_model
-from metisfl_async.driver.following import ENDING_S, WHO, check_same, collect, end, follow, raise_failure
+from metisfl_async.driver.following import ENDING_S, check_same, collect, end, follow, raise_failure, status_of
+from metisfl_async.driver.following import stop as ask_to_stop
 from metisfl_async.driver.parties import checked_learners, link_to
 from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.driver.reached import Reached
@@ -37,8 +38,7 @@ from metisfl_async.learner.threads import DaemonThreads
 from metisfl_async.learner.worker import Worker, WorkerKind
 from metisfl_async.store.event_log import EventLog, EventStream
 from metisfl_async.transport.base import ControllerLink
-from metisfl_async.transport.concurrency import beside
-from metisfl_async.transport.retry import insisting
+from metisfl_async.transport.concurrency import beside, first_of
 
 __all__ = ["DriverSession"]
 
@@ -279,7 +279,8 @@ class DriverSession:
             raise UnexpectedMessage("the session is not running")
         self._stop.ask(reason)
         if self._has_begun and self._link is not None and self._driving is not None and not self._driving.done():
-            await self._link.stop_training(self._federation_id, reason)
+            asking = ask_to_stop(self._link, self._federation_id, reason, self._lost_secs)
+            await first_of(asking, asyncio.wait([self._driving]))
 
     # --- the parts -------------------------------------------------------------------------------------------------
 
@@ -318,9 +319,7 @@ class DriverSession:
             await stop.unless_asked(self._begin(link, resume=resume))
             self._has_begun = True
             if stop.is_asked:
-                await insisting(
-                    WHO, link.address, self._lost_secs, link.stop_training, self._federation_id, stop.reason
-                )
+                await ask_to_stop(link, self._federation_id, stop.reason, self._lost_secs)
             central = Central(self._evaluate, link, self._lost_secs)
             following = self._follow(link, lambda event: self._note(event, display, central))
             finished = await central.beside(following, self._federation_id)
@@ -353,7 +352,7 @@ class DriverSession:
         if not self._learners and not resume:
             logger.info("waiting for %d learners to join %s", self._request.num_learners, link.address)
         if resume:
-            status = await insisting(WHO, link.address, timeout_s, link.status)
+            status = await status_of(link, timeout_s)
             if status.federation_id:
                 check_same(status, self._request)
                 logger.info("federation %s goes on at %s", status.federation_id, link.address)

@@ -11,7 +11,7 @@ from metisfl_async.core.federation.tables import html_table, shown
 from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics, weighted_means
 from metisfl_async.core.texts import MAX_NAME, plain
 
-__all__ = ["Evaluation", "Failure", "LearnerRecord", "RoundRecord"]
+__all__ = ["BestScore", "Evaluation", "Failure", "LearnerRecord", "RoundRecord"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,16 @@ class Evaluation:
 
     metrics: Metrics
     weighted_by: str = ""  #: see `RoundRecord`
+
+
+@dataclass(frozen=True, slots=True)
+class BestScore:
+    """Which of a federation's global models scored best, by `ControllerConfig.best_metric`."""
+
+    metric: str
+    score: float
+    model_version: int
+    round_number: int  #: that made the model, and measured it
 
 
 @dataclass(frozen=True, slots=True)
