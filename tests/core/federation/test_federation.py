@@ -56,8 +56,10 @@ def test_watchers_hear_how_far_a_learner_is_with_its_task() -> None:
 def test_a_learner_that_has_the_model_works_at_once_and_fetches_again_after_it_was_away() -> None:
     sandbox = training(A)
     sandbox.served(A, 0)
+    sandbox.wait(3)
     sandbox.moved(A, sent=1, is_all=True)
     sandbox.train(A)
+    assert sandbox.federation.ledger.folded[A][0].part.fetch_ms == 0  # it had the model before it accepted the task
     sandbox.publish()
     sandbox.served(A, 1)
     sandbox.moved(A, sent=1, is_all=True)
@@ -67,7 +69,7 @@ def test_a_learner_that_has_the_model_works_at_once_and_fetches_again_after_it_w
     del sandbox.events[:]
     sandbox.accept(A)
     sandbox.accept(A)
-    assert sandbox.events_of(TaskMoved) == [TaskMoved(2, A, "train", sandbox.task(A).id, "working", 0.0)]
+    assert sandbox.events_of(TaskMoved) == [TaskMoved(2, A, "train", sandbox.task(A).id, "working", 3_000.0)]
     sandbox.train(A)
     sandbox.publish()
     assert sandbox.federation.ledger.awaited[A].part.fetch_ms is None
