@@ -19,7 +19,10 @@ FUZZ_SEED := 0
 # The tests start hundreds of processes that import the same modules: they are compiled once, whatever Python was told.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help quickstart test check unit soak fuzz bench bench-quick figures proto clean
+UPLOT := 1.6.32
+STATIC := src/metisfl_async/web/static
+
+.PHONY: help quickstart test check unit soak fuzz bench bench-quick figures proto vendor clean
 
 help:
 	@echo 'make quickstart   set up, then train a real model on real images in five processes (about two minutes; downloads TensorFlow, about 2 GB on disk)'
@@ -30,6 +33,7 @@ help:
 	@echo 'make bench-quick  the same with fewer and smaller runs, to see that it works; writes nothing (about two minutes)'
 	@echo 'make figures      set up, then draw the pictures of the schedulers and of the attacks in docs/ anew, with their tables (some minutes)'
 	@echo 'make proto        generate the protobuf code anew'
+	@echo 'make vendor       fetch from npm anew what the live page draws with, and compare it with its checksums'
 	@echo 'make clean        remove the virtual environment and everything that was made'
 
 $(READY): pyproject.toml constraints.txt
@@ -103,6 +107,11 @@ figures: $(READY)
 proto: $(READY)
 	$(PYTHON) -m grpc_tools.protoc -Iprotos --python_out=src --pyi_out=src \
 	    protos/metisfl_async/transport/_proto/metisfl.proto
+
+vendor:
+	cd $(STATIC) && npm pack --silent uplot@$(UPLOT) >/dev/null && tar xzf uplot-$(UPLOT).tgz && rm uplot-$(UPLOT).tgz
+	cd $(STATIC) && mv package/dist/uPlot.iife.min.js uplot.js && mv package/dist/uPlot.min.css uplot.css
+	cd $(STATIC) && mv package/LICENSE uplot.LICENSE && rm -r package && sha256sum -c SHA256SUMS
 
 clean:
 	find src tests bench examples fuzzing -name __pycache__ -prune -exec rm -rf {} +

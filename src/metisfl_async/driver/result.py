@@ -128,6 +128,15 @@ class FederationResult:
         arrays, untrained = read(model) if model.is_file() else ({}, None)
         return cls(list(arrays.values()) or None, *facts, list(arrays), list(untrained or ()))
 
+    def save_page(self, path: str | Path) -> None:
+        """Write a page that shows the run and replays it: one file, which needs no server and loads nothing.
+
+        `metisfl_async.web` shows the same page while a federation runs.
+        """
+        from metisfl_async.web.saved import save_page
+
+        save_page(self, path)
+
     def plot(self, path: str | Path | None = None, *, x: Literal["number", "time"] = "number") -> Figure:
         """Draw loss and accuracy, or whatever was measured.
 

@@ -8,16 +8,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.config import ClientParams, ServerParams, TerminationSignals, named_learners
-from metisfl_async.core.errors import (
-    ConfigError,
-    ConnectionLost,
-    MetisError,
-    UnexpectedMessage,
-)
+from metisfl_async.core.errors import ConfigError, ConnectionLost, MetisError, UnexpectedMessage
 from metisfl_async.core.federation.events import Event, FederationFinished, RoundFinished
 from metisfl_async.core.ids import FederationId, new_federation_id
 from metisfl_async.core.messages import StartRequest
@@ -44,6 +39,9 @@ from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import beside
 from metisfl_async.transport.grpc_link import GrpcLink
 from metisfl_async.transport.retry import insisting
+
+if TYPE_CHECKING:
+    from metisfl_async.web.page import Page
 
 __all__ = ["DriverSession"]
 
@@ -261,6 +259,12 @@ class DriverSession:
     def events(self) -> AsyncIterator[Event]:
         """Follow the current or coming run: all its events so far, then each as it happens, until it ends."""
         return self._log.follow()
+
+    def show(self) -> Page:
+        """Show the live page, as the value of a notebook's cell; `run` is awaited in another one. Needs uvicorn."""
+        from metisfl_async.web.page import Page
+
+        return Page(self).open()
 
     async def stop(self, reason: str = "stop was asked for") -> None:
         """End the running federation in order: `run` returns what was reached.
