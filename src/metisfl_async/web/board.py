@@ -49,7 +49,7 @@ class Board:
             "phase": "waiting",
             "reason": "",
             "connected": 0,
-            "started_at": None,
+            "started_at": 0.0,  # seconds since the epoch; 0: not known
             "most": {"task": MOST_TASKS, "round": MOST_ROUNDS, "failure": MOST_FAILURES},
         }
         self._learners: dict[str, dict[str, Any]] = {}
@@ -120,8 +120,8 @@ class Board:
             case FirstWeights(source):
                 self._lanes.all_ended(self._ms(clock_ms))
                 self._set(source=source, version=self._run.get("version", 0))
-            case FederationStarted(federation_id):
-                self._set(federation=federation_id, started_at=getattr(event, "started_at", None))
+            case FederationStarted(federation_id, _, started_at):
+                self._set(federation=federation_id, started_at=started_at)
             case FederationResumed(version):
                 self._set(version=version, resumed=True)
             case StoreStalled(reason, seconds):

@@ -21,7 +21,8 @@ def save_page(result: FederationResult, path: str | Path) -> None:
     records: list[RoundRecord] = sorted(result.rounds, key=lambda record: record.started_ms)
     for _ in board.load(records):
         pass
-    board.end(result.reason, {"source": result.first_weights, "version": result.model_version})
+    facts = {"source": result.first_weights, "version": result.model_version, "started_at": result.started_at}
+    board.end(result.reason, facts)
     write_whole(Path(path), as_file([board.rows.since(0, len(board.rows)).text]))
 
 

@@ -80,7 +80,7 @@ function showFacts(facts, rounds, failures, time, unit) {
   }
   values.push(["Time", clock(time)], ["Traffic", bytes(sum("sent") + sum("received"))]);
   values.push(["Failures", at === null ? facts.failures ?? 0 : failures.length]);
-  if (facts.started_at) values.push(["Started", new Date(facts.started_at * 1000 || facts.started_at).toLocaleString()]);
+  if (facts.started_at) values.push(["Started", new Date(facts.started_at * 1000).toLocaleString()]);
   const list = $("facts");
   list.replaceChildren(...values.map(([name, value]) => {
     const box = make("div");
