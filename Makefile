@@ -26,7 +26,7 @@ STATIC := src/metisfl_async/web/static
 
 help:
 	@echo 'make quickstart   set up, then train a real model on real images in five processes (about two minutes; downloads TensorFlow, about 2 GB on disk)'
-	@echo 'make test         set up, with PyTorch (about 0.8 GB, or several with GPU support) and Flower, then run every check and test (needs Node.js 20, npm and redis-server; on Debian it installs that one, with sudo)'
+	@echo 'make test         set up, with PyTorch (about 0.8 GB, or several with GPU support) and Flower, then run every check and test (needs Node.js 20, npm, redis-server and Chromium; on Debian it installs the last two, with sudo)'
 	@echo 'make soak         set up, then kill, stop and cut off the parties of 200 federations at random, and see that nothing is lost (a few minutes; SOAK_RUNS=... SOAK_SEED=... for others)'
 	@echo 'make fuzz         set up, then spoil what comes from the network for an hour, and see that only documented errors come of it (FUZZ_SECONDS=... FUZZ_SEED=... for more)'
 	@echo 'make bench        set up, then measure everything on this machine, and write the figures into docs/ (about a quarter of an hour)'
@@ -82,6 +82,7 @@ check: $(READY)
 # core and codec are covered by their own tests, in processes of their own; measuring would double the time of the others.
 unit: $(READY) $(TORCH_READY) $(NODE_READY)
 	@sh tests/get_redis_server.sh
+	@sh tests/get_chromium.sh
 	$(PYTHON) -m pytest -n 3 --dist worksteal --cov --cov-report=term-missing:skip-covered --cov-fail-under=100 $(COVERED)
 	$(PYTHON) -m pytest -n 3 --dist worksteal $(COVERED:%=--ignore=%)
 	$(PYTHON) -m pytest -q -n 3 --dist worksteal -o asyncio_debug=true $(WITH_THREADS)

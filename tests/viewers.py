@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from federations import PATIENCE_S
+import uvicorn
+from federations import PATIENCE_S, until
 
 from metisfl_async.store.event_log import EventLog
 from metisfl_async.web import Dashboard
@@ -74,6 +75,19 @@ class Viewer:
 def scope_of(path: str, method: str = "GET", **headers: str) -> dict[str, Any]:
     given = [(key.replace("_", "-").encode(), value.encode()) for key, value in headers.items()]
     return {"type": "http", "method": method, "path": path, "headers": given, "query_string": b""}
+
+
+@asynccontextmanager
+async def served(app: Any, dashboard: Dashboard) -> AsyncIterator[str]:
+    """Serve an app that a dashboard is in: gives its address."""
+    config = uvicorn.Config(app, port=0, log_level="critical", loop="asyncio", lifespan="off", interface="asgi3")
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    dashboard.close()
+    server.should_exit = True
+    await serving
 
 
 @asynccontextmanager

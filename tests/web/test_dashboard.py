@@ -8,11 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from federations import Adds, AddsOnLoop, nothing_left_behind, session_of, until
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from viewers import Source, Viewer, ask, scope_of, viewing
+from viewers import Source, Viewer, ask, scope_of, served, viewing
 
 from metisfl_async import ConfigError, Event, EventsMissed, FederationStarted, LearnerJoined, RoundFinished
 from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
@@ -310,18 +309,13 @@ async def test_it_streams_through_a_server_and_ends_with_it() -> None:
     session = session_of([Adds(1), Adds(2)], rounds=2)
     shown = Dashboard(session)
     app = Starlette(routes=[Mount("/fl", shown)])
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", loop="asyncio", lifespan="off"))
-    serving = asyncio.create_task(server.serve())
-    await until(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
     await session.run()
     async with (
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        served(app, shown) as url,
+        httpx.AsyncClient(base_url=url) as client,
         client.stream("GET", "/fl/events") as answer,
     ):
         async for line in answer.aiter_lines():
             if line.startswith("data: ") and any(row[0] == "round" for row in json.loads(line[6:])):
                 shown.close()
     assert (await ask(shown, "/events"))[0] == 503
-    server.should_exit = True
-    await serving

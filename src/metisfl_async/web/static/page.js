@@ -184,21 +184,27 @@ function play() {
 // --- the stream ---
 
 let stream = null, lastId = "";
+
+function tell(text, kind) {
+  if (!kind && !$("link").className) return; // what it says is not of the connection
+  $("link").textContent = text;
+  $("link").className = kind;
+}
+
 function listen() {
   stream = new EventSource(lastId ? `events?after=${lastId}` : "events");
   const heard = (event) => {
-    $("link").textContent = "";
-    $("link").className = "";
+    tell("", "");
     lastId = event.lastEventId;
     if (event.type === "all") forget();
     take(JSON.parse(event.data));
   };
   stream.addEventListener("all", heard);
   stream.addEventListener("rows", heard);
-  stream.addEventListener("open", () => { $("link").textContent = ""; $("link").className = ""; });
+  stream.addEventListener("open", () => tell("", ""));
   stream.addEventListener("error", () => {
-    $("link").textContent = isOver() ? "the server has ended" : "connection lost; trying again";
-    $("link").className = isOver() ? "" : "lost";
+    if (isOver()) tell("the server has ended", "over");
+    else tell("connection lost; trying again", "lost");
     if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
   });
 }
@@ -207,6 +213,7 @@ async function stop() {
   if ($("stopping").returnValue !== "stop") return;
   const answer = await fetch("stop", { method: "POST", headers: { Authorization: `Bearer ${$("token").value}` } });
   $("token").value = "";
+  $("link").className = "";
   $("link").textContent = await answer.text();
 }
 
