@@ -118,8 +118,9 @@ class Service:
             nonlocal sent_bytes
             turn.moved()
             member.heard(self._clock())
-            job.post(Moved(member.id, sent=size_bytes))
-            sent_bytes += size_bytes
+            was_all, sent_bytes = sent_bytes >= latest.manifest.size_bytes, sent_bytes + size_bytes
+            is_all = sent_bytes >= latest.manifest.size_bytes and not was_all
+            job.post(Moved(member.id, sent=size_bytes, is_all=is_all))
             self.farewells.moved(member.id, sent_bytes)
 
         @asynccontextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.config import ClientParams, ServerParams, TerminationSignals, named_learners
@@ -39,6 +39,9 @@ from metisfl_async.learner.worker import Worker, WorkerKind
 from metisfl_async.store.event_log import EventLog, EventStream
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import beside, first_of
+
+if TYPE_CHECKING:
+    from metisfl_async.web.page import Page
 
 __all__ = ["DriverSession"]
 
@@ -269,6 +272,12 @@ class DriverSession:
     def events(self) -> EventStream:
         """Follow the current or coming run: all its events so far, then each as it happens, until it ends."""
         return self._log.follow()
+
+    def show(self) -> Page:
+        """Show the live page, as the value of a notebook's cell; `run` is awaited in another one. Needs uvicorn."""
+        from metisfl_async.web.page import Page
+
+        return Page(self).open()
 
     async def stop(self, reason: str = "stop was asked for") -> None:
         """End the running federation in order: `run` returns what was reached.
