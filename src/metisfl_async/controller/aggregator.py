@@ -7,25 +7,24 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Protocol, TypeAlias
 
-from metisfl_async.codec.frame import Header
 from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.keeper import Keeper
-from metisfl_async.controller.staging import Room
 from metisfl_async.controller.threads import INLINE_BYTES, Threads
-from metisfl_async.core.errors import ConfigError, ModelLost, NoModel, StoreError
+from metisfl_async.controller.upload import SumUpload, Upload
+from metisfl_async.core.errors import CodecError, ConfigError, Damaged, ModelLost, NoModel, StoreError
 from metisfl_async.core.federation.commands import Aggregate, Discard, Forget, Save
 from metisfl_async.core.federation.inputs import Folded, Input, Published, Rejected, Stop, Unpublished
 from metisfl_async.core.federation.inputs import Saved as SavedInput
 from metisfl_async.core.federation.tasks import TaskKind
-from metisfl_async.core.ids import LearnerId, StreamId, TaskId
-from metisfl_async.core.messages import UpdateReply
+from metisfl_async.core.ids import LearnerId, TaskId
 from metisfl_async.core.model import Model, allocate
 from metisfl_async.core.strategies.aggregation.arithmetic import unfit
 from metisfl_async.core.strategies.aggregation.infinities import Infinities
+from metisfl_async.core.strategies.aggregation.partial_sum import PartialSum
 from metisfl_async.core.strategies.aggregation.resemblance import Gallery, Portrait, portrait
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update, made
 from metisfl_async.core.strategies.durable import check_kept
@@ -33,28 +32,12 @@ from metisfl_async.store.base import GLOBAL, NO_ARRAYS, Saved
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["Aggregator", "Post", "Upload"]
+__all__ = ["Aggregator", "Post"]
 
 FOLD_INLINE_BYTES = 2**20  #: there is a fold for each update; waking a thread takes longer than folding so much
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A whole, undamaged update in its staging room; the aggregator gives the room back."""
-
-    stream: StreamId
-    learner: LearnerId
-    kind: TaskKind
-    header: Header
-    model: Model
-    weight: float
-    room: Room
-    is_finite: bool
-    reply: asyncio.Future[UpdateReply]  #: done once it is not wanted any more
-    standing: str = ""  #: of first weights: how the federation stands with them
-
-
-Job: TypeAlias = Upload | Aggregate | Save | Forget | Discard
+Job: TypeAlias = Upload | SumUpload | Aggregate | Save | Forget | Discard
 
 
 class Post(Protocol):
@@ -110,6 +93,8 @@ class Aggregator:
         match job:
             case Upload():
                 await self._take_in(job)
+            case SumUpload():
+                await self._take_in_sum(job)
             case Aggregate(version, others, standing):
                 await self._aggregate(version, others, standing)
             case Save(number, standing, is_finished):
@@ -123,7 +108,7 @@ class Aggregator:
                     self._gallery.clear()
 
     def submit(self, job: Job) -> None:
-        is_upload = isinstance(job, Upload)
+        is_upload = isinstance(job, Upload | SumUpload)
         if isinstance(job, Upload) and self._has_ended:
             job.room.release()
             return
@@ -216,6 +201,31 @@ class Aggregator:
             self._post(folded)
         finally:
             upload.room.release()
+
+    async def _take_in_sum(self, upload: SumUpload) -> None:
+        """Fold a sum: what became of it is said of each contribution."""
+        if not upload.is_wanted():
+            return
+        partial = upload.partial
+        try:
+            await self._threads.work(partial.size_bytes, self._fold_sum, partial)
+        except (CodecError, ConfigError, MemoryError) as error:
+            reason = str(error) or f"there is no memory to take in a sum of {partial.size_bytes} bytes"
+            for stream in upload.streams:
+                self._post(Rejected(stream, type(error).__name__, reason))
+            return
+        for stream, share in zip(upload.streams, partial.contributions, strict=True):
+            seen = share.seen
+            twin = self._gallery.add(share.task_id, share.learner, share.weight, seen)
+            norm, held_bytes = seen.norm, partial.size_bytes
+            self._post(
+                Folded(stream, share.weight, share.metrics, share.metadata, held_bytes, norm, seen.is_global, twin)
+            )
+
+    def _fold_sum(self, partial: PartialSum) -> None:
+        if (problem := partial.unfit()) is not None:
+            raise Damaged("sum", problem)
+        self._rule.fold_sum(partial)
 
     async def _fold(self, upload: Upload) -> Portrait:
         """Fold an update, look what it is like, and keep it where updates are kept."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from metisfl_async.controller.crowd import Crowd
 from metisfl_async.controller.job import Job
 from metisfl_async.controller.jobs import Jobs
 from metisfl_async.controller.registry import Registry
@@ -229,6 +230,11 @@ class Controller:
         """Make a link to this controller: over its port if it has one, else in memory."""
         parts = self._open
         return GrpcLink(self.client_params) if parts.server is not None else MemoryLink(parts.service)
+
+    def crowd(self) -> Crowd:
+        """Make room for learners of this process that have no connections of their own."""
+        parts = self._open
+        return Crowd(parts.registry, parts.jobs, parts.service.farewells)
 
     async def close(self) -> None:
         """Stop listening and end everything; may be called twice."""

@@ -31,7 +31,7 @@ from metisfl_async.core.model import Bytes, Model, allocate
 from metisfl_async.transport.base import ControllerService, Stream
 from metisfl_async.transport.concurrency import end_all
 
-__all__ = ["MemoryLink"]
+__all__ = ["MemoryLink", "frames_in_memory", "go_ahead"]
 
 ADDRESS = "in this process"
 QUEUE_SIZE = 16  #: messages; the sender waits when so many are unread
@@ -125,8 +125,8 @@ class MemoryLink:
         return fetched
 
     async def train_done(self, header: Header, update: Model) -> UpdateReply:
-        async with aclosing(_frames(header, update)) as frames:
-            return await self._service.train_done(LOCAL, frames, _go_ahead)
+        async with aclosing(frames_in_memory(header, update)) as frames:
+            return await self._service.train_done(LOCAL, frames, go_ahead)
 
     async def leave(self, token: Token) -> None:
         await self._service.leave(LOCAL, token)
@@ -136,7 +136,7 @@ class MemoryLink:
 
     async def set_initial_model(self, federation_id: FederationId, model: Model) -> None:
         header = Header("global", model.manifest, 0, federation_id=federation_id)
-        async with aclosing(_frames(header, model)) as frames:
+        async with aclosing(frames_in_memory(header, model)) as frames:
             await self._service.set_initial_model(LOCAL, frames)
 
     async def start_training(self, request: StartRequest) -> None:
@@ -182,11 +182,12 @@ class MemoryLink:
         """Do nothing: there is no connection."""
 
 
-async def _go_ahead() -> None:
+async def go_ahead() -> None:
     """Nothing needs to be told: the frames are drawn, not pushed."""
 
 
-async def _frames(header: Header, model: Model) -> AsyncGenerator[Frame, None]:
+async def frames_in_memory(header: Header, model: Model) -> AsyncGenerator[Frame, None]:
+    """Give a model's frames, with a pause after each."""
     for frame in frames_of(header, model):
         yield frame
         await asyncio.sleep(0)  # the receiver copies and hashes a chunk at a time; others get their turn between
