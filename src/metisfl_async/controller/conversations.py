@@ -55,6 +55,7 @@ class Conversations:
             config.lease_secs,
             config.max_model_bytes,
             self._jobs.id,
+            config.update_codec,
         )
 
     async def tasks(self, caller: Caller, stream: Stream[LearnerMessage, Sequence[ControllerMessage]]) -> None:

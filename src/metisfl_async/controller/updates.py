@@ -17,6 +17,7 @@ from metisfl_async.controller.staging import Room, Staging
 from metisfl_async.controller.turns import Turns
 from metisfl_async.controller.upload import Upload
 from metisfl_async.core import errors
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.errors import (
     CodecError,
@@ -33,7 +34,7 @@ from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.floor import Floor
 from metisfl_async.core.ids import StreamId, TaskId
 from metisfl_async.core.messages import Heartbeat, UpdateReply
-from metisfl_async.core.model import Model
+from metisfl_async.core.model import Manifest, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import Inspection
 from metisfl_async.core.strategies.scaling import weight_of
 from metisfl_async.transport.concurrency import Patience, is_being_cancelled
@@ -157,7 +158,7 @@ class Updates:
         if not stream.is_read:
             room.release()
             return
-        model = Model(stream.header.manifest, room.buffer, wanted.model_version)
+        model = Model(self._comes_as(stream.header), room.buffer, wanted.model_version)
         stream.upload = Upload(
             stream.id, stream.member.id, wanted.kind, stream.header, model, weight, room, is_finite, stream.reply
         )
@@ -186,12 +187,17 @@ class Updates:
         if wanted.kind is TaskKind.GET_WEIGHTS:
             if not header.manifest.tensors:
                 raise UnexpectedMessage("get_weights() gave no arrays")
+            if header.codec != RAW:
+                raise UnexpectedMessage(f"first weights have codec {header.codec!r}; allowed: {RAW!r}")
             return 1.0
         publication = self._aggregator.publication
         assert publication is not None
         if (difference := publication.model.manifest.difference(header.manifest)) is not None:
             raise UnexpectedMessage(f"the update does not fit the global model: {difference}")
         config, learner = self._config, stream.member.id
+        if header.codec not in (RAW, config.update_codec):
+            allowed = " or ".join(map(repr, dict.fromkeys((RAW, config.update_codec))))
+            raise UnexpectedMessage(f"the update has codec {header.codec!r}; allowed: {allowed}")
         return weight_of(config.scaling_factor, learner, header.metadata, header.metrics, config.max_weight)
 
     async def _fill(self, stream: _Stream, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> tuple[Room, bool]:
@@ -200,12 +206,12 @@ class Updates:
         Nothing counts before its end frame is good.
         """
         header, member = stream.header, stream.member
-        room: Room | None = None
+        manifest, room = self._comes_as(header), None
         try:
-            async with self._turns.turn(header.manifest.size_bytes) as turn:
-                room = await self._staging.reserve(header.manifest.size_bytes)
-                assembly = Assembly(header, room.buffer)
-                inspection = Inspection(Model(header.manifest, room.buffer))
+            async with self._turns.turn(manifest.size_bytes) as turn:
+                room = await self._staging.reserve(manifest.size_bytes)
+                assembly = Assembly(header, room.buffer, manifest)
+                inspection = Inspection(Model(manifest, room.buffer))
                 if stream.is_read:
                     await go_ahead()
                 arrivals = Arrivals(frames, member.id, self._config, self._clock)
@@ -231,6 +237,14 @@ class Updates:
             raise
         return room, inspection.is_finite
 
+    def _comes_as(self, header: Header) -> Manifest:
+        """Say what the frames of an update bring."""
+        if header.codec == RAW:
+            return header.manifest
+        layout = self._aggregator.update_layout
+        assert layout is not None
+        return layout.coded
+
     def _heard(self, member: Member) -> None:
         """Renew the lease, and say so now and then: the heartbeats that we would answer may wait behind the update."""
         now = self._clock()
@@ -240,9 +254,9 @@ class Updates:
             member.connection.send(Heartbeat())
 
 
-async def header_of(frames: AsyncIterator[Frame], kind: str, idle_secs: float) -> Header:
-    """Read the header of a model of this kind; who sends it is not known yet."""
-    header = await _next_frame(frames, "a caller", idle_secs)
+async def header_of(frames: AsyncIterator[Frame], kind: str, sender: str, idle_secs: float) -> Header:
+    """Read the header of a model of this kind."""
+    header = await _next_frame(frames, sender, idle_secs)
     if header is None:
         raise Truncated("stream", "ended before the header")
     if not isinstance(header, Header) or header.kind != kind:

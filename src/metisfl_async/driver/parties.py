@@ -1,4 +1,4 @@
-"""Who takes part in a session: what users give for its learners, checked and told apart."""
+"""Who takes part in a session: how its controller is reached, and its learners, checked and told apart."""
 
 from __future__ import annotations
 
@@ -10,13 +10,26 @@ from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.learner.learner import Learner
 from metisfl_async.simulation.simulation import Simulation
+from metisfl_async.transport.base import ControllerLink
+from metisfl_async.transport.grpc_link import GrpcLink
 
-__all__ = ["LearnersGiven", "check_fit", "checked_learners"]
+__all__ = ["LearnersGiven", "check_fit", "checked_learners", "link_to"]
 
 KINDS = (Learner, ServerParams, ClientParams)
 LearnersGiven: TypeAlias = (
     Sequence[Learner | ServerParams | ClientParams] | Mapping[str, Learner] | Simulation | int
 )  #: what users give
+
+
+def link_to(controller: Controller | ClientParams | ServerParams) -> ControllerLink:
+    """Make a link to a live controller, or to a remote one."""
+    match controller:
+        case Controller():
+            return controller.connect()
+        case ServerParams():
+            return GrpcLink(controller.client_params())
+        case ClientParams():
+            return GrpcLink(controller)
 
 
 def checked_learners(

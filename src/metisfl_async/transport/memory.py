@@ -124,9 +124,9 @@ class MemoryLink:
         download.moved(fetched.manifest.size_bytes)
         return fetched
 
-    async def train_done(self, header: Header, update: Model) -> UpdateReply:
+    async def train_done(self, token: Token, header: Header, update: Model) -> UpdateReply:
         async with aclosing(frames_in_memory(header, update)) as frames:
-            return await self._service.train_done(LOCAL, frames, go_ahead)
+            return await self._service.train_done(LOCAL, token, frames, go_ahead)
 
     async def leave(self, token: Token) -> None:
         await self._service.leave(LOCAL, token)
@@ -158,8 +158,10 @@ class MemoryLink:
             async for record in records:
                 yield record
 
-    async def get_model(self, federation_id: FederationId, heard: Callable[[], object] = lambda: None) -> Model:
-        model = (await self._service.get_model(LOCAL, federation_id)).begin().model
+    async def get_model(
+        self, federation_id: FederationId, heard: Callable[[], object] = lambda: None, *, best: bool = False
+    ) -> Model:
+        model = (await self._service.get_model(LOCAL, federation_id, best)).begin().model
         buffer = allocate(len(model.buffer))
         for start in range(0, len(buffer), COPY_BYTES):
             buffer[start : start + COPY_BYTES] = model.buffer[start : start + COPY_BYTES]
@@ -175,7 +177,11 @@ class MemoryLink:
     async def shut_down(self, federation_id: FederationId, keep_running: bool = False) -> None:
         await self._service.shut_down(LOCAL, federation_id, keep_running)
 
-    async def renew(self) -> None:
+    @property
+    def connection(self) -> object:
+        return self
+
+    async def renew(self, connection: object | None = None) -> None:
         """Do nothing: there is no connection."""
 
     async def close(self) -> None:

@@ -22,6 +22,7 @@ from metisfl_async.core.strategies.aggregation.arithmetic import blocks, write_r
 from metisfl_async.core.strategies.aggregation.lora_stacked import LoRAStacked
 from metisfl_async.core.strategies.aggregation.partial_sum import PartialSum
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
+from metisfl_async.core.strategies.aggregation.tree_bagging import TreeBagging
 from metisfl_async.core.strategies.aggregation.wrapper import Wrapper
 
 __all__ = ["FedAdagrad", "FedAdam", "FedAvgM", "FedYogi", "ServerOptimizer"]
@@ -46,7 +47,8 @@ class ServerOptimizer(Wrapper):
 
     @staticmethod
     def takes(rule: AggregationRule) -> bool:
-        return rule.starts_afresh and not isinstance(rule, LoRAStacked)  # a step between factors of two models is none
+        # A step between the factors, or the trees, of two models is none.
+        return rule.starts_afresh and not isinstance(rule, LoRAStacked | TreeBagging)
 
     def fold_sum(self, partial: PartialSum) -> None:
         self.rule.fold_sum(partial)
