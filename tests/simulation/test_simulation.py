@@ -198,6 +198,9 @@ def test_what_cannot_be_simulated_is_refused(threads: Executor) -> None:
         Simulation(3, learners=1)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"make_learner is .*lambda.*; allowed: a function of a module"):
         Simulation(lambda number: simulated.Draws(number), learners=1)
+    config = ControllerConfig(scaling_factor=lambda learner, metadata, metrics: 1.0)
+    with pytest.raises(ConfigError, match=r"scaling_factor is .*lambda.*; allowed: a function of a module"):
+        session(Simulation(simulated.Draws, learners=1), config)
     with pytest.raises(ConfigError, match="learners is 0"):
         Simulation(simulated.Draws, learners=0)
     with pytest.raises(ConfigError, match="workers is 0"):

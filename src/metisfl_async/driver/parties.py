@@ -66,6 +66,8 @@ def check_fit(controller: Controller | ClientParams | ServerParams, learners: Le
         if isinstance(learners, Simulation):
             raise ConfigError("controller", controller, "a Controller of this process, for learners that are simulated")
         return
+    if isinstance(learners, Simulation):
+        learners.check(controller.controller_config.scaling_factor)
     if controller.server_params is None:
         if isinstance(learners, int) or num_remote:
             allowed = "live Learner objects; to wait for others, give the controller server_params"

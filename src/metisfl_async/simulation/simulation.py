@@ -9,6 +9,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from metisfl_async.core.checks import integer
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.ids import LearnerId
+from metisfl_async.core.strategies.scaling import ScalingFactor
 from metisfl_async.simulation.hands import Borrowed, Hands, Processes
 from metisfl_async.simulation.work import MakeLearner
 
@@ -61,8 +62,8 @@ class Simulation:
             raise ConfigError("workers", workers, "None with an executor, which has workers of its own")
         self.make_learner, self.ids = make_learner, [LearnerId(f"learner-{number}") for number in range(learners)]
         self.workers, self.executor = workers or _cores(), executor
-        if executor is None or isinstance(executor, ProcessPoolExecutor):
-            _check_importable(make_learner)
+        if self._is_elsewhere:
+            _check_importable("make_learner", make_learner)
 
     def __repr__(self) -> str:
         by = f"workers={self.workers}" if self.executor is None else f"executor={type(self.executor).__name__}"
@@ -71,6 +72,16 @@ class Simulation:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def _is_elsewhere(self) -> bool:
+        """Whether workers are known to be other processes."""
+        return self.executor is None or isinstance(self.executor, ProcessPoolExecutor)
+
+    def check(self, scaling_factor: str | ScalingFactor) -> None:
+        """Refuse what a worker that folds updates could not import."""
+        if self._is_elsewhere:
+            _check_importable("scaling_factor", scaling_factor)
+
     def hands(self) -> Hands:
         """Make ready for a run: who does the work."""
         if self.executor is not None:
@@ -78,12 +89,12 @@ class Simulation:
         return Processes(self.make_learner, self.workers)
 
 
-def _check_importable(make_learner: MakeLearner) -> None:
+def _check_importable(field: str, function: object) -> None:
     try:
-        pickle.dumps(make_learner)
+        pickle.dumps(function)
     except Exception as error:  # whatever a user's object raises
         allowed = f"a function of a module, or another object that can be pickled ({error})"
-        raise ConfigError("make_learner", make_learner, allowed) from error
+        raise ConfigError(field, function, allowed) from error
 
 
 def _cores() -> int:
