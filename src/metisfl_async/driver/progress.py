@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from metisfl_async.core.config import TerminationSignals
@@ -30,6 +29,7 @@ from metisfl_async.core.federation.tasks import TaskState
 from metisfl_async.core.repeats import Repeats
 from metisfl_async.core.texts import MAX_NAME, plain
 from metisfl_async.driver.failures import Failures
+from metisfl_async.driver.screens import screen_of
 
 __all__ = ["ProgressDisplay"]
 
@@ -57,7 +57,6 @@ class ProgressDisplay:
         logged: Collection[str] = (),
     ) -> None:
         self._console = console or Console()
-        self._is_live = self._console.is_terminal or self._console.is_jupyter
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(BAR_WIDTH),
@@ -67,6 +66,7 @@ class ProgressDisplay:
             auto_refresh=False,
             console=self._console,
         )
+        self._screen = screen_of(self._console, self._bars)  # None: there are only lines in the log
         self._logged = logged
         self._has_rounds = signals.global_updates is None
         unit, total = ("rounds", signals.federation_rounds) if self._has_rounds else ("models", signals.global_updates)
@@ -76,16 +76,12 @@ class ProgressDisplay:
         self._told_ms = -EVERY_MS  # when the model of the latest line was made
         self._untold: RoundRecord | None = None  # the latest model, if it had no line
         self._failures, self._alike = Repeats(), Failures()
-        # What the program prints is its own: `sys.stdout` stays what it is.
-        self._live = Live(
-            self._bars, console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
-        )
         self._next_drawing: asyncio.TimerHandle | None = None
         self._is_stale = False  # whether something changed since the latest drawing
 
     def __enter__(self) -> Self:
-        if self._is_live:
-            self._live.start(refresh=True)
+        if self._screen is not None:
+            self._screen.start()
         return self
 
     def __exit__(
@@ -93,10 +89,9 @@ class ProgressDisplay:
     ) -> None:
         if self._next_drawing is not None:
             self._next_drawing.cancel()
-        if self._is_live:
+        if self._screen is not None:
             self._drop_phase()
-            self._live.refresh()
-            self._live.stop()
+            self._screen.stop()
 
     def show(self, event: Event) -> None:
         """Take note of an event; what it changed is drawn within `DRAWING_S`."""
@@ -142,12 +137,12 @@ class ProgressDisplay:
         self._warn(f"{unit} {event.number}: {what}: {event.type}: {event.message}")
 
     def _is_logged(self, event: TaskFailed) -> bool:
-        return not self._is_live and event.learner in self._logged and event.type not in set(TaskState)
+        return self._screen is None and event.learner in self._logged and event.type not in set(TaskState)
 
     def _warn(self, text: str) -> None:
         text = plain(text)
-        if self._is_live:
-            self._console.print(text, style="red", markup=False, highlight=False)
+        if self._screen is not None:
+            self._screen.warn(text)
         else:
             logger.warning("%s", text)
 
@@ -167,8 +162,8 @@ class ProgressDisplay:
     def _tell(self, record: RoundRecord) -> None:
         self._told_ms, self._untold = record.started_ms + record.duration_ms, None
         line = plain(f"{'round' if self._has_rounds else 'model'} {record.number}: {record.summary()}")
-        if self._is_live:
-            self._console.print(line, markup=False, highlight=False)
+        if self._screen is not None:
+            self._screen.tell(record, line)
         else:
             logger.info("%s", line)
 
@@ -176,12 +171,12 @@ class ProgressDisplay:
 
     def _draw(self) -> None:
         """Draw now, or when the latest drawing is `DRAWING_S` old."""
-        if not self._is_live:
+        if self._screen is None:
             return
         if self._next_drawing is not None:
             self._is_stale = True
             return
-        self._live.refresh()
+        self._screen.draw()
         self._next_drawing = asyncio.get_running_loop().call_later(DRAWING_S, self._draw_again)
 
     def _draw_again(self) -> None:
@@ -193,8 +188,8 @@ class ProgressDisplay:
     def _begin(self, description: str, total: int) -> None:
         self._drop_phase()
         self._phase = self._bars.add_task(description, total=total, note="")
-        if self._is_live:
-            self._live.refresh()  # rare, and worth seeing
+        if self._screen is not None:
+            self._screen.draw()  # rare, and worth seeing
 
     def _drop_phase(self) -> None:
         if self._phase is not None:
