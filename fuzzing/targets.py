@@ -23,7 +23,7 @@ __all__ = ["TARGETS", "Target"]
 
 MODEL = Model.from_arrays([np.arange(20, dtype=np.float32), np.arange(5), np.array(3.14)], ["w", "b", "c"])
 HEADER = Header(
-    "update", MODEL.manifest, 3, "1" * 32, "2" * 32, {"loss": 0.5}, {"site": "a", "sizes": [1, 2.5, None]}, "3" * 32
+    "update", MODEL.manifest, 3, "1" * 32, {"loss": 0.5}, {"site": "a", "sizes": [1, 2.5, None]}, "3" * 32, bytes(16)
 )
 FRAMES = list(frames_of(HEADER, MODEL))
 MOST_BYTES = 2**20  #: of a model that is put together
@@ -100,7 +100,7 @@ START = pb.StartRequest(
     signals=SIGNALS,
     num_learners=2,
     federation_id="f",
-    protocol=2,
+    protocol=3,
     learners=[pb.NamedLearner(hostname="site-1", port=1, root_certificate=0)],
     root_certificates=[PEM],
 )
@@ -114,12 +114,12 @@ TARGETS: dict[str, Target] = {
     "stream": Target(stream, [encode(*FRAMES)]),
     "JoinRequest": Target(
         convert.from_join_request,
-        of(pb.JoinRequest(learner_id="a", token="t", protocol=2, address="h:1", secret="s")),
+        of(pb.JoinRequest(learner_id="a", token="t", protocol=3, address="h:1", secret="s")),
         (CodecError, WrongProtocol),
     ),
     "JoinReply": Target(
         convert.from_join_reply,
-        of(pb.JoinReply(learner_id="a", token="t", heartbeat_secs=1, lease_secs=2, protocol=2)),
+        of(pb.JoinReply(learner_id="a", token="t", heartbeat_secs=1, lease_secs=2, protocol=3)),
         (CodecError, WrongProtocol),
     ),
     "LeaveRequest": Target(convert.from_leave, of(pb.LeaveRequest(token="t"))),
@@ -136,7 +136,7 @@ TARGETS: dict[str, Target] = {
     "StartRequest": Target(convert_driver.from_start_request, of(START), (CodecError, WrongProtocol)),
     "Status": Target(
         convert_driver.from_status,
-        of(pb.Status(federation_id="f", is_finished=True, protocol=2, signals=SIGNALS)),
+        of(pb.Status(federation_id="f", is_finished=True, protocol=3, signals=SIGNALS)),
         (CodecError, WrongProtocol),
     ),
     "FederationRequest": Target(convert_driver.from_federation, of(pb.FederationRequest(federation_id="f"))),

@@ -38,12 +38,13 @@ from metisfl_async.core.federation.events import (
     StoreRecovered,
     StoreStalled,
     TaskFailed,
+    TaskMoved,
     UpdateCounted,
     UpdateFolded,
     UpdateRepeated,
     event_to_dict,
 )
-from metisfl_async.core.federation.records import Failure, LearnerRecord, RoundRecord
+from metisfl_async.core.federation.records import BestScore, Failure, LearnerRecord, RoundRecord
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.bulyan import Bulyan
 from metisfl_async.core.strategies.aggregation.centered_clipping import CenteredClipping
@@ -86,6 +87,7 @@ from metisfl_async.learner.adapters.torch_parts import torch_proximal_term
 from metisfl_async.learner.adapters.xgboost_learner import XGBoostLearner
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.run import app, run_learner
+from metisfl_async.simulation.simulation import Simulation
 
 __version__ = "0.1.0"
 
@@ -94,6 +96,7 @@ __all__ = [
     "Asynchronous",
     "AttachedSession",
     "BatchBudget",
+    "BestScore",
     "Bulyan",
     "CenteredClipping",
     "ClientParams",
@@ -153,12 +156,14 @@ __all__ = [
     "Selector",
     "SemiSynchronous",
     "ServerParams",
+    "Simulation",
     "SklearnLearner",
     "StoreError",
     "StoreRecovered",
     "StoreStalled",
     "Synchronous",
     "TaskFailed",
+    "TaskMoved",
     "TerminationSignals",
     "TerminationSingals",
     "Timing",

@@ -86,7 +86,7 @@ async def test_a_learner_whose_connection_breaks_at_the_end_still_hears_the_fare
     async with Controller(ServerParams()) as controller:
         async with puppet(controller, "a") as learner:
             pass
-        await until(lambda: all(member.connection is None for member in controller._open.registry))
+        await until(lambda: not controller.snapshot().connected)
         link = controller.connect()
         shutting = asyncio.create_task(link.shut_down(NO_FEDERATION))
         await until(lambda: controller._open.service.farewells.message is not None)
@@ -155,7 +155,9 @@ async def test_a_cancelled_driver_ends_the_federation_on_a_controller_that_stays
 async def test_a_stream_on_which_nothing_comes_is_ended(method: str) -> None:
     config = ControllerConfig(upload_idle_secs=0.1)
     async with Controller(ServerParams(), config) as controller, puppet(controller, "a") as learner:
-        call = learner.link._caller.channel.stream_stream(f"/{SERVICE}/{method}")()
+        call = learner.link._caller.channel.stream_stream(f"/{SERVICE}/{method}")(
+            metadata=learner.link._caller.metadata_with(learner.token)
+        )
         assert "upload_idle_secs=0.1" in await call.details()
 
 

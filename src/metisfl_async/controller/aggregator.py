@@ -4,57 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from time import perf_counter
 from typing import Protocol, TypeAlias
 
-from metisfl_async.codec.frame import Header
+from metisfl_async.codec.coded import Layout
+from metisfl_async.codec.coding import coding_of
 from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.keeper import Keeper
-from metisfl_async.controller.staging import Room
 from metisfl_async.controller.threads import INLINE_BYTES, Threads
-from metisfl_async.core.errors import ConfigError, ModelLost, NoModel, StoreError
+from metisfl_async.controller.upload import SumUpload, Upload
+from metisfl_async.core.codecs import RAW
+from metisfl_async.core.errors import (
+    CodecError,
+    ConfigError,
+    Damaged,
+    ModelLost,
+    NoModel,
+    StoreError,
+    UnexpectedMessage,
+)
 from metisfl_async.core.federation.commands import Aggregate, Discard, Forget, Save
 from metisfl_async.core.federation.inputs import Folded, Input, Published, Rejected, Stop, Unpublished
 from metisfl_async.core.federation.inputs import Saved as SavedInput
 from metisfl_async.core.federation.tasks import TaskKind
-from metisfl_async.core.ids import LearnerId, StreamId, TaskId
-from metisfl_async.core.messages import UpdateReply
-from metisfl_async.core.model import Model, allocate
-from metisfl_async.core.strategies.aggregation.arithmetic import unfit
+from metisfl_async.core.ids import LearnerId, TaskId
+from metisfl_async.core.model import Bytes, Model
 from metisfl_async.core.strategies.aggregation.infinities import Infinities
+from metisfl_async.core.strategies.aggregation.partial_sum import PartialSum
 from metisfl_async.core.strategies.aggregation.resemblance import Gallery, Portrait, portrait
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update, made
 from metisfl_async.core.strategies.durable import check_kept
-from metisfl_async.store.base import GLOBAL, NO_ARRAYS, Saved
+from metisfl_async.store.base import BEST, GLOBAL, NO_ARRAYS, Saved
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["Aggregator", "Post", "Upload"]
+__all__ = ["Aggregator", "Post"]
 
 FOLD_INLINE_BYTES = 2**20  #: there is a fold for each update; waking a thread takes longer than folding so much
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A whole, undamaged update in its staging room; the aggregator gives the room back."""
-
-    stream: StreamId
-    learner: LearnerId
-    kind: TaskKind
-    header: Header
-    model: Model
-    weight: float
-    room: Room
-    is_finite: bool
-    reply: asyncio.Future[UpdateReply]  #: done once it is not wanted any more
-    standing: str = ""  #: of first weights: how the federation stands with them
-
-
-Job: TypeAlias = Upload | Aggregate | Save | Forget | Discard
+Job: TypeAlias = Upload | SumUpload | Aggregate | Save | Forget | Discard
 
 
 class Post(Protocol):
@@ -71,9 +64,20 @@ class Aggregator:
     """
 
     def __init__(
-        self, rule: AggregationRule, keeper: Keeper, post: Post, threads: Threads, *, keeps_updates: bool
+        self,
+        rule: AggregationRule,
+        keeper: Keeper,
+        post: Post,
+        threads: Threads,
+        *,
+        keeps_updates: bool,
+        update_codec: str = RAW,
     ) -> None:
         self.publication: Publication | None = None
+        self.best: Publication | None = None  #: of the models so far, if one is kept
+        self.update_layout: Layout | None = None  #: of updates that come coded, if they may
+        self._update_coding = coding_of(update_codec)
+        self._decoded: Bytes | None = None  # the buffer in which coded updates are made whole, one after another
         self._rule, self._keeper, self._post, self._threads = rule, keeper, post, threads
         self._keeps_updates = keeps_updates
         # Not bounded by itself: each update in it holds staging room, and one model is made at a time. What the
@@ -87,6 +91,7 @@ class Aggregator:
         self._infinities: Infinities | None = None
         self._base: Model | None = None  # the latest global model as the rule knows it
         self._unsaved: Model | None = None  # the latest global model, if the store does not have it
+        self._unsaved_best: Model | None = None  # likewise the best one
         self._gallery = Gallery()  # of the updates since the latest global model
         self._latest_task = ""  # that the update that was read last answers
 
@@ -110,6 +115,8 @@ class Aggregator:
         match job:
             case Upload():
                 await self._take_in(job)
+            case SumUpload():
+                await self._take_in_sum(job)
             case Aggregate(version, others, standing):
                 await self._aggregate(version, others, standing)
             case Save(number, standing, is_finished):
@@ -123,12 +130,17 @@ class Aggregator:
                     self._gallery.clear()
 
     def submit(self, job: Job) -> None:
-        is_upload = isinstance(job, Upload)
+        is_upload = isinstance(job, Upload | SumUpload)
         if isinstance(job, Upload) and self._has_ended:
             job.room.release()
             return
         self._submitted += 1
         self._jobs.put_nowait((int(is_upload), self._submitted, job))
+
+    def keep_best(self) -> None:
+        """Keep the latest global model as the best one; the next commit saves it."""
+        assert self.publication is not None
+        self.best, self._unsaved_best = self.publication, self.publication.model
 
     async def set_first_model(self, model: Model, standing: str) -> None:
         """Publish version 0."""
@@ -149,6 +161,11 @@ class Aggregator:
         earlier = models[:-1] if infinities is None else [infinities.without(model) for model in models[:-1]]
         await self._take_up(lambda latest: self._rule.restore([*earlier, latest], saved.arrays), models[-1])
         self.publication = Publication(models[-1])
+        try:
+            best = await keeper.do(store.latest, BEST)
+            self.best = None if best is None else Publication(best.model)
+        except ModelLost as lost:
+            logger.warning("the best model is gone, and is chosen anew from now on: %s", lost)
         if self._rule.needs_previous:
             await self._remember(learners)
 
@@ -156,6 +173,8 @@ class Aggregator:
         """Have the rule begin with a model; what of it is infinite is kept from the rule."""
 
         def take_up() -> None:
+            if self._update_coding is not None:
+                self.update_layout = Layout.of(self._update_coding, model.manifest)
             self._infinities = Infinities.of(model)
             self._base = model if self._infinities is None else self._infinities.without(model)
             begin(self._base)
@@ -186,17 +205,23 @@ class Aggregator:
         self._post(SavedInput(number))
 
     async def _take_in(self, upload: Upload) -> None:
-        header, size = upload.header, upload.model.manifest.size_bytes
+        header, size = upload.header, upload.header.manifest.size_bytes
         try:
             if upload.reply.done():
                 return  # the federation has ended
+            if header.codec != RAW:
+                try:
+                    upload = await self._whole(upload)
+                except (CodecError, UnexpectedMessage) as error:
+                    self._post(Rejected(upload.stream, type(error).__name__, str(error)))
+                    return
             is_first = upload.kind is TaskKind.GET_WEIGHTS
-            look = partial(_unfit, upload, None if is_first else self._infinities)
+            look = partial(upload.unfit, None if is_first else self._infinities)
             if (problem := await self._threads.work(0 if upload.is_finite else size, look)) is not None:
                 self._post(Rejected(upload.stream, "NotFinite", problem))
                 return
             if is_first:
-                await self.set_first_model(await self._threads.work(size, _copy, upload.model), upload.standing)
+                await self.set_first_model(await self._threads.work(size, upload.first_weights), upload.standing)
                 seen: Portrait | None = None
             else:
                 try:
@@ -216,6 +241,49 @@ class Aggregator:
             self._post(folded)
         finally:
             upload.room.release()
+
+    async def _whole(self, upload: Upload) -> Upload:
+        """Make a coded update whole: the global model that it was trained from, and what it changes of that.
+
+        Raises
+        ------
+        Damaged, UnexpectedMessage
+            If it cannot be: its parts are none, or that model is not the latest.
+        """
+        layout, publication, coded = self.update_layout, self.publication, upload.model
+        assert layout is not None
+        assert publication is not None
+        base = publication.model
+        if coded.version != base.version:
+            raise UnexpectedMessage(f"it changes global model {coded.version}; the latest is {base.version}")
+        model = await self._threads.work(base.manifest.size_bytes, layout.decoded, coded, base, self._decoded)
+        self._decoded = model.buffer
+        return replace(upload, model=model, is_finite=False)  # that is seen once it is whole
+
+    async def _take_in_sum(self, upload: SumUpload) -> None:
+        """Fold a sum: what became of it is said of each contribution."""
+        if not upload.is_wanted():
+            return
+        partial = upload.partial
+        try:
+            await self._threads.work(partial.size_bytes, self._fold_sum, partial)
+        except (CodecError, ConfigError, MemoryError) as error:
+            reason = str(error) or f"there is no memory to take in a sum of {partial.size_bytes} bytes"
+            for stream in upload.streams:
+                self._post(Rejected(stream, type(error).__name__, reason))
+            return
+        for stream, share in zip(upload.streams, partial.contributions, strict=True):
+            seen = share.seen
+            twin = self._gallery.add(share.task_id, share.learner, share.weight, seen)
+            norm, held_bytes = seen.norm, partial.size_bytes
+            self._post(
+                Folded(stream, share.weight, share.metrics, share.metadata, held_bytes, norm, seen.is_global, twin)
+            )
+
+    def _fold_sum(self, partial: PartialSum) -> None:
+        if (problem := partial.unfit()) is not None:
+            raise Damaged("sum", problem)
+        self._rule.fold_sum(partial)
 
     async def _fold(self, upload: Upload) -> Portrait:
         """Fold an update, look what it is like, and keep it where updates are kept."""
@@ -246,9 +314,9 @@ class Aggregator:
         manifest, selection_s = self.publication.model.manifest, 0.0
         self.publication.forget_chunks()  # this is when most memory is taken; in rounds, all have them by now
         for learner in others:
-            begun_at = time.monotonic()
+            begun_at = perf_counter()
             update = await self._latest(learner)
-            selection_s += time.monotonic() - begun_at
+            selection_s += perf_counter() - begun_at
             if update is not None:
                 with suppress(ConfigError):  # the rule does not want it; its learner was told nothing else
                     await self._threads.work(manifest.size_bytes, self._rule.fold, update)
@@ -291,12 +359,15 @@ class Aggregator:
         self._post(Unpublished(reason, error.keeps_updates))
 
     async def _commit(self, standing: str) -> None:
-        """Save how the federation stands, with the latest global model and what the rule keeps, if they are not."""
-        model = self._unsaved
-        arrays = self._rule.state() if model is not None and self._keeper.store.is_durable else NO_ARRAYS
+        """Save how the federation stands; the latest model with what the rule keeps, and the best one, if not yet."""
+        model, is_durable = self._unsaved, self._keeper.store.is_durable
+        best = self._unsaved_best if is_durable else None  # nothing else could come back to one in memory
+        arrays = self._rule.state() if model is not None and is_durable else NO_ARRAYS
         check_kept("aggregation rule", self._rule, arrays)
-        await self._keeper.commit(standing, model=model, arrays=arrays)
+        await self._keeper.commit(standing, model=model, arrays=arrays, best=best)
         self._unsaved = None
+        if self._unsaved_best is best:
+            self._unsaved_best = None
 
     async def _forget(self, learner: LearnerId) -> None:
         if not self._keeps_updates:
@@ -340,24 +411,8 @@ class Aggregator:
         return Update(learner, model, stored.weight, staleness)
 
 
-def _unfit(upload: Upload, infinities: Infinities | None) -> str | None:
-    """Say what of an update is not finite, but for what is so in the global model."""
-    if infinities is not None:
-        infinities.clear(upload.model)
-    if upload.is_finite:
-        return None
-    return unfit(upload.model, is_first=upload.kind is TaskKind.GET_WEIGHTS)
-
-
 def _fold(rule: AggregationRule, update: Update, base: Model) -> Portrait:
     """Fold an update, and look what it is like."""
     seen = portrait(update.model, base)
     rule.fold(update)
     return seen
-
-
-def _copy(update: Model) -> Model:
-    """Take first weights out of their staging room."""
-    model = Model(update.manifest, allocate(len(update.buffer)), version=0)
-    model.buffer[:] = update.buffer
-    return model

@@ -17,6 +17,7 @@ from metisfl_async.controller.latest import Latest
 from metisfl_async.controller.listeners import Listeners
 from metisfl_async.controller.open_files import scarce
 from metisfl_async.controller.registry import Registry
+from metisfl_async.controller.snapshot import Snapshot, snapshot
 from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.turns import Turns
 from metisfl_async.controller.updates import GoAhead, header_of
@@ -79,6 +80,9 @@ class Service:
         self._driver_at = clock()  # when the last one was there
         self._is_kept = False  # whether the last one said that others will come
 
+    def snapshot(self) -> Snapshot:
+        return snapshot(self._registry, self._jobs.current, self._downloads)
+
     # --- learners --------------------------------------------------------------------------------------------------
 
     async def join(self, caller: Caller, request: JoinRequest) -> JoinReply:
@@ -114,8 +118,9 @@ class Service:
             nonlocal sent_bytes
             turn.moved()
             member.heard(self._clock())
-            job.post(Moved(member.id, sent=size_bytes))
-            sent_bytes += size_bytes
+            was_all, sent_bytes = sent_bytes >= latest.manifest.size_bytes, sent_bytes + size_bytes
+            is_all = sent_bytes >= latest.manifest.size_bytes and not was_all
+            job.post(Moved(member.id, sent=size_bytes, is_all=is_all))
             self.farewells.moved(member.id, sent_bytes)
 
         @asynccontextmanager
@@ -125,9 +130,11 @@ class Service:
 
         return Download(begin, moved, alone(), member.pace)
 
-    async def train_done(self, caller: Caller, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> UpdateReply:
-        header = await header_of(frames, "update", self._config.upload_idle_secs)
-        member = self._registry.heard(Token(header.token), caller)
+    async def train_done(
+        self, caller: Caller, token: Token, frames: AsyncIterator[Frame], go_ahead: GoAhead
+    ) -> UpdateReply:
+        member = self._registry.heard(token, caller)
+        header = await header_of(frames, "update", member.id, self._config.upload_idle_secs)
         return await self._jobs.of(header.federation_id).updates.receive(member, header, frames, go_ahead)
 
     def revoked(self, identity: Identity) -> None:
@@ -175,7 +182,9 @@ class Service:
         if job is None:
             return Status(NO_FEDERATION)
         federation = job.federation
-        return Status(job.id, federation.is_finished, federation.standing.signals, federation.standing.evaluates)
+        standing = federation.standing
+        signals = standing.signals if job.has_begun else None
+        return Status(job.id, federation.is_finished, signals, standing.evaluates, standing.best)
 
     async def set_initial_model(self, caller: Caller, frames: AsyncIterator[Frame]) -> None:
         await self._first_weights.receive(frames)
@@ -211,13 +220,14 @@ class Service:
             async for record in records:
                 yield record
 
-    async def get_model(self, caller: Caller, federation_id: FederationId) -> Download:
+    async def get_model(self, caller: Caller, federation_id: FederationId, best: bool = False) -> Download:
         self._driver_at = self._clock()
         job = self._jobs.of(federation_id)
-        job.published()  # there is one, or it is said now
+        begin = job.best if best else job.published
+        begin()  # there is one, or it is said now
         # A reader that stands still keeps a model that may be an old one: each party keeps one.
         alone = self._fetches.of(("GetModel", caller.identity or caller.peer), Superseded(str(caller)))
-        return Download(job.published, lambda _: None, alone)
+        return Download(begin, lambda _: None, alone)
 
     async def evaluated(self, caller: Caller, federation_id: FederationId, report: CentralEvaluation) -> None:
         self._jobs.of(federation_id).post(report)

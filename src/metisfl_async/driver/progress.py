@@ -29,7 +29,7 @@ from metisfl_async.core.federation.tasks import TaskState
 from metisfl_async.core.repeats import Repeats
 from metisfl_async.core.texts import MAX_NAME, plain
 from metisfl_async.driver.failures import Failures
-from metisfl_async.driver.screens import screen_of
+from metisfl_async.driver.screens import Cell, Screen, Terminal, output_of_cell
 
 __all__ = ["ProgressDisplay"]
 
@@ -56,7 +56,9 @@ class ProgressDisplay:
         *,
         logged: Collection[str] = (),
     ) -> None:
-        self._console = console or Console()
+        show = output_of_cell() if console is None else None
+        console = console or Console()
+        self._is_live = show is not None or console.is_terminal
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(BAR_WIDTH),
@@ -64,9 +66,9 @@ class ProgressDisplay:
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             auto_refresh=False,
-            console=self._console,
+            console=console,
         )
-        self._screen = screen_of(self._console, self._bars)  # None: there are only lines in the log
+        self._screen: Screen = Terminal(self._bars, console) if show is None else Cell(self._bars, show)
         self._logged = logged
         self._has_rounds = signals.global_updates is None
         unit, total = ("rounds", signals.federation_rounds) if self._has_rounds else ("models", signals.global_updates)
@@ -80,7 +82,7 @@ class ProgressDisplay:
         self._is_stale = False  # whether something changed since the latest drawing
 
     def __enter__(self) -> Self:
-        if self._screen is not None:
+        if self._is_live:
             self._screen.start()
         return self
 
@@ -89,7 +91,7 @@ class ProgressDisplay:
     ) -> None:
         if self._next_drawing is not None:
             self._next_drawing.cancel()
-        if self._screen is not None:
+        if self._is_live:
             self._drop_phase()
             self._screen.stop()
 
@@ -137,12 +139,12 @@ class ProgressDisplay:
         self._warn(f"{unit} {event.number}: {what}: {event.type}: {event.message}")
 
     def _is_logged(self, event: TaskFailed) -> bool:
-        return self._screen is None and event.learner in self._logged and event.type not in set(TaskState)
+        return not self._is_live and event.learner in self._logged and event.type not in set(TaskState)
 
     def _warn(self, text: str) -> None:
         text = plain(text)
-        if self._screen is not None:
-            self._screen.warn(text)
+        if self._is_live:
+            self._screen.say(text, is_bad=True)
         else:
             logger.warning("%s", text)
 
@@ -162,8 +164,8 @@ class ProgressDisplay:
     def _tell(self, record: RoundRecord) -> None:
         self._told_ms, self._untold = record.started_ms + record.duration_ms, None
         line = plain(f"{'round' if self._has_rounds else 'model'} {record.number}: {record.summary()}")
-        if self._screen is not None:
-            self._screen.tell(record, line)
+        if self._is_live:
+            self._screen.say(line)
         else:
             logger.info("%s", line)
 
@@ -171,7 +173,7 @@ class ProgressDisplay:
 
     def _draw(self) -> None:
         """Draw now, or when the latest drawing is `DRAWING_S` old."""
-        if self._screen is None:
+        if not self._is_live:
             return
         if self._next_drawing is not None:
             self._is_stale = True
@@ -188,7 +190,7 @@ class ProgressDisplay:
     def _begin(self, description: str, total: int) -> None:
         self._drop_phase()
         self._phase = self._bars.add_task(description, total=total, note="")
-        if self._screen is not None:
+        if self._is_live and self._screen.is_eager:
             self._screen.draw()  # rare, and worth seeing
 
     def _drop_phase(self) -> None:
@@ -201,7 +203,7 @@ class ProgressDisplay:
         note = ""
         for part in parts:
             longer = f"{note}  {part}" if note else part
-            if NOTE_AT + len(longer) > self._console.width:
+            if NOTE_AT + len(longer) > self._screen.width:
                 break
             note = longer
         return note

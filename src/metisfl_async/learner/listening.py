@@ -140,9 +140,9 @@ class ListeningLink:
         async with self._connected() as link:
             return await link.fetch_model(token, model, max_model_bytes, again, heard)
 
-    async def train_done(self, header: Header, update: Model) -> UpdateReply:
+    async def train_done(self, token: Token, header: Header, update: Model) -> UpdateReply:
         async with self._connected() as link:
-            return await link.upload(header, update)
+            return await link.upload(token, header, update)
 
     async def leave(self, token: Token) -> None:
         async with self._connected() as link:
@@ -172,11 +172,12 @@ class ListeningLink:
         self._check(token)
         return await self._worker.get_weights()
 
-    async def set_initial_model(self, frames: AsyncIterator[Frame]) -> None:
+    async def set_initial_model(self, token: Token, frames: AsyncIterator[Frame]) -> None:
+        joined = self._check(token)
         header = await _next(frames)
         if not isinstance(header, Header):
             raise Damaged("stream", "the first frame is no header")
-        check_size(header, self._check(Token(header.token)).max_model_bytes)
+        check_size(header, joined.max_model_bytes)
         assembly = Assembly(header, allocate(header.manifest.size_bytes))
         while not assembly.is_complete:
             if (frame := await _next(frames)) is None:

@@ -14,10 +14,11 @@ from metisfl_async.codec.frame import Assembly, Header, bundles_of, check_size, 
 from metisfl_async.codec.pace import Pace
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost, Damaged
+from metisfl_async.core.ids import Token
 from metisfl_async.core.model import Bytes, Model, allocate
 from metisfl_async.transport.concurrency import first_of, is_being_cancelled
 from metisfl_async.transport.grpc_errors import ours
-from metisfl_async.transport.grpc_options import CHANNEL_OPTIONS
+from metisfl_async.transport.grpc_options import CHANNEL_OPTIONS, TOKEN
 from metisfl_async.transport.malloc import keep_freed_memory
 from metisfl_async.transport.reading import frames_in
 
@@ -110,9 +111,14 @@ class GrpcCaller:
             raise ConnectionLost(self.address, str(assembly.truncated()))
         return assembly.model
 
-    async def send_model(self, method: str, header: Header, model: Model) -> None:
+    def metadata_with(self, token: Token) -> tuple[tuple[str, str], ...]:
+        """What goes with a call that carries a model and no message of ours to say the token of a join in."""
+        return (*(self.metadata or ()), (TOKEN, token))
+
+    async def send_model(self, method: str, header: Header, model: Model, token: Token | None = None) -> None:
+        metadata = self.metadata if token is None else self.metadata_with(token)
         with self.ours():
-            call = self.channel.stream_unary(self.path(method))(metadata=self.metadata)
+            call = self.channel.stream_unary(self.path(method))(metadata=metadata)
         try:
             with self.ours():
                 try:

@@ -1,0 +1,114 @@
+"""Federations whose models travel in fewer bytes train as a few lines of NumPy say."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from coded_values import said
+from federations import session_of
+
+from metisfl_async import ControllerConfig, Learner
+from metisfl_async.core.metrics import Json, Metrics
+from metisfl_async.core.model import Array
+from metisfl_async.learner.learner import Config, TrainResult
+
+SIZE, ROUNDS = 5000, 3
+CODECS = ("raw", "bf16", "int8", "topk:0.05")
+
+
+def step(learner: int, round_number: Json) -> Array:
+    drawn = np.random.default_rng([learner, int(str(round_number))]).normal(size=SIZE)
+    return (drawn * 0.1).astype(np.float32)
+
+
+class Wanders(Learner):
+    """Takes a random step in each round; its second tensor counts them."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(num_training_examples=number)
+        self.number = number
+        self.fetched: list[Array] = []
+
+    def get_weights(self) -> list[Array]:
+        return [np.linspace(-3, 3, SIZE, dtype=np.float32), np.array(0, np.int64)]
+
+    def set_weights(self, parameters: list[Array]) -> None:
+        self.fetched.append(parameters[0].copy())
+
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        self.fetched.append(parameters[0].copy())
+        parameters[0] += step(self.number, config["round_number"])
+        parameters[1] += 1
+        return parameters, {}
+
+    def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
+        return {}
+
+
+def expected(codec: str) -> Array:
+    model = Wanders(1).get_weights()[0]
+    rests = {number: np.zeros(SIZE, np.float32) for number in (1, 3)}
+    for round_number in range(1, ROUNDS + 1):
+        total = np.zeros(SIZE, np.float64)
+        for number, rest in rests.items():
+            change = model + step(number, round_number) - model
+            if codec not in ("raw", "bf16"):
+                change = change + rest
+            heard = said(codec, change)
+            rest[:] = change - heard
+            total += number * (model + heard).astype(np.float64)
+        model = (total / 4).astype(np.float32)
+    return model
+
+
+@pytest.mark.parametrize("over_grpc", [False, True], ids=["in memory", "over gRPC"])
+@pytest.mark.parametrize("codec", CODECS)
+async def test_a_federation_trains_as_numpy_says(codec: str, over_grpc: bool) -> None:
+    config = ControllerConfig(update_codec=codec, evaluate_every=0)
+    result = await session_of([Wanders(1), Wanders(3)], ROUNDS, over_grpc=over_grpc, config=config).run()
+    assert result.final_model is not None
+    np.testing.assert_array_max_ulp(result.final_model[0], expected(codec), maxulp=2)
+    assert result.final_model[1] == ROUNDS
+    received = result.rounds[-1].bytes_received / (2 * 4 * SIZE)
+    assert received == pytest.approx({"raw": 1, "bf16": 0.5, "int8": 0.25, "topk:0.05": 0.1}[codec], abs=0.01)
+
+
+@pytest.mark.parametrize("rule", ["TrimmedMean", "FedAdam"])
+async def test_every_rule_gets_whole_updates(rule: str) -> None:
+    raw = ControllerConfig(aggregation_rule=rule, min_learners=3, evaluate_every=0)
+    coded, exact = [
+        (await session_of([Wanders(1), Wanders(3), Wanders(5)], 1, config=config).run()).final_model
+        for config in (replace(raw, update_codec="int8"), raw)
+    ]
+    assert coded is not None
+    assert exact is not None
+    assert 0 < np.abs(coded[0] - exact[0]).max() < 0.01
+
+
+async def test_an_update_that_is_not_finite_travels_raw_and_is_refused_by_its_tensor() -> None:
+    class Diverges(Wanders):
+        def train(self, parameters: list[Array], config: Config) -> TrainResult:
+            parameters[0][7] = np.inf
+            return super().train(parameters, config)
+
+    config = ControllerConfig(update_codec="int8", evaluate_every=0)
+    result = await session_of([Wanders(1), Diverges(3)], 1, config=config).run()
+    (failure,) = result.rounds[0].learners["learner-1"].failures
+    assert "tensor '0' holds a value that is not finite" in failure.message
+
+
+async def test_a_learner_that_does_not_know_the_codec_sends_its_updates_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("metisfl_async.learner.shrinking.coding_of", lambda codec: None)
+    caplog.set_level(logging.WARNING, "metisfl_async.learner")
+    config = ControllerConfig(update_codec="int8", evaluate_every=0)
+    result = await session_of([Wanders(1), Wanders(3)], ROUNDS, config=config).run()
+    assert result.final_model is not None
+    np.testing.assert_array_max_ulp(result.final_model[0], expected("raw"), maxulp=2)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the update_codec 'int8' is not known here; updates travel as they are"
+    ] * 2
