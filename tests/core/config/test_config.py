@@ -126,6 +126,13 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
     ),
     (
         ControllerConfig,
+        {"update_codec": "bf16", "aggregation_rule": "TreeBagging"},
+        "update_codec",
+        "bf16",
+        "'raw' with TreeBagging, which needs the numbers as they are",
+    ),
+    (
+        ControllerConfig,
         {"aggregation_rule": "FedBuff"},
         "scheduler",
         "Synchronous",

@@ -143,6 +143,9 @@ class ControllerConfig:
         if self.update_codec != RAW and not scheduler.in_rounds:
             allowed = f"{RAW!r} without rounds: a change says nothing where the model that it changes may be gone"
             raise ConfigError("update_codec", self.update_codec, allowed)
+        if self.update_codec != RAW and not rule.takes_rounded:
+            allowed = f"{RAW!r} with {type(rule).__name__}, which needs the numbers as they are"
+            raise ConfigError("update_codec", self.update_codec, allowed)
         if self.min_learners < rule.min_updates:
             allowed = f"at least {rule.min_updates}, which {type(rule).__name__} needs to keep what it promises"
             raise ConfigError("min_learners", self.min_learners, allowed)
