@@ -13,6 +13,7 @@ import click
 
 from metisfl_async import __version__
 from metisfl_async.cli.certificates import make_certificates
+from metisfl_async.cli.conformance import check_learner
 from metisfl_async.cli.console import show_log
 from metisfl_async.cli.factory import import_factory, make_learner, read_args
 from metisfl_async.cli.running import allow_many_files, exit_on_signals, run
@@ -386,3 +387,6 @@ def token(file: Path, **roles: tuple[str, ...]) -> None:
         raise ConfigError("token", "nobody", "--learner NAME, --driver NAME, --observer NAME or --controller NAME")
     for identity, secret in add_tokens(file, identities):
         click.echo(f"{identity} {secret}")
+
+
+app.add_command(check_learner)
