@@ -16,6 +16,7 @@ from metisfl_async.cli.certificates import make_certificates
 from metisfl_async.cli.conformance import check_learner
 from metisfl_async.cli.console import show_log
 from metisfl_async.cli.factory import import_factory, make_learner, read_args
+from metisfl_async.cli.new import new
 from metisfl_async.cli.running import allow_many_files, exit_on_signals, run
 from metisfl_async.cli.tokens import add_tokens
 from metisfl_async.controller.controller import Controller
@@ -108,6 +109,9 @@ def run_app() -> None:
 def app() -> None:
     """Run a federation that one file describes: a controller, learners where the data is, and a driver.
 
+    \b
+    A new one, which runs at once:
+      metisfl-async new my-federation
     \b
     In one process:
       metisfl-async run federation.yaml --module learners:MyLearner
@@ -390,3 +394,4 @@ def token(file: Path, **roles: tuple[str, ...]) -> None:
 
 
 app.add_command(check_learner)
+app.add_command(new)
