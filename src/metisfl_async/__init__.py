@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from metisfl_async.events import *  # noqa: F403 - for type checkers: what was here before
     from metisfl_async.learner.learner import Learner
     from metisfl_async.learner.run import run_learner
+    from metisfl_async.simulation.simulation import Simulation
     from metisfl_async.strategies import *  # noqa: F403 - for type checkers: what was here before
 
 __version__ = "0.1.0"
@@ -56,6 +57,7 @@ __all__ = [
     "QuorumLost",
     "RoundRecord",
     "ServerParams",
+    "Simulation",
     "TerminationSignals",
     "TransportError",
     "run_learner",
@@ -80,6 +82,7 @@ _HOMES = {
     "QuorumLost": "core.errors",
     "RoundRecord": "core.federation.records",
     "ServerParams": "core.config",
+    "Simulation": "simulation.simulation",
     "TerminationSignals": "core.config",
     "TransportError": "core.errors",
     "run_learner": "learner.run",
