@@ -6,6 +6,7 @@
     curl -N localhost:8000/federation/events     # server-sent events
     curl localhost:8000/federation               # what was reached so far
     curl -X DELETE localhost:8000/federation     # ends it in order, and gives the result
+    open localhost:8000/page/ in a browser       # the live page
 
 Stop the app in the middle, or kill it, and start it again: the federation goes on with the round that was open. What
 must survive is in the directory `federation`, or in the one that FEDERATION_DIR names.
@@ -26,21 +27,22 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, Header, HTTPException, Query
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from numpy.typing import NDArray
+from starlette.types import Receive, Scope, Send
 
 from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
     FederationResult,
-    FederationStarted,
     Learner,
     MetisError,
     ModelStoreConfig,
     TerminationSignals,
-    event_to_dict,
 )
+from metisfl_async.events import FederationStarted, event_to_dict
+from metisfl_async.web import Dashboard
 
 Weights = list[NDArray[Any]]
 
@@ -73,6 +75,7 @@ class Service:
         self._directory, self._file = directory, directory / "running.json"
         directory.mkdir(parents=True, exist_ok=True)
         self.session: DriverSession | None = None
+        self.page: Dashboard | None = None
         self._controller: Controller | None = None
         self._run: asyncio.Task[FederationResult] | None = None
 
@@ -86,6 +89,7 @@ class Service:
         store = ModelStoreConfig(model_store="Disk", directory=self._directory / "models")
         self._controller = Controller(None, ControllerConfig(), store, resume=resume)
         self.session = DriverSession(self._controller, [MeanLearner(seed) for seed in range(3)], signals)
+        self.page = Dashboard(self.session)
         self._run = asyncio.create_task(self._until_over(resume=resume))
 
     async def _until_over(self, *, resume: bool) -> FederationResult:
@@ -123,7 +127,14 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     await service.close()
 
 
+async def page(scope: Scope, receive: Receive, send: Send) -> None:
+    """Show the federation of the time: a Dashboard is an ASGI app, and so is what hands requests on to it."""
+    shown = PlainTextResponse("no federation was started", 404) if service.page is None else service.page
+    await shown(scope, receive, send)
+
+
 app = FastAPI(lifespan=lifespan)
+app.mount("/page", page)
 
 
 @app.post("/federation", status_code=202)

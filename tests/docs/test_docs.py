@@ -47,7 +47,8 @@ async def test_the_stores_in_the_guide_run_as_they_stand(
     on_disk, in_redis = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     for block in (on_disk, in_redis.replace("6379", str(redis_server.port))):
         code = compile(block, "guide.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-        await eval(code, {**vars(metisfl_async), "learners": [Adds(1)]})
+        names = {name: getattr(metisfl_async, name) for name in metisfl_async.__all__}
+        await eval(code, names | {"learners": [Adds(1)]})
     said = capsys.readouterr().out
     assert said.endswith("10 [(1,), ()]\n[6, 7, 8, 9, 10]\n")
     assert count(tmp_path, "models/*/global/*.safetensors") == 5

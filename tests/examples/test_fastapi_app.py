@@ -61,10 +61,12 @@ async def test_a_federation_goes_on_after_the_app_was_killed_and_after_it_was_st
 ) -> None:
     async with served(tmp_path, free_port, signal.SIGKILL) as client:
         assert (await client.get("/federation/events")).status_code == 404
+        assert (await client.get("/page/")).status_code == 404
         assert (await client.post("/federation", params={"rounds": 0})).status_code == 422
         assert (await client.post("/federation", params={"rounds": 1_000_000})).status_code == 202
         first = await events_until(client, "RoundFinished")
         assert (await client.post("/federation")).status_code == 409
+        assert "<title>" in (await client.get("/page/")).text
         again = await events_until(client, "RoundFinished", first[-1][0])
         assert again[0][1]["serial"] == first[-1][1]["serial"] + 1  # EventSource goes on where it was
     for how_it_ends in (signal.SIGTERM, signal.SIGKILL):

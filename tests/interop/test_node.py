@@ -7,7 +7,7 @@ import json
 import random
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from proxy import Proxy, proxy_to
 
 from metisfl_async import (
+    ClientParams,
     Controller,
     ControllerConfig,
     DriverSession,
@@ -28,6 +29,7 @@ from metisfl_async import (
     TerminationSignals,
     run_learner,
 )
+from metisfl_async.conformance import CASES, check_learner
 from metisfl_async.core.federation.desk import Desk
 from metisfl_async.core.federation.tasks import HeldTask, Verdict
 from metisfl_async.core.ids import LearnerId
@@ -147,14 +149,16 @@ class Node:
 
 
 @asynccontextmanager
-async def node(controller: Controller | Proxy, site: Site, directory: Path, **options: str) -> AsyncIterator[Node]:
+async def node(
+    controller: Controller | Proxy | ClientParams, site: Site, directory: Path, **options: str
+) -> AsyncIterator[Node]:
     program = shutil.which("node")
     assert program is not None, "Node.js 20 or newer is needed, as node"
     assert (HERE / "node_modules" / ".ready").exists(), "run `make tests/interop/node_modules/.ready`, which needs npm"
     facts = {"x": site.x.astype(int).tolist(), "y": site.y.tolist()} | options
     file = directory / "data.json"
     file.write_text(json.dumps(facts | {"learning_rate": site.learning_rate, "steps": site.steps}))
-    address = controller.address if isinstance(controller, Controller) else controller.params.address
+    address = (controller.params if isinstance(controller, Proxy) else controller).address
     command = (program, str(HERE / "learner.mjs"), address, "node", str(file))
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, limit=2**24)
     try:
@@ -345,3 +349,17 @@ async def test_without_rounds_javascript_and_python_take_turns(tmp_path: Path) -
     assert result.final_model is not None
     assert _last(learner) == {"what": "final", "loss": pytest.approx(sites["node"].loss(result.final_model))}
     assert {name for record in result.rounds for name in record.participants} == {"a", "node"}
+
+
+async def test_it_passes_all_cases_of_the_kit(tmp_path: Path) -> None:
+    site, starting = Site.of(1, 20), list[asyncio.Task[Node]]()
+    async with AsyncExitStack() as stack:
+
+        def start(port: int) -> None:
+            running = stack.enter_async_context(node(ClientParams(port=port), site, tmp_path))
+            starting.append(asyncio.create_task(running))
+
+        verdicts = await check_learner("127.0.0.1", 0, on_listening=start)
+        assert await (await starting[0]).end() == 0
+    assert {verdict.case.name: verdict.why for verdict in verdicts if verdict.why} == {}
+    assert len(verdicts) == len(CASES)
