@@ -33,6 +33,7 @@ from metisfl_async import (
     TerminationSignals,
     UpdateCounted,
     run_learner,
+    testing,
 )
 from metisfl_async.core.federation.events import UpdateFolded
 from metisfl_async.core.federation.federation import Federation
@@ -436,12 +437,13 @@ async def test_stop_ends_it_in_order() -> None:
         await session.stop()
 
 
-async def test_it_ends_by_time_even_in_the_middle_of_a_round() -> None:
-    learner = AddsOnLoop(1)
-    learner.may_train.clear()
-    session = DriverSession(Controller(), [learner], TerminationSignals(execution_cutoff_time_mins=0.01))
-    result = await session.run()
-    assert result.reason == "execution_cutoff_time_mins=0.01 reached"
+async def test_it_ends_by_time_even_in_the_middle_of_a_round(federation: Callable[..., testing.Federation]) -> None:
+    async with federation(
+        [testing.FakeLearner(takes=7200.0)], TerminationSignals(execution_cutoff_time_mins=60)
+    ) as fed:
+        result = await fed.result()
+        assert fed.now == pytest.approx(3600.0, abs=1.0)
+    assert result.reason == "execution_cutoff_time_mins=60 reached"
     assert result.rounds[0].learners["learner-0"].failures[0].type == "cancelled"
 
 
