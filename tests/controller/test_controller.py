@@ -171,6 +171,7 @@ async def test_what_happens_while_it_closes_starts_no_timer() -> None:
         assert not dispatcher._timers
 
 
+@pytest.mark.slow
 async def test_nobody_is_given_up_for_what_was_not_read_while_the_loop_stood_still() -> None:
     config = ControllerConfig(heartbeat_secs=0.5, lease_secs=2.0)
     async with asyncio.timeout(PATIENCE_S), Controller(ServerParams(), config) as controller:

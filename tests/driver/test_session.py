@@ -120,6 +120,7 @@ async def test_coroutine_learners_work_as_well(over_grpc: bool) -> None:
     assert result.final_model[0].tolist() == [6.0]
 
 
+@pytest.mark.slow
 async def test_learners_may_run_in_processes_and_keep_their_state_there() -> None:
     async with nothing_left_behind():
         result = await session_of([Counts()], rounds=3, worker="process").run()
@@ -509,6 +510,7 @@ async def test_an_impossible_worker_is_named() -> None:
 # --- cancelling ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_cancelled_at_any_await_in_memory_nothing_is_left() -> None:
     """Cancel after every possible number of loop steps, until one run gets through."""
     async with nothing_left_behind():
@@ -525,6 +527,7 @@ async def test_cancelled_at_any_await_in_memory_nothing_is_left() -> None:
         assert steps > 20
 
 
+@pytest.mark.slow
 async def test_cancelled_at_many_points_over_grpc_nothing_is_left() -> None:
     async with nothing_left_behind():
         for events in range(0, 30, 2):
@@ -562,6 +565,7 @@ async def test_cancelled_while_a_thread_trains_it_tells_the_learner_and_waits() 
     assert learner.was_cancelled
 
 
+@pytest.mark.slow
 async def test_cancelled_while_a_process_trains_it_ends_the_process() -> None:
     async with nothing_left_behind():
         session = session_of([Sleeps(1)], worker="process")
@@ -663,6 +667,7 @@ async def test_numpy_integers_count_examples() -> None:
     assert {part.weight for part in result.rounds[0].learners.values()} == {6.0, 7.0}
 
 
+@pytest.mark.slow
 def test_a_program_may_end_at_any_await_while_a_session_runs() -> None:
     """asyncio cancels all tasks then, also those that the session would have ended one after another."""
 

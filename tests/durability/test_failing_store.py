@@ -22,6 +22,8 @@ from metisfl_async import (
 )
 from metisfl_async.testing import Federation, run
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ControllerConfig(evaluate_every=0)
 
 #: For each: how it is configured, when it ends, how many learners there are, and whether statements fail late.
