@@ -7,6 +7,7 @@ TORCH_READY := $(VENV)/.torch
 LORA_READY := $(VENV)/.lora
 INTEROP := tests/interop
 COVERED := tests/core tests/codec
+HEAVY := tests/attackers tests/bench tests/examples tests/fuzzing tests/learner/adapters
 WITH_THREADS := tests/learner/test_worker.py tests/learner/test_client.py tests/learner/test_stuck.py tests/driver/test_session.py tests/driver/test_stop.py
 NODE_READY := $(INTEROP)/node_modules/.ready
 FLOWER := bench/.venv-flower
@@ -24,12 +25,13 @@ export PYTHONDONTWRITEBYTECODE :=
 UPLOT := 1.6.32
 STATIC := src/metisfl_async/web/static
 
-.PHONY: help quickstart lora test check unit soak matrix fuzz bench bench-quick figures proto vendor clean
+.PHONY: help quickstart lora test fast check unit soak matrix fuzz bench bench-quick figures proto vendor clean
 
 help:
 	@echo 'make quickstart   set up, then train a real model on real images in five processes (about two minutes; downloads TensorFlow, about 2 GB on disk)'
 	@echo 'make lora         set up, then fine-tune a real language model with LoRA on three learners (some minutes; downloads PyTorch, transformers and 93 MB of weights)'
 	@echo 'make test         set up, with PyTorch (about 0.8 GB, or several with GPU support) and Flower, then run every check and test (needs Node.js 20, npm, redis-server and Chromium; on Debian it installs the last two, with sudo)'
+	@echo 'make fast         set up, then run the tests that need neither Redis, Node.js nor a machine learning framework, and take no seconds each (under a minute)'
 	@echo 'make soak         set up, then kill, stop and cut off the parties of 200 federations at random, and see that nothing is lost (a few minutes; SOAK_RUNS=... SOAK_SEED=... for others)'
 	@echo 'make matrix       set up, then run federations in virtual time: each scheduler under each fault with 20 seeds, and 600 orders of their tasks (about a minute; MATRIX_SEEDS=... for more)'
 	@echo 'make fuzz         set up, then spoil what comes from the network for an hour, and see that only documented errors come of it (FUZZ_SECONDS=... FUZZ_SEED=... for more)'
@@ -99,6 +101,9 @@ unit: $(READY) $(TORCH_READY) $(NODE_READY)
 	$(PYTHON) -m pytest -n 3 --dist worksteal --cov --cov-report=term-missing:skip-covered --cov-fail-under=100 $(COVERED)
 	$(PYTHON) -m pytest -n 3 --dist worksteal $(COVERED:%=--ignore=%)
 	$(PYTHON) -m pytest -q -n 3 --dist worksteal -o asyncio_debug=true $(WITH_THREADS)
+
+fast: $(READY)
+	$(PYTHON) -m pytest -q -n 2 --dist worksteal -m 'not (slow or network or redis or node or tensorflow)' $(HEAVY:%=--ignore=%)
 
 soak: $(READY)
 	cd tests && $(abspath $(PYTHON)) -m durability.soak $(SOAK_RUNS) $(SOAK_SEED)

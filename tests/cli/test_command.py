@@ -20,6 +20,8 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "environment"
 PATIENCE_S = 60.0  #: a hang fails after this
 SITES = ["site-1", "site-2", "site-3"]

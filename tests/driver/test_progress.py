@@ -138,6 +138,7 @@ async def test_rounds_that_end_before_all_have_reported_are_rounds() -> None:
     assert "models" not in _text(console)
 
 
+@pytest.mark.slow
 async def test_a_thousand_models_of_ten_learners_are_drawn_now_and_then() -> None:
     signals = TerminationSignals(global_updates=1000)
     events = await _events_without_rounds(signals, [Adds(number) for number in range(1, 11)], 1000)

@@ -36,6 +36,8 @@ from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.learner.learner import Config, TrainResult
 
+pytestmark = [pytest.mark.slow, pytest.mark.node]
+
 HERE = Path(__file__).parent
 CONFIG = ControllerConfig(heartbeat_secs=0.05)
 ROUNDS = 4

@@ -276,6 +276,12 @@ class Service:
             async with asyncio.timeout(CLOSING_S):
                 await self.farewells.until_none_is_connected()
 
+    def hang_up(self) -> None:
+        """End all conversations: those in memory do not end with a server."""
+        for member in self._registry:
+            if member.connection is not None:
+                member.connection.close()
+
     def _farewell(self, reason: str, then: Afterwards) -> Farewell:
         job = self._jobs.current
         publication = None if job is None else job.aggregator.publication
