@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from coded_values import said
+from coded_values import as_bf16, said
 from federations import session_of
 
-from metisfl_async import ControllerConfig, Learner
+from metisfl_async import Controller, ControllerConfig, DriverSession, Learner, ServerParams, TerminationSignals
 from metisfl_async.core.metrics import Json, Metrics
 from metisfl_async.core.model import Array
 from metisfl_async.learner.learner import Config, TrainResult
@@ -48,18 +48,20 @@ class Wanders(Learner):
         return {}
 
 
-def expected(codec: str) -> Array:
+def expected(codec: str, download_codec: str = "raw") -> Array:
     model = Wanders(1).get_weights()[0]
     rests = {number: np.zeros(SIZE, np.float32) for number in (1, 3)}
     for round_number in range(1, ROUNDS + 1):
         total = np.zeros(SIZE, np.float64)
+        fetched = said(download_codec, model)
         for number, rest in rests.items():
-            change = model + step(number, round_number) - model
+            change = fetched + step(number, round_number) - fetched
             if codec not in ("raw", "bf16"):
                 change = change + rest
             heard = said(codec, change)
             rest[:] = change - heard
-            total += number * (model + heard).astype(np.float64)
+            base = fetched if codec == "raw" else model
+            total += number * (base + heard).astype(np.float64)
         model = (total / 4).astype(np.float32)
     return model
 
@@ -74,6 +76,40 @@ async def test_a_federation_trains_as_numpy_says(codec: str, over_grpc: bool) ->
     assert result.final_model[1] == ROUNDS
     received = result.rounds[-1].bytes_received / (2 * 4 * SIZE)
     assert received == pytest.approx({"raw": 1, "bf16": 0.5, "int8": 0.25, "topk:0.05": 0.1}[codec], abs=0.01)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+async def test_learners_train_from_a_rounded_model_and_change_the_exact_one(codec: str) -> None:
+    config = ControllerConfig(update_codec=codec, download_codec="bf16", evaluate_every=0)
+    learners = [Wanders(1), Wanders(3)]
+    result = await session_of(learners, ROUNDS, over_grpc=True, config=config).run()
+    assert result.final_model is not None
+    np.testing.assert_array_max_ulp(result.final_model[0], expected(codec, "bf16"), maxulp=2)
+    sent = result.rounds[-1].bytes_sent / (2 * 4 * SIZE)
+    assert sent == pytest.approx(0.5, abs=0.01)
+    for learner in learners:
+        *rounded, final = learner.fetched
+        assert all((array == as_bf16(array)).all() for array in rounded)
+        np.testing.assert_array_equal(final, result.final_model[0])  # the result is the same for all, to the bit
+
+
+async def test_a_learner_that_does_not_know_the_download_codec_asks_for_models_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("metisfl_async.learner.client.DOWNLOAD_CODECS", ("raw",))
+    config = ControllerConfig(download_codec="bf16", evaluate_every=0)
+    result = await session_of([Wanders(1), Wanders(3)], ROUNDS, over_grpc=True, config=config).run()
+    assert result.final_model is not None
+    np.testing.assert_array_max_ulp(result.final_model[0], expected("raw"), maxulp=2)
+
+
+@pytest.mark.parametrize("scheduler", ["Asynchronous"])
+async def test_without_rounds_models_go_down_in_fewer_bytes_too(scheduler: str) -> None:
+    config = ControllerConfig(scheduler=scheduler, download_codec="bf16")
+    controller = Controller(ServerParams(), config)
+    learner = Wanders(1)
+    await DriverSession(controller, [learner], TerminationSignals(global_updates=4)).run()
+    assert all((array == as_bf16(array)).all() for array in learner.fetched[:-1])
 
 
 @pytest.mark.parametrize("rule", ["TrimmedMean", "FedAdam"])

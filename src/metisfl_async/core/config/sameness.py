@@ -26,6 +26,7 @@ MUST_STAY = (
     "params_hook",
     "participation_ratio",
     "update_codec",
+    "download_codec",
 )
 
 
