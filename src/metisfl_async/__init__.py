@@ -43,7 +43,7 @@ from metisfl_async.core.federation.events import (
     UpdateRepeated,
     event_to_dict,
 )
-from metisfl_async.core.federation.records import Failure, LearnerRecord, RoundRecord
+from metisfl_async.core.federation.records import BestScore, Failure, LearnerRecord, RoundRecord
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.bulyan import Bulyan
 from metisfl_async.core.strategies.aggregation.centered_clipping import CenteredClipping
@@ -58,6 +58,7 @@ from metisfl_async.core.strategies.aggregation.median import Median
 from metisfl_async.core.strategies.aggregation.norm_bound import NormBound
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
 from metisfl_async.core.strategies.aggregation.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
+from metisfl_async.core.strategies.aggregation.tree_bagging import TreeBagging
 from metisfl_async.core.strategies.aggregation.trimmed_mean import TrimmedMean
 from metisfl_async.core.strategies.scheduling import (
     Asynchronous,
@@ -81,6 +82,7 @@ from metisfl_async.learner.adapters.keras_parts import keras_budget_callback, ke
 from metisfl_async.learner.adapters.sklearn_learner import SklearnLearner
 from metisfl_async.learner.adapters.torch_learner import TorchLearner
 from metisfl_async.learner.adapters.torch_parts import torch_proximal_term
+from metisfl_async.learner.adapters.xgboost_learner import XGBoostLearner
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.run import app, run_learner
 
@@ -91,6 +93,7 @@ __all__ = [
     "Asynchronous",
     "AttachedSession",
     "BatchBudget",
+    "BestScore",
     "Bulyan",
     "CenteredClipping",
     "ClientParams",
@@ -160,11 +163,13 @@ __all__ = [
     "Timing",
     "TorchLearner",
     "TransportError",
+    "TreeBagging",
     "TrimmedMean",
     "Update",
     "UpdateCounted",
     "UpdateFolded",
     "UpdateRepeated",
+    "XGBoostLearner",
     "app",
     "dirichlet_partition",
     "event_to_dict",

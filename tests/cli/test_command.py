@@ -80,6 +80,10 @@ def check_results(folder: Path, *, rounds: int = 3) -> None:
     assert [sorted(record["learners"]) for record in results["rounds"]] == [SITES] * rounds
     assert results["rounds"][-1]["evaluation_metrics"]["accuracy"] > 0.85  # by chance: 0.1
     tensors = load_file(folder / "model.safetensors")
+    scores = [record["evaluation_metrics"]["accuracy"] for record in results["rounds"]]
+    best = results["best"]
+    assert (best["score"], best["round_number"]) == (max(scores), 1 + scores.index(max(scores)))
+    assert load_file(folder / "best.safetensors").keys() == tensors.keys()
     assert [tensors[name].shape for name in sorted(tensors)] == [(64, 10), (10,)]
     assert (folder / "results.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 

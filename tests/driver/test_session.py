@@ -123,6 +123,9 @@ async def test_learners_may_run_in_processes_and_keep_their_state_there() -> Non
     async with nothing_left_behind():
         result = await session_of([Counts()], rounds=3, worker="process").run()
     assert [record.train_metrics["calls"] for record in result.rounds] == [1.0, 2.0, 3.0]
+    for record in result.rounds:
+        part = record.learners["learner-0"]
+        assert str(part.train_metadata["traceparent"]).endswith(f"-{part.train_task_id[:16]}-01")
 
 
 class Counts(Adds):
@@ -132,7 +135,7 @@ class Counts(Adds):
 
     def train(self, parameters: list[Array], config: Config) -> TrainResult:
         self.calls += 1
-        return parameters, {"calls": self.calls}
+        return parameters, {"calls": self.calls}, {"traceparent": self.traceparent}
 
 
 async def test_params_reach_the_learner() -> None:

@@ -12,6 +12,7 @@ from metisfl_async import ClientParams, TerminationSignals
 from metisfl_async.core import messages as m
 from metisfl_async.core.errors import Damaged, TooLarge, WrongProtocol
 from metisfl_async.core.federation.events import Event, LearnerJoined, Told
+from metisfl_async.core.federation.records import BestScore
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
 from metisfl_async.transport import convert, convert_driver
@@ -108,6 +109,12 @@ def test_parties_of_another_version_are_refused_and_both_versions_named() -> Non
         (convert_driver.federation, convert_driver.from_federation, REF.federation_id),
         (convert_driver.watch, convert_driver.from_watch, (REF.federation_id, 7, "run")),
         (convert_driver.status, convert_driver.from_status, m.Status(REF.federation_id, True)),
+        (
+            convert_driver.status,
+            convert_driver.from_status,
+            m.Status(REF.federation_id, True, best=BestScore("accuracy", 0.5, 9, 7)),
+        ),
+        (convert_driver.get_model, convert_driver.from_get_model, (REF.federation_id, True)),
         (
             convert_driver.start_request,
             convert_driver.from_start_request,

@@ -51,7 +51,7 @@ output_option = click.option(
     type=A_PATH,
     default=Path(),
     metavar="DIR",
-    help="For results.json, model.safetensors and results.png; without it, the current directory.",
+    help="For results.json, results.png, model.safetensors, and best.safetensors; without it, the current directory.",
 )
 CREDENTIALS = (
     click.option("--certificate", type=A_PATH, metavar="FILE", help="Who you are, for a controller that asks for it."),
@@ -295,6 +295,9 @@ def _save(result: FederationResult, output: Path) -> None:
     if result.final_model is not None:
         saved.append("model.safetensors")
         result.save_model(output / saved[-1])
+    if result.best_model is not None:
+        saved.append("best.safetensors")
+        result.save_model(output / saved[-1], best=True)
     if any(record.is_published for record in result.rounds):
         try:
             result.plot(output / "results.png")

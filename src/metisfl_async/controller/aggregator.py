@@ -31,7 +31,7 @@ from metisfl_async.core.strategies.aggregation.infinities import Infinities
 from metisfl_async.core.strategies.aggregation.resemblance import Gallery, Portrait, portrait
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update, made
 from metisfl_async.core.strategies.durable import check_kept
-from metisfl_async.store.base import GLOBAL, NO_ARRAYS, Saved
+from metisfl_async.store.base import BEST, GLOBAL, NO_ARRAYS, Saved
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ class Aggregator:
         keeps_updates: bool,
     ) -> None:
         self.publication: Publication | None = None
+        self.best: Publication | None = None  #: of the models so far, if one is kept
         self._rule, self._keeper, self._post, self._threads = rule, keeper, post, threads
         self._codecs, self._keeps_updates = codecs, keeps_updates
         # Not bounded by itself: each update in it holds staging room, and one model is made at a time. What the
@@ -96,6 +97,7 @@ class Aggregator:
         self._infinities: Infinities | None = None
         self._base: Model | None = None  # the latest global model as the rule knows it
         self._unsaved: Model | None = None  # the latest global model, if the store does not have it
+        self._unsaved_best: Model | None = None  # likewise the best one
         self._gallery = Gallery()  # of the updates since the latest global model
         self._latest_task = ""  # that the update that was read last answers
 
@@ -139,6 +141,11 @@ class Aggregator:
         self._submitted += 1
         self._jobs.put_nowait((int(is_upload), self._submitted, job))
 
+    def keep_best(self) -> None:
+        """Keep the latest global model as the best one; the next commit saves it."""
+        assert self.publication is not None
+        self.best, self._unsaved_best = self.publication, self.publication.model
+
     async def set_first_model(self, model: Model, standing: str) -> None:
         """Publish version 0."""
         await self._take_up(self._rule.start, model.freeze())
@@ -158,6 +165,11 @@ class Aggregator:
         earlier = models[:-1] if infinities is None else [infinities.without(model) for model in models[:-1]]
         await self._take_up(lambda latest: self._rule.restore([*earlier, latest], saved.arrays), models[-1])
         self.publication = await self._made_ready(models[-1])
+        try:
+            best = await keeper.do(store.latest, BEST)
+            self.best = None if best is None else Publication(best.model)
+        except ModelLost as lost:
+            logger.warning("the best model is gone, and is chosen anew from now on: %s", lost)
         if self._rule.needs_previous:
             await self._remember(learners)
 
@@ -313,12 +325,15 @@ class Aggregator:
         self._post(Unpublished(reason, error.keeps_updates))
 
     async def _commit(self, standing: str) -> None:
-        """Save how the federation stands, with the latest global model and what the rule keeps, if they are not."""
-        model = self._unsaved
-        arrays = self._rule.state() if model is not None and self._keeper.store.is_durable else NO_ARRAYS
+        """Save how the federation stands; the latest model with what the rule keeps, and the best one, if not yet."""
+        model, is_durable = self._unsaved, self._keeper.store.is_durable
+        best = self._unsaved_best if is_durable else None  # nothing else could come back to one in memory
+        arrays = self._rule.state() if model is not None and is_durable else NO_ARRAYS
         check_kept("aggregation rule", self._rule, arrays)
-        await self._keeper.commit(standing, model=model, arrays=arrays)
+        await self._keeper.commit(standing, model=model, arrays=arrays, best=best)
         self._unsaved = None
+        if self._unsaved_best is best:
+            self._unsaved_best = None
 
     async def _forget(self, learner: LearnerId) -> None:
         if not self._keeps_updates:

@@ -145,7 +145,7 @@ class Controller:
                 federation_id, config, store_config, registry=registry, store=store, threads=threads, clock=clock
             )
 
-        jobs = Jobs(registry, new_job, in_rounds=strategies.in_rounds, evaluate_every=config.evaluate_every)
+        jobs = Jobs(config, registry, new_job)
         service = Service(config, registry, jobs, threads, clock=clock, server_params=self.server_params)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(lambda: to_the_end(store.close()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
@@ -58,7 +59,11 @@ class Job:
         kind = FederationInRounds if strategies.in_rounds else ContinuousFederation
         self.id, self.run_id = federation_id, secrets.token_hex(8)
         self.federation: Federation = kind(
-            federation_id, config, strategies, durable_every=store_config.durable_every if store.is_durable else 0
+            federation_id,
+            config,
+            strategies,
+            durable_every=store_config.durable_every if store.is_durable else 0,
+            epoch=time.time() - clock(),
         )
         keeps_updates = strategies.keeps_updates or store_config.keep_local_models
         self.staging = Staging(config.max_inflight_bytes, strategies.rule.stride_length)
@@ -73,6 +78,7 @@ class Job:
             self.over,
             clock=clock,
             in_rounds=strategies.in_rounds,
+            best_metric=config.best_metric,
         )
         self.post = self._dispatcher.post
         self.keeper = Keeper(store, store_config, self._dispatcher.announce, clock)
@@ -92,7 +98,8 @@ class Job:
 
         It is started in one step: with the commit that says so, and has the weights.
         """
-        self._dispatcher.announce(FederationStarted(self.id, self.run_id))
+        self.federation.standing.started_at = started_at = time.time()
+        self._dispatcher.announce(FederationStarted(self.id, self.run_id, started_at))
         signals, seed, timeout_s = request.signals, request.seed, request.join_timeout_secs
         start = Start(signals, request.num_learners, seed, timeout_s, first is not None, request.evaluates)
         self.federation.standing.config = self._facts
@@ -124,7 +131,9 @@ class Job:
             return False
         check_same(standing.config, self._facts)
         await self.aggregator.restore(saved, sorted(standing.reported))
-        self._dispatcher.announce(FederationStarted(self.id, self.run_id))
+        if self.aggregator.best is None:  # it may be damaged
+            standing.best = None
+        self._dispatcher.announce(FederationStarted(self.id, self.run_id, standing.started_at))
         self.post(Resume(standing, saved.version))
         self.has_begun = True
         return True
@@ -134,6 +143,12 @@ class Job:
         if self.aggregator.publication is None:
             raise UnexpectedMessage("there is no global model yet")
         return self.aggregator.publication
+
+    def best(self) -> Publication:
+        """Give the global model that scored best."""
+        if self.aggregator.best is None:
+            raise UnexpectedMessage("no model was measured by a best_metric")
+        return self.aggregator.best
 
     async def records(self) -> AsyncGenerator[RoundRecord, None]:
         """Give the records of all closed rounds; while the store cannot be read, those that are in memory."""

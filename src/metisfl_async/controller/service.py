@@ -178,8 +178,9 @@ class Service:
         if job is None:
             return Status(NO_FEDERATION)
         federation = job.federation
-        signals = federation.standing.signals if job.has_begun else None
-        return Status(job.id, federation.is_finished, signals, federation.standing.evaluates)
+        standing = federation.standing
+        signals = standing.signals if job.has_begun else None
+        return Status(job.id, federation.is_finished, signals, standing.evaluates, standing.best)
 
     async def set_initial_model(self, caller: Caller, frames: AsyncIterator[Frame]) -> None:
         await self._first_weights.receive(frames)
@@ -215,13 +216,14 @@ class Service:
             async for record in records:
                 yield record
 
-    async def get_model(self, caller: Caller, federation_id: FederationId) -> Download:
+    async def get_model(self, caller: Caller, federation_id: FederationId, best: bool = False) -> Download:
         self._driver_at = self._clock()
         job = self._jobs.of(federation_id)
-        job.published()  # there is one, or it is said now
+        begin = job.best if best else job.published
+        begin()  # there is one, or it is said now
         # A reader that stands still keeps a model that may be an old one: each party keeps one.
         alone = self._fetches.of(("GetModel", caller.identity or caller.peer), Superseded(str(caller)))
-        return Download(job.published, lambda _: None, alone)
+        return Download(begin, lambda _: None, alone)
 
     async def evaluated(self, caller: Caller, federation_id: FederationId, report: CentralEvaluation) -> None:
         self._jobs.of(federation_id).post(report)

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from metisfl_async.core.codecs import RAW
 from metisfl_async.core.config import ClientParams, TerminationSignals
+from metisfl_async.core.federation.records import BestScore
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import NO_FEDERATION, FederationId, LearnerId, ModelRef, TaskId, Token
 from metisfl_async.core.metrics import Json, Metrics
@@ -212,6 +213,7 @@ class Status:
     is_finished: bool = False
     signals: TerminationSignals | None = None  #: when it ends
     evaluates: bool = False  #: whether its driver evaluates each global model
+    best: BestScore | None = None  #: of the model that is kept beside the latest
     protocol: int = PROTOCOL
 
 

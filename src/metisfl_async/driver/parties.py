@@ -1,16 +1,30 @@
-"""Who takes part in a session: what users give for its learners, checked and told apart."""
+"""Who takes part in a session: how its controller is reached, and its learners, checked and told apart."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 
+from metisfl_async.controller.controller import Controller
 from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.learner.learner import Learner
+from metisfl_async.transport.base import ControllerLink
+from metisfl_async.transport.grpc_link import GrpcLink
 
-__all__ = ["checked_learners"]
+__all__ = ["checked_learners", "link_to"]
 
 KINDS = (Learner, ServerParams, ClientParams)
+
+
+def link_to(controller: Controller | ClientParams | ServerParams) -> ControllerLink:
+    """Make a link to a live controller, or to a remote one."""
+    match controller:
+        case Controller():
+            return controller.connect()
+        case ServerParams():
+            return GrpcLink(controller.client_params())
+        case ClientParams():
+            return GrpcLink(controller)
 
 
 def checked_learners(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +12,7 @@ from typing import Any
 
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.config import ClientParams, ServerParams, TerminationSignals, named_learners
-from metisfl_async.core.errors import (
-    ConfigError,
-    ConnectionLost,
-    MetisError,
-    UnexpectedMessage,
-)
+from metisfl_async.core.errors import ConfigError, ConnectionLost, MetisError, UnexpectedMessage
 from metisfl_async.core.federation.events import Event, FederationFinished, RoundFinished
 from metisfl_async.core.ids import FederationId, new_federation_id
 from metisfl_async.core.messages import StartRequest
@@ -28,22 +23,22 @@ from metisfl_async.driver.central import Central, Evaluate
 from metisfl_async.driver.first_model import first_model
 from metisfl_async.driver.following import ENDING_S, check_same, collect, end, follow, raise_failure, status_of
 from metisfl_async.driver.following import stop as ask_to_stop
-from metisfl_async.driver.parties import checked_learners
+from metisfl_async.driver.parties import checked_learners, link_to
 from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.driver.reached import Reached
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.stopping import NothingBegun, StopRequest
 from metisfl_async.driver.sync import run_here, run_in_thread
+from metisfl_async.driver.watching import Watchers, checked_watchers, watched
 from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.stopping import STOP_TIMEOUT_S, Stopping
 from metisfl_async.learner.threads import DaemonThreads
 from metisfl_async.learner.worker import Worker, WorkerKind
-from metisfl_async.store.event_log import EventLog
+from metisfl_async.store.event_log import EventLog, EventStream
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import beside, first_of
-from metisfl_async.transport.grpc_link import GrpcLink
 
 __all__ = ["DriverSession"]
 
@@ -180,7 +175,9 @@ class DriverSession:
             return self._reached.result()
         return self._result
 
-    def run(self, *, progress: bool = False, resume: bool = False) -> Coroutine[Any, Any, FederationResult]:
+    def run(
+        self, *, progress: bool = False, resume: bool = False, watch: Watchers[DriverSession] = ()
+    ) -> Coroutine[Any, Any, FederationResult]:
         """Run the federation until a termination signal is reached, or `stop` is called.
 
         Cancelling it stops the federation in order: `result` and live learners have what was reached, and everything
@@ -194,6 +191,9 @@ class DriverSession:
         resume : bool
             Go on with the federation that the controller holds, or was started again with; without one, start. A live
             controller that is not open is opened so that it resumes.
+        watch : sequence of callables
+            Run these beside it: trackers, or async functions that take this session. One that fails is logged, and
+            changes nothing. When the events have ended, they have `stop_timeout_secs` to end as well.
 
         Raises
         ------
@@ -208,18 +208,27 @@ class DriverSession:
         UnexpectedMessage
             If it is running already, or a live learner is still in a method that was given up.
         """
-        stop = StopRequest()
+        stop, watch = StopRequest(), checked_watchers(watch)
         if self._link is None:
             self._stop = stop  # it may be asked for from now on, although nothing runs before this is awaited
-        return self._run(stop, progress=progress, resume=resume)
+        return self._run(stop, watch, progress=progress, resume=resume)
 
-    async def _run(self, stop: StopRequest, *, progress: bool, resume: bool) -> FederationResult:
+    async def _run(
+        self, stop: StopRequest, watch: Watchers[DriverSession], *, progress: bool, resume: bool
+    ) -> FederationResult:
         if self._link is not None:
             raise UnexpectedMessage("the session is running already")
         self._stop = stop
         if self._log.is_closed:
             self._log = EventLog()
         self._forget_run()
+        try:
+            async with watched(self, watch, self._log, self._stopping.timeout_s):
+                return await self._run_parts(stop, progress=progress, resume=resume)
+        finally:
+            self._link = self._driving = self._stop = None
+
+    async def _run_parts(self, stop: StopRequest, *, progress: bool, resume: bool) -> FederationResult:
         try:
             async with AsyncExitStack() as stack:
                 await self._reach(stack, resume=resume)
@@ -240,11 +249,10 @@ class DriverSession:
             is_interrupted = isinstance(error, asyncio.CancelledError)
             self._reached.end("it was interrupted" if is_interrupted else f"{type(error).__name__}: {error}")
             raise
-        finally:
-            self._link = self._driving = self._stop = None
-            self._log.close()
 
-    def run_sync(self, *, progress: bool = False, resume: bool = False) -> FederationResult:
+    def run_sync(
+        self, *, progress: bool = False, resume: bool = False, watch: Watchers[DriverSession] = ()
+    ) -> FederationResult:
         """Do `run` and block, whether or not an event loop runs in this thread.
 
         ``asyncio.run(session.run())`` raises Python's own error in a notebook cell; this works there too: it uses a
@@ -253,12 +261,12 @@ class DriverSession:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return run_here(self.run(progress=progress, resume=resume))
+            return run_here(self.run(progress=progress, resume=resume, watch=watch))
         if isinstance(self._controller, Controller) and self._controller.is_open:
             raise ConfigError("controller", "open", "one that is not open: it belongs to the loop of this thread")
-        return run_in_thread(self.run(progress=progress, resume=resume))
+        return run_in_thread(self.run(progress=progress, resume=resume, watch=watch))
 
-    def events(self) -> AsyncIterator[Event]:
+    def events(self) -> EventStream:
         """Follow the current or coming run: all its events so far, then each as it happens, until it ends."""
         return self._log.follow()
 
@@ -278,26 +286,17 @@ class DriverSession:
 
     async def _reach(self, stack: AsyncExitStack, *, resume: bool) -> None:
         """Open a live controller that is not open, and make the link."""
-        self._owns_controller = isinstance(self._controller, Controller) and not self._controller.is_open
-        if isinstance(self._controller, Controller) and self._owns_controller and resume:
-            self._controller.resume = True
-        if isinstance(self._controller, Controller) and self._owns_controller:
-            await stack.enter_async_context(self._controller)
-        self._link = self._new_link()
+        controller = self._controller
+        self._owns_controller = isinstance(controller, Controller) and not controller.is_open
+        if isinstance(controller, Controller) and self._owns_controller:
+            controller.resume = controller.resume or resume
+            await stack.enter_async_context(controller)
+        self._link = link_to(self._controller)
         stack.push_async_callback(self._link.close)
 
     def _serving(self) -> list[Coroutine[Any, Any, None]]:
         """Watch over a live controller: a bug in it ends the session."""
         return [self._controller.serve()] if isinstance(self._controller, Controller) else []
-
-    def _new_link(self) -> ControllerLink:
-        match self._controller:
-            case Controller():
-                return self._controller.connect()
-            case ServerParams():
-                return GrpcLink(self._controller.client_params())
-            case ClientParams():
-                return GrpcLink(self._controller)
 
     def _live_learners(self, stack: AsyncExitStack) -> list[LearnerClient]:
         worker = self._worker
@@ -307,7 +306,7 @@ class DriverSession:
         clients, failures = [], FailureLog()
         for name, learner in self._learners.items():
             of_learner = Worker(learner, worker, name=name, stopping=self._stopping)
-            link = self._new_link()
+            link = link_to(self._controller)
             stack.push_async_callback(link.close)
             clients.append(LearnerClient(link, of_learner, name, failures=failures))
         return clients
@@ -341,11 +340,8 @@ class DriverSession:
 
     async def _collect(self, link: ControllerLink) -> MetisError | None:
         """Fetch the result; say why it cannot be had, if it cannot: then what the events told is the result."""
-        reached = self._reached
         try:
-            self._result = await collect(
-                link, self._federation_id, reached.reason, reached.first_weights, self._lost_secs
-            )
+            self._result = await collect(link, self._federation_id, self._reached, self._lost_secs)
         except MetisError as error:
             return error
         return None

@@ -21,7 +21,7 @@ from metisfl_async.core.errors import (
     UnknownLearner,
 )
 from metisfl_async.core.federation.tasks import TaskKind
-from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
+from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token, traceparent_of
 from metisfl_async.core.messages import (
     TRAINED_BEFORE,
     Afterwards,
@@ -236,6 +236,7 @@ class LearnerClient:
     async def _do(self, offer: TaskOffer) -> None:
         """Do one task; whatever goes wrong becomes its outcome."""
         self._worker.seed = offer.seed or None
+        self._worker.traceparent = traceparent_of(offer.model.federation_id, offer.task_id)
         config: Config = {"round_number": offer.round_number, **offer.config}
         try:
             match offer.kind:

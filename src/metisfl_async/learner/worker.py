@@ -66,6 +66,7 @@ class Worker:
         self.name = name or type(learner).__name__
         self._learner, self._stopping = learner, stopping or Stopping()
         self.seed: int | None = None  #: of the task that is being done
+        self.traceparent = ""  #: likewise
         self._turn = asyncio.Lock()
         self._method, self._began = "", 0.0  # what has the turn, since when
         self._caller: asyncio.Task[Any] | None = None  # who has it
@@ -186,7 +187,7 @@ class Worker:
                 raise UnexpectedMessage("the learner has left")
             self._check_free()
             self._method, self._began, self._caller = method, time.monotonic(), asyncio.current_task()
-            self._learner.task_seed = self.seed
+            self._learner.task_seed, self._learner.traceparent = self.seed, self.traceparent
             yield
 
     async def _run(self, function: Callable[..., T], *args: object) -> T:
@@ -205,7 +206,8 @@ class Worker:
                 await to_the_end(_result(starter.submit(self._start_process)))
         assert self._process is not None
         try:
-            return _returned(await self._outcome(self._process[0].submit(_call_in_process, self.seed, function, *args)))
+            facts = self.seed, self.traceparent
+            return _returned(await self._outcome(self._process[0].submit(_call_in_process, facts, function, *args)))
         except BrokenExecutor:
             self._end_process()
             raise
@@ -376,6 +378,6 @@ def _keep_learner(learner: Learner) -> None:
     _kept[:] = [learner]
 
 
-def _call_in_process(seed: int | None, function: Callable[..., T], *args: object) -> T | Raised:
-    _kept[0].task_seed = seed
+def _call_in_process(facts: tuple[int | None, str], function: Callable[..., T], *args: object) -> T | Raised:
+    _kept[0].task_seed, _kept[0].traceparent = facts
     return _call_away(function, _kept[0], *args)

@@ -111,9 +111,13 @@ class GrpcLink:
         self._renewed_at = 0.0  # what was forgotten may be forgotten of other connections, too
         self._has_joined = self._is_closed = False
 
-    async def renew(self) -> None:
+    @property
+    def connection(self) -> object:
+        return self._caller
+
+    async def renew(self, connection: object | None = None) -> None:
         """Drop the connection: calls under way on it end with `ConnectionLost`, and the next one dials anew."""
-        if self._is_closed:
+        if self._is_closed or (connection is not None and connection is not self._caller):
             return
         old, self._caller = self._caller, GrpcCaller(self._params.read(), SERVICE, self._caller.pace)
         self._renewed_at = time.monotonic()
@@ -249,8 +253,10 @@ class GrpcLink:
 
         return _News(begin, lambda data: [convert_driver.from_record(data)])
 
-    async def get_model(self, federation_id: FederationId, heard: Callable[[], object] = lambda: None) -> Model:
-        most, request = self._params.given.max_model_bytes, convert_driver.federation(federation_id)
+    async def get_model(
+        self, federation_id: FederationId, heard: Callable[[], object] = lambda: None, *, best: bool = False
+    ) -> Model:
+        most, request = self._params.given.max_model_bytes, convert_driver.get_model((federation_id, best))
         return await self._caller.read_model("GetModel", request, most, heard=heard)
 
     async def evaluated(self, federation_id: FederationId, report: CentralEvaluation) -> None:

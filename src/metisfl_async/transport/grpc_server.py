@@ -123,7 +123,7 @@ class _Handlers:
         await write_model(await self._service.fetch_model(caller, *convert.from_fetch_model(request)), context)
 
     async def get_model(self, request: bytes, context: Context, caller: Caller) -> None:
-        await write_model(await self._service.get_model(caller, convert_driver.from_federation(request)), context)
+        await write_model(await self._service.get_model(caller, *convert_driver.from_get_model(request)), context)
 
     async def train_done(self, _: AsyncIterator[bytes], context: Context, caller: Caller) -> None:
         update = _UpdateCall(context)

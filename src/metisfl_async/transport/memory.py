@@ -166,8 +166,10 @@ class MemoryLink:
             async for record in records:
                 yield record
 
-    async def get_model(self, federation_id: FederationId, heard: Callable[[], object] = lambda: None) -> Model:
-        model = (await self._service.get_model(LOCAL, federation_id)).begin().model
+    async def get_model(
+        self, federation_id: FederationId, heard: Callable[[], object] = lambda: None, *, best: bool = False
+    ) -> Model:
+        model = (await self._service.get_model(LOCAL, federation_id, best)).begin().model
         buffer = allocate(len(model.buffer))
         for start in range(0, len(buffer), COPY_BYTES):
             buffer[start : start + COPY_BYTES] = model.buffer[start : start + COPY_BYTES]
@@ -183,7 +185,11 @@ class MemoryLink:
     async def shut_down(self, federation_id: FederationId, keep_running: bool = False) -> None:
         await self._service.shut_down(LOCAL, federation_id, keep_running)
 
-    async def renew(self) -> None:
+    @property
+    def connection(self) -> object:
+        return self
+
+    async def renew(self, connection: object | None = None) -> None:
         """Do nothing: there is no connection."""
 
     async def close(self) -> None:

@@ -49,7 +49,7 @@ EVENTS: list[Event] = [
     LearnerLeft("a", 0, "it left"),
     RoundStarted(2, 1, ["a", "b"]),
     RoundStarted(2, 1, ["a"], in_rounds=False),
-    FederationStarted("f" * 32, "0" * 16),
+    FederationStarted("f" * 32, "0" * 16, 1.75e9),
     StoreStalled("models: no room", 0.5),
     StoreRecovered(2.5),
     FirstWeights("of site-2, as made"),

@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn, TypeAlias
 from metisfl_async.core.checks import heartbeats, integer, number, one_of, positive
 from metisfl_async.core.codecs import DOWNLOAD_CODECS, RAW, UPDATE_CODECS, is_update_codec
 from metisfl_async.core.config.endpoints import ClientParams, ServerParams, named_learners
-from metisfl_async.core.config.signals import TerminationSignals
+from metisfl_async.core.config.signals import CENTRAL, TerminationSignals
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, checked_json, requested_names
 from metisfl_async.core.params import check_size
@@ -56,6 +56,8 @@ class ControllerConfig:
     eval_params: dict[str, Any] = field(default_factory=dict)  #: given to every `Learner.evaluate`
     params_hook: ParamsHook | None = None  #: changes them for a task: ``hook(kind, round_number, learner, params)``
     cutoff_score: Literal["mean", "median", "quorum"] = "mean"  #: which of the learners' scores ends it
+    best_metric: str | None = None  #: keep the model that scores best, too: "accuracy", or "central/..." of the session
+    best_mode: Literal["max", "min"] = "max"  #: whether high scores are good (accuracy), or low ones (loss)
     evaluate_every: int = 1  #: evaluate the global model of every k-th round on its cohort; 0 = never
     participation_ratio: float = 1.0  #: share of the connected learners at work, drawn with the session's seed
     min_learners: int = 1  #: how many must report for a round to count
@@ -105,6 +107,12 @@ class ControllerConfig:
             raise ConfigError("rule_params", params, "a dict")
         object.__setattr__(self, "rule_params", params)
         integer("evaluate_every", self.evaluate_every, 0)
+        one_of("best_mode", self.best_mode, ("max", "min"))
+        if self.best_metric is not None and (not isinstance(self.best_metric, str) or not self.best_metric):
+            raise ConfigError("best_metric", self.best_metric, "the name of a metric, such as 'accuracy', or None")
+        if self.best_metric is not None and not self.evaluate_every and not self.best_metric.startswith(CENTRAL):
+            allowed = f"None, or '{CENTRAL}...', with evaluate_every=0: learners evaluate nothing"
+            raise ConfigError("best_metric", self.best_metric, allowed)
         positive("participation_ratio", self.participation_ratio, most=1)
         integer("min_learners", self.min_learners, 1)
         integer("max_failed_rounds", self.max_failed_rounds, 1)
@@ -146,15 +154,21 @@ class ControllerConfig:
                 "update alone; or the rule FedRec, FedAsync or FedBuff"
             )
             raise ConfigError("selector", self.selector, allowed)
+        if self.best_metric is not None and not scheduler.in_rounds:
+            allowed = "None with Asynchronous: a model is replaced before it is known how good it was"
+            raise ConfigError("best_metric", self.best_metric, allowed)
         if isinstance(self.selector, Selector) and self.participation_ratio != 1.0:
             raise ConfigError(
                 "participation_ratio", self.participation_ratio, "1.0: your selector decides who is asked"
             )
 
     def check_signals(self, signals: TerminationSignals, *, evaluates: bool = False) -> None:
-        """Refuse a signal that is never reached when it trains like this; `evaluates`: whether the session does."""
+        """Refuse what is never measured when it trains like this; `evaluates`: whether the session does."""
         in_rounds, every = self.new_scheduler().in_rounds, self.evaluate_every
         signals.check(in_rounds=in_rounds, evaluate_every=every, evaluates=evaluates)
+        if self.best_metric is not None and self.best_metric.startswith(CENTRAL) and not evaluates:
+            allowed = f"a metric of the learners; a session measures {CENTRAL}... if it is given `evaluate`"
+            raise ConfigError("best_metric", self.best_metric, allowed)
 
     def new_rule(self) -> AggregationRule:
         """Make the aggregation rule; an object of the user's is copied."""

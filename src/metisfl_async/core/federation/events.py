@@ -65,6 +65,7 @@ class FederationStarted(_Numbered):
 
     federation_id: str
     run_id: str  #: of this run of the controller; after a restart, another one
+    started_at: float = 0.0  #: when the federation was started, in seconds since the epoch; a restart changes it not
 
 
 @dataclass(frozen=True, slots=True)

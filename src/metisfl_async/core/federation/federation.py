@@ -161,8 +161,7 @@ class Federation(Course):
         return self._written()
 
     def _take_note_of(self, start: Start) -> None:
-        in_rounds, every = self._strategies.in_rounds, self.config.evaluate_every
-        start.signals.check(in_rounds=in_rounds, evaluate_every=every, evaluates=start.evaluates)
+        self.config.check_signals(start.signals, evaluates=start.evaluates)
         self.standing.signals, self.standing.evaluates = start.signals, start.evaluates
         self.standing.num_learners = max(start.num_learners, self.config.min_learners)
         self.standing.seed = self._desk.seed = start.seed

@@ -11,7 +11,7 @@ from metisfl_async.core.federation.tables import html_table, shown
 from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics, weighted_means
 from metisfl_async.core.texts import MAX_NAME, plain
 
-__all__ = ["Evaluation", "Failure", "LearnerRecord", "RoundRecord"]
+__all__ = ["BestScore", "Evaluation", "Failure", "LearnerRecord", "RoundRecord"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,16 @@ class Evaluation:
 
     metrics: Metrics
     weighted_by: str = ""  #: see `RoundRecord`
+
+
+@dataclass(frozen=True, slots=True)
+class BestScore:
+    """Which of a federation's global models scored best, by `ControllerConfig.best_metric`."""
+
+    metric: str
+    score: float
+    model_version: int
+    round_number: int  #: that made the model, and measured it
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +92,7 @@ class RoundRecord:
     is_published: bool = False  #: whether a new global model came of it
     failure: str = ""  #: why the model that was made of its updates, if one was, could not be published
     in_rounds: bool = True  #: False under a scheduler without rounds: this is the record of a model
+    started_at: float = field(default=0.0, compare=False)  #: seconds since the epoch, on the controller's clock
     started_ms: float = 0.0  #: since the federation started
     selection_ms: float = 0.0  #: choosing the cohort, and fetching stored updates that are in the mean too
     duration_ms: float = 0.0

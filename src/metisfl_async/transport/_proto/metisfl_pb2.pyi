@@ -266,18 +266,32 @@ class UpdateReply(_message.Message):
     def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("federation_id", "is_finished", "protocol", "signals", "evaluates")
+    __slots__ = ("federation_id", "is_finished", "protocol", "signals", "evaluates", "best")
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
     IS_FINISHED_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SIGNALS_FIELD_NUMBER: _ClassVar[int]
     EVALUATES_FIELD_NUMBER: _ClassVar[int]
+    BEST_FIELD_NUMBER: _ClassVar[int]
     federation_id: str
     is_finished: bool
     protocol: int
     signals: TerminationSignals
     evaluates: bool
-    def __init__(self, federation_id: _Optional[str] = ..., is_finished: bool = ..., protocol: _Optional[int] = ..., signals: _Optional[_Union[TerminationSignals, _Mapping]] = ..., evaluates: bool = ...) -> None: ...
+    best: BestModel
+    def __init__(self, federation_id: _Optional[str] = ..., is_finished: bool = ..., protocol: _Optional[int] = ..., signals: _Optional[_Union[TerminationSignals, _Mapping]] = ..., evaluates: bool = ..., best: _Optional[_Union[BestModel, _Mapping]] = ...) -> None: ...
+
+class BestModel(_message.Message):
+    __slots__ = ("metric", "score", "model_version", "round_number")
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ROUND_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    metric: str
+    score: float
+    model_version: int
+    round_number: int
+    def __init__(self, metric: _Optional[str] = ..., score: _Optional[float] = ..., model_version: _Optional[int] = ..., round_number: _Optional[int] = ...) -> None: ...
 
 class StartRequest(_message.Message):
     __slots__ = ("signals", "num_learners", "seed", "join_timeout_secs", "federation_id", "learners", "root_certificates", "has_model", "evaluates", "protocol")
@@ -314,10 +328,12 @@ class NamedLearner(_message.Message):
     def __init__(self, hostname: _Optional[str] = ..., port: _Optional[int] = ..., root_certificate: _Optional[int] = ...) -> None: ...
 
 class FederationRequest(_message.Message):
-    __slots__ = ("federation_id",)
+    __slots__ = ("federation_id", "best")
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    BEST_FIELD_NUMBER: _ClassVar[int]
     federation_id: str
-    def __init__(self, federation_id: _Optional[str] = ...) -> None: ...
+    best: bool
+    def __init__(self, federation_id: _Optional[str] = ..., best: bool = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("federation_id", "seen", "run")

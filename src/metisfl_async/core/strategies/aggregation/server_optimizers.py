@@ -21,6 +21,7 @@ from metisfl_async.core.model import Array, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import blocks, write_rounded
 from metisfl_async.core.strategies.aggregation.lora_stacked import LoRAStacked
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
+from metisfl_async.core.strategies.aggregation.tree_bagging import TreeBagging
 from metisfl_async.core.strategies.aggregation.wrapper import Wrapper
 
 __all__ = ["FedAdagrad", "FedAdam", "FedAvgM", "FedYogi", "ServerOptimizer"]
@@ -44,7 +45,8 @@ class ServerOptimizer(Wrapper):
 
     @staticmethod
     def takes(rule: AggregationRule) -> bool:
-        return rule.starts_afresh and not isinstance(rule, LoRAStacked)  # a step between factors of two models is none
+        # A step between the factors, or the trees, of two models is none.
+        return rule.starts_afresh and not isinstance(rule, LoRAStacked | TreeBagging)
 
     def start(self, model: Model) -> None:
         self.rule.start(model)
