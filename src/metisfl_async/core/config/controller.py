@@ -65,7 +65,7 @@ class ControllerConfig:
     quorum_timeout_secs: float | None = 600.0  #: how long to wait for `min_learners` to be there again; None = for ever
     max_failed_rounds: int = 3  #: rounds in a row without `min_learners` updates, or without a model, before giving up
     update_codec: str = RAW  #: how updates travel: "raw", or in fewer bytes: "bf16", "int8", "topk:0.01"
-    download_codec: str = RAW  #: how global models travel to learners: "raw" or "bf16"; the final one is always raw
+    download_codec: str = RAW  #: how global models travel to learners: "raw", "bf16", "int8"; the final one: raw
     max_model_bytes: int = 4 * 2**30  #: a larger update is refused on its header
     max_inflight_bytes: int = 128 * 2**20  #: updates being received at one time; at least one always is
     max_downloads: int = 64  #: learners that fetch a model at one time; each may take 2 MiB of buffers
