@@ -38,6 +38,7 @@ from metisfl_async.core.federation.events import (
     StoreRecovered,
     StoreStalled,
     TaskFailed,
+    TaskMoved,
     UpdateCounted,
     UpdateFolded,
     UpdateRepeated,
@@ -77,6 +78,7 @@ from metisfl_async.driver.session import DriverSession
 from metisfl_async.driver.weights import load_into
 from metisfl_async.environment.environment import FederationEnvironment
 from metisfl_async.learner.adapters.budget import BatchBudget
+from metisfl_async.learner.adapters.jax_learner import JaxLearner
 from metisfl_async.learner.adapters.keras_learner import KerasLearner
 from metisfl_async.learner.adapters.keras_parts import keras_budget_callback, keras_proximal_term
 from metisfl_async.learner.adapters.sklearn_learner import SklearnLearner
@@ -85,6 +87,7 @@ from metisfl_async.learner.adapters.torch_parts import torch_proximal_term
 from metisfl_async.learner.adapters.xgboost_learner import XGBoostLearner
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.run import app, run_learner
+from metisfl_async.simulation.simulation import Simulation
 
 __version__ = "0.1.0"
 
@@ -122,6 +125,7 @@ __all__ = [
     "FederationStarted",
     "FirstWeights",
     "GeometricMedian",
+    "JaxLearner",
     "KerasLearner",
     "Krum",
     "Learner",
@@ -152,12 +156,14 @@ __all__ = [
     "Selector",
     "SemiSynchronous",
     "ServerParams",
+    "Simulation",
     "SklearnLearner",
     "StoreError",
     "StoreRecovered",
     "StoreStalled",
     "Synchronous",
     "TaskFailed",
+    "TaskMoved",
     "TerminationSignals",
     "TerminationSingals",
     "Timing",

@@ -7,7 +7,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -175,7 +174,7 @@ class Worker:
         if (given_up := self._learner.given_up) is not None:
             method, began = given_up
             raise UnexpectedMessage(
-                f"{self.name} is still in {method}(), which was called {time.monotonic() - began:.0f} s ago and did "
+                f"{self.name} is still in {method}(), which was called {_now() - began:.0f} s ago and did "
                 "not end when it was told to; until it has, nothing else is asked of this learner"
             )
 
@@ -185,7 +184,7 @@ class Worker:
             if self._is_closed:
                 raise UnexpectedMessage("the learner has left")
             self._check_free()
-            self._method, self._began, self._caller = method, time.monotonic(), asyncio.current_task()
+            self._method, self._began, self._caller = method, _now(), asyncio.current_task()
             self._learner.task_seed, self._learner.traceparent = self.seed, self.traceparent
             yield
 
@@ -277,7 +276,7 @@ class Worker:
         what = f"{self.name} in {self._method}()"
         if await self._stopping.has_ended(future, what):
             return True
-        logger.warning("not waiting any longer for %s, which has run for %.0f s", what, time.monotonic() - self._began)
+        logger.warning("not waiting any longer for %s, which has run for %.0f s", what, _now() - self._began)
         return False
 
     def _give_up(self, work: Future[Any] | asyncio.Task[Any]) -> None:
@@ -300,11 +299,11 @@ class Worker:
             pool.shutdown()
 
 
-def users_part(trace: TracebackType | None) -> TracebackType | None:
-    """Cut a traceback to what lies below this module and `calls`: the user's code, as a rule."""
+def users_part(trace: TracebackType | None, caller: str = __name__) -> TracebackType | None:
+    """Cut a traceback to what lies below the module that calls a learner, and `calls`: the user's code, as a rule."""
     users = trace
     while trace is not None:
-        if trace.tb_frame.f_globals.get("__name__") in (__name__, calls.__name__) and trace.tb_next is not None:
+        if trace.tb_frame.f_globals.get("__name__") in (caller, calls.__name__) and trace.tb_next is not None:
             users = trace.tb_next
         trace = trace.tb_next
     return users
@@ -318,6 +317,10 @@ async def _finished(users: Coroutine[Any, Any, T]) -> T:
         if is_being_cancelled():
             raise
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _result(work: Future[T]) -> T:
