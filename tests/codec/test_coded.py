@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metisfl_async.codec.chunk import split
-from metisfl_async.codec.coded import Layout
+from metisfl_async.codec.coded import Layout, effort
 from metisfl_async.codec.coding import TopK, coding_of
 from metisfl_async.codec.frame import Assembly, Header, decode, encode, frames_of
 from metisfl_async.codec.publication import Publication
@@ -186,6 +186,11 @@ def test_a_coded_model_travels_as_a_model(name: str) -> None:
     assert [assembly.add(frame) for frame in frames] == [False, True]
     assert assembly.model.manifest is form.coded
     assert assembly.model.buffer.tobytes() == coded.buffer.tobytes()
+
+
+def test_many_small_tensors_are_more_work_than_one_large_one() -> None:
+    one, many = (Model.from_arrays([np.zeros(size, np.float32)] * count) for size, count in ((1600, 1), (16, 100)))
+    assert effort(one.manifest) < effort(many.manifest)
 
 
 def test_a_publication_may_be_had_in_fewer_bytes() -> None:

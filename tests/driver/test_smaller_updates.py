@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from coded_values import as_bf16, said
-from federations import session_of
+from federations import PATIENCE_S, Adds, nothing_left_behind, session_of
 from wandering import ROUNDS, SIZE, Wanders, expected
 
 from metisfl_async import Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals
@@ -62,6 +63,15 @@ async def test_without_rounds_models_go_down_in_fewer_bytes_too(scheduler: str) 
     learner = Wanders(1)
     await DriverSession(controller, [learner], TerminationSignals(global_updates=4)).run()
     assert all((array == as_bf16(array)).all() for array in learner.fetched[:-1])
+
+
+async def test_coding_leaves_no_thread_behind() -> None:
+    config = ControllerConfig(update_codec="int8", download_codec="bf16")
+    learners = [Adds(1, 100_000), Adds(3, 100_000)]  # large enough to be coded in threads
+    async with asyncio.timeout(PATIENCE_S), nothing_left_behind():
+        result = await session_of(learners, 2, over_grpc=True, config=config).run()
+        assert result.final_model is not None
+        np.testing.assert_allclose(result.final_model[0], 5.0, rtol=1e-5)
 
 
 @pytest.mark.parametrize("rule", ["TrimmedMean", "FedAdam"])

@@ -11,6 +11,7 @@ from functools import partial
 from time import perf_counter
 from typing import Protocol, TypeAlias
 
+from metisfl_async.codec.coded import effort
 from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.codecs import Codecs
 from metisfl_async.controller.keeper import Keeper
@@ -177,7 +178,7 @@ class Aggregator:
         await self._threads.work(model.manifest.size_bytes, take_up)
 
     async def _made_ready(self, model: Model) -> Publication:
-        return await self._threads.work(model.manifest.size_bytes, self._codecs.publication, model)
+        return await self._threads.work(effort(model.manifest), self._codecs.publication, model)
 
     async def _remember(self, learners: Iterable[LearnerId]) -> None:
         """Fold the latest update of each learner; one that is damaged or gone is left out, and named."""
@@ -210,7 +211,7 @@ class Aggregator:
             if header.codec != RAW:
                 assert self.publication is not None
                 base = self.publication.model
-                model = await self._threads.work(size, self._codecs.whole, upload.model, base)
+                model = await self._threads.work(effort(base.manifest), self._codecs.whole, upload.model, base)
                 upload = replace(upload, model=model, is_finite=False)  # that is seen once it is whole
             is_first = upload.kind is TaskKind.GET_WEIGHTS
             look = partial(upload.unfit, None if is_first else self._infinities)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeAlias, TypeVar, assert_never
 
+from metisfl_async.codec.coded import effort
 from metisfl_async.codec.frame import Header
 from metisfl_async.core.codecs import DOWNLOAD_CODECS, RAW
 from metisfl_async.core.errors import (
@@ -50,7 +51,7 @@ from metisfl_async.learner.shrinking import Shrinking, Update
 from metisfl_async.learner.spool import Spool, Spooled
 from metisfl_async.learner.worker import Worker
 from metisfl_async.transport.base import LearnerLink, Stream
-from metisfl_async.transport.concurrency import end_all, first_of, to_the_end
+from metisfl_async.transport.concurrency import aside, end_all, first_of
 from metisfl_async.transport.retry import insisting
 
 __all__ = ["LearnerClient"]
@@ -266,8 +267,8 @@ class LearnerClient:
         assert self._joined is not None
         if (codec := self._joined.update_codec) == RAW:
             return update
-        coding = asyncio.to_thread(self._shrinking.smaller, update, codec, offer.model.federation_id, base)
-        smaller = await to_the_end(coding)
+        federation_id = offer.model.federation_id
+        smaller = await aside(effort(base.manifest), self._shrinking.smaller, update, codec, federation_id, base)
         if smaller is not update:
             self._recycle(update)
         return smaller

@@ -10,7 +10,7 @@ from typing import Self
 import grpc
 import grpc.aio
 
-from metisfl_async.codec.coded import Layout
+from metisfl_async.codec.coded import Layout, effort
 from metisfl_async.codec.coding import coding_of
 from metisfl_async.codec.frame import Assembly, Header, bundles_of, check_size, encode
 from metisfl_async.codec.pace import Pace
@@ -19,7 +19,7 @@ from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost, Damaged
 from metisfl_async.core.ids import Token
 from metisfl_async.core.model import Bytes, Model, allocate
-from metisfl_async.transport.concurrency import first_of, is_being_cancelled, to_the_end
+from metisfl_async.transport.concurrency import aside, first_of, is_being_cancelled
 from metisfl_async.transport.grpc_errors import ours
 from metisfl_async.transport.grpc_options import CHANNEL_OPTIONS, TOKEN
 from metisfl_async.transport.malloc import keep_freed_memory
@@ -110,7 +110,7 @@ class GrpcCaller:
                             if frame.codec != codec or (coding := coding_of(codec)) is None:
                                 assembly = Assembly(frame, allocate(frame.manifest.size_bytes, again))
                                 continue
-                            layout = await asyncio.to_thread(Layout.of, coding, frame.manifest)
+                            layout = await aside(effort(frame.manifest), Layout.of, coding, frame.manifest)
                             assembly = Assembly(frame, allocate(layout.coded.size_bytes), layout.coded)
                         else:
                             raise Damaged("stream", "the first frame is no header")
@@ -122,7 +122,7 @@ class GrpcCaller:
             raise ConnectionLost(self.address, str(assembly.truncated()))
         if layout is None:
             return assembly.model
-        return await to_the_end(asyncio.to_thread(layout.decoded, assembly.model, None, again))
+        return await aside(effort(layout.whole), layout.decoded, assembly.model, None, again)
 
     def metadata_with(self, token: Token) -> tuple[tuple[str, str], ...]:
         """What goes with a call that carries a model and no message of ours to say the token of a join in."""
