@@ -37,7 +37,7 @@ help:
 	@echo 'make fuzz         set up, then spoil what comes from the network for an hour, and see that only documented errors come of it (FUZZ_SECONDS=... FUZZ_SEED=... for more)'
 	@echo 'make bench        set up, then measure everything on this machine, and write the figures into docs/ (about a quarter of an hour)'
 	@echo 'make bench-quick  the same with fewer and smaller runs, to see that it works; writes nothing (about two minutes)'
-	@echo 'make figures      set up, then draw the pictures of the schedulers and of the attacks in docs/ anew, with their tables (some minutes)'
+	@echo 'make figures      set up, then draw the pictures of the schedulers and of the attacks in docs/ anew, with their tables, and that of fewer bytes (some minutes)'
 	@echo 'make proto        generate the protobuf code anew'
 	@echo 'make vendor       fetch from npm anew what the live page draws with, and compare it with its checksums'
 	@echo 'make clean        remove the virtual environment and everything that was made'
@@ -124,6 +124,7 @@ figures: $(READY)
 	@sh examples/quickstart_tensorflow/get_fashion_mnist.sh
 	PYTHONPATH=examples/quickstart_tensorflow $(PYTHON) bench/skewed.py --json docs/skewed.json
 	PYTHONPATH=examples/quickstart_tensorflow $(PYTHON) bench/attacks.py --json docs/robustness.json
+	PYTHONPATH=examples/quickstart_tensorflow $(PYTHON) bench/smaller.py --json docs/smaller.json
 	$(PYTHON) bench/report.py --pages
 
 proto: $(READY)

@@ -8,7 +8,7 @@ import random
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +217,19 @@ async def test_javascript_beside_python_computes_what_a_plain_loop_computes(tmp_
     assert len(learner.of("settled")) == ROUNDS
     assert _last(learner)["what"] == "final"
     assert learner.said[-1]["loss"] == pytest.approx(sites["node"].loss(plain_loop(list(sites.values()), ROUNDS)[-1]))
+
+
+async def test_a_learner_that_knows_nothing_of_codecs_goes_on_with_those_who_do(tmp_path: Path) -> None:
+    sites = {"a": Site.of(1, 10), "node": Site.of(3, 40)}
+    config = replace(CONFIG, update_codec="int8", download_codec="bf16")
+    async with Controller(ServerParams(), config) as controller, node(controller, sites["node"], tmp_path) as learner:
+        await learner.until("welcome")
+        result = await federation(controller, {"a": LinearLearner(sites["a"])}, ROUNDS)
+        assert await learner.end() == 0
+    assert [record.participants for record in result.rounds] == [["a", "node"]] * ROUNDS
+    assert result.final_model is not None
+    for array, expected in zip(result.final_model, plain_loop(list(sites.values()), ROUNDS)[-1], strict=True):
+        np.testing.assert_allclose(array, expected, rtol=0.05, atol=0.02)
 
 
 class MarksLearner(LinearLearner):
