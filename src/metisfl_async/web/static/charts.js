@@ -120,9 +120,9 @@ function showMetrics(charts, rounds, learners, isTime) {
 }
 
 /** Draw bytes, memory, and staleness where there are no rounds. */
-function showTraffic(charts, rounds, isTime) {
+function showTraffic(charts, rounds, unit, isTime) {
   const x = rounds.map((round) => (isTime ? round.end : round.number));
-  charts.show("bytes in each round", [{ label: "to learners", color: css("evaluation") }, { label: "from learners", color: css("train"), dash: [6, 4] }],
+  charts.show(`bytes in each ${unit}`, [{ label: "to learners", color: css("evaluation") }, { label: "from learners", color: css("train"), dash: [6, 4] }],
     [x, rounds.map((round) => round.sent), rounds.map((round) => round.received)], { format: bytes, isTime });
   charts.show("updates in the controller's memory", [{ label: "at most", color: css("central") }],
     [x, rounds.map((round) => round.memory)], { format: bytes, isTime });

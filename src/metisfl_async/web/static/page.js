@@ -6,13 +6,19 @@ const tables = {};
 const metricCharts = new Charts($("metric-charts")), trafficCharts = new Charts($("traffic-charts"));
 const lanes = new Lanes($("lanes"), $("told"));
 let at = null; // milliseconds since the federation started; null: now
+let shownCharts = "", shownFailures = ""; // what they were drawn of
 let heardAt = 0, latest = 0, isDue = false, playing = 0;
 
 function forget() {
   for (const name of ["run", "learner", "round", "task", "column", "failure"]) tables[name] = new Map();
   latest = 0;
+  clearCharts();
+}
+
+function clearCharts() {
   metricCharts.clear();
   trafficCharts.clear();
+  shownCharts = "";
 }
 
 function take(rows) {
@@ -43,7 +49,7 @@ function due() {
 
 function show() {
   const facts = run(), time = at ?? now();
-  const rounds = [...tables.round.values()].filter((round) => round.end <= time + 0.1).sort((a, b) => a.end - b.end);
+  const rounds = [...tables.round.values()].filter((round) => round.end <= time + 0.1).sort((a, b) => a.number - b.number || a.at - b.at);
   const failures = [...tables.failure.values()].filter((failure) => failure[0] <= time + 0.1);
   const unit = facts.in_rounds === false ? "model" : "round", isTime = $("axis").value === "time";
   document.title = `${facts.name || "Federation"}: ${facts.phase}`;
@@ -51,14 +57,12 @@ function show() {
   $("phase").textContent = facts.phase;
   $("phase").className = `pill ${facts.phase}`;
   $("reason").textContent = facts.stalled || facts.reason || "";
+  $("started").textContent = facts.started_at ? `started ${new Date(facts.started_at * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" })}` : "";
   $("nothing").hidden = tables.learner.size > 0;
   showFacts(facts, rounds, failures, time, unit);
   showLearners(time);
   for (const [id, there] of [["metrics", rounds.length], ["traffic", rounds.length], ["failures", failures.length], ["time", latest]]) $(id).hidden = !there;
-  if (rounds.length) {
-    showMetrics(metricCharts, rounds, tables.learner, isTime);
-    showTraffic(trafficCharts, rounds, isTime);
-  }
+  showCharts(rounds, unit, isTime);
   showFailures(failures, unit);
   showNotes(rounds, unit);
   if ($("rounds").open) showRounds(rounds, unit);
@@ -66,6 +70,17 @@ function show() {
   $("clock").setAttribute("aria-label", `${clock(time)} since the start`);
   if (at === null) $("at").value = 1000;
   $("now").hidden = at === null;
+}
+
+function showCharts(rounds, unit, isTime) {
+  const kind = `${rounds.length} ${rounds.at(-1)?.end} ${isTime} ${tables.learner.size}`;
+  if (!rounds.length || kind === shownCharts) return; // drawing thousands of rounds takes time
+  shownCharts = kind;
+  const byX = isTime ? [...rounds].sort((a, b) => a.end - b.end) : rounds; // models are evaluated in any order
+  $("axis").options[0].textContent = `${unit}s`;
+  $("rounds").firstElementChild.textContent = `${unit === "round" ? "Rounds" : "Models"}, as a table`;
+  showMetrics(metricCharts, byX, tables.learner, isTime);
+  showTraffic(trafficCharts, byX, unit, isTime);
 }
 
 function showFacts(facts, rounds, failures, time, unit) {
@@ -80,7 +95,6 @@ function showFacts(facts, rounds, failures, time, unit) {
   }
   values.push(["Time", clock(time)], ["Traffic", bytes(sum("sent") + sum("received"))]);
   values.push(["Failures", at === null ? facts.failures ?? 0 : failures.length]);
-  if (facts.started_at) values.push(["Started", new Date(facts.started_at * 1000).toLocaleString()]);
   const list = $("facts");
   list.replaceChildren(...values.map(([name, value]) => {
     const box = make("div");
@@ -119,7 +133,6 @@ function showLearners(time) {
   }
 }
 
-let shownFailures = "";
 function showFailures(failures, unit) {
   const kind = `${failures.length} ${failures.at(-1)?.[0]} ${tables.failure.size && Math.max(...tables.failure.keys())}`;
   if (kind === shownFailures) return; // those that are open stay open
@@ -231,7 +244,7 @@ $("lanes").addEventListener("chosen", (event) => { if (tables.learner.size > FEW
 for (const id of ["axis", "order", "find"]) $(id).addEventListener("input", due);
 for (const id of ["rounds", "each"]) $(id).addEventListener("toggle", due);
 addEventListener("resize", due);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { metricCharts.clear(); trafficCharts.clear(); due(); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { clearCharts(); due(); });
 $("stop").hidden = !document.body.dataset.canStop;
 if (saved) {
   $("save").hidden = true;
