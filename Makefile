@@ -13,6 +13,7 @@ FLOWER_READY := $(FLOWER)/.ready
 
 SOAK_RUNS := 200
 SOAK_SEED := 0
+MATRIX_SEEDS := 20
 FUZZ_SECONDS := 3600
 FUZZ_SEED := 0
 
@@ -22,12 +23,13 @@ export PYTHONDONTWRITEBYTECODE :=
 UPLOT := 1.6.32
 STATIC := src/metisfl_async/web/static
 
-.PHONY: help quickstart test check unit soak fuzz bench bench-quick figures proto vendor clean
+.PHONY: help quickstart test check unit soak matrix fuzz bench bench-quick figures proto vendor clean
 
 help:
 	@echo 'make quickstart   set up, then train a real model on real images in five processes (about two minutes; downloads TensorFlow, about 2 GB on disk)'
 	@echo 'make test         set up, with PyTorch (about 0.8 GB, or several with GPU support) and Flower, then run every check and test (needs Node.js 20, npm, redis-server and Chromium; on Debian it installs the last two, with sudo)'
 	@echo 'make soak         set up, then kill, stop and cut off the parties of 200 federations at random, and see that nothing is lost (a few minutes; SOAK_RUNS=... SOAK_SEED=... for others)'
+	@echo 'make matrix       set up, then run federations in virtual time: each scheduler under each fault with 20 seeds, and 600 orders of their tasks (about a minute; MATRIX_SEEDS=... for more)'
 	@echo 'make fuzz         set up, then spoil what comes from the network for an hour, and see that only documented errors come of it (FUZZ_SECONDS=... FUZZ_SEED=... for more)'
 	@echo 'make bench        set up, then measure everything on this machine, and write the figures into docs/ (about a quarter of an hour)'
 	@echo 'make bench-quick  the same with fewer and smaller runs, to see that it works; writes nothing (about two minutes)'
@@ -89,6 +91,9 @@ unit: $(READY) $(TORCH_READY) $(NODE_READY)
 
 soak: $(READY)
 	cd tests && $(abspath $(PYTHON)) -m durability.soak $(SOAK_RUNS) $(SOAK_SEED)
+
+matrix: $(READY)
+	MATRIX_SEEDS=$(MATRIX_SEEDS) $(PYTHON) -m pytest -q -n 2 tests/testing/test_matrix.py tests/testing/test_interleavings.py
 
 fuzz: $(READY)
 	$(PYTHON) fuzzing/fuzz.py --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)

@@ -17,6 +17,7 @@ from metisfl_async.controller.latest import Latest
 from metisfl_async.controller.listeners import Listeners
 from metisfl_async.controller.open_files import scarce
 from metisfl_async.controller.registry import Registry
+from metisfl_async.controller.snapshot import Snapshot, snapshot
 from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.turns import Turns
 from metisfl_async.controller.updates import GoAhead, header_of
@@ -78,6 +79,9 @@ class Service:
         self._drivers = 0  # how many watch
         self._driver_at = clock()  # when the last one was there
         self._is_kept = False  # whether the last one said that others will come
+
+    def snapshot(self) -> Snapshot:
+        return snapshot(self._registry, self._jobs.current, self._downloads)
 
     # --- learners --------------------------------------------------------------------------------------------------
 

@@ -300,12 +300,15 @@ class DriverSession:
         if isinstance(controller, Controller) and self._owns_controller:
             controller.resume = controller.resume or resume
             await stack.enter_async_context(controller)
-        self._link = link_to(self._controller)
+        self._link = self._new_link()
         stack.push_async_callback(self._link.close)
 
     def _serving(self) -> list[Coroutine[Any, Any, None]]:
         """Watch over a live controller: a bug in it ends the session."""
         return [self._controller.serve()] if isinstance(self._controller, Controller) else []
+
+    def _new_link(self) -> ControllerLink:
+        return link_to(self._controller)
 
     def _live_learners(self, stack: AsyncExitStack) -> list[LearnerClient]:
         worker = self._worker
@@ -315,7 +318,7 @@ class DriverSession:
         clients, failures = [], FailureLog()
         for name, learner in self._learners.items():
             of_learner = Worker(learner, worker, name=name, stopping=self._stopping)
-            link = link_to(self._controller)
+            link = self._new_link()
             stack.push_async_callback(link.close)
             clients.append(LearnerClient(link, of_learner, name, failures=failures))
         return clients
