@@ -106,7 +106,7 @@ function showMetrics(charts, rounds, learners, isTime) {
       const edge = { color: css("evaluation"), faint: true };
       add({ ...edge, label: "" }, of.map((each) => each.spread?.[1]));
       add({ ...edge, label: "" }, of.map((each) => each.spread?.[0]));
-      bands.push({ series: [1, 2], fill: css("evaluation") + "22" });
+      bands.push({ series: [1, 2], fill: css("evaluation") + "33" });
     } else {
       const each = of.map((pairs) => new Map(pairs));
       const several = learners.size > 1 ? [...learners.keys()] : [];

@@ -86,8 +86,8 @@ function showCharts(rounds, unit, isTime) {
 function showFacts(facts, rounds, failures, time, unit) {
   const published = rounds.filter((round) => round.published), sum = (name) => rounds.reduce((all, round) => all + round[name], 0);
   const open = at === null ? facts.open : null, values = [];
-  values.push([unit === "round" ? "Rounds" : "Models", published.length + (open && unit === "round" ? `, now ${open.number}` : "")]);
-  if (open && unit === "round") values.push(["Reported", `${Math.min(open.reported, open.asked)} of ${open.asked}`]);
+  values.push([unit === "round" ? "Rounds" : "Models", published.length]);
+  if (open && unit === "round") values.push([`Round ${open.number}`, `${Math.min(open.reported, open.asked)} of ${open.asked}`]);
   values.push(["Learners", at === null && !isOver() && !saved ? `${facts.connected} of ${tables.learner.size}` : tables.learner.size]);
   for (const [kind, name] of [["evaluation", ""], ["central", "central "]]) {
     const metrics = rounds.findLast((round) => Object.keys(round[kind]).length)?.[kind] ?? {};
@@ -117,7 +117,8 @@ function showLearners(time) {
   for (const id of ["find-label", "order-label"]) $(id).hidden = !isLarge;
   $("zoom").hidden = isMany;
   lanes.show(isMany ? rows : rows.slice(0, FEW), tables, time, isMany, at === null && run().open);
-  const keys = isMany ? [["counted soon", "fast"], ["counted late in the round", "slow"], ["failed or lost", "failed"], ["too late", "late"]]
+  const keys = isMany ? [["counted soon", "fast"], ["counted late in the round", "slow"], ["failed or lost", "failed"], ["too late", "late"],
+    ...(at === null && run().open ? [["downloading now", "fetching"], ["training now", "training"], ["uploading now", "uploading"]] : [])]
     : [...[...PHASES, "evaluating"].map((name) => [name === "fetching" ? "downloading" : name, name]), ["failed or lost", "failed"], ["too late", "late"]];
   $("lanes-legend").replaceChildren(...keys.map(([name, color]) => {
     const item = make("li");
