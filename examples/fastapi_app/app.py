@@ -3,7 +3,7 @@
     pip install . fastapi uvicorn          (in the folder of this project)
     uvicorn app:app --timeout-graceful-shutdown 5
     curl -X POST 'localhost:8000/federation?rounds=1000'
-    curl -N localhost:8000/federation/events     # server-sent events
+    curl -N localhost:8000/federation/events     # server-sent events; http://localhost:8000/page/ shows them
     curl localhost:8000/federation               # what was reached so far
     curl -X DELETE localhost:8000/federation     # ends it in order, and gives the result
 
@@ -33,6 +33,7 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
+    Event,
     FederationResult,
     FederationStarted,
     Learner,
@@ -41,6 +42,7 @@ from metisfl_async import (
     TerminationSignals,
     event_to_dict,
 )
+from metisfl_async.web import Dashboard
 
 Weights = list[NDArray[Any]]
 
@@ -80,6 +82,10 @@ class Service:
     def is_running(self) -> bool:
         return self._run is not None and not self._run.done()
 
+    def events(self) -> AsyncIterator[Event]:
+        """Follow the federation, for the page."""
+        return nothing() if self.session is None else self.session.events()
+
     def start(self, rounds: int, *, resume: bool = False) -> None:
         signals = TerminationSignals(federation_rounds=rounds)
         self._file.write_text(json.dumps({"rounds": rounds}))
@@ -113,6 +119,12 @@ class Service:
                 await self._run
 
 
+async def nothing() -> AsyncIterator[Event]:
+    """Tell of no federation."""
+    for event in list[Event]():
+        yield event
+
+
 service = Service(Path(os.environ.get("FEDERATION_DIR", "federation")))
 
 
@@ -124,6 +136,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
+app.mount("/page", Dashboard(service))
 
 
 @app.post("/federation", status_code=202)

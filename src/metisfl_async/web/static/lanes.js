@@ -112,7 +112,7 @@ class Lanes {
   // --- a map of many ---
 
   map({ column }, open) {
-    const ended = [...column.values()].filter((values) => values[3] <= this.at + 0.1);
+    const ended = [...column.values()].filter((values) => values[3] <= this.at + 0.1).sort((a, b) => a[2] - b[2]);
     if (open) {
       const cells = [];
       for (const [n, learner] of this.learners) cells[n] = NOW[learner.state] ?? "F";
