@@ -87,6 +87,7 @@ from metisfl_async.learner.adapters.torch_parts import torch_proximal_term
 from metisfl_async.learner.adapters.xgboost_learner import XGBoostLearner
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.run import app, run_learner
+from metisfl_async.simulation.simulation import Simulation
 
 __version__ = "0.1.0"
 
@@ -155,6 +156,7 @@ __all__ = [
     "Selector",
     "SemiSynchronous",
     "ServerParams",
+    "Simulation",
     "SklearnLearner",
     "StoreError",
     "StoreRecovered",

@@ -6,29 +6,35 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import Protocol, TypeAlias
 
 from metisfl_async.codec.coded import Layout
 from metisfl_async.codec.coding import coding_of
-from metisfl_async.codec.frame import Header
 from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.keeper import Keeper
-from metisfl_async.controller.staging import Room
 from metisfl_async.controller.threads import INLINE_BYTES, Threads
+from metisfl_async.controller.upload import SumUpload, Upload
 from metisfl_async.core.codecs import RAW
-from metisfl_async.core.errors import CodecError, ConfigError, ModelLost, NoModel, StoreError, UnexpectedMessage
+from metisfl_async.core.errors import (
+    CodecError,
+    ConfigError,
+    Damaged,
+    ModelLost,
+    NoModel,
+    StoreError,
+    UnexpectedMessage,
+)
 from metisfl_async.core.federation.commands import Aggregate, Discard, Forget, Save
 from metisfl_async.core.federation.inputs import Folded, Input, Published, Rejected, Stop, Unpublished
 from metisfl_async.core.federation.inputs import Saved as SavedInput
 from metisfl_async.core.federation.tasks import TaskKind
-from metisfl_async.core.ids import LearnerId, StreamId, TaskId
-from metisfl_async.core.messages import UpdateReply
-from metisfl_async.core.model import Bytes, Model, allocate
-from metisfl_async.core.strategies.aggregation.arithmetic import unfit
+from metisfl_async.core.ids import LearnerId, TaskId
+from metisfl_async.core.model import Bytes, Model
 from metisfl_async.core.strategies.aggregation.infinities import Infinities
+from metisfl_async.core.strategies.aggregation.partial_sum import PartialSum
 from metisfl_async.core.strategies.aggregation.resemblance import Gallery, Portrait, portrait
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update, made
 from metisfl_async.core.strategies.durable import check_kept
@@ -36,28 +42,12 @@ from metisfl_async.store.base import BEST, GLOBAL, NO_ARRAYS, Saved
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["Aggregator", "Post", "Upload"]
+__all__ = ["Aggregator", "Post"]
 
 FOLD_INLINE_BYTES = 2**20  #: there is a fold for each update; waking a thread takes longer than folding so much
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A whole, undamaged update in its staging room; the aggregator gives the room back."""
-
-    stream: StreamId
-    learner: LearnerId
-    kind: TaskKind
-    header: Header
-    model: Model  #: or the coded one, where the header says so
-    weight: float
-    room: Room
-    is_finite: bool
-    reply: asyncio.Future[UpdateReply]  #: done once it is not wanted any more
-    standing: str = ""  #: of first weights: how the federation stands with them
-
-
-Job: TypeAlias = Upload | Aggregate | Save | Forget | Discard
+Job: TypeAlias = Upload | SumUpload | Aggregate | Save | Forget | Discard
 
 
 class Post(Protocol):
@@ -125,6 +115,8 @@ class Aggregator:
         match job:
             case Upload():
                 await self._take_in(job)
+            case SumUpload():
+                await self._take_in_sum(job)
             case Aggregate(version, others, standing):
                 await self._aggregate(version, others, standing)
             case Save(number, standing, is_finished):
@@ -138,7 +130,7 @@ class Aggregator:
                     self._gallery.clear()
 
     def submit(self, job: Job) -> None:
-        is_upload = isinstance(job, Upload)
+        is_upload = isinstance(job, Upload | SumUpload)
         if isinstance(job, Upload) and self._has_ended:
             job.room.release()
             return
@@ -224,12 +216,12 @@ class Aggregator:
                     self._post(Rejected(upload.stream, type(error).__name__, str(error)))
                     return
             is_first = upload.kind is TaskKind.GET_WEIGHTS
-            look = partial(_unfit, upload, None if is_first else self._infinities)
+            look = partial(upload.unfit, None if is_first else self._infinities)
             if (problem := await self._threads.work(0 if upload.is_finite else size, look)) is not None:
                 self._post(Rejected(upload.stream, "NotFinite", problem))
                 return
             if is_first:
-                await self.set_first_model(await self._threads.work(size, _copy, upload.model), upload.standing)
+                await self.set_first_model(await self._threads.work(size, upload.first_weights), upload.standing)
                 seen: Portrait | None = None
             else:
                 try:
@@ -267,6 +259,31 @@ class Aggregator:
         model = await self._threads.work(base.manifest.size_bytes, layout.decoded, coded, base, self._decoded)
         self._decoded = model.buffer
         return replace(upload, model=model, is_finite=False)  # that is seen once it is whole
+
+    async def _take_in_sum(self, upload: SumUpload) -> None:
+        """Fold a sum: what became of it is said of each contribution."""
+        if not upload.is_wanted():
+            return
+        partial = upload.partial
+        try:
+            await self._threads.work(partial.size_bytes, self._fold_sum, partial)
+        except (CodecError, ConfigError, MemoryError) as error:
+            reason = str(error) or f"there is no memory to take in a sum of {partial.size_bytes} bytes"
+            for stream in upload.streams:
+                self._post(Rejected(stream, type(error).__name__, reason))
+            return
+        for stream, share in zip(upload.streams, partial.contributions, strict=True):
+            seen = share.seen
+            twin = self._gallery.add(share.task_id, share.learner, share.weight, seen)
+            norm, held_bytes = seen.norm, partial.size_bytes
+            self._post(
+                Folded(stream, share.weight, share.metrics, share.metadata, held_bytes, norm, seen.is_global, twin)
+            )
+
+    def _fold_sum(self, partial: PartialSum) -> None:
+        if (problem := partial.unfit()) is not None:
+            raise Damaged("sum", problem)
+        self._rule.fold_sum(partial)
 
     async def _fold(self, upload: Upload) -> Portrait:
         """Fold an update, look what it is like, and keep it where updates are kept."""
@@ -394,24 +411,8 @@ class Aggregator:
         return Update(learner, model, stored.weight, staleness)
 
 
-def _unfit(upload: Upload, infinities: Infinities | None) -> str | None:
-    """Say what of an update is not finite, but for what is so in the global model."""
-    if infinities is not None:
-        infinities.clear(upload.model)
-    if upload.is_finite:
-        return None
-    return unfit(upload.model, is_first=upload.kind is TaskKind.GET_WEIGHTS)
-
-
 def _fold(rule: AggregationRule, update: Update, base: Model) -> Portrait:
     """Fold an update, and look what it is like."""
     seen = portrait(update.model, base)
     rule.fold(update)
     return seen
-
-
-def _copy(update: Model) -> Model:
-    """Take first weights out of their staging room."""
-    model = Model(update.manifest, allocate(len(update.buffer)), version=0)
-    model.buffer[:] = update.buffer
-    return model

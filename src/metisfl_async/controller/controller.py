@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from metisfl_async.controller.crowd import Crowd
 from metisfl_async.controller.job import Job
 from metisfl_async.controller.jobs import Jobs
 from metisfl_async.controller.registry import Registry
@@ -255,6 +256,11 @@ class Controller:
         parts, self._parts = self._parts, None
         if parts is not None:
             await to_the_end(_abort(parts))
+
+    def crowd(self) -> Crowd:
+        """Make room for learners of this process that have no connections of their own."""
+        parts = self._open
+        return Crowd(parts.registry, parts.jobs, parts.service.farewells)
 
     async def close(self) -> None:
         """Stop listening and end everything; may be called twice."""

@@ -15,6 +15,7 @@ from metisfl_async.controller.dispatcher import Dispatcher
 from metisfl_async.controller.keeper import Keeper
 from metisfl_async.controller.registry import Registry
 from metisfl_async.controller.staging import Staging
+from metisfl_async.controller.sums import Sums
 from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.updates import Updates
 from metisfl_async.core.config import ControllerConfig, ModelStoreConfig
@@ -90,6 +91,10 @@ class Job:
             update_codec=config.update_codec,
         )
         self.updates = Updates(config, self.aggregator, self.post, self.staging, clock=clock)
+        self.sums = Sums(self.updates, self.aggregator, self.post)
+        #: whether several learners' updates may come as one sum; and whether sums may wait for one another
+        self.takes_sums = strategies.in_rounds and strategies.rule.is_mean and not keeps_updates
+        self.may_order = strategies.waits_for_all
         self._dispatcher.connect(self.aggregator, self.updates, self.keeper)
 
     @property

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from metisfl_async.codec.frame import Assembly, Data, Frame, Header, check_size, content_of
-from metisfl_async.controller.aggregator import Aggregator, Post, Upload
+from metisfl_async.controller.aggregator import Aggregator, Post
 from metisfl_async.controller.registry import Member
+from metisfl_async.controller.share import Share
 from metisfl_async.controller.staging import Room, Staging
 from metisfl_async.controller.turns import Turns
+from metisfl_async.controller.upload import Upload
 from metisfl_async.core import errors
 from metisfl_async.core.codecs import RAW
 from metisfl_async.core.config import ControllerConfig
@@ -58,6 +61,11 @@ class _Stream:
         """Whether what comes on it is still wanted."""
         return not self.is_abandoned and not self.reply.done()
 
+    def fold(self, aggregator: Aggregator, standing: str) -> None:
+        """Hand the update on."""
+        assert self.upload is not None
+        aggregator.submit(replace(self.upload, standing=standing) if standing else self.upload)
+
 
 class Updates:
     """Receives updates into staging, and hands them to the aggregator."""
@@ -74,9 +82,9 @@ class Updates:
         self._config, self._clock = config, clock
         self._aggregator, self._post = aggregator, post
         self._staging, self._turns = staging, Turns()
-        self._streams: dict[StreamId, _Stream] = {}
+        self._streams: dict[StreamId, _Stream | Share] = {}
         self._ids = itertools.count(1)
-        self._is_closed = False
+        self.is_closed = False
 
     @property
     def waiting(self) -> int:
@@ -98,6 +106,17 @@ class Updates:
         finally:
             del self._streams[stream.id]
 
+    @contextmanager
+    def shares(self, count: int) -> Iterator[list[Share]]:
+        """Open a stream for each share of a sum, which comes at once."""
+        shares = [Share(StreamId(next(self._ids))) for _ in range(count)]
+        self._streams.update((share.id, share) for share in shares)
+        try:
+            yield shares
+        finally:
+            for share in shares:
+                del self._streams[share.id]
+
     def act(self, command: Receive | Abandon | Fold | Answer) -> None:
         """Carry out what the federation says about a stream; one that has ended is past caring."""
         if (stream := self._streams.get(command.stream)) is None:
@@ -108,15 +127,14 @@ class Updates:
             case Abandon():
                 stream.is_abandoned = True
             case Fold(standing=standing):
-                assert stream.upload is not None
-                self._aggregator.submit(replace(stream.upload, standing=standing) if standing else stream.upload)
+                stream.fold(self._aggregator, standing)
             case Answer(reply=reply):
                 if not stream.reply.done():  # cancelled while the controller ends
                     stream.reply.set_result(reply)
 
     def close(self) -> None:
         """Let nobody wait for an answer that will not come."""
-        self._is_closed = True
+        self.is_closed = True
         for stream in self._streams.values():
             stream.reply.cancel()
 
@@ -159,7 +177,7 @@ class Updates:
         ConnectionLost
             If the controller ends before that is known.
         """
-        if not self._is_closed:
+        if not self.is_closed:
             try:
                 return await asyncio.shield(stream.reply)
             except asyncio.CancelledError:

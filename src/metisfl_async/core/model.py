@@ -78,6 +78,11 @@ class Run:
     start: int  #: bytes
     stop: int  #: bytes
 
+    @property
+    def count(self) -> int:
+        """Number of elements, those of the padding among them."""
+        return (self.stop - self.start) // DTYPES[self.dtype].itemsize
+
     def of(self, buffer: Bytes) -> Array:
         """View this part of `buffer` as one array of shape (n,)."""
         return buffer[self.start : self.stop].view(DTYPES[self.dtype])

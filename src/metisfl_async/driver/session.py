@@ -23,7 +23,7 @@ from metisfl_async.driver.central import Central, Evaluate
 from metisfl_async.driver.first_model import first_model
 from metisfl_async.driver.following import ENDING_S, check_same, collect, end, follow, raise_failure, status_of
 from metisfl_async.driver.following import stop as ask_to_stop
-from metisfl_async.driver.parties import checked_learners, link_to
+from metisfl_async.driver.parties import LearnersGiven, check_fit, checked_learners, link_to
 from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.driver.reached import Reached
 from metisfl_async.driver.result import FederationResult
@@ -32,10 +32,11 @@ from metisfl_async.driver.sync import run_here, run_in_thread
 from metisfl_async.driver.watching import Watchers, checked_watchers, watched
 from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.failing import FailureLog
-from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.stopping import STOP_TIMEOUT_S, Stopping
 from metisfl_async.learner.threads import DaemonThreads
 from metisfl_async.learner.worker import Worker, WorkerKind
+from metisfl_async.simulation.engine import Engine
+from metisfl_async.simulation.simulation import Simulation
 from metisfl_async.store.event_log import EventLog, EventStream
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import beside, first_of
@@ -65,10 +66,11 @@ class DriverSession:
     controller : Controller, ClientParams or ServerParams
         A live controller, which the session opens unless it is open, and closes if it opened it; or the address of a
         remote one.
-    learners : sequence of Learner, ServerParams or ClientParams, mapping of str to Learner, or int
+    learners : sequence of Learner, ServerParams or ClientParams, mapping of str to Learner, Simulation, or int
         Live learners, which then run in this process under the names "learner-0", "learner-1", ..., or under those of
         the mapping; the addresses of remote ones that listen, which the controller then dials; or how many remote ones
-        to wait for. Live learners reach a live controller in memory if it has no `server_params`, else over its port.
+        to wait for; or simulated ones, of a live controller. Live learners reach it in memory if it has no
+        `server_params`, else over its port.
     termination_signals : TerminationSignals
         When it ends.
     initial_weights : sequence of ndarray, mapping, path, torch.nn.Module or keras.Model, optional
@@ -96,7 +98,7 @@ class DriverSession:
     def __init__(
         self,
         controller: Controller | ClientParams | ServerParams,
-        learners: Sequence[Learner | ServerParams | ClientParams] | Mapping[str, Learner] | int,
+        learners: LearnersGiven,
         termination_signals: TerminationSignals,
         *,
         initial_weights: Sequence[Array] | Mapping[str, Any] | str | Path | Any | None = None,
@@ -115,20 +117,15 @@ class DriverSession:
             raise ConfigError("termination_signals", termination_signals, "a TerminationSignals")
         if isinstance(controller, Controller):
             controller.controller_config.check_signals(termination_signals, evaluates=evaluate is not None)
-        if isinstance(controller, Controller) and controller.server_params is None:
-            if len(live) < num_learners:
-                allowed = "live Learner objects; to wait for others, give the controller server_params"
-                raise ConfigError("learners", learners, allowed)
-            least = controller.controller_config.min_learners
-            if least > num_learners:
-                allowed = f"at most the {num_learners} learners of this session: the controller has no port for others"
-                raise ConfigError("min_learners", least, allowed)
+        self._simulation = learners if isinstance(learners, Simulation) else None
+        num_here = num_learners if self._simulation else len(live)
+        check_fit(controller, learners, num_learners - num_here)
         for name, secs in (("join_timeout_secs", join_timeout_secs), ("lost_secs", lost_secs)):
             if secs is not None and not secs > 0:
                 raise ConfigError(name, secs, "a number > 0, or None")
         if evaluate is not None and not callable(evaluate):
             raise ConfigError("evaluate", evaluate, "a function (parameters, round_number) -> metrics, or None")
-        if keep_running and live:
+        if keep_running and num_here:
             raise ConfigError("keep_running", keep_running, "False with live learners: they end with their session")
         self._controller, self._learners = controller, live
         self._request = StartRequest(
@@ -304,8 +301,13 @@ class DriverSession:
         stack.push_async_callback(self._link.close)
 
     def _serving(self) -> list[Coroutine[Any, Any, None]]:
-        """Watch over a live controller: a bug in it ends the session."""
-        return [self._controller.serve()] if isinstance(self._controller, Controller) else []
+        """Watch over a live controller, whose bug ends the session, and run simulated learners."""
+        controller, simulation = self._controller, self._simulation
+        if not isinstance(controller, Controller):
+            return []
+        if simulation is None:
+            return [controller.serve()]
+        return [controller.serve(), Engine(simulation, controller.crowd(), controller.controller_config).run()]
 
     def _new_link(self) -> ControllerLink:
         return link_to(self._controller)
@@ -361,7 +363,7 @@ class DriverSession:
     async def _begin(self, link: ControllerLink, *, resume: bool) -> None:
         """Start a federation, or find the one that goes on."""
         timeout_s = self._request.join_timeout_secs
-        if not self._learners and not resume:
+        if not self._learners and self._simulation is None and not resume:
             logger.info("waiting for %d learners to join %s", self._request.num_learners, link.address)
         if resume:
             status = await status_of(link, timeout_s)

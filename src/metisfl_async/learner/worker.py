@@ -300,11 +300,11 @@ class Worker:
             pool.shutdown()
 
 
-def users_part(trace: TracebackType | None) -> TracebackType | None:
-    """Cut a traceback to what lies below this module and `calls`: the user's code, as a rule."""
+def users_part(trace: TracebackType | None, caller: str = __name__) -> TracebackType | None:
+    """Cut a traceback to what lies below the module that calls a learner, and `calls`: the user's code, as a rule."""
     users = trace
     while trace is not None:
-        if trace.tb_frame.f_globals.get("__name__") in (__name__, calls.__name__) and trace.tb_next is not None:
+        if trace.tb_frame.f_globals.get("__name__") in (caller, calls.__name__) and trace.tb_next is not None:
             users = trace.tb_next
         trace = trace.tb_next
     return users

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from dataclasses import fields
 from typing import Self
 
 from metisfl_async.core.federation.events import (
@@ -124,8 +123,8 @@ def size_of(event: Event) -> int:
 
 
 def _values_of(event: Event) -> list[object]:
-    """List the values of an event's fields."""
-    return [getattr(event, field.name) for field in fields(event)]
+    """List the values of an event's fields, but for its number; `fields` would take longer than all else."""
+    return [getattr(event, name) for name in event.__slots__]
 
 
 def _size_of_metrics(metrics: Metrics) -> int:

@@ -31,7 +31,7 @@ from metisfl_async.core.model import Bytes, Model, allocate
 from metisfl_async.transport.base import ControllerService, Stream
 from metisfl_async.transport.concurrency import end_all
 
-__all__ = ["MemoryLink"]
+__all__ = ["MemoryLink", "frames_in_memory", "go_ahead"]
 
 ADDRESS = "in this process"
 QUEUE_SIZE = 16  #: messages; the sender waits when so many are unread
@@ -129,8 +129,8 @@ class MemoryLink:
         return fetched
 
     async def train_done(self, token: Token, header: Header, update: Model) -> UpdateReply:
-        async with aclosing(self._frames(header, update)) as frames:
-            return await self._service.train_done(LOCAL, token, frames, _go_ahead)
+        async with aclosing(frames_in_memory(header, update, self.passing)) as frames:
+            return await self._service.train_done(LOCAL, token, frames, go_ahead)
 
     async def leave(self, token: Token) -> None:
         await self._service.leave(LOCAL, token)
@@ -140,7 +140,7 @@ class MemoryLink:
 
     async def set_initial_model(self, federation_id: FederationId, model: Model) -> None:
         header = Header("global", model.manifest, 0, federation_id=federation_id)
-        async with aclosing(self._frames(header, model)) as frames:
+        async with aclosing(frames_in_memory(header, model, self.passing)) as frames:
             await self._service.set_initial_model(LOCAL, frames)
 
     async def start_training(self, request: StartRequest) -> None:
@@ -191,16 +191,20 @@ class MemoryLink:
     async def close(self) -> None:
         """Do nothing: there is no connection."""
 
-    async def _frames(self, header: Header, model: Model) -> AsyncGenerator[Frame, None]:
-        for frame in frames_of(header, model):
-            await self.passing(len(frame.payload) if isinstance(frame, Data) else 0)
-            yield frame
 
-
-async def _go_ahead() -> None:
+async def go_ahead() -> None:
     """Nothing needs to be told: the frames are drawn, not pushed."""
 
 
 async def _at_once(_: int) -> None:
     """Let others have their turn: the receiver copies and hashes a chunk at a time."""
     await asyncio.sleep(0)
+
+
+async def frames_in_memory(
+    header: Header, model: Model, passing: Callable[[int], Awaitable[object]] = _at_once
+) -> AsyncGenerator[Frame, None]:
+    """Give a model's frames, each once so many bytes may have passed."""
+    for frame in frames_of(header, model):
+        await passing(len(frame.payload) if isinstance(frame, Data) else 0)
+        yield frame

@@ -12,7 +12,7 @@ from metisfl_async.core.errors import NoModel
 from metisfl_async.core.model import DTYPES, Array, Manifest, Model, allocate
 from metisfl_async.core.strategies.aggregation.spreading import spread
 
-__all__ = ["BLOCK", "CompensatedSum", "Inspection", "Sum", "blocks", "unfit", "write_rounded"]
+__all__ = ["BLOCK", "CompensatedSum", "Floats", "Inspection", "Sum", "blocks", "unfit", "write_rounded"]
 
 BLOCK = 64 * 1024  #: elements worked on at a time
 MOST_RUNS = 256  #: of neighbours of one dtype that are looked at while a model arrives
@@ -82,9 +82,16 @@ class Sum:
 
     def add(self, model: Model, weight: float) -> None:
         """Do ``sum += weight * model``; both have one manifest."""
+        self._add([run.of(model.buffer) for run in self.manifest.runs], weight)
+
+    def add_parts(self, parts: Sequence[Floats]) -> None:
+        """Add another sum, given by its `parts`."""
+        self._add(parts, 1.0)
+
+    def _add(self, parts: Sequence[Array], weight: float) -> None:
         if not self._parts:
             self._parts = self._new_parts()
-        for index, values in enumerate(run.of(model.buffer) for run in self.manifest.runs):
+        for index, values in enumerate(parts):
             spread(partial(self._add_slice, index, values, weight), len(values))
         self._is_zero = False
 
@@ -143,8 +150,7 @@ class Sum:
         self._is_zero = True
 
     def _new_parts(self) -> list[Floats]:
-        counts = [(run.stop - run.start) // DTYPES[run.dtype].itemsize for run in self.manifest.runs]
-        return [np.empty(count, np.float64) for count in counts]
+        return [np.empty(run.count, np.float64) for run in self.manifest.runs]
 
 
 class CompensatedSum(Sum):
@@ -161,12 +167,12 @@ class CompensatedSum(Sum):
         super().__init__(manifest)
         self._lost: list[Floats] = []
 
-    def add(self, model: Model, weight: float) -> None:
+    def _add(self, parts: Sequence[Array], weight: float) -> None:
         if self._is_zero:
             self._lost = self._lost or self._new_parts()
             for lost in self._lost:
                 lost.fill(0)
-        super().add(model, weight)
+        super()._add(parts, weight)
 
     def _add_block(self, index: int, block: slice, product: Floats) -> None:
         before = self._parts[index][block]
@@ -217,7 +223,7 @@ def write_rounded(out: Array, values: Floats) -> None:
 
 
 def _is_finite(values: Array) -> bool:
-    """Whether all are finite and, in float64, at most `LARGEST`; values of shape (n,)."""
+    """Say whether all are finite and, in float64, at most `LARGEST`; values of shape (n,)."""
     for block in blocks(len(values)):
         part = values[block]
         if part.dtype == np.float64:
