@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -61,12 +62,8 @@ class Board:
         self._column: dict[str, Any] = {}  # the one that is filled now
         self._num_columns = self._first_column = 0
         self._behind_ms: float | None = None  # what the caller's clock shows when the federation's shows 0
-        self._told: set[tuple[int, str, str, str]] = set()  # failures that events told, of records that are to come
+        self._told: Counter[tuple[str, str, str]] = Counter()  # failures that events told, and records will once more
         self._put_run()
-
-    @property
-    def is_over(self) -> bool:
-        return self._run["phase"] in ("finished", "failed")
 
     def take(self, event: Event, clock_ms: float = 0.0) -> Iterator[None]:
         """Take in an event; a long one is taken in slices, and between them others may have a turn.
@@ -105,7 +102,7 @@ class Board:
                 self._lanes.counted(self._number(learner))
             case TaskFailed(number, learner, task, kind, message):
                 if kind != TaskState.CANCELLED.value:
-                    self._told.add((number, learner, task, kind))
+                    self._told[learner, task, kind] += 1
                     self._fail(number, learner, Failure(task, kind, message), self._ms(clock_ms))
                 self._report(learner, kind, clock_ms)
             case ModelPublished(_, version):
@@ -164,7 +161,6 @@ class Board:
         self.rows.put("round", place, value=lambda: value)
         self.rows.drop("round", place - MOST_ROUNDS)
         self._put_column(record, cells)
-        self._told = {told for told in self._told if told[0] > record.number}
         phase = self._run["phase"]
         self._set(phase="running" if phase == "waiting" else phase, in_rounds=record.in_rounds)
         if record.is_published:
@@ -172,8 +168,12 @@ class Board:
 
     def _part(self, learner: str, part: LearnerRecord, record: RoundRecord, end_ms: float) -> None:
         for failure in part.failures:
-            is_told = (record.number, learner, failure.task, failure.type) in self._told
-            if failure.type != TaskState.CANCELLED.value and not is_told:
+            key = learner, failure.task, failure.type
+            if key in self._told:
+                self._told[key] -= 1
+                if not self._told[key]:
+                    del self._told[key]
+            elif failure.type != TaskState.CANCELLED.value:
                 at_ms = part.ended_ms if failure.task == "train" and part.ended_ms is not None else end_ms
                 self._fail(record.number, learner, failure, at_ms)
         of = self._of(learner)

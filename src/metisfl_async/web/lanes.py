@@ -126,4 +126,5 @@ class Lanes:
         self._put(task)
 
     def _put(self, task: _Task) -> None:
-        self.rows.put("task", task.place, value=task.value)
+        if self._total - task.place <= MOST_TASKS:  # else its row is gone
+            self.rows.put("task", task.place, value=task.value)

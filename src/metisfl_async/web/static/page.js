@@ -28,8 +28,7 @@ function take(rows) {
     if (name === "round") latest = Math.max(latest, value.end);
     if (name === "task") latest = Math.max(latest, ...value.slice(3, 8).filter((ms) => ms != null));
     if (name === "failure") latest = Math.max(latest, value[0]);
-    const most = run().most?.[name];
-    if (table.size > most) table.delete(Math.min(...table.keys()));
+    table.delete(key - run().most?.[name]); // the server has forgotten it, too
   }
   heardAt = performance.now();
   due();
