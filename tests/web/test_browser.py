@@ -140,10 +140,15 @@ async def test_four_thousand_learners_are_one_picture_that_can_be_read(browser: 
 async def test_a_saved_page_replays_the_run_without_any_server(browser: Browser, tmp_path: Path) -> None:
     result = await session_of([Adds(1), Adds(2)], rounds=5).run()
     result.rounds[2].learners["learner-0"].failures.append(Failure("train", NASTY, f"</script>{NASTY}"))
+    result.rounds[2].train_metrics |= {"constructor": 1.0, "__proto__": 2.0, NASTY: 3.0}
     result.save_page(tmp_path / "run.html")
     url = (tmp_path / "run.html").as_uri()
     async with opened(browser, url) as watching:
         await watching.until("document.querySelector('#facts dd')?.textContent === '5'")
+        captions = await watching.page.locator("#metric-charts figcaption").all_inner_texts()
+        assert captions == ["loss", "accuracy", NASTY, "__proto__", "constructor"]
+        await watching.page.locator("#rounds summary").click()
+        assert NASTY in await watching.text("#rounds thead")
         await watching.page.locator("#failure-list summary").click()
         assert f"</script>{NASTY}" in await watching.text("#failure-list pre")
         end_ms = result.rounds[2].started_ms + result.rounds[2].duration_ms

@@ -28,7 +28,7 @@ from metisfl_async.core.federation.events import (
 from metisfl_async.core.federation.records import Failure, LearnerRecord, RoundRecord
 from metisfl_async.core.federation.tasks import TaskState
 from metisfl_async.web.figures import Figures
-from metisfl_async.web.lanes import MOST_TASKS, Lanes
+from metisfl_async.web.lanes import MOST_TASKS, Lanes, outcome_of
 from metisfl_async.web.rows import Rows
 
 __all__ = ["Board"]
@@ -37,7 +37,6 @@ MOST_ROUNDS = 5_000  #: or models, of which figures are kept: the latest ones
 MOST_FAILURES = 300
 MOST_CELLS = 2**21  #: in the columns of the heat map
 SLICE = 100  #: parts of a record that are taken in before others have a turn
-MOST_TEXT = 1_000  #: characters of an error's message
 
 
 class Board:
@@ -104,7 +103,7 @@ class Board:
                 if kind != TaskState.CANCELLED.value:
                     self._told[learner, task, kind] += 1
                     self._fail(number, learner, Failure(task, kind, message), self._ms(clock_ms))
-                self._report(learner, kind, clock_ms)
+                self._report(learner, outcome_of(kind), clock_ms)
             case ModelPublished(_, version):
                 self._open |= {"reported": 0}
                 self._set(version=version, open=self._open)
@@ -112,7 +111,7 @@ class Board:
                 self._learner(learner, here=True, reason="")
                 self._set(connected=connected)
             case LearnerLeft(learner, connected, reason):
-                self._learner(learner, here=False, reason=reason[:MOST_TEXT])
+                self._learner(learner, here=False, reason=reason)
                 self._set(connected=connected)
             case FirstWeights(source):
                 self._lanes.all_ended(self._ms(clock_ms))
@@ -122,11 +121,11 @@ class Board:
             case FederationResumed(version):
                 self._set(version=version, resumed=True)
             case StoreStalled(reason, seconds):
-                self._set(stalled=f"the model store has failed for {seconds:.0f} s: {reason}"[:MOST_TEXT])
+                self._set(stalled=f"the model store has failed for {seconds:.0f} s: {reason}")
             case StoreRecovered():
                 self._set(stalled="")
             case FederationFinished(reason, is_failure):
-                self._set(phase="failed" if is_failure else "finished", reason=reason[:MOST_TEXT], open=None)
+                self._set(phase="failed" if is_failure else "finished", reason=reason, open=None)
 
     def load(self, records: list[RoundRecord]) -> Iterator[None]:
         """Take in records of rounds whose events are gone, in their order."""
@@ -137,7 +136,7 @@ class Board:
 
     def end(self, reason: str, facts: Mapping[str, Any]) -> None:
         """Take note that it is over, where no event says so."""
-        self._set(phase="finished", reason=reason[:MOST_TEXT], open=None, **facts)
+        self._set(phase="finished", reason=reason, open=None, **facts)
 
     # --- records ---------------------------------------------------------------------------------------------------
 
@@ -219,8 +218,7 @@ class Board:
             self._set(open=self._open)
 
     def _fail(self, number: int, learner: str, failure: Failure, at_ms: float) -> None:
-        message, kind = failure.message[:MOST_TEXT], failure.type
-        value = [round(at_ms, 1), number, self._number(learner), failure.task, kind, message]
+        value = [round(at_ms, 1), number, self._number(learner), failure.task, failure.type, failure.message]
         self.rows.put("failure", self._num_failures, value=lambda: value)
         self.rows.drop("failure", self._num_failures - MOST_FAILURES)
         self._num_failures += 1

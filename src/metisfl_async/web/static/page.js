@@ -24,6 +24,7 @@ function clearCharts() {
 function take(rows) {
   for (const row of rows) {
     const [name, key] = row.length > 2 ? row : [row[0], 0], value = row.at(-1), table = tables[name];
+    if (!table) continue; // a newer server may know more
     table.set(key, value);
     if (name === "round") latest = Math.max(latest, value.end);
     if (name === "task") latest = Math.max(latest, ...value.slice(3, 8).filter((ms) => ms != null));
@@ -151,7 +152,7 @@ function showNotes(rounds, unit) {
   $("notes").hidden = !round;
   if (round) {
     table($("note-table"), ["learner", `in ${unit} ${round.number}`], round.notes.map(([learner, notes]) => [
-      tables.learner.get(learner)?.id ?? "", Object.entries(notes).map(([name, value]) => `${name}: ${typeof value === "number" ? short(value) : String(value)}`).join(", ")]));
+      tables.learner.get(learner)?.id ?? "", Object.entries(notes).map(([name, value]) => `${name}: ${typeof value === "number" ? short(value) : typeof value === "object" ? JSON.stringify(value) : value}`).join(", ")]));
   }
 }
 
@@ -159,7 +160,7 @@ function showRounds(rounds, unit) {
   const names = ["train", "evaluation", "central"].flatMap((kind) => [...new Set(rounds.flatMap((round) => Object.keys(round[kind])))].map((name) => [kind, name]));
   table($("rounds").lastElementChild, [unit, "updates", "failed", "seconds", ...names.map((name) => name.join(" "))], rounds.slice(-500).reverse().map((round) => [
     round.number + (round.published ? "" : ` (no model: ${round.failure || "too few updates"})`), `${round.counted} of ${round.asked}`, round.failed,
-    short((round.end - round.at) / 1000), ...names.map(([kind, name]) => short(round[kind][name]))]), rounds.length);
+    short((round.end - round.at) / 1000), ...names.map(([kind, name]) => short(own(round[kind], name)))]), rounds.length);
 }
 
 function table(parent, head, rows, total = rows.length) {
