@@ -25,7 +25,7 @@ export PYTHONDONTWRITEBYTECODE :=
 UPLOT := 1.6.32
 STATIC := src/metisfl_async/web/static
 
-.PHONY: help quickstart lora test fast check unit soak matrix fuzz bench bench-quick figures proto vendor clean
+.PHONY: help quickstart lora test fast check unit soak matrix fuzz bench bench-quick figures pictures proto vendor clean
 
 help:
 	@echo 'make quickstart   set up, then train a real model on real images in five processes (about two minutes; downloads TensorFlow, about 2 GB on disk)'
@@ -38,6 +38,7 @@ help:
 	@echo 'make bench        set up, then measure everything on this machine, and write the figures into docs/ (about a quarter of an hour)'
 	@echo 'make bench-quick  the same with fewer and smaller runs, to see that it works; writes nothing (about two minutes)'
 	@echo 'make figures      set up, then draw the pictures of the schedulers and of the attacks in docs/ anew, with their tables, and that of fewer bytes (some minutes)'
+	@echo 'make pictures     take the pictures of the live page in docs/ anew, with Chromium (about half a minute)'
 	@echo 'make proto        generate the protobuf code anew'
 	@echo 'make vendor       fetch from npm anew what the live page draws with, and compare it with its checksums'
 	@echo 'make clean        remove the virtual environment and everything that was made'
@@ -126,6 +127,10 @@ figures: $(READY)
 	PYTHONPATH=examples/quickstart_tensorflow $(PYTHON) bench/attacks.py --json docs/robustness.json
 	PYTHONPATH=examples/quickstart_tensorflow $(PYTHON) bench/smaller.py --json docs/smaller.json
 	$(PYTHON) bench/report.py --pages
+
+pictures: $(READY)
+	@sh tests/get_chromium.sh
+	PYTHONPATH=examples/environment:tests $(PYTHON) bench/page_pictures.py
 
 proto: $(READY)
 	$(PYTHON) -m grpc_tools.protoc -Iprotos --python_out=src --pyi_out=src \

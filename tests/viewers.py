@@ -11,16 +11,18 @@ from typing import Any
 import uvicorn
 from federations import PATIENCE_S, until
 
+from metisfl_async import FederationResult
 from metisfl_async.store.event_log import EventLog
 from metisfl_async.web import Dashboard
 
 
 class Source:
-    """Something with events, and nothing else."""
+    """Something with events, and perhaps a result."""
 
     def __init__(self) -> None:
         self.log = EventLog()
         self.events = self.log.follow
+        self.result: FederationResult | None = None
 
 
 class Viewer:

@@ -3,10 +3,9 @@
     pip install . fastapi uvicorn          (in the folder of this project)
     uvicorn app:app --timeout-graceful-shutdown 5
     curl -X POST 'localhost:8000/federation?rounds=1000'
-    curl -N localhost:8000/federation/events     # server-sent events
+    curl -N localhost:8000/federation/events     # server-sent events; http://localhost:8000/page/ shows them
     curl localhost:8000/federation               # what was reached so far
     curl -X DELETE localhost:8000/federation     # ends it in order, and gives the result
-    open localhost:8000/page/ in a browser       # the live page
 
 Stop the app in the middle, or kill it, and start it again: the federation goes on with the round that was open. What
 must survive is in the directory `federation`, or in the one that FEDERATION_DIR names.
@@ -27,14 +26,14 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, Header, HTTPException, Query
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from numpy.typing import NDArray
-from starlette.types import Receive, Scope, Send
 
 from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
+    Event,
     FederationResult,
     Learner,
     MetisError,
@@ -75,7 +74,6 @@ class Service:
         self._directory, self._file = directory, directory / "running.json"
         directory.mkdir(parents=True, exist_ok=True)
         self.session: DriverSession | None = None
-        self.page: Dashboard | None = None
         self._controller: Controller | None = None
         self._run: asyncio.Task[FederationResult] | None = None
 
@@ -83,13 +81,16 @@ class Service:
     def is_running(self) -> bool:
         return self._run is not None and not self._run.done()
 
+    def events(self) -> AsyncIterator[Event]:
+        """Follow the federation, for the page."""
+        return nothing() if self.session is None else self.session.events()
+
     def start(self, rounds: int, *, resume: bool = False) -> None:
         signals = TerminationSignals(federation_rounds=rounds)
         self._file.write_text(json.dumps({"rounds": rounds}))
         store = ModelStoreConfig(model_store="Disk", directory=self._directory / "models")
         self._controller = Controller(None, ControllerConfig(), store, resume=resume)
         self.session = DriverSession(self._controller, [MeanLearner(seed) for seed in range(3)], signals)
-        self.page = Dashboard(self.session)
         self._run = asyncio.create_task(self._until_over(resume=resume))
 
     async def _until_over(self, *, resume: bool) -> FederationResult:
@@ -117,6 +118,12 @@ class Service:
                 await self._run
 
 
+async def nothing() -> AsyncIterator[Event]:
+    """Tell of no federation."""
+    for event in list[Event]():
+        yield event
+
+
 service = Service(Path(os.environ.get("FEDERATION_DIR", "federation")))
 
 
@@ -127,14 +134,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     await service.close()
 
 
-async def page(scope: Scope, receive: Receive, send: Send) -> None:
-    """Show the federation of the time: a Dashboard is an ASGI app, and so is what hands requests on to it."""
-    shown = PlainTextResponse("no federation was started", 404) if service.page is None else service.page
-    await shown(scope, receive, send)
-
-
 app = FastAPI(lifespan=lifespan)
-app.mount("/page", page)
+app.mount("/page", Dashboard(service))
 
 
 @app.post("/federation", status_code=202)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from browser import Watching, browsing
 from federations import PATIENCE_S, until
 
 APP = Path(__file__).parents[2] / "examples" / "fastapi_app"
@@ -56,12 +57,26 @@ async def events_until(client: httpx.AsyncClient, kind: str, last_event_id: str 
     return seen
 
 
+async def test_the_page_goes_on_after_the_app_was_started_again(tmp_path: Path, free_port: int) -> None:
+    async with browsing() as browser:
+        async with served(tmp_path, free_port, signal.SIGKILL) as client:
+            await client.post("/federation", params={"rounds": 1_000_000})
+            context = await browser.new_context()
+            page = Watching(await context.new_page(), str(client.base_url))
+            await page.page.goto(f"{client.base_url}/page")
+            await page.until("tables.round.size > 3")
+            first = await page.page.evaluate("Math.max(...[...tables.round.values()].map((round) => round.number))")
+        await page.until("document.querySelector('#link').textContent.startsWith('connection lost')")
+        async with served(tmp_path, free_port, signal.SIGKILL):
+            await page.until(f"[...tables.round.values()].some((round) => round.number > {first} + 1)")
+            await page.until("document.querySelector('#link').textContent === ''")
+
+
 async def test_a_federation_goes_on_after_the_app_was_killed_and_after_it_was_stopped(
     tmp_path: Path, free_port: int
 ) -> None:
     async with served(tmp_path, free_port, signal.SIGKILL) as client:
         assert (await client.get("/federation/events")).status_code == 404
-        assert (await client.get("/page/")).status_code == 404
         assert (await client.post("/federation", params={"rounds": 0})).status_code == 422
         assert (await client.post("/federation", params={"rounds": 1_000_000})).status_code == 202
         first = await events_until(client, "RoundFinished")

@@ -150,7 +150,18 @@ def test_it_says_how_it_stands_with_the_run() -> None:
     take(board, [StoreRecovered(3.0), FederationFinished("too few learners", True)])
     run = rows(board, "run")[0]
     assert (run["stalled"], run["phase"], run["reason"], run["version"]) == ("", "failed", "too few learners", 3)
-    assert board.is_over
+
+
+def test_without_rounds_a_failure_is_there_once_whichever_model_has_it_in_its_record() -> None:
+    board = Board()
+    take(
+        board, [TaskMoved(5, "a", "train", "1", "working", 1.0), TaskFailed(5, "a", "train", "MemoryError", "no room")]
+    )
+    failed = LearnerRecord("1", "failed", failures=[Failure("train", "MemoryError", "no room")])
+    take(board, [RoundFinished(record(8, {"a": failed}, in_rounds=False))])
+    assert [row[1] for row in rows(board, "failure")] == [5]
+    take(board, [RoundFinished(record(9, {"a": failed}, in_rounds=False))])  # no event told of that one
+    assert [row[1] for row in rows(board, "failure")] == [5, 9]
 
 
 def test_of_many_learners_it_shows_where_most_of_them_are_and_a_cell_for_each() -> None:

@@ -13,7 +13,17 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from viewers import Source, Viewer, ask, scope_of, served, viewing
 
-from metisfl_async import ConfigError, Event, EventsMissed, FederationStarted, LearnerJoined, RoundFinished
+from metisfl_async import (
+    ConfigError,
+    Event,
+    EventsMissed,
+    FederationFinished,
+    FederationResult,
+    FederationResumed,
+    FederationStarted,
+    LearnerJoined,
+    RoundFinished,
+)
 from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
 from metisfl_async.store import event_log
 from metisfl_async.web import Dashboard, dashboard, feed
@@ -203,6 +213,20 @@ async def test_who_comes_too_late_for_the_events_gets_the_records(monkeypatch: p
     async with viewing(Dashboard(session)) as viewer:
         await viewer.until(is_over)
         assert [row["number"] for row in viewer.rows("round")] == [record.number for record in result.rounds]
+
+
+async def test_rounds_of_before_the_controller_was_started_again_come_when_it_is_over() -> None:
+    source = Source()
+    made = [RoundRecord(number, number - 1, is_published=True, started_ms=float(number)) for number in (1, 2, 3)]
+    source.result = FederationResult(None, 3, made, "over")
+    source.log.append(FederationStarted("f" * 32, "1" * 16))
+    source.log.append(FederationResumed(2, 2))
+    source.log.append(RoundFinished(made[2]))
+    async with viewing(Dashboard(source)) as viewer:
+        await viewer.until(lambda viewer: [row["number"] for row in viewer.rows("round")] == [3])
+        source.log.append(FederationFinished("over"))
+        source.log.close()
+        await viewer.until(lambda viewer: sorted(row["number"] for row in viewer.rows("round")) == [1, 2, 3])
 
 
 async def test_another_run_of_a_session_is_shown_instead(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-import asyncio
 import socket
 import sys
 
 import httpx
 import pytest
 from federations import Adds, nothing_left_behind, session_of
-from viewers import Source
+from viewers import Source, viewing
 
 from metisfl_async import ConfigError, Controller, DriverSession, TerminationSignals
-from metisfl_async.web import Page, page
+from metisfl_async.web import Dashboard, Page, feed, page
 
 
 async def test_a_page_is_served_while_a_session_runs_and_ends_with_its_viewers() -> None:
@@ -69,13 +68,14 @@ def test_without_a_loop_or_uvicorn_it_says_what_is_needed(monkeypatch: pytest.Mo
         session_of([Adds(1)]).show()
 
 
-async def test_whoever_looks_at_a_controller_sees_what_runs_there_and_keeps_nothing_going() -> None:
+async def test_whoever_looks_at_a_controller_sees_what_runs_there_and_keeps_nothing_going(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed, "AGAIN_S", 0.01)
     async with Controller() as controller:
         assert [event async for event in controller.events()] == []
-        session = DriverSession(controller, [Adds(1)], TerminationSignals(federation_rounds=2))
-        running = asyncio.create_task(session.run())
-        result = await running
-        assert controller._open.service._drivers == 0
-        told = [type(event).__name__ async for event in controller.events()]
-    assert told.count("RoundFinished") == len(result.rounds)
-    assert "FederationFinished" in told
+        async with viewing(Dashboard(controller)) as viewer:
+            session = DriverSession(controller, [Adds(1)], TerminationSignals(federation_rounds=2))
+            await session.run()
+            await viewer.until(lambda viewer: viewer.run.get("phase") == "finished" and len(viewer.rows("round")) == 2)
+            assert controller._open.service._drivers == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import replace
 from types import TracebackType
@@ -20,14 +19,13 @@ from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.watchdog import Watchdog
 from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, ServerParams
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
-from metisfl_async.core.federation.events import Event
 from metisfl_async.core.ids import FederationId
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.durable import check_durable
 from metisfl_async.core.strategies.strategies import Strategies
 from metisfl_async.store.base import GLOBAL, ModelStore
 from metisfl_async.store.by_name import new_store
-from metisfl_async.store.event_log import EventLog
+from metisfl_async.store.event_log import EventLog, EventStream
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import LATE_S, end_all, first_of, to_the_end
 from metisfl_async.transport.grpc_link import GrpcLink
@@ -230,7 +228,7 @@ class Controller:
         """Say how the controller stands at this moment: who is connected, what is awaited, and who waits."""
         return self._open.service.snapshot()
 
-    def events(self) -> AsyncIterator[Event]:
+    def events(self) -> EventStream:
         """Follow the current federation: what happened in it so far, then each event, until it ends; none without one.
 
         Unlike a driver, whoever follows it here does not keep it going.

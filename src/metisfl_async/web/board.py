@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ from metisfl_async.core.federation.events import (
 from metisfl_async.core.federation.records import Failure, LearnerRecord, RoundRecord
 from metisfl_async.core.federation.tasks import TaskState
 from metisfl_async.web.figures import Figures
-from metisfl_async.web.lanes import MOST_TASKS, Lanes
+from metisfl_async.web.lanes import MOST_TASKS, Lanes, outcome_of
 from metisfl_async.web.rows import Rows
 
 __all__ = ["Board"]
@@ -36,7 +37,6 @@ MOST_ROUNDS = 5_000  #: or models, of which figures are kept: the latest ones
 MOST_FAILURES = 300
 MOST_CELLS = 2**21  #: in the columns of the heat map
 SLICE = 100  #: parts of a record that are taken in before others have a turn
-MOST_TEXT = 1_000  #: characters of an error's message
 
 
 class Board:
@@ -61,12 +61,8 @@ class Board:
         self._column: dict[str, Any] = {}  # the one that is filled now
         self._num_columns = self._first_column = 0
         self._behind_ms: float | None = None  # what the caller's clock shows when the federation's shows 0
-        self._told: set[tuple[int, str, str, str]] = set()  # failures that events told, of records that are to come
+        self._told: Counter[tuple[str, str, str]] = Counter()  # failures that events told, and records will once more
         self._put_run()
-
-    @property
-    def is_over(self) -> bool:
-        return self._run["phase"] in ("finished", "failed")
 
     def take(self, event: Event, clock_ms: float = 0.0) -> Iterator[None]:
         """Take in an event; a long one is taken in slices, and between them others may have a turn.
@@ -105,9 +101,9 @@ class Board:
                 self._lanes.counted(self._number(learner))
             case TaskFailed(number, learner, task, kind, message):
                 if kind != TaskState.CANCELLED.value:
-                    self._told.add((number, learner, task, kind))
+                    self._told[learner, task, kind] += 1
                     self._fail(number, learner, Failure(task, kind, message), self._ms(clock_ms))
-                self._report(learner, kind, clock_ms)
+                self._report(learner, outcome_of(kind), clock_ms)
             case ModelPublished(_, version):
                 self._open |= {"reported": 0}
                 self._set(version=version, open=self._open)
@@ -115,7 +111,7 @@ class Board:
                 self._learner(learner, here=True, reason="")
                 self._set(connected=connected)
             case LearnerLeft(learner, connected, reason):
-                self._learner(learner, here=False, reason=reason[:MOST_TEXT])
+                self._learner(learner, here=False, reason=reason)
                 self._set(connected=connected)
             case FirstWeights(source):
                 self._lanes.all_ended(self._ms(clock_ms))
@@ -125,11 +121,11 @@ class Board:
             case FederationResumed(version):
                 self._set(version=version, resumed=True)
             case StoreStalled(reason, seconds):
-                self._set(stalled=f"the model store has failed for {seconds:.0f} s: {reason}"[:MOST_TEXT])
+                self._set(stalled=f"the model store has failed for {seconds:.0f} s: {reason}")
             case StoreRecovered():
                 self._set(stalled="")
             case FederationFinished(reason, is_failure):
-                self._set(phase="failed" if is_failure else "finished", reason=reason[:MOST_TEXT], open=None)
+                self._set(phase="failed" if is_failure else "finished", reason=reason, open=None)
 
     def load(self, records: list[RoundRecord]) -> Iterator[None]:
         """Take in records of rounds whose events are gone, in their order."""
@@ -140,7 +136,7 @@ class Board:
 
     def end(self, reason: str, facts: Mapping[str, Any]) -> None:
         """Take note that it is over, where no event says so."""
-        self._set(phase="finished", reason=reason[:MOST_TEXT], open=None, **facts)
+        self._set(phase="finished", reason=reason, open=None, **facts)
 
     # --- records ---------------------------------------------------------------------------------------------------
 
@@ -164,7 +160,6 @@ class Board:
         self.rows.put("round", place, value=lambda: value)
         self.rows.drop("round", place - MOST_ROUNDS)
         self._put_column(record, cells)
-        self._told = {told for told in self._told if told[0] > record.number}
         phase = self._run["phase"]
         self._set(phase="running" if phase == "waiting" else phase, in_rounds=record.in_rounds)
         if record.is_published:
@@ -172,8 +167,12 @@ class Board:
 
     def _part(self, learner: str, part: LearnerRecord, record: RoundRecord, end_ms: float) -> None:
         for failure in part.failures:
-            is_told = (record.number, learner, failure.task, failure.type) in self._told
-            if failure.type != TaskState.CANCELLED.value and not is_told:
+            key = learner, failure.task, failure.type
+            if key in self._told:
+                self._told[key] -= 1
+                if not self._told[key]:
+                    del self._told[key]
+            elif failure.type != TaskState.CANCELLED.value:
                 at_ms = part.ended_ms if failure.task == "train" and part.ended_ms is not None else end_ms
                 self._fail(record.number, learner, failure, at_ms)
         of = self._of(learner)
@@ -219,8 +218,7 @@ class Board:
             self._set(open=self._open)
 
     def _fail(self, number: int, learner: str, failure: Failure, at_ms: float) -> None:
-        message, kind = failure.message[:MOST_TEXT], failure.type
-        value = [round(at_ms, 1), number, self._number(learner), failure.task, kind, message]
+        value = [round(at_ms, 1), number, self._number(learner), failure.task, failure.type, failure.message]
         self.rows.put("failure", self._num_failures, value=lambda: value)
         self.rows.drop("failure", self._num_failures - MOST_FAILURES)
         self._num_failures += 1

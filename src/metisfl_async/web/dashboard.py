@@ -86,7 +86,7 @@ class Dashboard:
             await answer(send, 307, b"", location=quote(scope["path"].rpartition("/")[2]) + "/")
         elif name in self._feeds:
             await self._show(name, file, scope, receive, send)
-        elif path == "/" and scope["method"] in ("GET", "HEAD"):
+        elif path == "/" and scope["method"] == "GET":
             await answer(send, 200, self._list(), "text/html; charset=utf-8")
         elif file in self._feeds:
             await answer(send, 307, b"", location=quote(file) + "/")
@@ -102,7 +102,7 @@ class Dashboard:
         feed = self._feeds[name]
         if file == "stop" and self._token is not None:
             await self._stop(self._sessions[name], scope, send)
-        elif scope["method"] not in ("GET", "HEAD"):
+        elif scope["method"] != "GET":
             await answer(send, 405, b"the page can only be read")
         elif file == "":
             await answer(send, 200, page(can_stop=self._token is not None), "text/html; charset=utf-8")
@@ -156,7 +156,12 @@ class Dashboard:
     def _list(self) -> bytes:
         """List several sessions."""
         links = "".join(f'<li><a href="{quote(name)}/">{html.escape(name)}</a></li>' for name in self._feeds)
-        return f'<!doctype html><html lang="en"><title>Federations</title><h1>Federations</h1><ul>{links}</ul>'.encode()
+        style = quote(next(iter(self._feeds), ""))
+        return (
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            f'<title>Federations</title><link rel="stylesheet" href="{style}/page.css">'
+            f"<header><h1>Federations</h1></header><main><section><ul>{links}</ul></section></main>"
+        ).encode()
 
 
 async def _gone(receive: Receive) -> None:

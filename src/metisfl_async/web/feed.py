@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from itertools import chain
 from time import perf_counter
 from typing import Protocol
 
@@ -28,7 +29,10 @@ class Watched(Protocol):
     """What has a page: a `DriverSession`, one that is attached, or whatever else tells events."""
 
     def events(self) -> AsyncIterator[Event]:
-        """Follow the current or coming run, until it ends."""
+        """Follow the current or coming run, until it ends.
+
+        Waiting for an event may be cancelled, and begun again, so it is no async generator that has events to come.
+        """
         ...
 
 
@@ -94,23 +98,29 @@ class Feed:
         if self._events is None:
             self._events = self._session.events()
         while True:
-            for _ in self._taking:
-                self._wake()
-                await asyncio.sleep(0)
-            self._wake()
+            await self._take()
             if perf_counter() - turn_at > TURN_S:
                 await asyncio.sleep(0)
                 turn_at = perf_counter()
             try:
                 event = await anext(self._events)
             except StopAsyncIteration:
-                return
+                break
             self._first = self._first or event
-            self._taking = self._take_missed() if isinstance(event, EventsMissed) else iter(())
-            self._taking = _chained(self._taking, self.board.take(event, clock() * 1e3))
+            taking = self.board.take(event, clock() * 1e3)
+            self._taking = chain(self._take_missed(), taking) if isinstance(event, EventsMissed) else taking
+        self._taking = self._take_missed()  # such as the rounds before a controller was started again
+        await self._take()
+
+    async def _take(self) -> None:
+        """Take in what is left of an event."""
+        for _ in self._taking:
+            self._wake()
+            await asyncio.sleep(0)
+        self._wake()
 
     def _take_missed(self) -> Iterator[None]:
-        """Take what the events would have told from the records that the session has kept."""
+        """Take what the events have not told from the records that the session has."""
         result: FederationResult | None = getattr(self._session, "result", None)
         return self.board.load([] if result is None else result.rounds)
 
@@ -129,8 +139,3 @@ class Feed:
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-
-
-def _chained(*parts: Iterator[None]) -> Iterator[None]:
-    for part in parts:
-        yield from part

@@ -10,11 +10,16 @@ from metisfl_async.core.federation.records import LearnerRecord
 from metisfl_async.core.federation.tasks import TaskState
 from metisfl_async.web.rows import Rows
 
-__all__ = ["MOST_TASKS", "Lanes"]
+__all__ = ["MOST_TASKS", "Lanes", "outcome_of"]
 
 MOST_TASKS = 10_000  #: the latest ones
 
 _ENDINGS = {state.value for state in TaskState}
+
+
+def outcome_of(failure_type: str) -> str:
+    """Say in which state a task ended that did not count: some have an error's class instead."""
+    return failure_type if failure_type in _ENDINGS else TaskState.FAILED.value
 
 
 @dataclass(slots=True)
@@ -59,9 +64,9 @@ class Lanes:
         self._put(task)
 
     def ended(self, learner: int, outcome: str, at_ms: float) -> None:
-        """Take note of the end of what a learner is at; an error's class is a failure."""
+        """Take note of the end of what a learner is at."""
         if (task := self._now.pop(learner, None)) is not None:
-            task.ended, task.outcome = at_ms, outcome if outcome in _ENDINGS else TaskState.FAILED.value
+            task.ended, task.outcome = at_ms, outcome
             if outcome == TaskState.FOLDED.value:
                 self._folded.setdefault(learner, deque(maxlen=8)).append(task)
             self._put(task)
@@ -100,9 +105,7 @@ class Lanes:
             task.sent = part.evaluation_sent_ms
             if task.fetching is None and task.working is None:
                 task.working = task.sent
-            task.outcome = TaskState.COUNTED.value if failed is None else failed
-            if task.outcome not in _ENDINGS:
-                task.outcome = TaskState.FAILED.value
+            task.outcome = TaskState.COUNTED.value if failed is None else outcome_of(failed)
             if task.sent is not None and part.evaluation_ms is not None:
                 task.ended = task.sent + part.evaluation_ms
             elif task.ended is None:
@@ -126,4 +129,5 @@ class Lanes:
         self._put(task)
 
     def _put(self, task: _Task) -> None:
-        self.rows.put("task", task.place, value=task.value)
+        if self._total - task.place <= MOST_TASKS:  # else its row is gone
+            self.rows.put("task", task.place, value=task.value)

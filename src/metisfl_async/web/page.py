@@ -44,6 +44,8 @@ class Page:
 
     def open(self) -> Self:
         """Serve it from now on, on the running loop."""
+        if self._task is not None:
+            return self
         try:
             import uvicorn
         except ModuleNotFoundError as error:

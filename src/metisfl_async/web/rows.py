@@ -8,11 +8,14 @@ import secrets
 from bisect import bisect_right
 from collections.abc import Callable, Hashable
 from functools import cached_property
+from itertools import islice
 from typing import Any, NamedTuple
 
 __all__ = ["Changes", "Rows"]
 
 Key = tuple[Hashable, ...]
+
+BLOCK = 256  #: rows; dropping what is outdated looks at so many at a time
 
 
 class _Row:
@@ -20,10 +23,24 @@ class _Row:
 
     def __init__(self, version: int, key: Key, value: Callable[[], Any]) -> None:
         self.version, self.key, self._value = version, key, value
+        self.is_current = True
 
     @cached_property
     def text(self) -> str:
         return json.dumps([*self.key, _plain(self._value())], separators=(",", ":"))
+
+
+class _Block:
+    """Rows that changed one after another. Those that have changed again are dropped once they are half of it."""
+
+    def __init__(self) -> None:
+        self.rows: list[_Row] = []
+        self._outdated = 0
+
+    def outdate(self) -> None:
+        self._outdated += 1
+        if 2 * self._outdated > len(self.rows):
+            self.rows, self._outdated = [row for row in self.rows if row.is_current], 0
 
 
 class Changes(NamedTuple):
@@ -39,33 +56,42 @@ class Rows:
     Nothing is queued for anybody: who reads seldom gets fewer, newer rows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, block: int = BLOCK) -> None:
+        self._block = block
         self.id = secrets.token_hex(4)  #: tells this table from one of before a restart
         self.version = 0
-        self._rows: dict[Key, _Row] = {}
-        self._order: list[_Row] = []  # by version; a row that has changed since, or is gone, is not the one in _rows
+        self._rows: dict[Key, tuple[_Row, _Block]] = {}
+        self._blocks: list[_Block] = []  # none is empty
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def put(self, *key: Hashable, value: Callable[[], Any]) -> None:
         """Set a row, or say that it has changed; its value is asked for when somebody is told."""
+        self.drop(*key)
         self.version += 1
-        row = self._rows[key] = _Row(self.version, key, value)
-        self._order.append(row)
-        if len(self._order) > 2 * len(self._rows) + 1_000:
-            self._order = [row for row in self._order if self._rows.get(row.key) is row]
+        if not self._blocks or len(self._blocks[-1].rows) >= self._block:
+            self._blocks.append(_Block())
+        row, block = _Row(self.version, key, value), self._blocks[-1]
+        block.rows.append(row)
+        self._rows[key] = row, block
 
     def drop(self, *key: Hashable) -> None:
         """Forget a row. Watchers are not told: they have a limit of their own."""
-        self._rows.pop(key, None)
+        if key in self._rows:
+            row, block = self._rows.pop(key)
+            row.is_current = False
+            block.outdate()
+            if not block.rows:
+                self._blocks.remove(block)
 
     def since(self, version: int, most: int) -> Changes:
         """Give rows that changed after a version, oldest first, `most` of them; no text if there are none."""
+        first = bisect_right(self._blocks, version, key=lambda block: block.rows[-1].version)
+        rows = (row for block in islice(self._blocks, first, None) for row in block.rows)
         texts: list[str] = []
-        for index in range(bisect_right(self._order, version, key=lambda row: row.version), len(self._order)):
-            row = self._order[index]
-            if self._rows.get(row.key) is row:
+        for row in rows:
+            if row.is_current and row.version > version:
                 texts.append(row.text)
                 if len(texts) == most:
                     return Changes(f"[{','.join(texts)}]", row.version)

@@ -3,6 +3,7 @@
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const short = (value) => (value == null ? "–" : Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-3) ? value.toExponential(2) : +value.toPrecision(4) + "");
+const own = (values, name) => (Object.hasOwn(values, name) ? values[name] : undefined); // learners choose names, "constructor" too
 const bytes = (value) => {
   const power = Math.min(4, Math.floor(Math.log10(Math.max(value, 1)) / 3));
   return `${+(value / 1000 ** power).toPrecision(3)} ${["B", "kB", "MB", "GB", "TB"][power]}`;
@@ -101,28 +102,28 @@ function showMetrics(charts, rounds, learners, isTime) {
   for (const name of [...names].sort((a, b) => rank(a) - rank(b) || (a < b ? -1 : 1)).slice(0, 24)) {
     const lines = [], data = [x], bands = [];
     const add = (line, values) => { if (values.some((value) => value != null)) { lines.push(line); data.push(values); return true; } return false; };
-    const of = rounds.map((round) => round.each[name] ?? []);
+    const of = rounds.map((round) => own(round.each, name) ?? []);
     if (of.some((each) => each.spread)) {
       const edge = { color: css("evaluation"), faint: true };
       add({ ...edge, label: "" }, of.map((each) => each.spread?.[1]));
       add({ ...edge, label: "" }, of.map((each) => each.spread?.[0]));
-      bands.push({ series: [1, 2], fill: css("evaluation") + "22" });
+      bands.push({ series: [1, 2], fill: css("evaluation") + "33" });
     } else {
       const each = of.map((pairs) => new Map(pairs));
       const several = learners.size > 1 ? [...learners.keys()] : [];
       several.forEach((n) => add({ color: css("evaluation"), faint: true, label: "" }, each.map((values) => values.get(n))));
     }
-    add({ label: "training", color: css("train"), dash: [6, 4] }, rounds.map((round) => round.train[name]));
-    add({ label: "evaluation", color: css("evaluation") }, rounds.map((round) => round.evaluation[name]));
-    add({ label: "central evaluation", color: css("central"), dash: [2, 3] }, rounds.map((round) => round.central[name]));
+    add({ label: "training", color: css("train"), dash: [6, 4] }, rounds.map((round) => own(round.train, name)));
+    add({ label: "evaluation", color: css("evaluation") }, rounds.map((round) => own(round.evaluation, name)));
+    add({ label: "central evaluation", color: css("central"), dash: [2, 3] }, rounds.map((round) => own(round.central, name)));
     if (lines.length) charts.show(name, lines, data, { bands, isTime });
   }
 }
 
 /** Draw bytes, memory, and staleness where there are no rounds. */
-function showTraffic(charts, rounds, isTime) {
+function showTraffic(charts, rounds, unit, isTime) {
   const x = rounds.map((round) => (isTime ? round.end : round.number));
-  charts.show("bytes in each round", [{ label: "to learners", color: css("evaluation") }, { label: "from learners", color: css("train"), dash: [6, 4] }],
+  charts.show(`bytes in each ${unit}`, [{ label: "to learners", color: css("evaluation") }, { label: "from learners", color: css("train"), dash: [6, 4] }],
     [x, rounds.map((round) => round.sent), rounds.map((round) => round.received)], { format: bytes, isTime });
   charts.show("updates in the controller's memory", [{ label: "at most", color: css("central") }],
     [x, rounds.map((round) => round.memory)], { format: bytes, isTime });

@@ -42,7 +42,7 @@ class Lanes {
 
   lanes({ task, round }) {
     const lengths = [...round.values()].slice(-20).map((r) => r.end - r.at).sort((a, b) => a - b);
-    const span = lengths.length ? Math.max(12 * this.zoom * lengths[lengths.length >> 1], 10) : Infinity;
+    const span = lengths.length ? Math.max((this.width / 90) * this.zoom * lengths[lengths.length >> 1], 10) : Infinity;
     const to = Math.max(this.at, 1), from = Math.max(0, to - span), scale = (this.width - this.left - 8) / (to - from);
     const x = (ms) => this.left + (Math.max(ms, from) - from) * scale;
     const places = new Map(this.rows.map(([n], place) => [n, place]));
@@ -112,7 +112,7 @@ class Lanes {
   // --- a map of many ---
 
   map({ column }, open) {
-    const ended = [...column.values()].filter((values) => values[3] <= this.at + 0.1);
+    const ended = [...column.values()].filter((values) => values[3] <= this.at + 0.1).sort((a, b) => a[2] - b[2]);
     if (open) {
       const cells = [];
       for (const [n, learner] of this.learners) cells[n] = NOW[learner.state] ?? "F";

@@ -6,24 +6,30 @@ const tables = {};
 const metricCharts = new Charts($("metric-charts")), trafficCharts = new Charts($("traffic-charts"));
 const lanes = new Lanes($("lanes"), $("told"));
 let at = null; // milliseconds since the federation started; null: now
+let shownCharts = "", shownFailures = ""; // what they were drawn of
 let heardAt = 0, latest = 0, isDue = false, playing = 0;
 
 function forget() {
   for (const name of ["run", "learner", "round", "task", "column", "failure"]) tables[name] = new Map();
   latest = 0;
+  clearCharts();
+}
+
+function clearCharts() {
   metricCharts.clear();
   trafficCharts.clear();
+  shownCharts = "";
 }
 
 function take(rows) {
   for (const row of rows) {
     const [name, key] = row.length > 2 ? row : [row[0], 0], value = row.at(-1), table = tables[name];
+    if (!table) continue; // a newer server may know more
     table.set(key, value);
     if (name === "round") latest = Math.max(latest, value.end);
     if (name === "task") latest = Math.max(latest, ...value.slice(3, 8).filter((ms) => ms != null));
     if (name === "failure") latest = Math.max(latest, value[0]);
-    const most = run().most?.[name];
-    if (table.size > most) table.delete(Math.min(...table.keys()));
+    table.delete(key - run().most?.[name]); // the server has forgotten it, too
   }
   heardAt = performance.now();
   due();
@@ -43,7 +49,7 @@ function due() {
 
 function show() {
   const facts = run(), time = at ?? now();
-  const rounds = [...tables.round.values()].filter((round) => round.end <= time + 0.1).sort((a, b) => a.end - b.end);
+  const rounds = [...tables.round.values()].filter((round) => round.end <= time + 0.1).sort((a, b) => a.number - b.number || a.at - b.at);
   const failures = [...tables.failure.values()].filter((failure) => failure[0] <= time + 0.1);
   const unit = facts.in_rounds === false ? "model" : "round", isTime = $("axis").value === "time";
   document.title = `${facts.name || "Federation"}: ${facts.phase}`;
@@ -51,14 +57,12 @@ function show() {
   $("phase").textContent = facts.phase;
   $("phase").className = `pill ${facts.phase}`;
   $("reason").textContent = facts.stalled || facts.reason || "";
+  $("started").textContent = facts.started_at ? `started ${new Date(facts.started_at * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" })}` : "";
   $("nothing").hidden = tables.learner.size > 0;
   showFacts(facts, rounds, failures, time, unit);
   showLearners(time);
   for (const [id, there] of [["metrics", rounds.length], ["traffic", rounds.length], ["failures", failures.length], ["time", latest]]) $(id).hidden = !there;
-  if (rounds.length) {
-    showMetrics(metricCharts, rounds, tables.learner, isTime);
-    showTraffic(trafficCharts, rounds, isTime);
-  }
+  showCharts(rounds, unit, isTime);
   showFailures(failures, unit);
   showNotes(rounds, unit);
   if ($("rounds").open) showRounds(rounds, unit);
@@ -68,11 +72,22 @@ function show() {
   $("now").hidden = at === null;
 }
 
+function showCharts(rounds, unit, isTime) {
+  const kind = `${rounds.length} ${rounds.at(-1)?.end} ${isTime} ${tables.learner.size}`;
+  if (!rounds.length || kind === shownCharts) return; // drawing thousands of rounds takes time
+  shownCharts = kind;
+  const byX = isTime ? [...rounds].sort((a, b) => a.end - b.end) : rounds; // models are evaluated in any order
+  $("axis").options[0].textContent = `${unit}s`;
+  $("rounds").firstElementChild.textContent = `${unit === "round" ? "Rounds" : "Models"}, as a table`;
+  showMetrics(metricCharts, byX, tables.learner, isTime);
+  showTraffic(trafficCharts, byX, unit, isTime);
+}
+
 function showFacts(facts, rounds, failures, time, unit) {
   const published = rounds.filter((round) => round.published), sum = (name) => rounds.reduce((all, round) => all + round[name], 0);
   const open = at === null ? facts.open : null, values = [];
-  values.push([unit === "round" ? "Rounds" : "Models", published.length + (open && unit === "round" ? `, now ${open.number}` : "")]);
-  if (open && unit === "round") values.push(["Reported", `${Math.min(open.reported, open.asked)} of ${open.asked}`]);
+  values.push([unit === "round" ? "Rounds" : "Models", published.length]);
+  if (open && unit === "round") values.push([`Round ${open.number}`, `${Math.min(open.reported, open.asked)} of ${open.asked}`]);
   values.push(["Learners", at === null && !isOver() && !saved ? `${facts.connected} of ${tables.learner.size}` : tables.learner.size]);
   for (const [kind, name] of [["evaluation", ""], ["central", "central "]]) {
     const metrics = rounds.findLast((round) => Object.keys(round[kind]).length)?.[kind] ?? {};
@@ -80,7 +95,6 @@ function showFacts(facts, rounds, failures, time, unit) {
   }
   values.push(["Time", clock(time)], ["Traffic", bytes(sum("sent") + sum("received"))]);
   values.push(["Failures", at === null ? facts.failures ?? 0 : failures.length]);
-  if (facts.started_at) values.push(["Started", new Date(facts.started_at * 1000).toLocaleString()]);
   const list = $("facts");
   list.replaceChildren(...values.map(([name, value]) => {
     const box = make("div");
@@ -103,7 +117,8 @@ function showLearners(time) {
   for (const id of ["find-label", "order-label"]) $(id).hidden = !isLarge;
   $("zoom").hidden = isMany;
   lanes.show(isMany ? rows : rows.slice(0, FEW), tables, time, isMany, at === null && run().open);
-  const keys = isMany ? [["counted soon", "fast"], ["counted late in the round", "slow"], ["failed or lost", "failed"], ["too late", "late"]]
+  const keys = isMany ? [["counted soon", "fast"], ["counted late in the round", "slow"], ["failed or lost", "failed"], ["too late", "late"],
+    ...(at === null && run().open ? [["downloading now", "fetching"], ["training now", "training"], ["uploading now", "uploading"]] : [])]
     : [...[...PHASES, "evaluating"].map((name) => [name === "fetching" ? "downloading" : name, name]), ["failed or lost", "failed"], ["too late", "late"]];
   $("lanes-legend").replaceChildren(...keys.map(([name, color]) => {
     const item = make("li");
@@ -119,7 +134,6 @@ function showLearners(time) {
   }
 }
 
-let shownFailures = "";
 function showFailures(failures, unit) {
   const kind = `${failures.length} ${failures.at(-1)?.[0]} ${tables.failure.size && Math.max(...tables.failure.keys())}`;
   if (kind === shownFailures) return; // those that are open stay open
@@ -138,7 +152,7 @@ function showNotes(rounds, unit) {
   $("notes").hidden = !round;
   if (round) {
     table($("note-table"), ["learner", `in ${unit} ${round.number}`], round.notes.map(([learner, notes]) => [
-      tables.learner.get(learner)?.id ?? "", Object.entries(notes).map(([name, value]) => `${name}: ${typeof value === "number" ? short(value) : String(value)}`).join(", ")]));
+      tables.learner.get(learner)?.id ?? "", Object.entries(notes).map(([name, value]) => `${name}: ${typeof value === "number" ? short(value) : typeof value === "object" ? JSON.stringify(value) : value}`).join(", ")]));
   }
 }
 
@@ -146,7 +160,7 @@ function showRounds(rounds, unit) {
   const names = ["train", "evaluation", "central"].flatMap((kind) => [...new Set(rounds.flatMap((round) => Object.keys(round[kind])))].map((name) => [kind, name]));
   table($("rounds").lastElementChild, [unit, "updates", "failed", "seconds", ...names.map((name) => name.join(" "))], rounds.slice(-500).reverse().map((round) => [
     round.number + (round.published ? "" : ` (no model: ${round.failure || "too few updates"})`), `${round.counted} of ${round.asked}`, round.failed,
-    short((round.end - round.at) / 1000), ...names.map(([kind, name]) => short(round[kind][name]))]), rounds.length);
+    short((round.end - round.at) / 1000), ...names.map(([kind, name]) => short(own(round[kind], name)))]), rounds.length);
 }
 
 function table(parent, head, rows, total = rows.length) {
@@ -231,7 +245,7 @@ $("lanes").addEventListener("chosen", (event) => { if (tables.learner.size > FEW
 for (const id of ["axis", "order", "find"]) $(id).addEventListener("input", due);
 for (const id of ["rounds", "each"]) $(id).addEventListener("toggle", due);
 addEventListener("resize", due);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { metricCharts.clear(); trafficCharts.clear(); due(); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { clearCharts(); due(); });
 $("stop").hidden = !document.body.dataset.canStop;
 if (saved) {
   $("save").hidden = true;
