@@ -13,23 +13,29 @@ FLOWER_READY := $(FLOWER)/.ready
 
 SOAK_RUNS := 200
 SOAK_SEED := 0
+MATRIX_SEEDS := 20
 FUZZ_SECONDS := 3600
 FUZZ_SEED := 0
 
 # The tests start hundreds of processes that import the same modules: they are compiled once, whatever Python was told.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help quickstart test check unit soak fuzz bench bench-quick figures proto clean
+UPLOT := 1.6.32
+STATIC := src/metisfl_async/web/static
+
+.PHONY: help quickstart test check unit soak matrix fuzz bench bench-quick figures proto vendor clean
 
 help:
 	@echo 'make quickstart   set up, then train a real model on real images in five processes (about two minutes; downloads TensorFlow, about 2 GB on disk)'
-	@echo 'make test         set up, with PyTorch (about 0.8 GB, or several with GPU support) and Flower, then run every check and test (needs Node.js 20, npm and redis-server; on Debian it installs that one, with sudo)'
+	@echo 'make test         set up, with PyTorch (about 0.8 GB, or several with GPU support) and Flower, then run every check and test (needs Node.js 20, npm, redis-server and Chromium; on Debian it installs the last two, with sudo)'
 	@echo 'make soak         set up, then kill, stop and cut off the parties of 200 federations at random, and see that nothing is lost (a few minutes; SOAK_RUNS=... SOAK_SEED=... for others)'
+	@echo 'make matrix       set up, then run federations in virtual time: each scheduler under each fault with 20 seeds, and 600 orders of their tasks (about a minute; MATRIX_SEEDS=... for more)'
 	@echo 'make fuzz         set up, then spoil what comes from the network for an hour, and see that only documented errors come of it (FUZZ_SECONDS=... FUZZ_SEED=... for more)'
 	@echo 'make bench        set up, then measure everything on this machine, and write the figures into docs/ (about a quarter of an hour)'
 	@echo 'make bench-quick  the same with fewer and smaller runs, to see that it works; writes nothing (about two minutes)'
 	@echo 'make figures      set up, then draw the pictures of the schedulers and of the attacks in docs/ anew, with their tables (some minutes)'
 	@echo 'make proto        generate the protobuf code anew'
+	@echo 'make vendor       fetch from npm anew what the live page draws with, and compare it with its checksums'
 	@echo 'make clean        remove the virtual environment and everything that was made'
 
 $(READY): pyproject.toml constraints.txt
@@ -78,12 +84,16 @@ check: $(READY)
 # core and codec are covered by their own tests, in processes of their own; measuring would double the time of the others.
 unit: $(READY) $(TORCH_READY) $(NODE_READY)
 	@sh tests/get_redis_server.sh
+	@sh tests/get_chromium.sh
 	$(PYTHON) -m pytest -n 3 --dist worksteal --cov --cov-report=term-missing:skip-covered --cov-fail-under=100 $(COVERED)
 	$(PYTHON) -m pytest -n 3 --dist worksteal $(COVERED:%=--ignore=%)
 	$(PYTHON) -m pytest -q -n 3 --dist worksteal -o asyncio_debug=true $(WITH_THREADS)
 
 soak: $(READY)
 	cd tests && $(abspath $(PYTHON)) -m durability.soak $(SOAK_RUNS) $(SOAK_SEED)
+
+matrix: $(READY)
+	MATRIX_SEEDS=$(MATRIX_SEEDS) $(PYTHON) -m pytest -q -n 2 tests/testing/test_matrix.py tests/testing/test_interleavings.py
 
 fuzz: $(READY)
 	$(PYTHON) fuzzing/fuzz.py --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)
@@ -103,6 +113,11 @@ figures: $(READY)
 proto: $(READY)
 	$(PYTHON) -m grpc_tools.protoc -Iprotos --python_out=src --pyi_out=src \
 	    protos/metisfl_async/transport/_proto/metisfl.proto
+
+vendor:
+	cd $(STATIC) && npm pack --silent uplot@$(UPLOT) >/dev/null && tar xzf uplot-$(UPLOT).tgz && rm uplot-$(UPLOT).tgz
+	cd $(STATIC) && mv package/dist/uPlot.iife.min.js uplot.js && mv package/dist/uPlot.min.css uplot.css
+	cd $(STATIC) && mv package/LICENSE uplot.LICENSE && rm -r package && sha256sum -c SHA256SUMS
 
 clean:
 	find src tests bench examples fuzzing -name __pycache__ -prune -exec rm -rf {} +

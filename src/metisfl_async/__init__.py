@@ -38,6 +38,7 @@ from metisfl_async.core.federation.events import (
     StoreRecovered,
     StoreStalled,
     TaskFailed,
+    TaskMoved,
     UpdateCounted,
     UpdateFolded,
     UpdateRepeated,
@@ -77,6 +78,7 @@ from metisfl_async.driver.session import DriverSession
 from metisfl_async.driver.weights import load_into
 from metisfl_async.environment.environment import FederationEnvironment
 from metisfl_async.learner.adapters.budget import BatchBudget
+from metisfl_async.learner.adapters.jax_learner import JaxLearner
 from metisfl_async.learner.adapters.keras_learner import KerasLearner
 from metisfl_async.learner.adapters.keras_parts import keras_budget_callback, keras_proximal_term
 from metisfl_async.learner.adapters.sklearn_learner import SklearnLearner
@@ -123,6 +125,7 @@ __all__ = [
     "FederationStarted",
     "FirstWeights",
     "GeometricMedian",
+    "JaxLearner",
     "KerasLearner",
     "Krum",
     "Learner",
@@ -160,6 +163,7 @@ __all__ = [
     "StoreStalled",
     "Synchronous",
     "TaskFailed",
+    "TaskMoved",
     "TerminationSignals",
     "TerminationSingals",
     "Timing",

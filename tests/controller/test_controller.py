@@ -86,7 +86,7 @@ async def test_a_learner_whose_connection_breaks_at_the_end_still_hears_the_fare
     async with Controller(ServerParams()) as controller:
         async with puppet(controller, "a") as learner:
             pass
-        await until(lambda: all(member.connection is None for member in controller._open.registry))
+        await until(lambda: not controller.snapshot().connected)
         link = controller.connect()
         shutting = asyncio.create_task(link.shut_down(NO_FEDERATION))
         await until(lambda: controller._open.service.farewells.message is not None)

@@ -30,6 +30,7 @@ from metisfl_async import (
     RoundStarted,
     ServerParams,
     TaskFailed,
+    TaskMoved,
     TerminationSignals,
     UpdateCounted,
     run_learner,
@@ -171,7 +172,10 @@ async def test_events_come_in_order_and_end() -> None:
     running = asyncio.create_task(session.run())
     events = [event async for event in session.events()]
     await running
-    kinds = [type(event) for event in events]
+    moves = [(event.task, event.state) for event in events if isinstance(event, TaskMoved) and event.number]
+    for task, states in (("train", ["fetching", "working", "uploading"]), ("evaluate", ["fetching", "working"])):
+        assert {state for kind, state in moves if kind == task} == set(states)
+    kinds = [type(event) for event in events if not isinstance(event, TaskMoved)]
     assert kinds[:5] == [FederationStarted, LearnerJoined, LearnerJoined, FirstWeights, RoundStarted]
     for kind, count in (
         (RoundStarted, 2),

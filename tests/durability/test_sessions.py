@@ -68,7 +68,7 @@ async def test_a_second_driver_follows_stops_and_fetches_the_result() -> None:
         await until(lambda: controller._open.jobs.current is not None)
         second = DriverSession.attach(dial)
         following = group.create_task(second.run())
-        await until(lambda: (controller._open.job.federation.model_version or 0) >= 2)
+        await until(lambda: (controller.snapshot().model_version or 0) >= 2)
         await DriverSession.attach(dial).stop("enough")
         mine, its = await following, await first
         assert mine.reason == its.reason == "enough"
@@ -130,7 +130,7 @@ async def test_a_learner_that_is_started_again_sends_what_is_in_its_spool(tmp_pa
         await asyncio.wait([first])
         again = Slow(1)
         second = asyncio.create_task(run_learner(again, dial, learner_id="a", spool_dir=tmp_path))
-        await until(lambda: "a" in controller._open.job.federation.connected)
+        await until(lambda: "a" in controller.snapshot().connected)
         of_b.may_train.set()
         result = await session
         await asyncio.gather(second, other)

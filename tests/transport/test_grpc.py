@@ -421,7 +421,7 @@ async def test_a_link_that_is_closed_ends_a_large_update_on_its_way() -> None:
             header = b.frames(offer_b, update := weights(1, 2**19))[0]
             assert isinstance(header, Header)
             waiting = asyncio.create_task(b.link.train_done(b.token, header, Model.from_arrays(update)))
-            await until(lambda: len(controller._open.job.staging._budget._waiting) == 1)
+            await until(lambda: controller.snapshot().uploads_waiting == 1)
             await b.link.close()
             await asyncio.wait([waiting])
             assert waiting.cancelled()
@@ -527,7 +527,7 @@ async def test_who_waits_for_a_turn_gets_the_model_of_when_it_comes_and_keeps_no
             slow = fetch(request)
             await slow.read()
             waiting = asyncio.create_task(other.link.fetch_model(other.token, offer.model, 2**30, None, lambda: None))
-            await until(lambda: len(controller._open.service._downloads.all._waiting) == 1)
+            await until(lambda: controller.snapshot().downloads_waiting == 1)
             first = weakref.ref(controller._open.job.published())
             assert (await learner.push(learner.frames(offer, weights(1, 2**20)))).is_taken
             await learner.task()

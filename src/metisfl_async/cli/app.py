@@ -15,6 +15,7 @@ from metisfl_async import __version__
 from metisfl_async.cli.certificates import make_certificates
 from metisfl_async.cli.console import show_log
 from metisfl_async.cli.factory import Simulated, import_factory, make_learner, read_args
+from metisfl_async.cli.pages import page, page_option, showing
 from metisfl_async.cli.running import allow_many_files, exit_on_signals, run
 from metisfl_async.cli.tokens import add_tokens
 from metisfl_async.controller.controller import Controller
@@ -128,8 +129,9 @@ def app() -> None:
 @app.command()
 @env_argument
 @resume_option
+@page_option
 @verbose_option
-def controller(env: Path, resume: bool, verbose: bool) -> None:
+def controller(env: Path, resume: bool, has_page: bool, verbose: bool) -> None:
     """Run the controller until a driver has shut it down.
 
     Each learner that dials is an open file of this process, or two while it sends a large update: the soft limit
@@ -142,13 +144,13 @@ def controller(env: Path, resume: bool, verbose: bool) -> None:
     """
     show_log(PARTY, verbose=verbose)
     allow_many_files()
-    run(_serve(FederationEnvironment.from_yaml(env).controller(resume=resume)))
+    run(_serve(FederationEnvironment.from_yaml(env).controller(resume=resume), has_page))
 
 
-async def _serve(served: Controller) -> None:
+async def _serve(served: Controller, has_page: bool) -> None:
     async with served:
         logger.info("the controller listens on %s", served.address)
-        await served.serve()
+        await showing(served, has_page, served.serve)
 
 
 @app.command()
@@ -213,9 +215,10 @@ def learner(
 @env_argument
 @output_option
 @resume_option
+@page_option
 @takes_credentials
 @verbose_option
-def driver(env: Path, output: Path, resume: bool, verbose: bool, **credentials: Path | None) -> None:
+def driver(*, env: Path, output: Path, resume: bool, has_page: bool, verbose: bool, **credentials: Path | None) -> None:
     """Start the federation, show how it goes, end it, and save what came of it.
 
     \b
@@ -224,7 +227,7 @@ def driver(env: Path, output: Path, resume: bool, verbose: bool, **credentials: 
     """
     show_log(DRIVER, verbose=verbose)
     environment = with_credentials(FederationEnvironment.from_yaml(env), credentials)
-    _drive(environment.session(), output, resume=resume)
+    _drive(environment.session(), output, resume=resume, has_page=has_page)
 
 
 @app.command("run")
@@ -233,6 +236,7 @@ def driver(env: Path, output: Path, resume: bool, verbose: bool, **credentials: 
 @args_option
 @output_option
 @resume_option
+@page_option
 @click.option("--listen", is_flag=True, help="Talk over the controller's port instead of in memory.")
 @click.option("--rounds", type=int, metavar="N", help="Instead of the file's federation_rounds.")
 @click.option("--seed", type=int, metavar="N", help="Instead of the file's.")
@@ -249,6 +253,7 @@ def run_all(
     args: tuple[str, ...],
     output: Path,
     resume: bool,
+    has_page: bool,
     listen: bool,
     rounds: int | None,
     seed: int | None,
@@ -283,27 +288,31 @@ def run_all(
         if simulate is None
         else Simulation(Simulated(module, given), learners=simulate, workers=workers)
     )
-    _drive(environment.session(learners, listen=listen, initial_weights=initial_weights), output, resume=resume)
+    session = environment.session(learners, listen=listen, initial_weights=initial_weights)
+    _drive(session, output, resume=resume, has_page=has_page)
 
 
-def _drive(session: DriverSession, output: Path, *, resume: bool) -> None:
+def _drive(session: DriverSession, output: Path, *, resume: bool, has_page: bool) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError("--output", str(output), f"a directory that can be written to ({error.strerror})") from error
     try:
-        result = run(session.run(progress=True, resume=resume))
+        result = run(showing(session, has_page, lambda: session.run(progress=True, resume=resume)))
     except (MetisError, SystemExit):  # it failed, or was interrupted: what was reached is saved all the same
         if session.result is not None:
-            _save(session.result, output)
+            _save(session.result, output, has_page=has_page)
         raise
-    _save(result, output)
+    _save(result, output, has_page=has_page)
     click.echo(result)
 
 
-def _save(result: FederationResult, output: Path) -> None:
+def _save(result: FederationResult, output: Path, *, has_page: bool) -> None:
     saved = ["results.json"]
     result.save(output / saved[0])
+    if has_page:
+        saved.append("page.html")
+        result.save_page(output / saved[-1])
     if result.final_model is not None:
         saved.append("model.safetensors")
         result.save_model(output / saved[-1])
@@ -398,3 +407,6 @@ def token(file: Path, **roles: tuple[str, ...]) -> None:
         raise ConfigError("token", "nobody", "--learner NAME, --driver NAME, --observer NAME or --controller NAME")
     for identity, secret in add_tokens(file, identities):
         click.echo(f"{identity} {secret}")
+
+
+app.add_command(page)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from time import perf_counter
 from typing import Protocol, TypeAlias
 
 from metisfl_async.codec.coded import Layout
@@ -314,9 +314,9 @@ class Aggregator:
         manifest, selection_s = self.publication.model.manifest, 0.0
         self.publication.forget_chunks()  # this is when most memory is taken; in rounds, all have them by now
         for learner in others:
-            begun_at = time.monotonic()
+            begun_at = perf_counter()
             update = await self._latest(learner)
-            selection_s += time.monotonic() - begun_at
+            selection_s += perf_counter() - begun_at
             if update is not None:
                 with suppress(ConfigError):  # the rule does not want it; its learner was told nothing else
                     await self._threads.work(manifest.size_bytes, self._rule.fold, update)

@@ -17,6 +17,7 @@ from metisfl_async.controller.latest import Latest
 from metisfl_async.controller.listeners import Listeners
 from metisfl_async.controller.open_files import scarce
 from metisfl_async.controller.registry import Registry
+from metisfl_async.controller.snapshot import Snapshot, snapshot
 from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.turns import Turns
 from metisfl_async.controller.updates import GoAhead, header_of
@@ -79,6 +80,9 @@ class Service:
         self._driver_at = clock()  # when the last one was there
         self._is_kept = False  # whether the last one said that others will come
 
+    def snapshot(self) -> Snapshot:
+        return snapshot(self._registry, self._jobs.current, self._downloads)
+
     # --- learners --------------------------------------------------------------------------------------------------
 
     async def join(self, caller: Caller, request: JoinRequest) -> JoinReply:
@@ -114,8 +118,9 @@ class Service:
             nonlocal sent_bytes
             turn.moved()
             member.heard(self._clock())
-            job.post(Moved(member.id, sent=size_bytes))
-            sent_bytes += size_bytes
+            was_all, sent_bytes = sent_bytes >= latest.manifest.size_bytes, sent_bytes + size_bytes
+            is_all = sent_bytes >= latest.manifest.size_bytes and not was_all
+            job.post(Moved(member.id, sent=size_bytes, is_all=is_all))
             self.farewells.moved(member.id, sent_bytes)
 
         @asynccontextmanager

@@ -86,6 +86,11 @@ class Updates:
         self._ids = itertools.count(1)
         self.is_closed = False
 
+    @property
+    def waiting(self) -> int:
+        """How many updates wait for their turn."""
+        return self._turns.waiting
+
     async def receive(
         self, member: Member, header: Header, frames: AsyncIterator[Frame], go_ahead: GoAhead
     ) -> UpdateReply:

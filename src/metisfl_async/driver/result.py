@@ -161,6 +161,15 @@ class FederationResult:
         """Give the same as an Arrow table, for Parquet and others. Needs pyarrow: ``pip install pyarrow``."""
         return arrow_table(self.rounds, by)
 
+    def save_page(self, path: str | Path) -> None:
+        """Write a page that shows the run and replays it: one file, which needs no server and loads nothing.
+
+        `metisfl_async.web` shows the same page while a federation runs.
+        """
+        from metisfl_async.web.saved import save_page
+
+        save_page(self, path)
+
     def plot(self, path: str | Path | None = None, *, x: Literal["number", "time"] = "number") -> Figure:
         """Draw loss and accuracy, or whatever was measured.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.config import ClientParams, ServerParams, TerminationSignals, named_learners
@@ -40,6 +40,9 @@ from metisfl_async.simulation.simulation import Simulation
 from metisfl_async.store.event_log import EventLog, EventStream
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import beside, first_of
+
+if TYPE_CHECKING:
+    from metisfl_async.web.page import Page
 
 __all__ = ["DriverSession"]
 
@@ -267,6 +270,12 @@ class DriverSession:
         """Follow the current or coming run: all its events so far, then each as it happens, until it ends."""
         return self._log.follow()
 
+    def show(self) -> Page:
+        """Show the live page, as the value of a notebook's cell; `run` is awaited in another one. Needs uvicorn."""
+        from metisfl_async.web.page import Page
+
+        return Page(self).open()
+
     async def stop(self, reason: str = "stop was asked for") -> None:
         """End the running federation in order: `run` returns what was reached.
 
@@ -288,7 +297,7 @@ class DriverSession:
         if isinstance(controller, Controller) and self._owns_controller:
             controller.resume = controller.resume or resume
             await stack.enter_async_context(controller)
-        self._link = link_to(self._controller)
+        self._link = self._new_link()
         stack.push_async_callback(self._link.close)
 
     def _serving(self) -> list[Coroutine[Any, Any, None]]:
@@ -300,6 +309,9 @@ class DriverSession:
             return [controller.serve()]
         return [controller.serve(), Engine(simulation, controller.crowd(), controller.controller_config).run()]
 
+    def _new_link(self) -> ControllerLink:
+        return link_to(self._controller)
+
     def _live_learners(self, stack: AsyncExitStack) -> list[LearnerClient]:
         worker = self._worker
         if self._learners and worker == "thread":
@@ -308,7 +320,7 @@ class DriverSession:
         clients, failures = [], FailureLog()
         for name, learner in self._learners.items():
             of_learner = Worker(learner, worker, name=name, stopping=self._stopping)
-            link = link_to(self._controller)
+            link = self._new_link()
             stack.push_async_callback(link.close)
             clients.append(LearnerClient(link, of_learner, name, failures=failures))
         return clients

@@ -43,7 +43,7 @@ class Learner(ABC):
     traceparent: str = ""  #: of the running task: the parent of spans of your own, as W3C Trace Context writes it
     owns_process: bool = False  #: whether nothing else runs here, as with ``worker="process"``
     is_cancelled: bool = False  #: set while the running task is not wanted any more; a long loop may look and return
-    given_up: tuple[str, float] | None = None  #: a method that goes on all the same, and its start (time.monotonic())
+    given_up: tuple[str, float] | None = None  #: a method that goes on all the same, and its start (loop.time())
 
     def __init__(self, *, num_training_examples: int | None = None) -> None:
         if num_training_examples is not None:

@@ -7,7 +7,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -176,7 +175,7 @@ class Worker:
         if (given_up := self._learner.given_up) is not None:
             method, began = given_up
             raise UnexpectedMessage(
-                f"{self.name} is still in {method}(), which was called {time.monotonic() - began:.0f} s ago and did "
+                f"{self.name} is still in {method}(), which was called {_now() - began:.0f} s ago and did "
                 "not end when it was told to; until it has, nothing else is asked of this learner"
             )
 
@@ -186,7 +185,7 @@ class Worker:
             if self._is_closed:
                 raise UnexpectedMessage("the learner has left")
             self._check_free()
-            self._method, self._began, self._caller = method, time.monotonic(), asyncio.current_task()
+            self._method, self._began, self._caller = method, _now(), asyncio.current_task()
             self._learner.task_seed, self._learner.traceparent = self.seed, self.traceparent
             yield
 
@@ -278,7 +277,7 @@ class Worker:
         what = f"{self.name} in {self._method}()"
         if await self._stopping.has_ended(future, what):
             return True
-        logger.warning("not waiting any longer for %s, which has run for %.0f s", what, time.monotonic() - self._began)
+        logger.warning("not waiting any longer for %s, which has run for %.0f s", what, _now() - self._began)
         return False
 
     def _give_up(self, work: Future[Any] | asyncio.Task[Any]) -> None:
@@ -319,6 +318,10 @@ async def _finished(users: Coroutine[Any, Any, T]) -> T:
         if is_being_cancelled():
             raise
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _result(work: Future[T]) -> T:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Generic, TypeVar
 
-from metisfl_async.codec.frame import Frame, Header, frames_of
+from metisfl_async.codec.frame import Data, Frame, Header, frames_of
 from metisfl_async.core.access import LOCAL
 from metisfl_async.core.errors import ConnectionLost, MetisError
 from metisfl_async.core.federation.events import Event
@@ -86,10 +86,14 @@ class _MemoryStream(Generic[In, Out]):
 
 
 class MemoryLink:
-    """Reaches a controller of this process and event loop."""
+    """Reaches a controller of this process and event loop.
+
+    `passing` is awaited before each frame of a model that goes up, with the bytes of the model in it.
+    """
 
     def __init__(self, service: ControllerService) -> None:
         self.address = ADDRESS
+        self.passing: Callable[[int], Awaitable[object]] = _at_once
         self._service = service
 
     async def join(self, request: JoinRequest) -> JoinReply:
@@ -125,7 +129,7 @@ class MemoryLink:
         return fetched
 
     async def train_done(self, token: Token, header: Header, update: Model) -> UpdateReply:
-        async with aclosing(frames_in_memory(header, update)) as frames:
+        async with aclosing(frames_in_memory(header, update, self.passing)) as frames:
             return await self._service.train_done(LOCAL, token, frames, go_ahead)
 
     async def leave(self, token: Token) -> None:
@@ -136,7 +140,7 @@ class MemoryLink:
 
     async def set_initial_model(self, federation_id: FederationId, model: Model) -> None:
         header = Header("global", model.manifest, 0, federation_id=federation_id)
-        async with aclosing(frames_in_memory(header, model)) as frames:
+        async with aclosing(frames_in_memory(header, model, self.passing)) as frames:
             await self._service.set_initial_model(LOCAL, frames)
 
     async def start_training(self, request: StartRequest) -> None:
@@ -192,8 +196,15 @@ async def go_ahead() -> None:
     """Nothing needs to be told: the frames are drawn, not pushed."""
 
 
-async def frames_in_memory(header: Header, model: Model) -> AsyncGenerator[Frame, None]:
-    """Give a model's frames, with a pause after each."""
+async def _at_once(_: int) -> None:
+    """Let others have their turn: the receiver copies and hashes a chunk at a time."""
+    await asyncio.sleep(0)
+
+
+async def frames_in_memory(
+    header: Header, model: Model, passing: Callable[[int], Awaitable[object]] = _at_once
+) -> AsyncGenerator[Frame, None]:
+    """Give a model's frames, each once so many bytes may have passed."""
     for frame in frames_of(header, model):
+        await passing(len(frame.payload) if isinstance(frame, Data) else 0)
         yield frame
-        await asyncio.sleep(0)  # the receiver copies and hashes a chunk at a time; others get their turn between

@@ -7,12 +7,14 @@ import sys
 
 CODE = """
 import sys
-for name in ("keras", "tensorflow", "torch", "sklearn"):
+for name in ("jax", "keras", "tensorflow", "torch", "sklearn", "xgboost"):
     sys.modules[name] = None
 from metisfl_async import *
 for make in (
     lambda: SklearnLearner("not a model", (), ()),
     lambda: TorchLearner("not a model", (), (), optimizer=print),
+    lambda: JaxLearner("not a model", (), (), train_step=print, eval_step=print),
+    lambda: XGBoostLearner({}, (), (), max_trees=1),
 ):
     try:
         make()
@@ -23,6 +25,8 @@ for make in (
 SAID = """\
 sklearn.linear_model: No module named 'sklearn.linear_model'; 'sklearn' is not a package: pip install scikit-learn
 torch: import of torch halted; None in sys.modules: pip install torch
+jax: import of jax halted; None in sys.modules: pip install jax
+xgboost: import of xgboost halted; None in sys.modules: pip install xgboost
 """
 
 

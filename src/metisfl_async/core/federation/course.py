@@ -83,6 +83,7 @@ class Course(ABC):
         self._present: set[LearnerId] = set()  # have joined, and are not given up
         self._connected: set[LearnerId] = set()  # those of them that are connected now
         self._returning: set[LearnerId] = set()  # those who were there when the controller died, and are not back yet
+        self._models: dict[LearnerId, int] = {}  # the version that each learner has fetched since it connected
         self._round = Round(0, 0, self._clock, started_at=0.0)
         self._needed = config.min_learners
         self._is_aggregating = False

@@ -51,6 +51,7 @@ class LearnerRecord:
     staleness: int = 0  #: global models published between the one that it trained and the one that it is in
     sent_ms: float | None = None  #: when the training task was offered, the last time, since the federation started
     acknowledge_ms: float | None = None  #: from offering the task to its acknowledgement
+    fetch_ms: float | None = None  #: from the acknowledgement until the model was sent; None: it had the model
     train_ms: float | None = None  #: from the acknowledgement to the first frame of the update
     staging_ms: float | None = None  #: from the first frame to the last
     aggregation_ms: float | None = None  #: checking and folding the update

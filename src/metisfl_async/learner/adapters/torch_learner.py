@@ -121,7 +121,9 @@ class TorchLearner(Learner):
         num_training_examples: int | None = None,
         seed: int | None = None,
     ) -> None:
-        torch = needed("torch", "torch")
+        needed("torch", "torch")
+        import torch
+
         check_federated(federated)
         check_schedule(learning_rate)
         self._schedule, self._device = learning_rate, checked_device(device)
