@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,9 +26,11 @@ from metisfl_async.transport.concurrency import to_the_end
 
 __all__ = ["Engine"]
 
+logger = logging.getLogger(__name__)
+
 Begin: TypeAlias = Callable[[], object]
 
-ERRANDS = 16  #: into which the tasks of a round are cut, unless there are so many that `MOST_TASKS` cuts them smaller
+ERRANDS = 32  #: into which the tasks of a round are cut, unless there are so many that `MOST_TASKS` cuts them smaller
 MOST_TASKS = 8  #: of one errand
 DIED_TWICE = (
     "the worker died, twice (stderr may say why); make_learner must be in a module that can be imported, not in a "
@@ -88,8 +91,10 @@ class Engine:
         alike: dict[tuple[TaskKind, ModelRef], list[Task]] = {}
         for learner, offer in offers:
             alike.setdefault((offer.kind, offer.model), []).append(Task(self._numbers[learner], learner, offer))
-        for tasks in alike.values():
-            length = min(-(-len(tasks) // ERRANDS), MOST_TASKS)
+        for (_, model), tasks in alike.items():
+            job = self._crowd.job(model.federation_id)
+            is_summed = job is not None and job.takes_sums  # else an update would wait for the others of its errand
+            length = min(-(-len(tasks) // ERRANDS), MOST_TASKS) if is_summed else 1
             before = asyncio.Event()
             before.set()
             for start in range(0, len(tasks), length):
@@ -147,7 +152,8 @@ async def _tried(errand: Errand, hands: Hands, begin: Begin) -> list[Done]:
     try:
         return [await _done_or_failed(errand, hands, begin)]
     except WorkerDied:
-        return [await _tried_again(single, hands, begin) for single in errand.apart()]
+        logger.warning("a worker died at the tasks of %s; they are tried once more", _listed(errand))
+    return [await _tried_again(single, hands, begin) for single in errand.apart()]
 
 
 async def _tried_again(errand: Errand, hands: Hands, begin: Begin) -> Done:
@@ -155,6 +161,10 @@ async def _tried_again(errand: Errand, hands: Hands, begin: Begin) -> Done:
         return await _done_or_failed(errand, hands, begin)
     except WorkerDied:
         return failed(errand, WorkerDied(DIED_TWICE))
+
+
+def _listed(errand: Errand) -> str:
+    return ", ".join(task.learner for task in errand.tasks)
 
 
 async def _done_or_failed(errand: Errand, hands: Hands, begin: Begin) -> Done:
