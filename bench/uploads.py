@@ -126,9 +126,9 @@ async def be_a_learner(link: GrpcLink, name: str, model: Model, barrier: asyncio
                 await stream.send(Accept(message.task_id))
                 facts: dict[str, Any] = {"num_training_examples": 1}
                 (federation_id, version), task_id = message.model, message.task_id
-                header = Header("update", model.manifest, version, task_id, reply.token, {}, facts, federation_id)
+                header = Header("update", model.manifest, version, task_id, {}, facts, federation_id)
                 await barrier.wait()  # all have their task
-                assert (await link.train_done(header, model)).is_taken
+                assert (await link.train_done(reply.token, header, model)).is_taken
                 await barrier.wait()
     await link.leave(reply.token)
 

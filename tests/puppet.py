@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import grpc.aio
 import numpy as np
+from xxhash import xxh3_128_digest
 
 from metisfl_async import ClientParams, Controller, TerminationSignals
 from metisfl_async.codec.frame import Frame, Header, encode, frames_of
@@ -68,10 +69,10 @@ class Puppet:
             model.manifest,
             offer.model_version,
             task_id,
-            self.token,
             metrics or {},
             dict(facts),
             federation_id,
+            xxh3_128_digest(model.buffer.data),
         )
         return list(frames_of(header, model))
 
@@ -92,7 +93,7 @@ class Puppet:
     def upload(self) -> grpc.aio.StreamStreamCall:
         """Begin an update, to be sent frame by frame."""
         caller = self.link._caller
-        return caller.channel.stream_stream(caller.path("TrainDone"))(metadata=caller.metadata)
+        return caller.channel.stream_stream(caller.path("TrainDone"))(metadata=caller.metadata_with(self.token))
 
 
 @asynccontextmanager

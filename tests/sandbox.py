@@ -21,6 +21,7 @@ from metisfl_async.core.federation.commands import (
     Fold,
     Forget,
     Greet,
+    KeepBest,
     Offer,
     Receive,
     Save,
@@ -71,6 +72,7 @@ class Sandbox:
         self.to_save = ""  #: with that version
         self.others: tuple[LearnerId, ...] = ()  #: whose latest updates are in it too
         self.forgotten: list[LearnerId] = []
+        self.best_versions: list[int | None] = []  #: the models that were kept as the best, in order
         self.finish: Finish | None = None
         self.unsaved: list[int] = []  #: that wait for `save`
         self.answers: dict[StreamId, UpdateReply] = {}
@@ -122,6 +124,8 @@ class Sandbox:
                 self.forgotten.append(learner)
                 if self.strategies.rule.needs_previous and self.aggregating is None:
                     self.mean_of = [task for task in self.mean_of if task.learner != learner]
+            case KeepBest():
+                self.best_versions.append(self.federation.model_version)
             case Discard():
                 self.mean_of.clear()
             case Announce(event):
@@ -210,8 +214,8 @@ class Sandbox:
     def served(self, learner: LearnerId, version: int) -> None:
         self.hear(happened.Served(learner, version))
 
-    def moved(self, learner: LearnerId, *, sent: int = 0, received: int = 0) -> None:
-        self.hear(happened.Moved(learner, sent, received))
+    def moved(self, learner: LearnerId, *, sent: int = 0, received: int = 0, is_all: bool = False) -> None:
+        self.hear(happened.Moved(learner, sent, received, is_all))
 
     def evaluate(self, *learners: LearnerId, **metrics: float) -> None:
         for learner in learners:

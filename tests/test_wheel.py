@@ -58,6 +58,8 @@ def test_the_wheel_holds_the_package_its_types_and_the_licence(wheel: Path) -> N
     assert "metisfl_async/py.typed" in names
     assert "metisfl_async/transport/_proto/metisfl_pb2.py" in names
     assert any(name.endswith("LICENSE") for name in names)
+    static = ROOT / "src" / "metisfl_async" / "web" / "static"
+    assert {f"metisfl_async/web/static/{file.name}" for file in static.iterdir()} <= set(names)
     assert not [name for name in names if not name.startswith("metisfl_async")]
 
 

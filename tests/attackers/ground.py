@@ -121,13 +121,15 @@ class Outside:
 class Caller:
     """Calls methods with bytes of its own making, as any client may."""
 
+    metadata: tuple[tuple[str, str], ...]
+
     def __init__(self, channel: grpc.aio.Channel, token: str | None) -> None:
         self._channel = channel
-        self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        self.metadata = () if token is None else (("authorization", f"Bearer {token}"),)
 
     def begin(self, method: str, *requests: bytes, **options: Any) -> grpc.aio.StreamStreamCall:
         """Call, send all, and read nothing yet."""
-        options = {"metadata": self._metadata} | options
+        options = {"metadata": self.metadata} | options
         return self._channel.stream_stream(f"/{SERVICE}/{method}")(iter(requests), **options)
 
     async def told(self, method: str, *requests: bytes, **options: Any) -> str:

@@ -41,6 +41,7 @@ def header(outside: Outside, **fields: object) -> bytes:
 
 async def sent(outside: Outside, *headers: bytes) -> str:
     caller = await outside.caller("insider")
+    caller.metadata += (("metisfl-token", outside.insider.token),)
     return tally([await caller.told("TrainDone", each) for each in headers])
 
 

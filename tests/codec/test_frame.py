@@ -32,6 +32,7 @@ from metisfl_async.codec.frame import (
     bundles_of,
     check_size,
     content_of,
+    digesting,
     encode,
     frames_of,
     most_frames,
@@ -50,10 +51,10 @@ def header_of(model: Model) -> Header:
         model.manifest,
         3,
         "task-1",
-        "token-1",
         {"loss": 0.5},
         {"site": "a", "sizes": [1, 2.5]},
         "federation-1",
+        bytes(range(16)),
     )
 
 
@@ -99,7 +100,7 @@ def decode(chunk: bytes) -> Frame:
 HEADER_FIELDS: dict[str, object] = {
     "kind": "update",
     "task_id": "task-1",
-    "token": "token-1",
+    "content": bytes(range(16)),
     "model_version": 3,
     "codec": "raw",
     "size_bytes": 68,
@@ -182,7 +183,7 @@ headers = st.builds(
     .map(Manifest.lay_out),
     model_version=st.integers(0, 2**63),
     task_id=st.text(),
-    token=st.text(),
+    content=st.just(b"") | st.binary(min_size=16, max_size=16),
     metrics=st.dictionaries(st.text(), st.floats(allow_nan=False)),
     metadata=st.dictionaries(
         st.text(),
@@ -211,11 +212,11 @@ def test_all_data_comes_back_equal(offset: int, payload: bytes) -> None:
     assert decode(encode(Data(offset, memoryview(payload)))) == Data(offset, memoryview(payload))
 
 
-def test_a_header_needs_neither_task_token_metrics_nor_metadata() -> None:
+def test_a_header_needs_neither_task_content_metrics_nor_metadata() -> None:
     fields = {name: HEADER_FIELDS[name] for name in ("kind", "model_version", "codec", "size_bytes", "manifest")}
     header = decode(chunk_of(msgpack.packb(fields)))
     assert isinstance(header, Header)
-    assert (header.task_id, header.token, header.metrics, header.metadata) == ("", "", {}, {})
+    assert (header.task_id, header.content, header.metrics, header.metadata) == ("", b"", {}, {})
 
 
 def test_fields_that_a_later_version_adds_are_ignored() -> None:
@@ -311,7 +312,7 @@ def test_the_frames_we_write_are_what_any_msgpack_library_reads() -> None:
     fields = {
         "kind": "update",
         "task_id": "task-1",
-        "token": "token-1",
+        "content": bytes(range(16)),
         "model_version": 3,
         "federation_id": "federation-1",
         "codec": "raw",
@@ -551,7 +552,8 @@ BAD_FIELDS: list[tuple[str, object, type[CodecError], str]] = [
     ("metadata", {"x": [1, msgpack.Timestamp(1, 1)]}, Damaged, "type -1"),
     ("manifest", [["w", "int8", [msgpack.Timestamp(1)], 0]], Damaged, r"tensor 0 \('w'\)"),
     ("task_id", 1, Damaged, "task_id"),
-    ("token", None, Damaged, "token"),
+    ("content", None, Damaged, "content None"),
+    ("content", b"short", Damaged, "content b'short'; allowed: 16 bytes"),
     ("metrics", [0.5], Damaged, "metrics"),
     ("metrics", {"loss": "low"}, Damaged, r"metrics\['loss'\] is 'low'"),
     ("metrics", {b"loss": 0.5}, Damaged, "a key of metrics"),
@@ -697,6 +699,18 @@ def test_a_model_of_exactly_the_size_allowed_is_taken() -> None:
         check_size(header, 199)
 
 
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, 2 * CHUNK_BYTES + 3])
+def test_the_content_of_a_model_is_the_digest_of_its_buffer(size: int) -> None:
+    model = Model.from_arrays([np.ones(size, np.uint8)])
+    said: list[bytes] = []
+
+    def asked() -> Iterator[None]:
+        said.append((yield from digesting(model)))
+
+    assert len(list(asked())) == math.ceil(size / CHUNK_BYTES)
+    assert said == [xxhash.xxh3_128_digest(model.buffer.data)]
+
+
 def test_an_update_is_told_from_another_one_of_the_same_task_by_what_its_header_says() -> None:
     header = header_of(MODEL)
     assert content_of(header) == content_of(header_of(MODEL))
@@ -705,6 +719,7 @@ def test_an_update_is_told_from_another_one_of_the_same_task_by_what_its_header_
         replace(header, model_version=4),
         replace(header, metrics={"loss": 1.5}),
         replace(header, metadata={"epochs": 9}),
+        replace(header, content=bytes(16)),
         header_of(shorter),
     ]
     assert len({content_of(each) for each in (header, *others)}) == len(others) + 1
@@ -779,8 +794,8 @@ def test_an_empty_frame_is_damaged() -> None:
 def test_a_frame_above_the_limit_is_neither_written_nor_read() -> None:
     names = [f"{index:02}" + "x" * 60_000 for index in range(69)]
     manifest = Manifest.lay_out([(name, "int8", (1,)) for name in names])
-    room = MAX_FRAME_BYTES - len(frame_of_chunk(encode(Header("global", manifest, 0, token="x" * 2**10))))
-    largest = Header("global", manifest, 0, token="x" * (2**10 + room))
+    room = MAX_FRAME_BYTES - len(frame_of_chunk(encode(Header("global", manifest, 0, federation_id="x" * 2**10))))
+    largest = Header("global", manifest, 0, federation_id="x" * (2**10 + room))
     assert len(frame_of_chunk(encode(largest))) == MAX_FRAME_BYTES
     assert decode(encode(largest)) == largest
     with pytest.raises(TooLarge, match=f"{MAX_FRAME_BYTES + 1} bytes"):

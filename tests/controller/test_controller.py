@@ -156,7 +156,9 @@ async def test_a_cancelled_driver_ends_the_federation_on_a_controller_that_stays
 async def test_a_stream_on_which_nothing_comes_is_ended(method: str) -> None:
     config = ControllerConfig(upload_idle_secs=0.1)
     async with Controller(ServerParams(), config) as controller, puppet(controller, "a") as learner:
-        call = learner.link._caller.channel.stream_stream(f"/{SERVICE}/{method}")()
+        call = learner.link._caller.channel.stream_stream(f"/{SERVICE}/{method}")(
+            metadata=learner.link._caller.metadata_with(learner.token)
+        )
         assert "upload_idle_secs=0.1" in await call.details()
 
 

@@ -53,7 +53,7 @@ class Masked(Adds):
         return {"mask": float(parameters[1][1])}
 
 
-@pytest.mark.parametrize("name", sorted(RULES.keys() - {"LoRAStacked"}))  # which has nothing to do here
+@pytest.mark.parametrize("name", sorted(RULES.keys() - {"LoRAStacked", "TreeBagging"}))  # which have nothing to do here
 async def test_a_mask_stays_under_every_rule(name: str) -> None:
     config = ControllerConfig(
         aggregation_rule=name,

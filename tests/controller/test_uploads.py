@@ -190,7 +190,7 @@ async def test_an_update_goes_up_in_as_few_chunks_as_may_be(count: int, chunks: 
             assert isinstance(header, Header)
             learner.link._caller.pace.payload_bytes = 2**20
             with mock.patch.object(grpc_link, "encode", wraps=encode) as spy:
-                assert await learner.link.upload(header, model) == UpdateReply(Outcome.FOLDED)
+                assert await learner.link.upload(learner.token, header, model) == UpdateReply(Outcome.FOLDED)
             assert spy.call_count == chunks
             result = await finish(made, learner)
         assert result.final_model is not None
@@ -339,7 +339,6 @@ async def test_a_lying_manifest_is_refused_before_anything_is_allocated(pair: Fe
         lie = {
             "kind": "update",
             "task_id": offer.task_id,
-            "token": bad.token,
             "model_version": 0,
             "federation_id": offer.model.federation_id,
             "codec": "raw",
@@ -363,10 +362,10 @@ async def test_unknown_foreign_and_evaluation_tasks_are_refused(pair: Federation
         refusal = UpdateReply(Outcome.REFUSED, "no such task; its round is over")
         assert await a.push(a.frames(replace(of_a, task_id="0" * 32), weights(1, SIZE))) == refusal  # type: ignore[arg-type]
         assert await a.push(a.frames(of_b, weights(1, SIZE))) == refusal
-        header, *rest = a.frames(of_a, weights(1, SIZE))
-        assert isinstance(header, Header)
+        right, a.token = a.token, Token("wrong")
         with pytest.raises(UnknownLearner):
-            await a.push([replace(header, token="wrong"), *rest])
+            await a.push(a.frames(of_a, weights(1, SIZE)))
+        a.token = right
         with pytest.raises(CodecError, match="not the header of a model"):
             await a.push(a.frames(of_a, weights(1, SIZE))[1:])
         with pytest.raises(CodecError, match="ended before the header"):

@@ -12,12 +12,14 @@ import xxhash
 
 from metisfl_async.codec import chunk, frame, manifest, outline
 from metisfl_async.codec.chunk import split
+from metisfl_async.codec.coded import Layout
+from metisfl_async.codec.coding import Int8
 from metisfl_async.codec.frame import Header, encode, frames_of
 from metisfl_async.controller import registry
 from metisfl_async.core import errors, metrics
 from metisfl_async.core.federation.tasks import TaskKind, Verdict
 from metisfl_async.core.federation.uploads import MOST_DAMAGES
-from metisfl_async.core.ids import FederationId, TaskId, Token
+from metisfl_async.core.ids import FederationId, TaskId
 from metisfl_async.core.messages import PROTOCOL, Afterwards, Outcome
 from metisfl_async.core.model import ALIGNMENT, DTYPES, Manifest, Model, allocate
 from metisfl_async.core.texts import MAX_NAME, MAX_TEXT
@@ -27,18 +29,28 @@ from metisfl_async.transport._proto import metisfl_pb2 as pb
 PAGE = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
 
 
-def example() -> list[bytes]:
-    """The Chunk messages of the page's worked example."""
-    blocks = re.findall(r"^```hex\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+def example(section: str = "A worked example") -> list[bytes]:
+    """The Chunk messages of a section's worked example."""
+    text = PAGE.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"^```hex\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [bytes.fromhex(re.sub(r"^#.*$", "", block, flags=re.MULTILINE)) for block in blocks]
+
+
+def test_the_coded_example_is_what_our_codec_writes() -> None:
+    base, trained = (Model.from_arrays([np.array(values, np.float32)], ["w"]) for values in ([1.0, -2.25], [1.5, -2.0]))
+    coded = Layout.of(Int8(), base.manifest).encoded(trained, base)
+    header = Header("update", base.manifest, 3, codec="int8")
+    frames = [encode(each) for each in frames_of(header, coded)]
+    assert [message.hex(" ") for message in example("Fewer bytes")] == [frames[1].hex(" ")]
+    assert b"\xa4int8" in frames[0]
 
 
 def test_the_worked_example_is_what_our_codec_writes() -> None:
     model = Model.from_arrays([np.array([1.5, -2.0], np.float32)], ["w"])
-    task_id, token = TaskId(bytes(range(16)).hex()), Token(bytes(range(0xF0, 0x100)).hex())
+    task_id = TaskId(bytes(range(16)).hex())
     federation_id = FederationId(bytes(range(0xA0, 0xB0)).hex())
     metrics_, metadata = {"loss": 0.5}, {"num_training_examples": 40}
-    header = Header("update", model.manifest, 3, task_id, token, metrics_, dict(metadata), federation_id)
+    header = Header("update", model.manifest, 3, task_id, metrics_, dict(metadata), federation_id)
     assert [message.hex(" ") for message in example()] == [encode(each).hex(" ") for each in frames_of(header, model)]
 
 

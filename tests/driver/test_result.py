@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,15 @@ from federations import Adds, session_of
 from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
-from metisfl_async import ConfigError, FederationResult, LearnerRecord, RoundRecord, plot_partitions
+from metisfl_async import (
+    BestScore,
+    ConfigError,
+    FederationResult,
+    FederationStarted,
+    LearnerRecord,
+    RoundRecord,
+    plot_partitions,
+)
 
 
 @pytest.fixture
@@ -43,6 +52,21 @@ def test_everything_but_the_model_is_json(result: FederationResult, tmp_path: Pa
     assert part["weight"] == 2.0
     assert part["train_ms"] > 0.0
     assert data["rounds"][0]["bytes_received"] == 2 * 72
+
+
+async def test_it_says_when_it_started_and_when_each_round_did(tmp_path: Path) -> None:
+    before = time.time()
+    session = session_of([Adds(1)], rounds=2)
+    result = await session.run()
+    first = await anext(session.events())
+    assert isinstance(first, FederationStarted)
+    times = [before, result.started_at, *(record.started_at for record in result.rounds), time.time()]
+    assert times == sorted(times)
+    assert result.started_at == first.started_at
+    result.save(tmp_path / "results.json")
+    loaded = FederationResult.load(tmp_path)
+    assert loaded.started_at == result.started_at
+    assert [record.started_at for record in loaded.rounds] == times[2:-1]
 
 
 def test_numbers_that_json_does_not_have_become_null(result: FederationResult, tmp_path: Path) -> None:
@@ -83,6 +107,31 @@ def test_what_was_saved_is_loaded_again(result: FederationResult, tmp_path: Path
         assert loaded.rounds[1:] == saved.rounds[1:]
         assert np.isnan(loaded.rounds[0].train_metrics["loss"])
     assert loaded.plot() is not None
+
+
+def test_the_best_model_is_saved_and_loaded_beside_the_final_one(result: FederationResult, tmp_path: Path) -> None:
+    final, best = [np.zeros(2, np.float32)], [np.ones(2, np.float32)]
+    score = BestScore("accuracy", 0.75, 2, 2)
+    both = replace(result, final_model=final, tensor_names=["w"], best=score, best_model=best)
+    assert repr(both).startswith("<FederationResult: 3 rounds, accuracy=5, best accuracy=0.75 in round 2, ")
+    both.save(tmp_path / "results.json")
+    assert FederationResult.load(tmp_path).best == score
+    assert FederationResult.load(tmp_path).best_model is None
+    both.save_model(tmp_path / "best.safetensors", best=True)
+    np.testing.assert_equal(load_file(tmp_path / "best.safetensors"), {"w": best[0]})
+    assert FederationResult.load(tmp_path).named_arrays(best=True).keys() == {"w"}
+    both.save_model(tmp_path / "model.safetensors")
+    loaded = FederationResult.load(tmp_path)
+    np.testing.assert_equal((loaded.final_model, loaded.best_model), (final, best))
+    with pytest.raises(ConfigError, match="best_model is None; allowed: a federation that measured its"):
+        result.save_model(tmp_path / "none.safetensors", best=True)
+
+
+def test_a_best_score_that_json_does_not_have_is_nan(result: FederationResult, tmp_path: Path) -> None:
+    replace(result, best=BestScore("loss", float("-inf"), 1, 1)).save(tmp_path / "results.json")
+    best = FederationResult.load(tmp_path).best
+    assert best is not None
+    assert np.isnan(best.score)
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"rounds": [{}]}', '{"rounds": []}'])

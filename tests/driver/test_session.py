@@ -30,6 +30,7 @@ from metisfl_async import (
     RoundStarted,
     ServerParams,
     TaskFailed,
+    TaskMoved,
     TerminationSignals,
     UpdateCounted,
     run_learner,
@@ -125,6 +126,9 @@ async def test_learners_may_run_in_processes_and_keep_their_state_there() -> Non
     async with nothing_left_behind():
         result = await session_of([Counts()], rounds=3, worker="process").run()
     assert [record.train_metrics["calls"] for record in result.rounds] == [1.0, 2.0, 3.0]
+    for record in result.rounds:
+        part = record.learners["learner-0"]
+        assert str(part.train_metadata["traceparent"]).endswith(f"-{part.train_task_id[:16]}-01")
 
 
 class Counts(Adds):
@@ -134,7 +138,7 @@ class Counts(Adds):
 
     def train(self, parameters: list[Array], config: Config) -> TrainResult:
         self.calls += 1
-        return parameters, {"calls": self.calls}
+        return parameters, {"calls": self.calls}, {"traceparent": self.traceparent}
 
 
 async def test_params_reach_the_learner() -> None:
@@ -170,7 +174,10 @@ async def test_events_come_in_order_and_end() -> None:
     running = asyncio.create_task(session.run())
     events = [event async for event in session.events()]
     await running
-    kinds = [type(event) for event in events]
+    moves = [(event.task, event.state) for event in events if isinstance(event, TaskMoved) and event.number]
+    for task, states in (("train", ["fetching", "working", "uploading"]), ("evaluate", ["fetching", "working"])):
+        assert {state for kind, state in moves if kind == task} == set(states)
+    kinds = [type(event) for event in events if not isinstance(event, TaskMoved)]
     assert kinds[:5] == [FederationStarted, LearnerJoined, LearnerJoined, FirstWeights, RoundStarted]
     for kind, count in (
         (RoundStarted, 2),

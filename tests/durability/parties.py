@@ -41,11 +41,12 @@ from metisfl_async import (
     TerminationSignals,
 )
 from metisfl_async.controller import farewell
-from metisfl_async.controller.aggregator import Aggregator, Upload
+from metisfl_async.controller.aggregator import Aggregator
 from metisfl_async.controller.dispatcher import Dispatcher
 from metisfl_async.controller.farewell import Farewells
 from metisfl_async.controller.job import Job
 from metisfl_async.controller.keeper import Keeper
+from metisfl_async.controller.upload import Upload
 from metisfl_async.core.federation.inputs import Accepted, Arrived, Published
 from metisfl_async.core.federation.tasks import TaskKind, Verdict
 from metisfl_async.core.ids import TaskId

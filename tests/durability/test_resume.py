@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from metisfl_async import (
     FedAvg,
     FedAvgM,
     FedBuff,
+    FederationStarted,
     ModelStoreConfig,
     NormBound,
     ServerParams,
@@ -49,6 +51,11 @@ async def test_a_killed_controller_goes_on_where_it_was(tmp_path: Path, free_por
         async with Controller(server, ControllerConfig(), store, resume=True) as second:
             result = await running
             assert second is not first
+    events = [event async for event in session.events() if isinstance(event, FederationStarted)]
+    assert len({event.run_id for event in events}) == 2
+    assert {event.started_at for event in events} == {result.started_at}
+    times = [result.started_at, *(record.started_at for record in result.rounds), time.time()]
+    assert times == sorted(times)
     assert result.final_model is not None
     assert result.final_model[0] == pytest.approx([6 * 5 / 3])
     assert [record.number for record in result.rounds] == [1, 2, 3, 4, 5, 6]

@@ -71,7 +71,9 @@ async function fetchModel (federationId, version) {
 
 async function trainDone (header, buffer) {
   const hash = (await createXXHash128()).init()
-  const call = client.TrainDone()
+  const metadata = new grpc.Metadata()
+  metadata.set('metisfl-token', joined.token) // that of the time
+  const call = client.TrainDone(metadata)
   const replies = call[Symbol.asyncIterator]()
   const next = async () => (await replies.next()).value ?? { state: 'none', reason: 'no answer' }
   const packed = encode({ kind: 'update', codec: 'raw', size_bytes: buffer.length, ...header })
@@ -127,7 +129,7 @@ function loss (buffer) {
 
 // --- the protocol ----------------------------------------------------------------------------------------------------
 
-const PROTOCOL = 2
+const PROTOCOL = 3
 const held = new Map() // tasks that are not settled, by id: the offer, and what came of it; updates until they count
 let joined = { token: '' }
 let federation = '' // which one all that is held belongs to
@@ -144,9 +146,9 @@ async function modelOf (federationId, version) {
 async function push (taskId) {
   const { offer, update } = held.get(taskId)
   const { buffer, ...facts } = update
-  for (let left = data.misbehave === 'twice' ? 2 : 1; left > 0;) { // the token is that of the time
-    const header = () => ({ ...facts, task_id: taskId, federation_id: offer.federation_id, token: joined.token })
-    const answer = await insist(() => trainDone(header(), buffer))
+  for (let left = data.misbehave === 'twice' ? 2 : 1; left > 0;) {
+    const header = { ...facts, task_id: taskId, federation_id: offer.federation_id }
+    const answer = await insist(() => trainDone(header, buffer))
     say('answer', answer)
     if (answer.state !== 'damaged') left--
     if (answer.state === 'folded') offer.isFolded = true // and kept until it counts, or "upload" asks for it again

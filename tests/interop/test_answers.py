@@ -23,10 +23,13 @@ class Stranger:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
+        self.token = ""
 
     async def call(self, method: str, *requests: bytes) -> list[bytes]:
         """Send all requests, close that half, and read to the end; what is raised has the status."""
-        call = self._channel.stream_stream(f"/metisfl_async.v1.Controller/{method}")(iter(requests))
+        call = self._channel.stream_stream(f"/metisfl_async.v1.Controller/{method}")(
+            iter(requests), metadata=[("metisfl-token", self.token)]
+        )
         return [reply async for reply in call]
 
     async def join(self, learner_id: str, token: str = "") -> pb.JoinReply:
@@ -108,12 +111,14 @@ HELLO = _said(hello=pb.Hello(token="unknown"))
         ("TrainDone", [_header(metadata={"text": "x" * 2**16})], INVALID, "TooLarge"),
         ("TrainDone", [_header(manifest=[["w", "float128", [2], 0]])], INVALID, "UnknownDtype"),
         ("TrainDone", [_header(manifest=[TENSOR, ["b", "float32", [], 8]], size_bytes=12)], INVALID, "Damaged"),
-        ("TrainDone", [_header(token="unknown", a_key_of_tomorrow=1)], NOT_NOW, "UnknownLearner"),
+        ("TrainDone", [_header(content=b"short")], INVALID, "Damaged"),
+        ("TrainDone", [_header(a_key_of_tomorrow=1)], NOT_NOW, "UnknownFederation"),
     ],
 )
 async def test_a_mistake_is_answered_with_a_code_and_a_name(
     stranger: Stranger, method: str, requests: Sequence[bytes], code: grpc.StatusCode, error: str
 ) -> None:
+    stranger.token = (await stranger.join("known")).token
     status, told = await stranger.refusal(method, *requests)
     assert (status, told["error"]) == (code, error), told
     assert set(told) == {"error", "facts"}
@@ -145,6 +150,14 @@ async def test_who_is_connected_is_joined_again_only_with_its_token(stranger: St
     assert await tasks.code() is grpc.StatusCode.OK
 
 
+async def test_an_update_is_not_looked_at_without_a_token_that_is_known(stranger: Stranger) -> None:
+    for token, shown in (("", "..."), ("unknown", "unknow...")):
+        stranger.token = token
+        for chunk in (_header(), b"\xff", _chunk({"kind": "x" * 2**20})):
+            refused = (NOT_NOW, {"error": "UnknownLearner", "facts": [shown]})
+            assert await stranger.refusal("TrainDone", chunk) == refused
+
+
 @pytest.mark.parametrize("say", ["evaluated", "failed"])
 async def test_outcomes_of_unknown_tasks_are_settled(stranger: Stranger, say: str) -> None:
     joined = await stranger.join("a")
@@ -161,15 +174,15 @@ async def test_outcomes_of_unknown_tasks_are_settled(stranger: Stranger, say: st
 
 
 async def test_an_update_for_an_unknown_task_is_refused_in_place_of_send(stranger: Stranger) -> None:
-    joined = await stranger.join("a")
-    header = {"token": joined.token, "task_id": "0" * 32}
+    stranger.token = (await stranger.join("a")).token
+    header = {"task_id": "0" * 32}
     for federation_id in ("", "f"):
         status, told = await stranger.refusal("TrainDone", _header(**header, federation_id=federation_id))
         assert (status, told) == (NOT_NOW, {"error": "UnknownFederation", "facts": [federation_id, ""]})
     await stranger.call("StartTraining", _start())
-    assert (await stranger.join("a", joined.token)).federation_id == "f"
     joined = await stranger.join("a")
-    header["token"] = joined.token
+    assert joined.federation_id == "f"
+    stranger.token = joined.token
     replies = await stranger.call("TrainDone", _header(**header, federation_id="f"))
     (reply,) = (pb.UpdateReply.FromString(data) for data in replies)
     assert (reply.state, reply.reason) == ("refused", "no such task; its round is over")

@@ -60,7 +60,7 @@ from metisfl_async.learner import listening as module
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.transport.convert import delivery
 from metisfl_async.transport.grpc_errors import ours
-from metisfl_async.transport.grpc_options import LEARNER_SERVICE
+from metisfl_async.transport.grpc_options import LEARNER_SERVICE, TOKEN
 
 REF = ModelRef(FederationId("f" * 32), 0)
 ROUND = TerminationSignals(federation_rounds=1)
@@ -398,8 +398,9 @@ async def test_strangers_are_not_obeyed() -> None:
                     await listener.dialled.deliver(token, 100, [message])
             with pytest.raises(UnknownLearner):
                 await listener.dialled.get_model(token, 2**20)
+            sent = token if token.isascii() else Token("another")  # gRPC's metadata are ASCII
             with pytest.raises(UnknownLearner):
-                await listener.dialled.set_initial_model(token, Model.from_arrays(weights(7, 2**20)))
+                await listener.dialled.set_initial_model(sent, Model.from_arrays(weights(7, 2**20)))
             with pytest.raises(UnknownLearner):
                 await listener.dialled.confirm_join(token)
         assert not listener.task.done()
@@ -450,7 +451,7 @@ async def test_each_method_takes_its_own_messages(method: str, message: Controll
 )
 async def test_garbage_is_answered(method: str) -> None:
     async with joined(Adds(1)) as listener, grpc.aio.insecure_channel(listener.params.address) as channel:
-        call = channel.stream_unary(f"/{LEARNER_SERVICE}/{method}")()
+        call = channel.stream_unary(f"/{LEARNER_SERVICE}/{method}")(metadata=[(TOKEN, listener.token)])
         await call.write(b"\xff\xff\xff")
         with pytest.raises(CodecError), ours("here"):
             await call
@@ -464,10 +465,10 @@ async def test_a_model_that_is_too_large_damaged_or_stalls_is_refused(monkeypatc
     async with joined(learner) as listener, grpc.aio.insecure_channel(listener.params.address) as channel:
         link = listener.learner._link
         assert link._joined is not None
-        frames = list(frames_of(Header("global", model.manifest, 0, token=listener.token), model))
+        frames = list(frames_of(Header("global", model.manifest, 0), model))
 
-        async def send(*chunks: Frame, ends: bool = True) -> None:
-            call = channel.stream_unary(f"/{LEARNER_SERVICE}/SetInitialModel")()
+        async def send(*chunks: Frame, ends: bool = True, token: str = listener.token) -> None:
+            call = channel.stream_unary(f"/{LEARNER_SERVICE}/SetInitialModel")(metadata=[(TOKEN, token)])
             with ours("here"):
                 for chunk in chunks:
                     await call.write(encode(chunk))
@@ -475,6 +476,8 @@ async def test_a_model_that_is_too_large_damaged_or_stalls_is_refused(monkeypatc
                     await call.done_writing()
                 await call
 
+        with pytest.raises(UnknownLearner):
+            await send(*frames, token="wrong")
         for wrong in ([], frames[1:], frames[:-1], [frames[0], frames[0]]):
             with pytest.raises(CodecError):
                 await send(*wrong)

@@ -11,7 +11,7 @@ import pytest
 from stores import FEDERATION, OWNERS, Directory, Place, keep, model_of, same, versions
 
 from metisfl_async import ConfigError, StoreError
-from metisfl_async.store.base import GLOBAL
+from metisfl_async.store.base import BEST, GLOBAL
 from metisfl_async.store.durable import BATCH
 
 lasting = pytest.mark.parametrize("place", ["Disk", "Redis"], indirect=True)
@@ -146,6 +146,34 @@ async def test_a_federation_goes_on_as_of_its_last_commit(place: Place) -> None:
         assert place.count() == 3
     async with place.open(1, None) as store:
         assert await store.unfinished() is None
+
+
+async def test_the_best_model_comes_with_a_commit_and_stays_whatever_the_length(place: Place) -> None:
+    async with place.open(2) as store:
+        with pytest.raises(ConfigError, match="allowed: a learner's id"):
+            await store.insert(BEST, model_of(1))
+        for version in range(5):
+            await store.commit("", model=model_of(version), best=model_of(version) if version in (0, 1) else None)
+        assert await versions(store) == [3, 4]
+        assert await versions(store, BEST) == [1]
+        assert place.count() in (None, 3)
+        await store.insert("best", model_of(7))
+        assert await versions(store, BEST) == [1]
+        assert await versions(store, "best") == [7]
+
+
+@lasting
+async def test_the_best_model_is_there_again_as_of_the_last_commit(place: Place) -> None:
+    async with place.open(1) as store:
+        await store.commit("", model=model_of(1), best=model_of(1))
+        await store.commit("", model=model_of(2))
+    for _ in range(2):
+        async with place.open(1) as store:
+            assert same(await store.latest(BEST), model_of(1))
+            assert place.count() == 2
+    async with place.open(1) as store:
+        await store.commit("", best=model_of(2))
+        assert await versions(store, BEST) == await versions(store) == [2]
 
 
 @lasting

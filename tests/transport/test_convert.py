@@ -12,6 +12,7 @@ from metisfl_async import ClientParams, TerminationSignals
 from metisfl_async.core import messages as m
 from metisfl_async.core.errors import Damaged, TooLarge, WrongProtocol
 from metisfl_async.core.federation.events import Event, LearnerJoined, Told
+from metisfl_async.core.federation.records import BestScore
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
 from metisfl_async.transport import convert, convert_driver
@@ -90,8 +91,17 @@ def test_parties_of_another_version_are_refused_and_both_versions_named() -> Non
         (convert.confirm_join, convert.from_confirm_join, "secret"),
         (convert.get_model, convert.from_get_model, Token("t")),
         (convert.join_reply, convert.from_join_reply, m.JoinReply(LearnerId("a"), Token("t"), 2, 10.0, 60.0, 2**40)),
+        (
+            convert.join_reply,
+            convert.from_join_reply,
+            m.JoinReply(LearnerId("a"), Token("t"), 2, 10.0, 60.0, 2**40, update_codec="int8", download_codec="bf16"),
+        ),
         (convert.leave, convert.from_leave, Token("t")),
-        (convert.fetch_model, convert.from_fetch_model, (Token("t"), REF)),
+        (
+            lambda request: convert.fetch_model(request[:2], request[2]),
+            convert.from_fetch_model,
+            (Token("t"), REF, "bf16"),
+        ),
         (convert.update_reply, convert.from_update_reply, m.UpdateReply(m.Outcome.COUNTED)),
         (convert.update_reply, convert.from_update_reply, m.UpdateReply(m.Outcome.REFUSED, "late")),
         (convert_driver.stop, convert_driver.from_stop, (REF.federation_id, "enough")),
@@ -99,6 +109,12 @@ def test_parties_of_another_version_are_refused_and_both_versions_named() -> Non
         (convert_driver.federation, convert_driver.from_federation, REF.federation_id),
         (convert_driver.watch, convert_driver.from_watch, (REF.federation_id, 7, "run")),
         (convert_driver.status, convert_driver.from_status, m.Status(REF.federation_id, True)),
+        (
+            convert_driver.status,
+            convert_driver.from_status,
+            m.Status(REF.federation_id, True, best=BestScore("accuracy", 0.5, 9, 7)),
+        ),
+        (convert_driver.get_model, convert_driver.from_get_model, (REF.federation_id, True)),
         (
             convert_driver.start_request,
             convert_driver.from_start_request,
@@ -222,6 +238,13 @@ def test_a_controller_cannot_make_a_learner_beat_without_pause(secs: float) -> N
             convert.from_join_reply(convert.join_reply(reply))
 
 
+@pytest.mark.parametrize("token", ["two\nlines", "caf\u00e9", "x" * 1025])
+def test_a_token_that_cannot_stand_in_metadata_is_refused(token: str) -> None:
+    reply = m.JoinReply(LearnerId("a"), Token(token), 1, 10.0, 60.0, 1)
+    with pytest.raises(Damaged, match=r"JoinReply: token .*; allowed: at most 1024 printable ASCII characters"):
+        convert.from_join_reply(convert.join_reply(reply))
+
+
 DEEP = "[" * 100_000 + "]" * 100_000
 
 
@@ -291,7 +314,7 @@ def test_a_request_that_is_too_large_is_refused_before_it_is_parsed(read: Callab
 def start_request(**changes: Any) -> bytes:
     signals = pb.TerminationSignals(federation_rounds=1)
     return pb.StartRequest(
-        signals=signals, num_learners=1, federation_id="f", protocol=2, **changes
+        signals=signals, num_learners=1, federation_id="f", protocol=m.PROTOCOL, **changes
     ).SerializeToString()
 
 

@@ -52,7 +52,7 @@ from metisfl_async.transport import convert, convert_driver, grpc_host, grpc_lin
 from metisfl_async.transport.convert import GO_AHEAD
 from metisfl_async.transport.grpc_errors import ours, theirs
 from metisfl_async.transport.grpc_link import GrpcLink
-from metisfl_async.transport.grpc_options import SERVICE
+from metisfl_async.transport.grpc_options import SERVICE, TOKEN
 
 ROUND = TerminationSignals(federation_rounds=1)
 OTHER = FederationId("g")
@@ -190,7 +190,8 @@ async def test_a_server_of_another_kind_is_named() -> None:
 )
 async def test_garbage_is_answered_and_hurts_nobody(method: str) -> None:
     async with Controller(ServerParams()) as controller, grpc.aio.insecure_channel(controller.address) as channel:
-        call = channel.stream_unary(f"/{SERVICE}/{method}")()
+        joined = await controller.connect().join(JoinRequest(LearnerId("a"), Token("")))
+        call = channel.stream_unary(f"/{SERVICE}/{method}")(metadata=[(TOKEN, joined.token)])
         await call.write(b"\xff\xff\xff")
         with pytest.raises(CodecError), ours("here"):
             await call
@@ -420,7 +421,7 @@ async def test_a_link_that_is_closed_ends_a_large_update_on_its_way() -> None:
             assert await holds_room.read() == GO_AHEAD
             header = b.frames(offer_b, update := weights(1, 2**19))[0]
             assert isinstance(header, Header)
-            waiting = asyncio.create_task(b.link.train_done(header, Model.from_arrays(update)))
+            waiting = asyncio.create_task(b.link.train_done(b.token, header, Model.from_arrays(update)))
             await until(lambda: controller.snapshot().uploads_waiting == 1)
             await b.link.close()
             await asyncio.wait([waiting])

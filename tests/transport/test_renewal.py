@@ -24,7 +24,7 @@ from metisfl_async import (
 from metisfl_async.codec.frame import Header
 from metisfl_async.core.errors import ConnectionLost
 from metisfl_async.core.federation.events import LearnerJoined, LearnerLeft
-from metisfl_async.core.ids import LearnerId, Token
+from metisfl_async.core.ids import FederationId, LearnerId, Token
 from metisfl_async.core.messages import Hello, JoinRequest
 from metisfl_async.core.model import Model
 from metisfl_async.driver import following
@@ -101,9 +101,38 @@ async def test_a_driver_whose_connection_is_forgotten_at_any_moment_begins_and_e
     assert (result.model_version, len(result.rounds)) == (1, 1)
 
 
+@pytest.mark.parametrize("is_attached", [False, True])
+async def test_a_stop_over_a_connection_that_is_forgotten_is_asked_for_again(
+    is_attached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "PATIENCE_S", 0.3)
+    real, learner, asked = GrpcLink.stop_training, AddsOnLoop(1), 0
+    learner.may_train.clear()
+    async with forgetful() as (controller, proxy, _):
+
+        async def forgetting(link: GrpcLink, federation_id: FederationId, reason: str) -> None:
+            nonlocal asked
+            asked += 1
+            if asked == 1:
+                proxy.forget()
+            await real(link, federation_id, reason)
+
+        monkeypatch.setattr(GrpcLink, "stop_training", forgetting)
+        taking_part = asyncio.create_task(run_learner(learner, controller.client_params))
+        driver = ClientParams("127.0.0.1", controller.client_params.port) if is_attached else proxy.params
+        session = DriverSession(driver, 1, TerminationSignals(federation_rounds=1), initial_weights=weights(0))
+        running = asyncio.create_task(session.run())
+        await learner.is_training.wait()
+        await (DriverSession.attach(proxy.params) if is_attached else session).stop("enough")
+        result = await running
+        learner.may_train.set()
+        await taking_part
+    assert (asked, result.reason) == (2, "enough")
+
+
 async def test_a_large_update_is_sent_again_that_was_forgotten_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpc_link, "STILL_S", 0.2)
-    config = ControllerConfig(heartbeat_secs=0.1, lease_secs=1.0, max_inflight_bytes=1)
+    config = ControllerConfig(heartbeat_secs=0.1, lease_secs=1.0, max_inflight_bytes=1, upload_idle_secs=1.0)
     learner = Adds(1)
     async with (
         asyncio.timeout(PATIENCE_S),
@@ -173,6 +202,16 @@ async def test_a_link_that_is_closed_is_not_renewed() -> None:
         assert proxy.connections == 1
 
 
+async def test_those_who_share_a_connection_do_not_drop_each_others_new_one() -> None:
+    async with forgetful() as (_, proxy, link):
+        await link.join(ANYONE)
+        forgotten = link.connection
+        for _ in range(3):
+            await link.renew(forgotten)
+            await link.status()
+        assert proxy.connections == 2
+
+
 async def test_a_learner_whose_connection_is_forgotten_connects_again_when_its_lease_is_over() -> None:
     config = ControllerConfig(heartbeat_secs=0.1, lease_secs=0.5)
     async with (
@@ -223,7 +262,7 @@ async def test_an_update_that_waits_for_a_connection_is_lost_with_it() -> None:
     model = Model.from_arrays(weights(0))
     async with asyncio.timeout(PATIENCE_S), await asyncio.start_server(says_nothing, "127.0.0.1", 0) as server:
         link = GrpcLink(ClientParams(port=server.sockets[0].getsockname()[1]))
-        uploading = asyncio.create_task(link.train_done(Header("update", model.manifest, 0), model))
+        uploading = asyncio.create_task(link.train_done(Token("t"), Header("update", model.manifest, 0), model))
         await accepted.wait()
         await link.renew()
         with pytest.raises(ConnectionLost):

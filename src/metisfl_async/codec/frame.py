@@ -21,6 +21,7 @@ from metisfl_async.codec.chunk import frame_head
 from metisfl_async.codec.manifest import manifest_from_wire, marked, packed_manifest
 from metisfl_async.codec.outline import outline, value_of
 from metisfl_async.codec.pace import CHUNK_BYTES, Pace
+from metisfl_async.core.codecs import RAW, UPDATE_CODECS, is_update_codec
 from metisfl_async.core.errors import ConfigError, Damaged, TooLarge, Truncated, brief
 from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metrics
 from metisfl_async.core.model import Bytes, Manifest, Model
@@ -39,6 +40,7 @@ __all__ = [
     "content_of",
     "decode",
     "decoding",
+    "digesting",
     "encode",
     "frames_of",
     "most_frames",
@@ -55,7 +57,7 @@ SMALL_FRAME_BYTES = 1024  #: ... and one for so many bytes
 _DATA_HEAD = struct.Struct(">BBQBI")  # array of 2, uint 64, bin 32: one size, whatever the offset
 _UINTS = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
 _FIELDS = [
-    *("kind", "task_id", "token", "model_version", "federation_id", "codec", "size_bytes"),
+    *("kind", "task_id", "model_version", "federation_id", "codec", "size_bytes", "content"),
     *("untrained", "metrics", "metadata"),
 ]
 _NIL = memoryview(b"\xc0")
@@ -70,10 +72,11 @@ class Header:
     manifest: Manifest
     model_version: int  #: of a global model; for an update: the one training started from
     task_id: str = ""
-    token: str = ""  #: which learner sends it
     metrics: Metrics = field(default_factory=dict)
     metadata: dict[str, Json] = field(default_factory=dict)
     federation_id: str = ""  #: with the version: which model
+    content: bytes = b""  #: what `digesting` makes of the model, if it is said
+    codec: str = RAW  #: how the model travels; if not as it is, frames bring the coded one
     packed: bytes = field(default=b"", compare=False, repr=False)  #: the frame it came in, for the digest
 
 
@@ -184,8 +187,17 @@ def check_size(header: Header, max_model_bytes: int) -> None:
 
 def content_of(header: Header) -> bytes:
     """Give what tells an update from another one of the same task: a hash of all that its header says about it."""
-    facts = msgpack.packb([header.model_version, header.metrics, header.metadata])
+    facts = msgpack.packb([header.codec, header.model_version, header.metrics, header.metadata, header.content])
     return xxhash.xxh3_128_digest(packed_manifest(header.manifest) + facts)
+
+
+def digesting(model: Model) -> Generator[None, None, bytes]:
+    """Hash the values of a model, XXH3-128, a chunk in each step: others get their turn between."""
+    digest, buffer = xxhash.xxh3_128(), model.buffer.data
+    for start in range(0, len(buffer), CHUNK_BYTES):
+        digest.update(buffer[start : start + CHUNK_BYTES])
+        yield
+    return digest.digest()
 
 
 def most_frames(manifest: Manifest) -> int:
@@ -194,14 +206,20 @@ def most_frames(manifest: Manifest) -> int:
 
 
 class Assembly:
-    """Puts the frames of one model together in a buffer that the caller provides."""
+    """Puts the frames of one model together in a buffer that the caller provides.
 
-    def __init__(self, header: Header, buffer: Bytes) -> None:
+    Where it travels coded, who receives it says what the `coded` model is like.
+    """
+
+    def __init__(self, header: Header, buffer: Bytes, coded: Manifest | None = None) -> None:
+        if coded is None and header.codec != RAW:
+            raise Damaged("header", f"codec {header.codec!r}; allowed here: {RAW!r}")
         self.header = header
         self.received_bytes = 0
         self.is_complete = False
-        self._buffer = buffer[: header.manifest.size_bytes]
-        self._frames_left = most_frames(header.manifest)
+        self._manifest = coded or header.manifest
+        self._buffer = buffer[: self._manifest.size_bytes]
+        self._frames_left = most_frames(self._manifest)
         self._digest = xxhash.xxh3_128(header.packed or _pack_header(header))
 
     def add(self, frame: Frame) -> bool:
@@ -224,7 +242,7 @@ class Assembly:
                     raise Damaged("data frame", f"offset {offset} after {self.received_bytes} bytes")
                 self._frames_left -= 1
                 if self._frames_left < 0:
-                    most = most_frames(self.header.manifest)
+                    most = most_frames(self._manifest)
                     raise TooLarge("stream", f"more than {most} data frames for {size} bytes")
                 if end > size:
                     raise Damaged("data frame", f"bytes {offset} to {end} of a model of {size}")
@@ -236,7 +254,7 @@ class Assembly:
                     raise self.truncated()
                 if digest != self._digest.digest():
                     raise Damaged("end frame", "the digest is not that of the header and the bytes received")
-                if self._buffer[self.header.manifest.padding].any():
+                if self._buffer[self._manifest.padding].any():
                     raise Damaged("data frame", "the padding between tensors is not zero")
                 self.is_complete = True
             case _:
@@ -249,8 +267,8 @@ class Assembly:
 
     @property
     def model(self) -> Model:
-        """The model, once complete; it shares the buffer."""
-        return Model(self.header.manifest, self._buffer, self.header.model_version)
+        """What has come, the model or the coded one, once complete; it shares the buffer."""
+        return Model(self._manifest, self._buffer, self.header.model_version)
 
 
 def _check_facts(metrics: Metrics, metadata: dict[str, Json]) -> None:
@@ -269,13 +287,14 @@ def _pack_header(header: Header) -> bytes:
     fields = {
         "kind": header.kind,
         "task_id": header.task_id,
-        "token": header.token,
         "model_version": header.model_version,
         "federation_id": header.federation_id,
-        "codec": "raw",
+        "codec": header.codec,
         "size_bytes": header.manifest.size_bytes,
     }
     facts: dict[str, object] = {"metrics": header.metrics, "metadata": header.metadata}
+    if header.content:
+        facts["content"] = header.content
     if header.manifest.untrained:
         facts["untrained"] = header.manifest.untrained
     head = bytes([0x80 + len(fields) + 1 + len(facts)])  # a map of so many
@@ -334,18 +353,21 @@ def _decode_header(packed: dict[str, memoryview], frame: memoryview) -> Generato
     manifest = yield from manifest_from_wire(packed.get("manifest", _NIL))
     manifest = marked(manifest, fields.get("untrained"))
     kind, codec, version = fields.get("kind"), fields.get("codec"), fields.get("model_version")
-    task_id, token, federation_id = (fields.get(name, "") for name in ("task_id", "token", "federation_id"))
+    task_id, federation_id = fields.get("task_id", ""), fields.get("federation_id", "")
+    content = fields.get("content", b"")
     size_bytes = fields.get("size_bytes")
     if kind not in ("global", "update"):
         raise Damaged("header", f"kind {brief(kind)}; allowed: 'global', 'update'")
-    if codec != "raw":
-        raise Damaged("header", f"codec {brief(codec)}; allowed: 'raw'")
+    if not is_update_codec(codec):
+        raise Damaged("header", f"codec {brief(codec)}; allowed: {UPDATE_CODECS}")
     if type(version) is not int or version < 0:
         raise Damaged("header", f"model_version {brief(version)}; allowed: an integer >= 0")
     if type(size_bytes) is not int or size_bytes != manifest.size_bytes:
         raise Damaged("header", f"size_bytes {brief(size_bytes)}, but the manifest takes {manifest.size_bytes}")
-    if not isinstance(task_id, str) or not isinstance(token, str) or not isinstance(federation_id, str):
-        raise Damaged("header", "task_id, token and federation_id must be strings")
+    if not isinstance(task_id, str) or not isinstance(federation_id, str):
+        raise Damaged("header", "task_id and federation_id must be strings")
+    if not isinstance(content, bytes) or len(content) not in (0, 16):
+        raise Damaged("header", f"content {brief(content)}; allowed: 16 bytes")
     try:
         metrics = checked_metrics(fields.get("metrics", {}), "metrics")
         metadata = checked_json(fields.get("metadata", {}), "metadata")
@@ -353,4 +375,5 @@ def _decode_header(packed: dict[str, memoryview], frame: memoryview) -> Generato
         raise Damaged("header", str(error)) from error
     if not isinstance(metadata, dict):
         raise Damaged("header", "metadata is not a map")
-    return Header(str(kind), manifest, version, task_id, token, metrics, metadata, federation_id, bytes(frame))
+    said = (metrics, metadata, federation_id, content, str(codec))
+    return Header(str(kind), manifest, version, task_id, *said, bytes(frame))

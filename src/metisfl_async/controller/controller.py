@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from metisfl_async.controller.crowd import Crowd
 from metisfl_async.controller.job import Job
 from metisfl_async.controller.jobs import Jobs
 from metisfl_async.controller.registry import Registry
@@ -24,6 +25,7 @@ from metisfl_async.core.strategies.durable import check_durable
 from metisfl_async.core.strategies.strategies import Strategies
 from metisfl_async.store.base import GLOBAL, ModelStore
 from metisfl_async.store.by_name import new_store
+from metisfl_async.store.event_log import EventLog, EventStream
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import LATE_S, end_all, first_of, to_the_end
 from metisfl_async.transport.grpc_link import GrpcLink
@@ -146,7 +148,7 @@ class Controller:
                 federation_id, config, store_config, registry=registry, store=store, threads=threads, clock=clock
             )
 
-        jobs = Jobs(registry, new_job, in_rounds=strategies.in_rounds, evaluate_every=config.evaluate_every)
+        jobs = Jobs(config, registry, new_job)
         service = Service(config, registry, jobs, threads, clock=clock, server_params=self.server_params)
         async with AsyncExitStack() as undo:
             undo.push_async_callback(lambda: to_the_end(store.close()))
@@ -226,6 +228,18 @@ class Controller:
         """Say how the controller stands at this moment: who is connected, what is awaited, and who waits."""
         return self._open.service.snapshot()
 
+    def events(self) -> EventStream:
+        """Follow the current federation: what happened in it so far, then each event, until it ends; none without one.
+
+        Unlike a driver, whoever follows it here does not keep it going.
+        """
+        job = self._open.jobs.current
+        if job is not None:
+            return job.events.follow()
+        nothing = EventLog()
+        nothing.close()
+        return nothing.follow()
+
     def longest_silences_ms(self) -> dict[str, float]:
         """Say for each present learner the longest time between two signs of life, in milliseconds."""
         return {member.id: member.longest_silence_s * 1e3 for member in self._open.registry}
@@ -240,6 +254,11 @@ class Controller:
         parts, self._parts = self._parts, None
         if parts is not None:
             await to_the_end(_abort(parts))
+
+    def crowd(self) -> Crowd:
+        """Make room for learners of this process that have no connections of their own."""
+        parts = self._open
+        return Crowd(parts.registry, parts.jobs, parts.service.farewells)
 
     async def close(self) -> None:
         """Stop listening and end everything; may be called twice."""

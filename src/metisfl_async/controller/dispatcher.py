@@ -24,6 +24,7 @@ from metisfl_async.core.federation.commands import (
     Fold,
     Forget,
     Greet,
+    KeepBest,
     Offer,
     Receive,
     Save,
@@ -68,11 +69,12 @@ class Dispatcher:
         *,
         clock: Callable[[], float],
         in_rounds: bool,
+        best_metric: str | None = None,
     ) -> None:
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()  #: fails with the first bug
         self._federation, self._registry, self._events, self._clock = federation, registry, events, clock
         self._over = over
-        self._in_rounds, self._failures = in_rounds, Repeats()
+        self._in_rounds, self._best_metric, self._failures = in_rounds, best_metric, Repeats()
         self._timers: dict[TimerName, asyncio.TimerHandle] = {}
         self._aggregator: Aggregator  # both are told by `connect`, since they post here
         self._updates: Updates
@@ -119,6 +121,8 @@ class Dispatcher:
                     self._stop_timer(name)
                 case Aggregate() | Save() | Forget() | Discard():
                     self._aggregator.submit(command)
+                case KeepBest():
+                    self._aggregator.keep_best()
                 case Announce(event):
                     self.announce(event)
                 case Finish():
@@ -167,15 +171,19 @@ class Dispatcher:
         level, unit = (logging.INFO, "round") if self._in_rounds else (logging.DEBUG, "model")
         match event:
             case LearnerJoined(learner, connected):
-                logger.info("%s joined; %d connected", learner, connected)
+                logger.log(_level_of(connected), "%s joined; %d connected", learner, connected)
             case LearnerLeft(learner, connected, reason):
-                logger.info("%s left (%s); %d connected", learner, reason, connected)
+                logger.log(_level_of(connected), "%s left (%s); %d connected", learner, reason, connected)
             case FirstWeights(source):
                 logger.info("training starts from weights: %s", source)
             case RoundStarted(number, version, cohort):
                 logger.log(level, "%s %d: %d learners train model version %d", unit, number, len(cohort), version)
             case RoundFinished(record):
                 logger.log(level, "%s %d: %s", unit, record.number, record.summary())
+                metric, measured = self._best_metric, record.scores()
+                if metric and measured and metric not in measured and self._failures.count(metric):
+                    names = ", ".join(measured)
+                    logger.warning("no model is the best by best_metric %r, which nobody measures: %s", metric, names)
             case TaskFailed(number, learner, task, kind, message) if kind != "cancelled":
                 alike = (number, task, kind, message) if self._in_rounds else (learner, task, kind)
                 level = logging.INFO if self._failures.count(alike) else logging.DEBUG
@@ -189,3 +197,8 @@ class Dispatcher:
                 logger.log(logging.ERROR if is_failure else logging.INFO, "finished: %s", reason)
             case _:
                 logger.debug("%s", event)
+
+
+def _level_of(connected: int) -> int:
+    """Log the first hundred; of thousands, the 128th, 256th, 512th, ..."""
+    return logging.INFO if connected <= 100 or connected & (connected - 1) == 0 else logging.DEBUG

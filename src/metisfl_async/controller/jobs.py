@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from metisfl_async.controller.job import Job
 from metisfl_async.controller.registry import Registry
+from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.errors import MetisError, UnexpectedMessage, UnknownFederation
 from metisfl_async.core.federation.inputs import Input, Joined
 from metisfl_async.core.ids import NO_FEDERATION, FederationId
@@ -20,14 +21,12 @@ __all__ = ["Jobs"]
 class Jobs:
     """The federation that runs, or the last one; the next one takes its place."""
 
-    def __init__(
-        self, registry: Registry, new_job: Callable[[FederationId], Job], *, in_rounds: bool, evaluate_every: int
-    ) -> None:
+    def __init__(self, config: ControllerConfig, registry: Registry, new_job: Callable[[FederationId], Job]) -> None:
         self.current: Job | None = None
-        self._registry, self._new_job = registry, new_job
-        self._in_rounds, self._evaluate_every = in_rounds, evaluate_every
+        self._config, self._registry, self._new_job = config, registry, new_job
         self._first: tuple[str, Model] | None = None  # first weights of a federation that is to be started
         self._changed = asyncio.Event()
+        self._starting = asyncio.Lock()
 
     @property
     def id(self) -> FederationId:
@@ -64,7 +63,11 @@ class Jobs:
         self._first = federation_id, model
 
     async def start(self, request: StartRequest) -> None:
-        """Start a federation; a request that comes again changes nothing."""
+        """Start a federation; return once it would survive us. A request that comes again changes nothing."""
+        async with self._starting:  # who asks again is not told that it is started while that is being written
+            await self._start(request)
+
+    async def _start(self, request: StartRequest) -> None:
         if self.current is not None:
             if self.current.id == request.federation_id:
                 return
@@ -73,9 +76,7 @@ class Jobs:
                     f"federation {self.id} runs here; one ends before the next one starts. To go on with it: "
                     "run(resume=True); to follow or stop it: DriverSession.attach"
                 )
-        request.signals.check(
-            in_rounds=self._in_rounds, evaluate_every=self._evaluate_every, evaluates=request.evaluates
-        )
+        self._config.check_signals(request.signals, evaluates=request.evaluates)
         model = None
         if request.has_model:
             if self._first is None or self._first[0] != request.federation_id:

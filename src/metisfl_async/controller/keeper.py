@@ -73,12 +73,13 @@ class Keeper:
         *,
         model: Model | None = None,
         arrays: Mapping[str, Array] = NO_ARRAYS,
+        best: Model | None = None,
         is_finished: bool = False,
     ) -> None:
-        """Save how the federation stands, with a global model if there is a new one, in one step."""
+        """Save how the federation stands, with a global model and a best one if they are new, in one step."""
         rounds = tuple(self._closed)
         commit = self.store.commit
-        await self.do(commit, standing, model=model, arrays=arrays, rounds=rounds, is_finished=is_finished)
+        await self.do(commit, standing, model=model, arrays=arrays, best=best, rounds=rounds, is_finished=is_finished)
         del self._closed[: len(rounds)]
 
     def hurry(self) -> None:

@@ -22,6 +22,7 @@ from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.turns import Turns
 from metisfl_async.controller.updates import GoAhead, header_of
 from metisfl_async.core.access import LOCAL, Caller, Identity, Role
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.config import ControllerConfig, ServerParams, named_learners
 from metisfl_async.core.errors import ConnectionLost, Superseded, UnexpectedMessage, UnknownFederation
 from metisfl_async.core.federation.events import Told
@@ -101,7 +102,7 @@ class Service:
     async def leave(self, caller: Caller, token: Token) -> None:
         self.conversations.forget(self._registry.heard(token, caller), "it left")
 
-    async def fetch_model(self, caller: Caller, token: Token, model: ModelRef) -> Download:
+    async def fetch_model(self, caller: Caller, token: Token, model: ModelRef, codec: str = RAW) -> Download:
         member = self._registry.heard(token, caller)
         job = self._jobs.of(model.federation_id)
         latest = job.published().model
@@ -112,14 +113,15 @@ class Service:
         def begin() -> Publication:
             publication = job.published()  # without rounds, it may be newer than the one that was asked for
             job.post(Served(member.id, publication.model.version))
-            return publication
+            return publication.in_codec(codec)
 
         def moved(size_bytes: int) -> None:
             nonlocal sent_bytes
             turn.moved()
             member.heard(self._clock())
-            job.post(Moved(member.id, sent=size_bytes))
-            sent_bytes += size_bytes
+            was_all, sent_bytes = sent_bytes >= latest.manifest.size_bytes, sent_bytes + size_bytes
+            is_all = sent_bytes >= latest.manifest.size_bytes and not was_all
+            job.post(Moved(member.id, sent=size_bytes, is_all=is_all))
             self.farewells.moved(member.id, sent_bytes)
 
         @asynccontextmanager
@@ -129,9 +131,11 @@ class Service:
 
         return Download(begin, moved, alone(), member.pace)
 
-    async def train_done(self, caller: Caller, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> UpdateReply:
-        header = await header_of(frames, "update", self._config.upload_idle_secs)
-        member = self._registry.heard(Token(header.token), caller)
+    async def train_done(
+        self, caller: Caller, token: Token, frames: AsyncIterator[Frame], go_ahead: GoAhead
+    ) -> UpdateReply:
+        member = self._registry.heard(token, caller)
+        header = await header_of(frames, "update", member.id, self._config.upload_idle_secs)
         return await self._jobs.of(header.federation_id).updates.receive(member, header, frames, go_ahead)
 
     def revoked(self, identity: Identity) -> None:
@@ -179,7 +183,9 @@ class Service:
         if job is None:
             return Status(NO_FEDERATION)
         federation = job.federation
-        return Status(job.id, federation.is_finished, federation.standing.signals, federation.standing.evaluates)
+        standing = federation.standing
+        signals = standing.signals if job.has_begun else None
+        return Status(job.id, federation.is_finished, signals, standing.evaluates, standing.best)
 
     async def set_initial_model(self, caller: Caller, frames: AsyncIterator[Frame]) -> None:
         await self._first_weights.receive(frames)
@@ -215,13 +221,14 @@ class Service:
             async for record in records:
                 yield record
 
-    async def get_model(self, caller: Caller, federation_id: FederationId) -> Download:
+    async def get_model(self, caller: Caller, federation_id: FederationId, best: bool = False) -> Download:
         self._driver_at = self._clock()
         job = self._jobs.of(federation_id)
-        job.published()  # there is one, or it is said now
+        begin = job.best if best else job.published
+        begin()  # there is one, or it is said now
         # A reader that stands still keeps a model that may be an old one: each party keeps one.
         alone = self._fetches.of(("GetModel", caller.identity or caller.peer), Superseded(str(caller)))
-        return Download(job.published, lambda _: None, alone)
+        return Download(begin, lambda _: None, alone)
 
     async def evaluated(self, caller: Caller, federation_id: FederationId, report: CentralEvaluation) -> None:
         self._jobs.of(federation_id).post(report)

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.config import ClientParams, TerminationSignals
+from metisfl_async.core.federation.records import BestScore
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import NO_FEDERATION, FederationId, LearnerId, ModelRef, TaskId, Token
 from metisfl_async.core.metrics import Json, Metrics
@@ -39,7 +41,7 @@ __all__ = [
 
 
 TRAINED_BEFORE = "trained_before"  #: in the metadata of first weights: whether their learner had trained before
-PROTOCOL = 2  #: the version of what is said here; parties of different versions refuse each other
+PROTOCOL = 3  #: the version of what is said here; parties of different versions refuse each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class JoinReply:
     lease_secs: float
     max_model_bytes: int
     federation_id: FederationId = NO_FEDERATION  #: which federation runs; empty: none
+    update_codec: str = RAW  #: how updates should travel; "raw" may always be sent
+    download_codec: str = RAW  #: how global models may be asked for; "raw" may always be
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +213,7 @@ class Status:
     is_finished: bool = False
     signals: TerminationSignals | None = None  #: when it ends
     evaluates: bool = False  #: whether its driver evaluates each global model
+    best: BestScore | None = None  #: of the model that is kept beside the latest
     protocol: int = PROTOCOL
 
 

@@ -24,12 +24,13 @@ from metisfl_async.core.errors import (
 from metisfl_async.core.federation.events import Event, EventsMissed, FederationFinished, FederationStarted
 from metisfl_async.core.ids import FederationId
 from metisfl_async.core.messages import StartRequest, Status
+from metisfl_async.driver.reached import Reached
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import first_of
 from metisfl_async.transport.retry import insisting
 
-__all__ = ["ENDING_S", "WHO", "Watch", "check_same", "collect", "end", "follow", "raise_failure"]
+__all__ = ["ENDING_S", "WHO", "Watch", "check_same", "collect", "end", "follow", "raise_failure", "status_of", "stop"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Watch:
         patience_s = PATIENCE_S + sent_bytes / SLOW_BYTES_PER_S
         self._link, self._patience_s = link, patience_s if lost_s is None else min(lost_s, patience_s)
         self._clock, self._heard_at = asyncio.get_running_loop().time, -math.inf
+        self._used = link.connection
 
     def heard(self) -> None:
         """Take note of a sign of life: on a slow link, an answer to anything else waits behind a model."""
@@ -67,18 +69,24 @@ class Watch:
 
     async def over(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do something over the connection. Where there is no answer, the next attempt has a new one."""
+        self._used = self._link.connection
         task = asyncio.create_task(call())
         try:
             await first_of(task, self.until_silent())
         except TransportError:
-            await self._link.renew()
+            await self._renew()
             raise
         return task.result()
 
     async def come_back(self) -> None:
         """Make the connection anew."""
-        await self._link.renew()
+        await self._renew()
         await self._status()
+
+    async def _renew(self) -> None:
+        """Drop the connection that was used, but not the one that another watch has made meanwhile."""
+        await self._link.renew(self._used)
+        self._used = self._link.connection
 
     async def _status(self) -> None:
         try:
@@ -130,6 +138,18 @@ async def follow(
             raise ConnectionLost(link.address, "the controller closed before the federation was over")
 
 
+async def status_of(link: ControllerLink, lost_s: float | None) -> Status:
+    """Ask what runs at a controller; what is only being started is waited for: a crash would undo it."""
+
+    async def settled() -> Status:
+        status = await link.status()
+        if status.federation_id and status.signals is None:
+            raise ConnectionLost(link.address, f"federation {status.federation_id} is being started there")
+        return status
+
+    return await insisting(WHO, link.address, lost_s, settled)
+
+
 def check_same(status: Status, request: StartRequest) -> None:
     """Refuse to go on with a federation otherwise than it was started.
 
@@ -158,6 +178,12 @@ def raise_failure(finished: FederationFinished) -> None:
         raise QuorumLost(finished.reason)
 
 
+async def stop(link: ControllerLink, federation_id: FederationId, reason: str, lost_s: float | None) -> None:
+    """Ask a controller to end the federation in order, over a new connection where the one that is there is none."""
+    watch = Watch(link, lost_s)
+    await insisting(WHO, link.address, lost_s, watch.over, lambda: link.stop_training(federation_id, reason))
+
+
 async def end(link: ControllerLink, federation_id: FederationId, *, keep_running: bool = False) -> None:
     """Tell a controller that the result is here; it may have ended meanwhile, or died once more."""
     watch = Watch(link, None)
@@ -175,13 +201,9 @@ async def end(link: ControllerLink, federation_id: FederationId, *, keep_running
 
 
 async def collect(
-    link: ControllerLink,
-    federation_id: FederationId,
-    reason: str,
-    first_weights: str,
-    lost_s: float | None,
+    link: ControllerLink, federation_id: FederationId, reached: Reached, lost_s: float | None
 ) -> FederationResult:
-    """Get the records of all rounds, and the latest model."""
+    """Get the records of all rounds, the latest model, and the best one if one was kept; events told the rest."""
     watch = Watch(link, lost_s)
 
     async def get() -> FederationResult:
@@ -194,8 +216,13 @@ async def collect(
         try:
             model = await link.get_model(federation_id, watch.heard)
         except UnexpectedMessage:  # nobody ever gave the first weights
-            return FederationResult(None, None, records, reason)
+            return FederationResult(None, None, records, reached.reason, started_at=reached.started_at)
+        best, parameters = (await link.status()).best, model.arrays()
+        best_model = None if best is None else parameters
+        if best is not None and best.model_version != model.version:
+            best_model = (await link.get_model(federation_id, watch.heard, best=True)).arrays()
         names, untrained = model.manifest.names, [model.manifest.names[place] for place in model.manifest.untrained]
-        return FederationResult(model.arrays(), model.version, records, reason, first_weights, names, untrained)
+        facts = model.version, records, reached.reason, reached.first_weights
+        return FederationResult(parameters, *facts, names, untrained, reached.started_at, best, best_model)
 
     return await insisting(WHO, link.address, lost_s, watch.over, get)

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.config import ClientParams, ServerParams, TerminationSignals, named_learners
-from metisfl_async.core.errors import (
-    ConfigError,
-    ConnectionLost,
-    MetisError,
-    UnexpectedMessage,
-)
+from metisfl_async.core.errors import ConfigError, ConnectionLost, MetisError, UnexpectedMessage
 from metisfl_async.core.federation.events import Event, FederationFinished, RoundFinished
 from metisfl_async.core.ids import FederationId, new_federation_id
 from metisfl_async.core.messages import StartRequest
@@ -26,24 +21,28 @@ from metisfl_async.driver.attached import AttachedSession
 from metisfl_async.driver.beginning import start
 from metisfl_async.driver.central import Central, Evaluate
 from metisfl_async.driver.first_model import first_model
-from metisfl_async.driver.following import ENDING_S, WHO, check_same, collect, end, follow, raise_failure
-from metisfl_async.driver.parties import checked_learners
+from metisfl_async.driver.following import ENDING_S, check_same, collect, end, follow, raise_failure, status_of
+from metisfl_async.driver.following import stop as ask_to_stop
+from metisfl_async.driver.parties import LearnersGiven, check_fit, checked_learners, link_to
 from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.driver.reached import Reached
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.stopping import NothingBegun, StopRequest
 from metisfl_async.driver.sync import run_here, run_in_thread
+from metisfl_async.driver.watching import Watchers, checked_watchers, watched
 from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.failing import FailureLog
-from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.stopping import STOP_TIMEOUT_S, Stopping
 from metisfl_async.learner.threads import DaemonThreads
 from metisfl_async.learner.worker import Worker, WorkerKind
-from metisfl_async.store.event_log import EventLog
+from metisfl_async.simulation.engine import Engine
+from metisfl_async.simulation.simulation import Simulation
+from metisfl_async.store.event_log import EventLog, EventStream
 from metisfl_async.transport.base import ControllerLink
-from metisfl_async.transport.concurrency import beside
-from metisfl_async.transport.grpc_link import GrpcLink
-from metisfl_async.transport.retry import insisting
+from metisfl_async.transport.concurrency import beside, first_of
+
+if TYPE_CHECKING:
+    from metisfl_async.web.page import Page
 
 __all__ = ["DriverSession"]
 
@@ -67,10 +66,11 @@ class DriverSession:
     controller : Controller, ClientParams or ServerParams
         A live controller, which the session opens unless it is open, and closes if it opened it; or the address of a
         remote one.
-    learners : sequence of Learner, ServerParams or ClientParams, mapping of str to Learner, or int
+    learners : sequence of Learner, ServerParams or ClientParams, mapping of str to Learner, Simulation, or int
         Live learners, which then run in this process under the names "learner-0", "learner-1", ..., or under those of
         the mapping; the addresses of remote ones that listen, which the controller then dials; or how many remote ones
-        to wait for. Live learners reach a live controller in memory if it has no `server_params`, else over its port.
+        to wait for; or simulated ones, of a live controller. Live learners reach it in memory if it has no
+        `server_params`, else over its port.
     termination_signals : TerminationSignals
         When it ends.
     initial_weights : sequence of ndarray, mapping, path, torch.nn.Module or keras.Model, optional
@@ -98,7 +98,7 @@ class DriverSession:
     def __init__(
         self,
         controller: Controller | ClientParams | ServerParams,
-        learners: Sequence[Learner | ServerParams | ClientParams] | Mapping[str, Learner] | int,
+        learners: LearnersGiven,
         termination_signals: TerminationSignals,
         *,
         initial_weights: Sequence[Array] | Mapping[str, Any] | str | Path | Any | None = None,
@@ -117,20 +117,15 @@ class DriverSession:
             raise ConfigError("termination_signals", termination_signals, "a TerminationSignals")
         if isinstance(controller, Controller):
             controller.controller_config.check_signals(termination_signals, evaluates=evaluate is not None)
-        if isinstance(controller, Controller) and controller.server_params is None:
-            if len(live) < num_learners:
-                allowed = "live Learner objects; to wait for others, give the controller server_params"
-                raise ConfigError("learners", learners, allowed)
-            least = controller.controller_config.min_learners
-            if least > num_learners:
-                allowed = f"at most the {num_learners} learners of this session: the controller has no port for others"
-                raise ConfigError("min_learners", least, allowed)
+        self._simulation = learners if isinstance(learners, Simulation) else None
+        num_here = num_learners if self._simulation else len(live)
+        check_fit(controller, learners, num_learners - num_here)
         for name, secs in (("join_timeout_secs", join_timeout_secs), ("lost_secs", lost_secs)):
             if secs is not None and not secs > 0:
                 raise ConfigError(name, secs, "a number > 0, or None")
         if evaluate is not None and not callable(evaluate):
             raise ConfigError("evaluate", evaluate, "a function (parameters, round_number) -> metrics, or None")
-        if keep_running and live:
+        if keep_running and num_here:
             raise ConfigError("keep_running", keep_running, "False with live learners: they end with their session")
         self._controller, self._learners = controller, live
         self._request = StartRequest(
@@ -180,7 +175,9 @@ class DriverSession:
             return self._reached.result()
         return self._result
 
-    def run(self, *, progress: bool = False, resume: bool = False) -> Coroutine[Any, Any, FederationResult]:
+    def run(
+        self, *, progress: bool = False, resume: bool = False, watch: Watchers[DriverSession] = ()
+    ) -> Coroutine[Any, Any, FederationResult]:
         """Run the federation until a termination signal is reached, or `stop` is called.
 
         Cancelling it stops the federation in order: `result` and live learners have what was reached, and everything
@@ -194,6 +191,9 @@ class DriverSession:
         resume : bool
             Go on with the federation that the controller holds, or was started again with; without one, start. A live
             controller that is not open is opened so that it resumes.
+        watch : sequence of callables
+            Run these beside it: trackers, or async functions that take this session. One that fails is logged, and
+            changes nothing. When the events have ended, they have `stop_timeout_secs` to end as well.
 
         Raises
         ------
@@ -208,18 +208,27 @@ class DriverSession:
         UnexpectedMessage
             If it is running already, or a live learner is still in a method that was given up.
         """
-        stop = StopRequest()
+        stop, watch = StopRequest(), checked_watchers(watch)
         if self._link is None:
             self._stop = stop  # it may be asked for from now on, although nothing runs before this is awaited
-        return self._run(stop, progress=progress, resume=resume)
+        return self._run(stop, watch, progress=progress, resume=resume)
 
-    async def _run(self, stop: StopRequest, *, progress: bool, resume: bool) -> FederationResult:
+    async def _run(
+        self, stop: StopRequest, watch: Watchers[DriverSession], *, progress: bool, resume: bool
+    ) -> FederationResult:
         if self._link is not None:
             raise UnexpectedMessage("the session is running already")
         self._stop = stop
         if self._log.is_closed:
             self._log = EventLog()
         self._forget_run()
+        try:
+            async with watched(self, watch, self._log, self._stopping.timeout_s):
+                return await self._run_parts(stop, progress=progress, resume=resume)
+        finally:
+            self._link = self._driving = self._stop = None
+
+    async def _run_parts(self, stop: StopRequest, *, progress: bool, resume: bool) -> FederationResult:
         try:
             async with AsyncExitStack() as stack:
                 await self._reach(stack, resume=resume)
@@ -240,11 +249,10 @@ class DriverSession:
             is_interrupted = isinstance(error, asyncio.CancelledError)
             self._reached.end("it was interrupted" if is_interrupted else f"{type(error).__name__}: {error}")
             raise
-        finally:
-            self._link = self._driving = self._stop = None
-            self._log.close()
 
-    def run_sync(self, *, progress: bool = False, resume: bool = False) -> FederationResult:
+    def run_sync(
+        self, *, progress: bool = False, resume: bool = False, watch: Watchers[DriverSession] = ()
+    ) -> FederationResult:
         """Do `run` and block, whether or not an event loop runs in this thread.
 
         ``asyncio.run(session.run())`` raises Python's own error in a notebook cell; this works there too: it uses a
@@ -253,14 +261,20 @@ class DriverSession:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return run_here(self.run(progress=progress, resume=resume))
+            return run_here(self.run(progress=progress, resume=resume, watch=watch))
         if isinstance(self._controller, Controller) and self._controller.is_open:
             raise ConfigError("controller", "open", "one that is not open: it belongs to the loop of this thread")
-        return run_in_thread(self.run(progress=progress, resume=resume))
+        return run_in_thread(self.run(progress=progress, resume=resume, watch=watch))
 
-    def events(self) -> AsyncIterator[Event]:
+    def events(self) -> EventStream:
         """Follow the current or coming run: all its events so far, then each as it happens, until it ends."""
         return self._log.follow()
+
+    def show(self) -> Page:
+        """Show the live page, as the value of a notebook's cell; `run` is awaited in another one. Needs uvicorn."""
+        from metisfl_async.web.page import Page
+
+        return Page(self).open()
 
     async def stop(self, reason: str = "stop was asked for") -> None:
         """End the running federation in order: `run` returns what was reached.
@@ -271,32 +285,32 @@ class DriverSession:
             raise UnexpectedMessage("the session is not running")
         self._stop.ask(reason)
         if self._has_begun and self._link is not None and self._driving is not None and not self._driving.done():
-            await self._link.stop_training(self._federation_id, reason)
+            asking = ask_to_stop(self._link, self._federation_id, reason, self._lost_secs)
+            await first_of(asking, asyncio.wait([self._driving]))
 
     # --- the parts -------------------------------------------------------------------------------------------------
 
     async def _reach(self, stack: AsyncExitStack, *, resume: bool) -> None:
         """Open a live controller that is not open, and make the link."""
-        self._owns_controller = isinstance(self._controller, Controller) and not self._controller.is_open
-        if isinstance(self._controller, Controller) and self._owns_controller and resume:
-            self._controller.resume = True
-        if isinstance(self._controller, Controller) and self._owns_controller:
-            await stack.enter_async_context(self._controller)
+        controller = self._controller
+        self._owns_controller = isinstance(controller, Controller) and not controller.is_open
+        if isinstance(controller, Controller) and self._owns_controller:
+            controller.resume = controller.resume or resume
+            await stack.enter_async_context(controller)
         self._link = self._new_link()
         stack.push_async_callback(self._link.close)
 
     def _serving(self) -> list[Coroutine[Any, Any, None]]:
-        """Watch over a live controller: a bug in it ends the session."""
-        return [self._controller.serve()] if isinstance(self._controller, Controller) else []
+        """Watch over a live controller, whose bug ends the session, and run simulated learners."""
+        controller, simulation = self._controller, self._simulation
+        if not isinstance(controller, Controller):
+            return []
+        if simulation is None:
+            return [controller.serve()]
+        return [controller.serve(), Engine(simulation, controller.crowd(), controller.controller_config).run()]
 
     def _new_link(self) -> ControllerLink:
-        match self._controller:
-            case Controller():
-                return self._controller.connect()
-            case ServerParams():
-                return GrpcLink(self._controller.client_params())
-            case ClientParams():
-                return GrpcLink(self._controller)
+        return link_to(self._controller)
 
     def _live_learners(self, stack: AsyncExitStack) -> list[LearnerClient]:
         worker = self._worker
@@ -319,9 +333,7 @@ class DriverSession:
             await stop.unless_asked(self._begin(link, resume=resume))
             self._has_begun = True
             if stop.is_asked:
-                await insisting(
-                    WHO, link.address, self._lost_secs, link.stop_training, self._federation_id, stop.reason
-                )
+                await ask_to_stop(link, self._federation_id, stop.reason, self._lost_secs)
             central = Central(self._evaluate, link, self._lost_secs)
             following = self._follow(link, lambda event: self._note(event, display, central))
             finished = await central.beside(following, self._federation_id)
@@ -342,11 +354,8 @@ class DriverSession:
 
     async def _collect(self, link: ControllerLink) -> MetisError | None:
         """Fetch the result; say why it cannot be had, if it cannot: then what the events told is the result."""
-        reached = self._reached
         try:
-            self._result = await collect(
-                link, self._federation_id, reached.reason, reached.first_weights, self._lost_secs
-            )
+            self._result = await collect(link, self._federation_id, self._reached, self._lost_secs)
         except MetisError as error:
             return error
         return None
@@ -354,10 +363,10 @@ class DriverSession:
     async def _begin(self, link: ControllerLink, *, resume: bool) -> None:
         """Start a federation, or find the one that goes on."""
         timeout_s = self._request.join_timeout_secs
-        if not self._learners and not resume:
+        if not self._learners and self._simulation is None and not resume:
             logger.info("waiting for %d learners to join %s", self._request.num_learners, link.address)
         if resume:
-            status = await insisting(WHO, link.address, timeout_s, link.status)
+            status = await status_of(link, timeout_s)
             if status.federation_id:
                 check_same(status, self._request)
                 logger.info("federation %s goes on at %s", status.federation_id, link.address)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from metisfl_async.codec.frame import Assembly, Frame, Header, check_size
 from metisfl_async.codec.pace import Pace
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost, Damaged, PeerTimeout, UnknownLearner
 from metisfl_async.core.ids import ModelRef, Token, new_token
@@ -135,14 +136,21 @@ class ListeningLink:
             self._conversation = None
 
     async def fetch_model(
-        self, token: Token, model: ModelRef, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
+        self,
+        token: Token,
+        model: ModelRef,
+        max_model_bytes: int,
+        again: Bytes | None,
+        heard: Callable[[], object],
+        *,
+        codec: str = RAW,
     ) -> Model:
         async with self._connected() as link:
-            return await link.fetch_model(token, model, max_model_bytes, again, heard)
+            return await link.fetch_model(token, model, max_model_bytes, again, heard, codec=codec)
 
-    async def train_done(self, header: Header, update: Model) -> UpdateReply:
+    async def train_done(self, token: Token, header: Header, update: Model) -> UpdateReply:
         async with self._connected() as link:
-            return await link.upload(header, update)
+            return await link.upload(token, header, update)
 
     async def leave(self, token: Token) -> None:
         async with self._connected() as link:
@@ -172,11 +180,12 @@ class ListeningLink:
         self._check(token)
         return await self._worker.get_weights()
 
-    async def set_initial_model(self, frames: AsyncIterator[Frame]) -> None:
+    async def set_initial_model(self, token: Token, frames: AsyncIterator[Frame]) -> None:
+        joined = self._check(token)
         header = await _next(frames)
         if not isinstance(header, Header):
             raise Damaged("stream", "the first frame is no header")
-        check_size(header, self._check(Token(header.token)).max_model_bytes)
+        check_size(header, joined.max_model_bytes)
         assembly = Assembly(header, allocate(header.manifest.size_bytes))
         while not assembly.is_complete:
             if (frame := await _next(frames)) is None:

@@ -65,6 +65,7 @@ class Worker:
         self.name = name or type(learner).__name__
         self._learner, self._stopping = learner, stopping or Stopping()
         self.seed: int | None = None  #: of the task that is being done
+        self.traceparent = ""  #: likewise
         self._turn = asyncio.Lock()
         self._method, self._began = "", 0.0  # what has the turn, since when
         self._caller: asyncio.Task[Any] | None = None  # who has it
@@ -105,7 +106,8 @@ class Worker:
             if iscoroutinefunction(self._learner.set_weights):
                 await self._finish(self._learner.set_weights(await self._run(calls.copied, model)))
             else:
-                await self._run(calls.set_weights, model)
+                again, self._spare = self._spare, None
+                self._spare = await self._run(calls.set_weights, model, again)
             self._learner.was_trained = True
 
     async def train(self, model: Model, config: Config) -> Trained:
@@ -123,10 +125,7 @@ class Worker:
             return trained
 
     def recycle(self, update: Model) -> None:
-        """Take back an update that nobody needs any more: the next training gets its copy there.
-
-        It is the user's from then on, and never comes back.
-        """
+        """Take back an update that nobody needs any more: the learner's next copy of a model is made there."""
         if isinstance(self._executor, THREADS):  # others have memory of their own
             self._spare = update.buffer
 
@@ -138,7 +137,8 @@ class Worker:
                 )
                 measured = checked_evaluation(metrics, config)
             else:
-                measured = await self._run(calls.evaluate, model, config)
+                again, self._spare = self._spare, None
+                measured, self._spare = await self._run(calls.evaluate, model, config, again)
             self._tell_left_out(measured.left_out)
             return measured.metrics
 
@@ -185,7 +185,7 @@ class Worker:
                 raise UnexpectedMessage("the learner has left")
             self._check_free()
             self._method, self._began, self._caller = method, _now(), asyncio.current_task()
-            self._learner.task_seed = self.seed
+            self._learner.task_seed, self._learner.traceparent = self.seed, self.traceparent
             yield
 
     async def _run(self, function: Callable[..., T], *args: object) -> T:
@@ -204,7 +204,8 @@ class Worker:
                 await to_the_end(_result(starter.submit(self._start_process)))
         assert self._process is not None
         try:
-            return _returned(await self._outcome(self._process[0].submit(_call_in_process, self.seed, function, *args)))
+            facts = self.seed, self.traceparent
+            return _returned(await self._outcome(self._process[0].submit(_call_in_process, facts, function, *args)))
         except BrokenExecutor:
             self._end_process()
             raise
@@ -298,11 +299,11 @@ class Worker:
             pool.shutdown()
 
 
-def users_part(trace: TracebackType | None) -> TracebackType | None:
-    """Cut a traceback to what lies below this module and `calls`: the user's code, as a rule."""
+def users_part(trace: TracebackType | None, caller: str = __name__) -> TracebackType | None:
+    """Cut a traceback to what lies below the module that calls a learner, and `calls`: the user's code, as a rule."""
     users = trace
     while trace is not None:
-        if trace.tb_frame.f_globals.get("__name__") in (__name__, calls.__name__) and trace.tb_next is not None:
+        if trace.tb_frame.f_globals.get("__name__") in (caller, calls.__name__) and trace.tb_next is not None:
             users = trace.tb_next
         trace = trace.tb_next
     return users
@@ -379,6 +380,6 @@ def _keep_learner(learner: Learner) -> None:
     _kept[:] = [learner]
 
 
-def _call_in_process(seed: int | None, function: Callable[..., T], *args: object) -> T | Raised:
-    _kept[0].task_seed = seed
+def _call_in_process(facts: tuple[int | None, str], function: Callable[..., T], *args: object) -> T | Raised:
+    _kept[0].task_seed, _kept[0].traceparent = facts
     return _call_away(function, _kept[0], *args)

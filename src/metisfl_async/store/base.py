@@ -9,9 +9,10 @@ from typing import Protocol
 
 from metisfl_async.core.model import Array, Model
 
-__all__ = ["GLOBAL", "NO_ARRAYS", "ModelStore", "Saved", "Stored"]
+__all__ = ["BEST", "GLOBAL", "NO_ARRAYS", "ModelStore", "Saved", "Stored"]
 
-GLOBAL = ""  #: the owner of the global models; every other owner is a learner's id
+GLOBAL = ""  #: the owner of the global models
+BEST = "\nbest"  #: the owner of the best of them; every other owner is a learner's id, which prints
 NO_ARRAYS: Mapping[str, Array] = MappingProxyType({})
 
 
@@ -81,6 +82,7 @@ class ModelStore(Protocol):
         *,
         model: Model | None = None,
         arrays: Mapping[str, Array] = NO_ARRAYS,
+        best: Model | None = None,
         rounds: Sequence[str] = (),
         is_finished: bool = False,
     ) -> None:
@@ -94,6 +96,8 @@ class ModelStore(Protocol):
             Becomes the latest global model; the caller may use its buffer again, as with `insert`.
         arrays : mapping of str to ndarray
             What the rule keeps beside the model: they replace those before. Without a model those before stay.
+        best : Model, optional
+            Becomes the one model of `BEST`.
         rounds : sequence of str
             Texts to be added to those that `rounds` gives.
         is_finished : bool

@@ -19,7 +19,7 @@ import numpy as np
 from metisfl_async.core.config import ModelStoreConfig
 from metisfl_async.core.errors import ConfigError, StoreError
 from metisfl_async.core.model import DTYPES, Array, Manifest
-from metisfl_async.store.base import GLOBAL, Stored
+from metisfl_async.store.base import BEST, GLOBAL, Stored
 from metisfl_async.store.durable import DurableStore, Found, Unreadable
 from metisfl_async.store.files import read, sync, write
 from metisfl_async.store.journal import Journal
@@ -201,9 +201,8 @@ class DiskStore(DurableStore):
 
     def _path(self, federation_id: str, entry: Entry) -> Path:
         """Name a file: readable, and different for every owner, also where case makes no difference."""
-        folder = "arrays" if entry.owner is None else "global"
-        if entry.owner is not None and entry.owner != GLOBAL:
-            folder = f"learner-{_readable(entry.owner)}"
+        ours = {None: "arrays", GLOBAL: "global", BEST: "best"}
+        folder = ours[entry.owner] if entry.owner in ours else f"learner-{_readable(entry.owner or '')}"
         return self._home(federation_id) / folder / f"{entry.name}.safetensors"
 
 

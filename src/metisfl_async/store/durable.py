@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from metisfl_async.core.errors import ConfigError, ModelLost, StoreError
 from metisfl_async.core.model import Array, Model
-from metisfl_async.store.base import GLOBAL, NO_ARRAYS, Saved, Stored
+from metisfl_async.store.base import BEST, GLOBAL, NO_ARRAYS, Saved, Stored
 from metisfl_async.store.kept import Change, Entry, Kept
 from metisfl_async.store.record import check_arrays
 from metisfl_async.transport.concurrency import to_the_end
@@ -92,6 +92,7 @@ class DurableStore(ABC):
         *,
         model: Model | None = None,
         arrays: Mapping[str, Array] = NO_ARRAYS,
+        best: Model | None = None,
         rounds: Sequence[str] = (),
         is_finished: bool = False,
     ) -> None:
@@ -101,17 +102,20 @@ class DurableStore(ABC):
             if not kept.is_sure:
                 kept.commits = await self._count_commits(kept.federation_id)
             try:
-                new_global = new_arrays = None
+                new_global = new_arrays = new_best = None
                 if model is not None:
                     new_global = await self._write(kept.federation_id, GLOBAL, Stored(model, 1.0), written)
                 if arrays:
                     new_arrays = await self._write(kept.federation_id, None, arrays, written)
+                if best is not None:
+                    new_best = await self._write(kept.federation_id, BEST, Stored(best, 1.0), written)
                 change = kept.change(
                     self._length,
                     standing,
                     version=None if model is None else model.version,
                     new_global=new_global,
                     new_arrays=new_arrays,
+                    new_best=new_best,
                     rounds=tuple(rounds),
                     is_finished=is_finished,
                 )
@@ -137,7 +141,7 @@ class DurableStore(ABC):
             start += len(texts)
 
     async def insert(self, owner: str, model: Model, weight: float = 1.0, task_id: str = "") -> None:
-        if owner == GLOBAL:
+        if owner in (GLOBAL, BEST):
             raise ConfigError("owner", owner, "a learner's id; global models come with a commit")
         async with self._order:
             kept, written = self._current(), list[Entry]()

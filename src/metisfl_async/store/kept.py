@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from metisfl_async.store.base import GLOBAL
+from metisfl_async.store.base import BEST, GLOBAL
 
 __all__ = ["Change", "Entry", "Kept"]
 
@@ -81,6 +81,7 @@ class Kept:
         version: int | None,
         new_global: str | None,
         new_arrays: str | None,
+        new_best: str | None,
         rounds: Sequence[str],
         is_finished: bool,
     ) -> Change:
@@ -92,6 +93,9 @@ class Kept:
             models[GLOBAL] = [*self.now.get(GLOBAL, ()), new_global]
         gone = [Entry(owner, name) for owner, names in models.items() for name in names[:-length]] if length else []
         models = {owner: names[-length:] for owner, names in models.items()}  # all of them, if it is 0
+        if new_best is not None:
+            gone += [Entry(BEST, name) for name in self.now.get(BEST, ())]
+            models[BEST] = [new_best]
         before = {owner: set(self.committed.get(owner, ()) if self.is_sure else ()) for owner in models}
         removed = [Entry(owner, name) for owner in models for name in before[owner] - {*models[owner]}]
         if self.arrays not in (None, new_arrays):

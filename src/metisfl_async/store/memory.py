@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from metisfl_async.core.config import ModelStoreConfig
 from metisfl_async.core.errors import ConfigError, StoreError
 from metisfl_async.core.model import Array, Model, allocate
-from metisfl_async.store.base import GLOBAL, NO_ARRAYS, Saved, Stored
+from metisfl_async.store.base import BEST, GLOBAL, NO_ARRAYS, Saved, Stored
 from metisfl_async.store.record import check_arrays
 from metisfl_async.store.worker import Worker
 
@@ -65,6 +65,7 @@ class InMemoryStore:
         *,
         model: Model | None = None,
         arrays: Mapping[str, Array] = NO_ARRAYS,
+        best: Model | None = None,
         rounds: Sequence[str] = (),
         is_finished: bool = False,
     ) -> None:
@@ -73,6 +74,8 @@ class InMemoryStore:
             self._check()
             if model is not None:
                 self._kept[GLOBAL].append(Stored(await self._own(model), 1.0))
+            if best is not None:
+                self._kept[BEST] = deque([Stored(await self._own(best), 1.0)])
             for text in rounds:
                 self._rounds.append(text)
                 self._rounds_bytes += sys.getsizeof(text)
@@ -88,7 +91,7 @@ class InMemoryStore:
             number = max(number + 1, self.rounds_dropped)
 
     async def insert(self, owner: str, model: Model, weight: float = 1.0, task_id: str = "") -> None:
-        if owner == GLOBAL:
+        if owner in (GLOBAL, BEST):
             raise ConfigError("owner", owner, "a learner's id; global models come with a commit")
         async with self._order:
             self._check()

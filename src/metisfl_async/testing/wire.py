@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeAlias, TypeVar
 
 from metisfl_async.codec.frame import Header
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.errors import ConnectionLost, MetisError, PeerTimeout
 from metisfl_async.core.federation.events import Event, FederationFinished
 from metisfl_async.core.federation.inputs import CentralEvaluation
@@ -53,7 +54,11 @@ class Wire:
     async def close(self) -> None:
         await end_all(self._under_way)
 
-    async def renew(self) -> None:
+    @property
+    def connection(self) -> object:
+        return self
+
+    async def renew(self, connection: object | None = None) -> None:
         """Do nothing: each call dials."""
 
     # --- a learner's calls -----------------------------------------------------------------------------------------
@@ -74,18 +79,25 @@ class Wire:
                 await end_all([task])
 
     async def fetch_model(
-        self, token: Token, model: ModelRef, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
+        self,
+        token: Token,
+        model: ModelRef,
+        max_model_bytes: int,
+        again: Bytes | None,
+        heard: Callable[[], object],
+        *,
+        codec: str = RAW,
     ) -> Model:
         async def fetch(link: ControllerLink) -> Model:
-            fetched = await link.fetch_model(token, model, max_model_bytes, again, heard)
+            fetched = await link.fetch_model(token, model, max_model_bytes, again, heard, codec=codec)
             await self._receive(fetched, heard)
             return fetched
 
         return await self._call("download", fetch)
 
-    async def train_done(self, header: Header, update: Model) -> UpdateReply:
+    async def train_done(self, token: Token, header: Header, update: Model) -> UpdateReply:
         return await self._call(
-            "upload", lambda link: link.train_done(header, update), self._passing(update.manifest.size_bytes)
+            "upload", lambda link: link.train_done(token, header, update), self._passing(update.manifest.size_bytes)
         )
 
     async def leave(self, token: Token) -> None:
@@ -122,9 +134,11 @@ class Wire:
 
         return self._stream(records)
 
-    async def get_model(self, federation_id: FederationId, heard: Callable[[], object] = lambda: None) -> Model:
+    async def get_model(
+        self, federation_id: FederationId, heard: Callable[[], object] = lambda: None, *, best: bool = False
+    ) -> Model:
         async def get(link: ControllerLink) -> Model:
-            model = await link.get_model(federation_id)
+            model = await link.get_model(federation_id, best=best)
             await self._receive(model, heard)
             return model
 

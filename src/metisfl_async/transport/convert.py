@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError, Message
 
 from metisfl_async.core import messages as m
 from metisfl_async.core.checks import heartbeats
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.errors import Damaged, TooLarge, WrongProtocol, brief
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
@@ -50,6 +51,7 @@ __all__ = [
 
 MAX_MESSAGE_BYTES = 128 * 1024  #: of a learner on its Tasks stream: an evaluation of some thousand metrics
 MAX_REQUEST_BYTES = 64 * 1024  #: of any other request
+MAX_TOKEN_CHARS = 1024  #: in the metadata of a call
 MAX_HELD = 1024  #: tasks of one learner; an honest one holds a few
 
 P = TypeVar("P", bound=Message)
@@ -104,7 +106,17 @@ def join_reply(reply: m.JoinReply) -> bytes:
         max_model_bytes=reply.max_model_bytes,
         federation_id=reply.federation_id,
         protocol=m.PROTOCOL,
+        update_codec=reply.update_codec,
+        download_codec=reply.download_codec,
     ).SerializeToString()
+
+
+def _printable(token: str) -> Token:
+    """Let a token pass that can stand in the metadata of a call."""
+    if len(token) > MAX_TOKEN_CHARS or not (token.isascii() and token.isprintable()):
+        allowed = f"at most {MAX_TOKEN_CHARS} printable ASCII characters"
+        raise Damaged("JoinReply", f"token {brief(token)}; allowed: {allowed}")
+    return Token(token)
 
 
 def _join_reply(p: pb.JoinReply) -> m.JoinReply:
@@ -113,12 +125,14 @@ def _join_reply(p: pb.JoinReply) -> m.JoinReply:
     heartbeats(p.heartbeat_secs, p.lease_secs)
     return m.JoinReply(
         LearnerId(p.learner_id),
-        Token(p.token),
+        _printable(p.token),
         p.incarnation,
         p.heartbeat_secs,
         p.lease_secs,
         p.max_model_bytes,
         FederationId(p.federation_id),
+        p.update_codec or RAW,
+        p.download_codec or RAW,
     )
 
 
@@ -333,14 +347,16 @@ from_get_model = reader(pb.GetModelRequest, lambda p: Token(p.token), MAX_REQUES
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
-def fetch_model(request: tuple[Token, ModelRef]) -> bytes:
+def fetch_model(request: tuple[Token, ModelRef], codec: str = RAW) -> bytes:
     token, (federation_id, version) = request
-    return pb.FetchModelRequest(token=token, model_version=version, federation_id=federation_id).SerializeToString()
+    return pb.FetchModelRequest(
+        token=token, model_version=version, federation_id=federation_id, codec=codec
+    ).SerializeToString()
 
 
 from_fetch_model = reader(
     pb.FetchModelRequest,
-    lambda p: (Token(p.token), ModelRef(FederationId(p.federation_id), int(p.model_version))),
+    lambda p: (Token(p.token), ModelRef(FederationId(p.federation_id), int(p.model_version)), p.codec or RAW),
     MAX_REQUEST_BYTES,
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from google.protobuf.message import Message
@@ -14,7 +15,7 @@ from metisfl_async.core.config import ClientParams, TerminationSignals, named_le
 from metisfl_async.core.errors import WrongProtocol
 from metisfl_async.core.federation.events import Told, event_from_dict
 from metisfl_async.core.federation.inputs import CentralEvaluation
-from metisfl_async.core.federation.records import RoundRecord
+from metisfl_async.core.federation.records import BestScore, RoundRecord
 from metisfl_async.core.ids import FederationId
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 from metisfl_async.transport.convert import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES, reader
@@ -29,12 +30,14 @@ __all__ = [
     "from_evaluation",
     "from_events",
     "from_federation",
+    "from_get_model",
     "from_record",
     "from_shut_down",
     "from_start_request",
     "from_status",
     "from_stop",
     "from_watch",
+    "get_model",
     "record",
     "shut_down",
     "start_request",
@@ -130,6 +133,7 @@ def status(of_controller: m.Status) -> bytes:
         protocol=of_controller.protocol,
         signals=None if of_controller.signals is None else _packed_signals(of_controller.signals),
         evaluates=of_controller.evaluates,
+        best=None if of_controller.best is None else pb.BestModel(**asdict(of_controller.best)),
     ).SerializeToString()
 
 
@@ -137,7 +141,10 @@ def _status(p: pb.Status) -> m.Status:
     if p.protocol != m.PROTOCOL:
         raise WrongProtocol("the controller", p.protocol, m.PROTOCOL)
     signals = TerminationSignals(**_given(p.signals)) if p.HasField("signals") else None
-    return m.Status(FederationId(p.federation_id), p.is_finished, signals, p.evaluates)
+    best = None
+    if p.HasField("best"):
+        best = BestScore(p.best.metric, p.best.score, p.best.model_version, p.best.round_number)
+    return m.Status(FederationId(p.federation_id), p.is_finished, signals, p.evaluates, best)
 
 
 from_status = reader(pb.Status, _status)
@@ -148,6 +155,15 @@ def federation(federation_id: FederationId) -> bytes:
 
 
 from_federation = reader(pb.FederationRequest, lambda p: FederationId(p.federation_id), MAX_REQUEST_BYTES)
+
+
+def get_model(asked: tuple[FederationId, bool]) -> bytes:
+    return pb.FederationRequest(federation_id=asked[0], best=asked[1]).SerializeToString()
+
+
+from_get_model = reader(
+    pb.FederationRequest, lambda p: (FederationId(p.federation_id), bool(p.best)), MAX_REQUEST_BYTES
+)
 
 
 def watch(asked: tuple[FederationId, int, str]) -> bytes:

@@ -26,6 +26,7 @@ from metisfl_async.core.errors import (
     TransportError,
     Truncated,
 )
+from metisfl_async.core.ids import Token
 from metisfl_async.transport._proto import metisfl_pb2
 from metisfl_async.transport.base import Download
 from metisfl_async.transport.concurrency import end_all, to_the_end
@@ -33,7 +34,7 @@ from metisfl_async.transport.grpc_access import Access
 from metisfl_async.transport.grpc_certificates import ServerCertificate
 from metisfl_async.transport.grpc_errors import theirs
 from metisfl_async.transport.grpc_guard import ServerGuard
-from metisfl_async.transport.grpc_options import SERVER_OPTIONS
+from metisfl_async.transport.grpc_options import GUARDED_OPTIONS, SERVER_OPTIONS, TOKEN
 from metisfl_async.transport.malloc import keep_freed_memory
 from metisfl_async.transport.reading import frames_in
 
@@ -46,6 +47,7 @@ __all__ = [
     "drain",
     "frames_from",
     "hearing_out",
+    "token_of",
     "unary",
     "unary_stream",
     "write_model",
@@ -210,7 +212,8 @@ class GrpcHost:
 
     async def _start(self) -> None:
         keep_freed_memory()
-        server = grpc.aio.server(options=SERVER_OPTIONS)
+        guarded = GUARDED_OPTIONS if self._params.asks_for_credentials else []
+        server = grpc.aio.server(options=[*SERVER_OPTIONS, *guarded])
         server.add_generic_rpc_handlers((self._handlers,))
         others = _Others(server, self._access)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, others)
@@ -297,6 +300,11 @@ async def frames_from(context: Context) -> AsyncGenerator[Frame]:
     while (chunk := await context.read()) is not grpc.aio.EOF:
         for frame in await frames_in(chunk):
             yield frame
+
+
+def token_of(context: Context) -> Token:
+    """Say which join a call with a model belongs to; it is known before anything of the model is read."""
+    return Token("".join(str(value) for key, value in context.invocation_metadata() or () if key == TOKEN))
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ from metisfl_async.transport.grpc_host import (
     Method,
     frames_from,
     hearing_out,
+    token_of,
     unary,
     write_model,
 )
@@ -72,7 +73,7 @@ class _Handlers:
 
     async def set_initial_model(self, _: AsyncIterator[bytes], context: Context, _caller: Caller) -> bytes:
         async with hearing_out(context), aclosing(frames_from(context)) as frames:
-            await self._service.set_initial_model(frames)
+            await self._service.set_initial_model(token_of(context), frames)
         return EMPTY
 
 
@@ -99,7 +100,7 @@ class DialledLearner:
 
     async def set_initial_model(self, token: Token, model: Model) -> None:
         async with self._connected() as caller:
-            await caller.send_model("SetInitialModel", Header("global", model.manifest, 0, token=token), model)
+            await caller.send_model("SetInitialModel", Header("global", model.manifest, 0), model, token)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[GrpcCaller]:

@@ -14,8 +14,9 @@ from typing import Generic, Self, TypeVar
 import grpc
 import grpc.aio
 
-from metisfl_async.codec.frame import UNASKED_BYTES, End, Header, bundles_of, encode
+from metisfl_async.codec.frame import UNASKED_BYTES, End, Header, bundles_of, digesting, encode
 from metisfl_async.codec.pace import Pace
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost
 from metisfl_async.core.federation.events import Event
@@ -39,6 +40,7 @@ from metisfl_async.transport.grpc_caller import Answers, GrpcCaller, until_begun
 from metisfl_async.transport.grpc_certificates import FreshParams
 from metisfl_async.transport.grpc_options import SERVICE
 from metisfl_async.transport.handshake import explaining
+from metisfl_async.transport.reading import in_turns
 
 __all__ = ["GrpcLink"]
 
@@ -109,9 +111,13 @@ class GrpcLink:
         self._renewed_at = 0.0  # what was forgotten may be forgotten of other connections, too
         self._has_joined = self._is_closed = False
 
-    async def renew(self) -> None:
+    @property
+    def connection(self) -> object:
+        return self._caller
+
+    async def renew(self, connection: object | None = None) -> None:
         """Drop the connection: calls under way on it end with `ConnectionLost`, and the next one dials anew."""
-        if self._is_closed:
+        if self._is_closed or (connection is not None and connection is not self._caller):
             return
         old, self._caller = self._caller, GrpcCaller(self._params.read(), SERVICE, self._caller.pace)
         self._renewed_at = time.monotonic()
@@ -141,22 +147,29 @@ class GrpcLink:
             call.cancel()
 
     async def fetch_model(
-        self, token: Token, model: ModelRef, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
+        self,
+        token: Token,
+        model: ModelRef,
+        max_model_bytes: int,
+        again: Bytes | None,
+        heard: Callable[[], object],
+        *,
+        codec: str = RAW,
     ) -> Model:
-        request = convert.fetch_model((token, model))
-        return await self._caller.read_model("FetchModel", request, max_model_bytes, again, heard)
+        request = convert.fetch_model((token, model), codec)
+        return await self._caller.read_model("FetchModel", request, max_model_bytes, again, heard, codec=codec)
 
-    async def train_done(self, header: Header, update: Model) -> UpdateReply:
+    async def train_done(self, token: Token, header: Header, update: Model) -> UpdateReply:
         """Send an update: a large one over a connection of its own, if one can be had soon."""
         if update.manifest.size_bytes < LARGE_BYTES:
-            return await self.upload(header, update)
+            return await self.upload(token, header, update)
         other = GrpcCaller(self._params.read(), SERVICE, self._caller.pace)
         self._others.add(other)
         try:
             is_there = await other.connects_within(CONNECT_S)
             if not is_there:
-                return await self.upload(header, update)
-            uploading = asyncio.ensure_future(self.upload(header, update, other))
+                return await self.upload(token, header, update)
+            uploading = asyncio.ensure_future(self.upload(token, header, update, other))
             await first_of(uploading, self._until_forgotten(other))
             return await uploading
         finally:
@@ -171,12 +184,13 @@ class GrpcLink:
             if self._renewed_at > began_at and time.monotonic() - max(self._renewed_at, other.moved_at) > STILL_S:
                 raise ConnectionLost(self.address, "the upload stands still since the connection was made anew")
 
-    async def upload(self, header: Header, update: Model, over: GrpcCaller | None = None) -> UpdateReply:
+    async def upload(self, token: Token, header: Header, update: Model, over: GrpcCaller | None = None) -> UpdateReply:
         """Send the header, wait for room, send the rest; or all at once, if it is small."""
         caller = over or self._caller
+        header = replace(header, content=await in_turns(digesting(update)))
         pace = caller.pace
         with caller.ours():
-            call = caller.channel.stream_stream(caller.path("TrainDone"))(metadata=caller.metadata)
+            call = caller.channel.stream_stream(caller.path("TrainDone"))(metadata=caller.metadata_with(token))
 
         async def send(chunk: bytes) -> None:
             with pace.sending(chunk):
@@ -239,8 +253,10 @@ class GrpcLink:
 
         return _News(begin, lambda data: [convert_driver.from_record(data)])
 
-    async def get_model(self, federation_id: FederationId, heard: Callable[[], object] = lambda: None) -> Model:
-        most, request = self._params.given.max_model_bytes, convert_driver.federation(federation_id)
+    async def get_model(
+        self, federation_id: FederationId, heard: Callable[[], object] = lambda: None, *, best: bool = False
+    ) -> Model:
+        most, request = self._params.given.max_model_bytes, convert_driver.get_model((federation_id, best))
         return await self._caller.read_model("GetModel", request, most, heard=heard)
 
     async def evaluated(self, federation_id: FederationId, report: CentralEvaluation) -> None:

@@ -6,10 +6,11 @@ import json
 
 from metisfl_async.codec.frame import MAX_FRAME_BYTES
 
-__all__ = ["CHANNEL_OPTIONS", "LEARNER_SERVICE", "SERVER_OPTIONS", "SERVICE"]
+__all__ = ["CHANNEL_OPTIONS", "GUARDED_OPTIONS", "LEARNER_SERVICE", "SERVER_OPTIONS", "SERVICE", "TOKEN"]
 
 SERVICE = "metisfl_async.v1.Controller"
 LEARNER_SERVICE = "metisfl_async.v1.Learner"
+TOKEN = "metisfl-token"  #: of a join, in the metadata of calls that carry a model and no message of ours
 
 # A frame is bounded, the number of frames is not. Only what a driver is told has every learner in one message.
 _FRAME_BYTES = MAX_FRAME_BYTES + 1024
@@ -39,6 +40,9 @@ _BOTH = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]
+
+# With the pause before a refusal, this bounds what one connection of a stranger costs.
+GUARDED_OPTIONS = [("grpc.max_concurrent_streams", 100)]
 
 CHANNEL_OPTIONS = [
     *_BOTH,

@@ -25,6 +25,7 @@ from metisfl_async.transport.grpc_host import (
     drain,
     frames_from,
     hearing_out,
+    token_of,
     unary,
     unary_stream,
     write_model,
@@ -122,12 +123,12 @@ class _Handlers:
         await write_model(await self._service.fetch_model(caller, *convert.from_fetch_model(request)), context)
 
     async def get_model(self, request: bytes, context: Context, caller: Caller) -> None:
-        await write_model(await self._service.get_model(caller, convert_driver.from_federation(request)), context)
+        await write_model(await self._service.get_model(caller, *convert_driver.from_get_model(request)), context)
 
     async def train_done(self, _: AsyncIterator[bytes], context: Context, caller: Caller) -> None:
         update = _UpdateCall(context)
         async with aclosing(update.frames()) as frames:
-            reply = await self._service.train_done(caller, frames, update.go_ahead)
+            reply = await self._service.train_done(caller, token_of(context), frames, update.go_ahead)
         await context.write(convert.update_reply(reply))
         if not update.has_ended:
             await drain(context)  # whoever is still sending hears the answer only if the call does not end under it

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from metisfl_async.core.checks import heartbeats, integer, number, one_of, positive
+from metisfl_async.core.codecs import DOWNLOAD_CODECS, RAW, UPDATE_CODECS, is_update_codec
 from metisfl_async.core.config.endpoints import ClientParams, ServerParams, named_learners
-from metisfl_async.core.config.signals import TerminationSignals
+from metisfl_async.core.config.signals import CENTRAL, TerminationSignals
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, checked_json, requested_names
 from metisfl_async.core.params import check_size
@@ -55,12 +56,16 @@ class ControllerConfig:
     eval_params: dict[str, Any] = field(default_factory=dict)  #: given to every `Learner.evaluate`
     params_hook: ParamsHook | None = None  #: changes them for a task: ``hook(kind, round_number, learner, params)``
     cutoff_score: Literal["mean", "median", "quorum"] = "mean"  #: which of the learners' scores ends it
+    best_metric: str | None = None  #: keep the model that scores best, too: "accuracy", or "central/..." of the session
+    best_mode: Literal["max", "min"] = "max"  #: whether high scores are good (accuracy), or low ones (loss)
     evaluate_every: int = 1  #: evaluate the global model of every k-th round on its cohort; 0 = never
     participation_ratio: float = 1.0  #: share of the connected learners at work, drawn with the session's seed
     min_learners: int = 1  #: how many must report for a round to count
     round_timeout_secs: float | None = None  #: for training, and again for evaluation; None = as long as learners live
     quorum_timeout_secs: float | None = 600.0  #: how long to wait for `min_learners` to be there again; None = for ever
     max_failed_rounds: int = 3  #: rounds in a row without `min_learners` updates, or without a model, before giving up
+    update_codec: str = RAW  #: how updates travel: "raw", or in fewer bytes: "bf16", "int8", "topk:0.01"
+    download_codec: str = RAW  #: how global models travel to learners: "raw", "bf16", "int8"; the final one: raw
     max_model_bytes: int = 4 * 2**30  #: a larger update is refused on its header
     max_inflight_bytes: int = 128 * 2**20  #: updates being received at one time; at least one always is
     max_downloads: int = 64  #: learners that fetch a model at one time; each may take 2 MiB of buffers
@@ -102,6 +107,12 @@ class ControllerConfig:
             raise ConfigError("rule_params", params, "a dict")
         object.__setattr__(self, "rule_params", params)
         integer("evaluate_every", self.evaluate_every, 0)
+        one_of("best_mode", self.best_mode, ("max", "min"))
+        if self.best_metric is not None and (not isinstance(self.best_metric, str) or not self.best_metric):
+            raise ConfigError("best_metric", self.best_metric, "the name of a metric, such as 'accuracy', or None")
+        if self.best_metric is not None and not self.evaluate_every and not self.best_metric.startswith(CENTRAL):
+            allowed = f"None, or '{CENTRAL}...', with evaluate_every=0: learners evaluate nothing"
+            raise ConfigError("best_metric", self.best_metric, allowed)
         positive("participation_ratio", self.participation_ratio, most=1)
         integer("min_learners", self.min_learners, 1)
         integer("max_failed_rounds", self.max_failed_rounds, 1)
@@ -118,6 +129,9 @@ class ControllerConfig:
         number("min_upload_bytes_per_sec", self.min_upload_bytes_per_sec, least=0)
         object.__setattr__(self, "learners", named_learners("learners", self.learners))
         positive("max_weight", self.max_weight, most=2**53)
+        if not is_update_codec(self.update_codec):
+            raise ConfigError("update_codec", self.update_codec, UPDATE_CODECS)
+        one_of("download_codec", self.download_codec, DOWNLOAD_CODECS)
         if not callable(self.scaling_factor):
             one_of("scaling_factor", self.scaling_factor, tuple(SCALING_FACTORS))
         self._check_strategies()
@@ -128,6 +142,12 @@ class ControllerConfig:
         if rule.in_rounds is not None and rule.in_rounds is not scheduler.in_rounds:
             allowed = "Synchronous or SemiSynchronous" if rule.in_rounds else "Asynchronous"
             raise ConfigError("scheduler", self.scheduler, f"{allowed}, which the rule {type(rule).__name__} needs")
+        if self.update_codec != RAW and not scheduler.in_rounds:
+            allowed = f"{RAW!r} without rounds: a change says nothing where the model that it changes may be gone"
+            raise ConfigError("update_codec", self.update_codec, allowed)
+        if self.update_codec != RAW and not rule.takes_rounded:
+            allowed = f"{RAW!r} with {type(rule).__name__}, which needs the numbers as they are"
+            raise ConfigError("update_codec", self.update_codec, allowed)
         if self.min_learners < rule.min_updates:
             allowed = f"at least {rule.min_updates}, which {type(rule).__name__} needs to keep what it promises"
             raise ConfigError("min_learners", self.min_learners, allowed)
@@ -137,15 +157,21 @@ class ControllerConfig:
                 "update alone; or the rule FedRec, FedAsync or FedBuff"
             )
             raise ConfigError("selector", self.selector, allowed)
+        if self.best_metric is not None and not scheduler.in_rounds:
+            allowed = "None with Asynchronous: a model is replaced before it is known how good it was"
+            raise ConfigError("best_metric", self.best_metric, allowed)
         if isinstance(self.selector, Selector) and self.participation_ratio != 1.0:
             raise ConfigError(
                 "participation_ratio", self.participation_ratio, "1.0: your selector decides who is asked"
             )
 
     def check_signals(self, signals: TerminationSignals, *, evaluates: bool = False) -> None:
-        """Refuse a signal that is never reached when it trains like this; `evaluates`: whether the session does."""
+        """Refuse what is never measured when it trains like this; `evaluates`: whether the session does."""
         in_rounds, every = self.new_scheduler().in_rounds, self.evaluate_every
         signals.check(in_rounds=in_rounds, evaluate_every=every, evaluates=evaluates)
+        if self.best_metric is not None and self.best_metric.startswith(CENTRAL) and not evaluates:
+            allowed = f"a metric of the learners; a session measures {CENTRAL}... if it is given `evaluate`"
+            raise ConfigError("best_metric", self.best_metric, allowed)
 
     def new_rule(self) -> AggregationRule:
         """Make the aggregation rule; an object of the user's is copied."""

@@ -25,6 +25,10 @@ MUST_STAY = (
     "eval_params",
     "params_hook",
     "participation_ratio",
+    "best_metric",
+    "best_mode",
+    "update_codec",
+    "download_codec",
 )
 
 
@@ -46,7 +50,7 @@ def check_same(before: Mapping[str, Json], now: Mapping[str, Json]) -> None:
     ConfigError
         It names the fields that differ, and which may.
     """
-    differing = [name for name in MUST_STAY if before.get(name) != now[name]]
+    differing = [name for name in MUST_STAY if before.get(name, now[name]) != now[name]]
     if differing:
         values = "; ".join(f"{name} was {before.get(name)!r}, and is {now[name]!r}" for name in differing)
         must_stay = ", ".join(MUST_STAY)

@@ -22,6 +22,7 @@ __all__ = [
     "Fold",
     "Forget",
     "Greet",
+    "KeepBest",
     "Offer",
     "Receive",
     "Save",
@@ -126,6 +127,11 @@ class Save:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepBest:
+    """Keep the latest global model as the best so far, in the place of the one before it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """Take a learner's share out of the aggregation, and forget its updates: it left."""
 
@@ -182,6 +188,7 @@ Command: TypeAlias = (
     | Answer
     | Aggregate
     | Save
+    | KeepBest
     | Forget
     | Discard
     | StartTimer

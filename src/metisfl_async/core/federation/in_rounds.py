@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from metisfl_async.core.federation.commands import StartTimer, StopTimer
+from metisfl_async.core.federation.commands import KeepBest, StartTimer, StopTimer
 from metisfl_async.core.federation.course import Phase
 from metisfl_async.core.federation.events import ModelEvaluated, RoundStarted, TaskFailed
 from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.federation.inputs import CENTRAL_S, CentralEvaluation, Unpublished, gave_up
+from metisfl_async.core.federation.records import BestScore, RoundRecord
 from metisfl_async.core.federation.round import Round
 from metisfl_async.core.federation.standing import OpenRound, of_task
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
-from metisfl_async.core.federation.termination import reason_to_stop
+from metisfl_async.core.federation.termination import is_better, reason_to_stop, score_of
 from metisfl_async.core.ids import LearnerId
+from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.texts import MAX_NAME, plain, plain_names
 
 __all__ = ["FederationInRounds"]
@@ -155,10 +157,22 @@ class FederationInRounds(Federation):
     def _end_round(self) -> None:
         record = self._close(self._round)
         evaluations = [part.evaluation_metrics for part in record.learners.values()]
+        self._look_for_best(record, evaluations)
         if reason := reason_to_stop(self._signals, self.standing, record, self.config, evaluations):
             self._finish(reason)
         else:
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
+
+    def _look_for_best(self, record: RoundRecord, evaluations: list[Metrics]) -> None:
+        """Keep the model that has just been measured, if it is better than all before."""
+        metric, mode, best = self.config.best_metric, self.config.best_mode, self.standing.best
+        if metric is None or (scored := score_of(metric, mode, record, self.config, evaluations)) is None:
+            return
+        _, score = scored
+        if is_better(score, None if best is None else best.score, mode):
+            assert self.model_version is not None
+            self.standing.best = BestScore(metric, score, self.model_version, record.number)
+            self._do(KeepBest())
 
     def _on_finish(self) -> None:
         self._awaits_central = False

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from metisfl_async.core.config import TerminationSignals
-from metisfl_async.core.federation.records import RoundRecord
+from metisfl_async.core.federation.records import BestScore, RoundRecord
 from metisfl_async.core.federation.tasks import Task, TaskKind
 from metisfl_async.core.ids import NO_FEDERATION, FederationId, LearnerId, TaskId
 from metisfl_async.core.metrics import Json, Metrics
@@ -51,6 +51,7 @@ class Standing:
     federation_id: FederationId = NO_FEDERATION
     config: dict[str, Json] = field(default_factory=dict)  #: what of the configuration must stay the same
     signals: TerminationSignals | None = None  #: None until it is started
+    started_at: float = 0.0  #: when that was, in seconds since the epoch
     evaluates: bool = False  #: whether the driver evaluates each global model
     first_weights: str = ""  #: where they came from
     num_learners: int = 1  #: for how many it waits before it begins
@@ -59,6 +60,7 @@ class Standing:
     failed_models: int = 0  #: in a row, that could not be published
     best_score: float | None = None  #: of the metric that `signals` names
     best_at: int = 0  #: how many models were published when it was reached
+    best: BestScore | None = None  #: of the model that is kept beside the latest
     elapsed_s: float | None = None  #: seconds since enough learners were there for the first time
     present: list[LearnerId] = field(default_factory=list)  #: have joined, and are not given up
     reported: set[LearnerId] = field(default_factory=set)  #: those present that have reported at least once
@@ -80,6 +82,7 @@ class Standing:
         rounds = [{"record": of.record.to_dict(), "tasks": [asdict(task) for task in of.tasks]} for of in self.rounds]
         facts = {name: getattr(self, name) for name in self.__slots__ if name != "rounds"} | {
             "signals": asdict(self.signals) if self.signals else None,
+            "best": asdict(self.best) if self.best else None,
             "reported": sorted(self.reported),
             "timings": {learner: asdict(timing) for learner, timing in self.timings.items()},
         }
@@ -89,11 +92,12 @@ class Standing:
     def from_json(cls, text: str) -> Standing:
         """Take what `to_json` wrote."""
         facts: dict[str, Any] = json.loads(text)
-        signals = facts["signals"]
+        signals, best = facts["signals"], facts.get("best")
         return cls(
             **facts
             | {
                 "signals": TerminationSignals(**signals) if signals else None,
+                "best": BestScore(**best) if best else None,
                 "reported": set(facts["reported"]),
                 "timings": {learner: Timing(**timing) for learner, timing in facts["timings"].items()},
                 "evaluations": {

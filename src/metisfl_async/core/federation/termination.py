@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
+from typing import Literal, TypeAlias
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.metrics import Metrics
 
-__all__ = ["cutoff_s", "reason_to_stop"]
+__all__ = ["cutoff_s", "is_better", "reason_to_stop", "score_of"]
+
+Mode: TypeAlias = Literal["max", "min"]
 
 
 def reason_to_stop(
@@ -33,13 +36,12 @@ def reason_to_stop(
             return f"{name}={limit} reached"
     if signals.evaluation_metric is None:
         return None
-    if (scored := _score(signals, latest, config, evaluations)) is not None:
+    if (scored := score_of(signals.evaluation_metric, signals.mode, latest, config, evaluations)) is not None:
         what, score = scored
         cutoff, sign = signals.evaluation_metric_cutoff_score, 1.0 if signals.mode == "max" else -1.0
         if cutoff is not None and sign * (score - cutoff) >= 0:
             return f"{what}={score:.6g} reached evaluation_metric_cutoff_score={cutoff:g}"
-        best = standing.best_score
-        if not math.isnan(score) and (best is None or sign * (score - best) > signals.min_delta):
+        if is_better(score, standing.best_score, signals.mode, signals.min_delta):
             standing.best_score, standing.best_at = score, standing.num_published
     patience, waited = signals.patience_rounds, standing.num_published - standing.best_at
     if patience is not None and standing.best_score is not None and waited >= patience:
@@ -48,19 +50,24 @@ def reason_to_stop(
     return None
 
 
-def _score(
-    signals: TerminationSignals, latest: RoundRecord, config: ControllerConfig, evaluations: Iterable[Metrics]
+def is_better(score: float, than: float | None, mode: Mode, min_delta: float = 0.0) -> bool:
+    """Say whether a score is better by more than `min_delta`; NaN never is."""
+    sign = 1.0 if mode == "max" else -1.0
+    return not math.isnan(score) and (than is None or sign * (score - than) > min_delta)
+
+
+def score_of(
+    metric: str, mode: Mode, latest: RoundRecord, config: ControllerConfig, evaluations: Iterable[Metrics]
 ) -> tuple[str, float] | None:
     """Give the score that counts, and what it is; one learner may lie, so `cutoff_score` says which."""
-    metric = signals.evaluation_metric
     measured = latest.scores()
-    if metric is None or metric not in measured:
+    if metric not in measured:
         return None
     if config.cutoff_score == "mean" or metric not in latest.evaluation_metrics:
         return metric, measured[metric]
     # Whatever is no number is no score; the best come first.
     scores = [metrics[metric] for metrics in evaluations if not math.isnan(metrics.get(metric, math.nan))]
-    scores.sort(reverse=signals.mode == "max")
+    scores.sort(reverse=mode == "max")
     quorum = config.min_learners
     if not scores or (config.cutoff_score == "quorum" and len(scores) < quorum):
         return None

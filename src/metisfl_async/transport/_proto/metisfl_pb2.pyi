@@ -37,7 +37,7 @@ class JoinRequest(_message.Message):
     def __init__(self, learner_id: _Optional[str] = ..., token: _Optional[str] = ..., address: _Optional[str] = ..., secret: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("learner_id", "token", "incarnation", "heartbeat_secs", "lease_secs", "max_model_bytes", "federation_id", "protocol")
+    __slots__ = ("learner_id", "token", "incarnation", "heartbeat_secs", "lease_secs", "max_model_bytes", "federation_id", "protocol", "update_codec", "download_codec")
     LEARNER_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,8 @@ class JoinReply(_message.Message):
     MAX_MODEL_BYTES_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_CODEC_FIELD_NUMBER: _ClassVar[int]
+    DOWNLOAD_CODEC_FIELD_NUMBER: _ClassVar[int]
     learner_id: str
     token: str
     incarnation: int
@@ -54,7 +56,9 @@ class JoinReply(_message.Message):
     max_model_bytes: int
     federation_id: str
     protocol: int
-    def __init__(self, learner_id: _Optional[str] = ..., token: _Optional[str] = ..., incarnation: _Optional[int] = ..., heartbeat_secs: _Optional[float] = ..., lease_secs: _Optional[float] = ..., max_model_bytes: _Optional[int] = ..., federation_id: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
+    update_codec: str
+    download_codec: str
+    def __init__(self, learner_id: _Optional[str] = ..., token: _Optional[str] = ..., incarnation: _Optional[int] = ..., heartbeat_secs: _Optional[float] = ..., lease_secs: _Optional[float] = ..., max_model_bytes: _Optional[int] = ..., federation_id: _Optional[str] = ..., protocol: _Optional[int] = ..., update_codec: _Optional[str] = ..., download_codec: _Optional[str] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("token",)
@@ -242,14 +246,16 @@ class Farewell(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., model_version: _Optional[int] = ..., federation_id: _Optional[str] = ..., then: _Optional[str] = ...) -> None: ...
 
 class FetchModelRequest(_message.Message):
-    __slots__ = ("token", "model_version", "federation_id")
+    __slots__ = ("token", "model_version", "federation_id", "codec")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
     token: str
     model_version: int
     federation_id: str
-    def __init__(self, token: _Optional[str] = ..., model_version: _Optional[int] = ..., federation_id: _Optional[str] = ...) -> None: ...
+    codec: str
+    def __init__(self, token: _Optional[str] = ..., model_version: _Optional[int] = ..., federation_id: _Optional[str] = ..., codec: _Optional[str] = ...) -> None: ...
 
 class UpdateReply(_message.Message):
     __slots__ = ("state", "reason")
@@ -260,18 +266,32 @@ class UpdateReply(_message.Message):
     def __init__(self, state: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("federation_id", "is_finished", "protocol", "signals", "evaluates")
+    __slots__ = ("federation_id", "is_finished", "protocol", "signals", "evaluates", "best")
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
     IS_FINISHED_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SIGNALS_FIELD_NUMBER: _ClassVar[int]
     EVALUATES_FIELD_NUMBER: _ClassVar[int]
+    BEST_FIELD_NUMBER: _ClassVar[int]
     federation_id: str
     is_finished: bool
     protocol: int
     signals: TerminationSignals
     evaluates: bool
-    def __init__(self, federation_id: _Optional[str] = ..., is_finished: bool = ..., protocol: _Optional[int] = ..., signals: _Optional[_Union[TerminationSignals, _Mapping]] = ..., evaluates: bool = ...) -> None: ...
+    best: BestModel
+    def __init__(self, federation_id: _Optional[str] = ..., is_finished: bool = ..., protocol: _Optional[int] = ..., signals: _Optional[_Union[TerminationSignals, _Mapping]] = ..., evaluates: bool = ..., best: _Optional[_Union[BestModel, _Mapping]] = ...) -> None: ...
+
+class BestModel(_message.Message):
+    __slots__ = ("metric", "score", "model_version", "round_number")
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ROUND_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    metric: str
+    score: float
+    model_version: int
+    round_number: int
+    def __init__(self, metric: _Optional[str] = ..., score: _Optional[float] = ..., model_version: _Optional[int] = ..., round_number: _Optional[int] = ...) -> None: ...
 
 class StartRequest(_message.Message):
     __slots__ = ("signals", "num_learners", "seed", "join_timeout_secs", "federation_id", "learners", "root_certificates", "has_model", "evaluates", "protocol")
@@ -308,10 +328,12 @@ class NamedLearner(_message.Message):
     def __init__(self, hostname: _Optional[str] = ..., port: _Optional[int] = ..., root_certificate: _Optional[int] = ...) -> None: ...
 
 class FederationRequest(_message.Message):
-    __slots__ = ("federation_id",)
+    __slots__ = ("federation_id", "best")
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    BEST_FIELD_NUMBER: _ClassVar[int]
     federation_id: str
-    def __init__(self, federation_id: _Optional[str] = ...) -> None: ...
+    best: bool
+    def __init__(self, federation_id: _Optional[str] = ..., best: bool = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("federation_id", "seen", "run")
