@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from pages import ROOT, blocks
 
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+
 FEDERATION = """
 import asyncio, numpy, metisfl_async as fl
 

@@ -9,14 +9,9 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from metisfl_async import (
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    JaxLearner,
-    TerminationSignals,
-    dirichlet_partition,
-)
+from metisfl_async import Controller, ControllerConfig, DriverSession, TerminationSignals
+from metisfl_async.adapters import JaxLearner
+from metisfl_async.data import dirichlet_partition
 
 Params = dict[str, dict[str, jax.Array]]
 Batch = tuple[jax.Array, jax.Array]

@@ -35,13 +35,12 @@ from metisfl_async import (
     DriverSession,
     Event,
     FederationResult,
-    FederationStarted,
     Learner,
     MetisError,
     ModelStoreConfig,
     TerminationSignals,
-    event_to_dict,
 )
+from metisfl_async.events import FederationStarted, event_to_dict
 from metisfl_async.web import Dashboard
 
 Weights = list[NDArray[Any]]

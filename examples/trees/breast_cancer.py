@@ -6,14 +6,9 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 
-from metisfl_async import (
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    TerminationSignals,
-    XGBoostLearner,
-    dirichlet_partition,
-)
+from metisfl_async import Controller, ControllerConfig, DriverSession, TerminationSignals
+from metisfl_async.adapters import XGBoostLearner
+from metisfl_async.data import dirichlet_partition
 
 ROUNDS, HOSPITALS = 15, 3
 PARAMS = {"objective": "binary:logistic", "max_depth": 3, "eta": 0.3, "eval_metric": ["logloss", "error"]}

@@ -20,6 +20,8 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "environment"
 PATIENCE_S = 60.0  #: a hang fails after this
 SITES = ["site-1", "site-2", "site-3"]
@@ -364,3 +366,24 @@ def test_without_its_extra_the_command_says_what_is_missing(tmp_path: Path) -> N
         )
         assert done.returncode == 2
         assert done.stderr == f"error: {package} is not installed: pip install click cryptography ruamel.yaml\n"
+
+
+def test_check_learner_says_what_failed(start: Start) -> None:
+    process = start("check-learner", "127.0.0.1:0", "--case-timeout-secs", "0.2")
+    output = output_of(process)
+    assert process.returncode == 1
+    assert re.match(r"waiting for a learner that dials 127\.0\.0\.1:\d+\nFAILED  takes part: it must join, ", output)
+    assert output.endswith("0 of 9 cases passed\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("nowhere",), "HOST:PORT is 'nowhere'; allowed: a host and a port"),
+        (("127.0.0.1:1", "--train-params", "[1]"), "--train-params is '[1]'; allowed: a JSON object"),
+    ],
+)
+def test_check_learner_names_wrong_arguments(start: Start, arguments: tuple[str, ...], error: str) -> None:
+    process = start("check-learner", *arguments)
+    assert error in output_of(process)
+    assert process.returncode == 2

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metisfl_async.codec.chunk import split
-from metisfl_async.codec.coded import Layout
+from metisfl_async.codec.coded import Layout, effort
 from metisfl_async.codec.coding import TopK, coding_of
 from metisfl_async.codec.frame import Assembly, Header, decode, encode, frames_of
+from metisfl_async.codec.publication import Publication
 from metisfl_async.core.errors import Damaged
 from metisfl_async.core.model import Array, Manifest, Model, allocate
 
@@ -185,3 +186,26 @@ def test_a_coded_model_travels_as_a_model(name: str) -> None:
     assert [assembly.add(frame) for frame in frames] == [False, True]
     assert assembly.model.manifest is form.coded
     assert assembly.model.buffer.tobytes() == coded.buffer.tobytes()
+
+
+def test_many_small_tensors_are_more_work_than_one_large_one() -> None:
+    one, many = (Model.from_arrays([np.zeros(size, np.float32)] * count) for size, count in ((1600, 1), (16, 100)))
+    assert effort(one.manifest) < effort(many.manifest)
+
+
+def test_a_publication_may_be_had_in_fewer_bytes() -> None:
+    whole = model(0)
+    form = layout("bf16", whole.manifest)
+    smaller = Publication(form.encoded(whole), Header("global", whole.manifest, 7, codec="bf16"))
+    publication = Publication(whole, smaller=smaller)
+    assert publication.in_codec("raw") is publication
+    assert publication.in_codec("int8") is publication
+    assert publication.in_codec("bf16") is smaller
+    chunks = [chunk for chunk, _ in smaller.chunks()]
+    header = decode(split(chunks[0])[0])
+    assert isinstance(header, Header)
+    assert (header.codec, header.model_version, header.manifest.untrained) == ("bf16", 7, whole.manifest.untrained)
+    assert smaller._chunks
+    publication.forget_chunks()
+    assert not smaller._chunks
+    assert [chunk for chunk, _ in smaller.chunks()] == chunks

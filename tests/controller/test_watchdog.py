@@ -121,6 +121,7 @@ async def test_the_same_place_is_named_the_1st_2nd_and_4th_time(
     assert len(lines(caplog)) in range(3, 7)  # that it is over is a line of its own, unless it was over too soon
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals there")
 async def test_in_a_process_that_was_stopped_nobody_is_blamed() -> None:
     pipe = asyncio.subprocess.PIPE

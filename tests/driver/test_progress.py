@@ -23,9 +23,7 @@ from metisfl_async.core.federation.events import (
 )
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.model import Array
-from metisfl_async.driver import progress
 from metisfl_async.driver.progress import ProgressDisplay
-from metisfl_async.driver.screens import output_of_cell
 from metisfl_async.learner.learner import Config, TrainResult
 
 
@@ -140,6 +138,7 @@ async def test_rounds_that_end_before_all_have_reported_are_rounds() -> None:
     assert "models" not in _text(console)
 
 
+@pytest.mark.slow
 async def test_a_thousand_models_of_ten_learners_are_drawn_now_and_then() -> None:
     signals = TerminationSignals(global_updates=1000)
     events = await _events_without_rounds(signals, [Adds(number) for number in range(1, 11)], 1000)
@@ -265,24 +264,3 @@ async def test_a_learner_that_fails_with_every_model_is_told_of_now_and_then(
     assert "train of learner-2 failed: OSError: disk full" in shown[0]
     assert "train of learner-2 failed, 2 times: OSError: disk full" in shown[1]
     assert "cancelled" not in _text(console)
-
-
-async def test_in_a_cell_it_is_one_output_that_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[tuple[str, str]] = []
-    monkeypatch.setattr(progress, "output_of_cell", lambda: lambda html, text: shown.append((html, text)))
-    with ProgressDisplay(TerminationSignals(federation_rounds=30), 1) as display:
-        for number in range(1, 31):
-            display.show(RoundStarted(number, number - 1, ["a"]))
-            display.show(TaskFailed(number, "<b>", "train", "OSError", "disk full"))
-            display.show(RoundFinished(RoundRecord(number, number - 1, True)))
-    html, text = shown[-1]
-    assert html.startswith("<pre>(40 earlier lines)\n")
-    assert html.endswith("</pre>")
-    assert '<span style="color: #c00">round 30: train of &lt;b&gt; failed: OSError: disk full</span>\nround' in html
-    assert "30/30" in html
-    assert "round 30: train of <b> failed: OSError: disk full\n" in text
-    assert len(shown) <= 3  # of ninety events: it is drawn ten times a second at most
-
-
-async def test_no_cell_is_found_elsewhere() -> None:
-    assert output_of_cell() is None

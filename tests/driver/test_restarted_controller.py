@@ -39,6 +39,7 @@ ROUND = TerminationSignals(federation_rounds=1)
 QUICKLY_S = 20.0  #: a hang fails after this, where a hang is what is looked for
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("comes_back", "error"), [(True, UnknownFederation), (False, ConnectionLost)], ids=["started again", "gone"]
 )

@@ -213,6 +213,7 @@ def test_partitions_are_plotted_as_bars_of_classes(tmp_path: Path) -> None:
     assert (tmp_path / "parts.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_matplotlib_is_imported_only_when_something_is_plotted() -> None:
     code = "import sys, metisfl_async; assert not [name for name in sys.modules if name.startswith('matplotlib')]"
     subprocess.run([sys.executable, "-c", code], check=True)

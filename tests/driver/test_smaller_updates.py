@@ -2,66 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from coded_values import said
-from federations import session_of
+from coded_values import as_bf16, said
+from federations import PATIENCE_S, Adds, nothing_left_behind, session_of
+from wandering import ROUNDS, SIZE, Wanders, expected
 
-from metisfl_async import ControllerConfig, Learner
-from metisfl_async.core.metrics import Json, Metrics
+from metisfl_async import Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals
 from metisfl_async.core.model import Array
 from metisfl_async.learner.learner import Config, TrainResult
 
-SIZE, ROUNDS = 5000, 3
 CODECS = ("raw", "bf16", "int8", "topk:0.05")
-
-
-def step(learner: int, round_number: Json) -> Array:
-    drawn = np.random.default_rng([learner, int(str(round_number))]).normal(size=SIZE)
-    return (drawn * 0.1).astype(np.float32)
-
-
-class Wanders(Learner):
-    """Takes a random step in each round; its second tensor counts them."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(num_training_examples=number)
-        self.number = number
-        self.fetched: list[Array] = []
-
-    def get_weights(self) -> list[Array]:
-        return [np.linspace(-3, 3, SIZE, dtype=np.float32), np.array(0, np.int64)]
-
-    def set_weights(self, parameters: list[Array]) -> None:
-        self.fetched.append(parameters[0].copy())
-
-    def train(self, parameters: list[Array], config: Config) -> TrainResult:
-        self.fetched.append(parameters[0].copy())
-        parameters[0] += step(self.number, config["round_number"])
-        parameters[1] += 1
-        return parameters, {}
-
-    def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
-        return {}
-
-
-def expected(codec: str) -> Array:
-    model = Wanders(1).get_weights()[0]
-    rests = {number: np.zeros(SIZE, np.float32) for number in (1, 3)}
-    for round_number in range(1, ROUNDS + 1):
-        total = np.zeros(SIZE, np.float64)
-        for number, rest in rests.items():
-            change = model + step(number, round_number) - model
-            if codec not in ("raw", "bf16"):
-                change = change + rest
-            heard = said(codec, change)
-            rest[:] = change - heard
-            total += number * (model + heard).astype(np.float64)
-        model = (total / 4).astype(np.float32)
-    return model
 
 
 @pytest.mark.parametrize("over_grpc", [False, True], ids=["in memory", "over gRPC"])
@@ -74,6 +29,49 @@ async def test_a_federation_trains_as_numpy_says(codec: str, over_grpc: bool) ->
     assert result.final_model[1] == ROUNDS
     received = result.rounds[-1].bytes_received / (2 * 4 * SIZE)
     assert received == pytest.approx({"raw": 1, "bf16": 0.5, "int8": 0.25, "topk:0.05": 0.1}[codec], abs=0.01)
+
+
+@pytest.mark.parametrize(("codec", "down"), [*((codec, "bf16") for codec in CODECS), ("int8", "int8")])
+async def test_learners_train_from_a_rounded_model_and_change_the_exact_one(codec: str, down: str) -> None:
+    config = ControllerConfig(update_codec=codec, download_codec=down, evaluate_every=0)
+    learners = [Wanders(1), Wanders(3)]
+    result = await session_of(learners, ROUNDS, over_grpc=True, config=config).run()
+    assert result.final_model is not None
+    np.testing.assert_array_max_ulp(result.final_model[0], expected(codec, down), maxulp=2)
+    sent = result.rounds[-1].bytes_sent / (2 * 4 * SIZE)
+    assert sent == pytest.approx({"bf16": 0.5, "int8": 0.25}[down], abs=0.01)
+    for learner in learners:
+        *rounded, final = learner.fetched
+        assert all(np.allclose(array, said(down, array), rtol=1e-6) for array in rounded)
+        np.testing.assert_array_equal(final, result.final_model[0])  # the result is the same for all, to the bit
+
+
+async def test_a_learner_that_does_not_know_the_download_codec_asks_for_models_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("metisfl_async.learner.client.DOWNLOAD_CODECS", ("raw",))
+    config = ControllerConfig(download_codec="bf16", evaluate_every=0)
+    result = await session_of([Wanders(1), Wanders(3)], ROUNDS, over_grpc=True, config=config).run()
+    assert result.final_model is not None
+    np.testing.assert_array_max_ulp(result.final_model[0], expected("raw"), maxulp=2)
+
+
+@pytest.mark.parametrize("scheduler", ["Asynchronous"])
+async def test_without_rounds_models_go_down_in_fewer_bytes_too(scheduler: str) -> None:
+    config = ControllerConfig(scheduler=scheduler, download_codec="bf16")
+    controller = Controller(ServerParams(), config)
+    learner = Wanders(1)
+    await DriverSession(controller, [learner], TerminationSignals(global_updates=4)).run()
+    assert all((array == as_bf16(array)).all() for array in learner.fetched[:-1])
+
+
+async def test_coding_leaves_no_thread_behind() -> None:
+    config = ControllerConfig(update_codec="int8", download_codec="bf16")
+    learners = [Adds(1, 100_000), Adds(3, 100_000)]  # large enough to be coded in threads
+    async with asyncio.timeout(PATIENCE_S), nothing_left_behind():
+        result = await session_of(learners, 2, over_grpc=True, config=config).run()
+        assert result.final_model is not None
+        np.testing.assert_allclose(result.final_model[0], 5.0, rtol=1e-5)
 
 
 @pytest.mark.parametrize("rule", ["TrimmedMean", "FedAdam"])

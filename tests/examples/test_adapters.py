@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples" / "adapters").glob("with_*.py"))
 by_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

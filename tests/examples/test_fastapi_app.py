@@ -81,6 +81,7 @@ async def test_a_federation_goes_on_after_the_app_was_killed_and_after_it_was_st
         assert (await client.post("/federation", params={"rounds": 1_000_000})).status_code == 202
         first = await events_until(client, "RoundFinished")
         assert (await client.post("/federation")).status_code == 409
+        assert "<title>" in (await client.get("/page/")).text
         again = await events_until(client, "RoundFinished", first[-1][0])
         assert again[0][1]["serial"] == first[-1][1]["serial"] + 1  # EventSource goes on where it was
     for how_it_ends in (signal.SIGTERM, signal.SIGKILL):

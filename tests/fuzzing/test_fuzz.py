@@ -11,6 +11,8 @@ from targets import TARGETS
 
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 
+pytestmark = pytest.mark.slow
+
 COUNT = 10_000  #: inputs of each target: some seconds in all
 #: What stands inside other messages, or is read elsewhere: Chunk has targets of its own, Empty says nothing.
 INSIDE = {

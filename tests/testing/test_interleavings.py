@@ -44,6 +44,7 @@ async def disturbed(config: ControllerConfig, directory: Path, seed: int) -> lis
     return [*problems, fed.report()] if problems else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [IN_ROUNDS, WITHOUT], ids=["in rounds", "without"])
 def test_no_order_of_tasks_loses_doubles_or_hangs_anything(
     config: ControllerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -75,6 +76,7 @@ run(main(), 9)
 """
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_a_run_in_another_process() -> None:
     def log(hash_seed: str) -> str:
         environment = os.environ | {"PYTHONHASHSEED": hash_seed}

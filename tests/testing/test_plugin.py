@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SETTINGS = """
 [pytest]
 asyncio_mode = auto
@@ -42,6 +44,7 @@ def said(directory: Path, *options: str) -> str:
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False).stdout
 
 
+@pytest.mark.slow
 def test_a_test_that_fails_says_once_what_happened_and_with_which_seed(tmp_path: Path) -> None:
     outside, inside = said(tmp_path).split("test_inside ___")
     assert "2 failed, 1 passed" in inside
@@ -50,5 +53,6 @@ def test_a_test_that_fails_says_once_what_happened_and_with_which_seed(tmp_path:
     assert inside.count("the federation's log, with seed=1990:") == 1
 
 
+@pytest.mark.slow
 def test_a_seed_may_be_given_to_all(tmp_path: Path) -> None:
     assert said(tmp_path, "--federation-seed", "7").count("the federation's log, with seed=7:") == 2

@@ -18,7 +18,9 @@ from metisfl_async.core.model import Array, Bytes, Manifest, Model, allocate
 from metisfl_async.core.strategies.aggregation.arithmetic import blocks
 from metisfl_async.core.strategies.aggregation.spreading import spread
 
-__all__ = ["Layout"]
+__all__ = ["Layout", "effort"]
+
+TENSOR_BYTES = 4096  #: a tensor takes as long as so many bytes, however small it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,11 @@ class Layout:
             flat = None if before is None else before.reshape(-1)
             spread(partial(_decode, self.coding, parts, flat, out.reshape(-1)), spec.count)
         return model
+
+
+def effort(manifest: Manifest) -> int:
+    """Say how much work it is to code such a model or to make one whole, in bytes of other arithmetic."""
+    return manifest.size_bytes + TENSOR_BYTES * len(manifest.tensors)
 
 
 def _decode(coding: Coding, parts: Sequence[Array], base: Array | None, out: Array, part: slice) -> None:

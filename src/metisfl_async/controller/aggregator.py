@@ -11,9 +11,9 @@ from functools import partial
 from time import perf_counter
 from typing import Protocol, TypeAlias
 
-from metisfl_async.codec.coded import Layout
-from metisfl_async.codec.coding import coding_of
+from metisfl_async.codec.coded import effort
 from metisfl_async.codec.publication import Publication
+from metisfl_async.controller.codecs import Codecs
 from metisfl_async.controller.keeper import Keeper
 from metisfl_async.controller.threads import INLINE_BYTES, Threads
 from metisfl_async.controller.upload import SumUpload, Upload
@@ -32,7 +32,7 @@ from metisfl_async.core.federation.inputs import Folded, Input, Published, Rejec
 from metisfl_async.core.federation.inputs import Saved as SavedInput
 from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.ids import LearnerId, TaskId
-from metisfl_async.core.model import Bytes, Model
+from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.infinities import Infinities
 from metisfl_async.core.strategies.aggregation.partial_sum import PartialSum
 from metisfl_async.core.strategies.aggregation.resemblance import Gallery, Portrait, portrait
@@ -69,17 +69,14 @@ class Aggregator:
         keeper: Keeper,
         post: Post,
         threads: Threads,
+        codecs: Codecs,
         *,
         keeps_updates: bool,
-        update_codec: str = RAW,
     ) -> None:
         self.publication: Publication | None = None
         self.best: Publication | None = None  #: of the models so far, if one is kept
-        self.update_layout: Layout | None = None  #: of updates that come coded, if they may
-        self._update_coding = coding_of(update_codec)
-        self._decoded: Bytes | None = None  # the buffer in which coded updates are made whole, one after another
         self._rule, self._keeper, self._post, self._threads = rule, keeper, post, threads
-        self._keeps_updates = keeps_updates
+        self._codecs, self._keeps_updates = codecs, keeps_updates
         # Not bounded by itself: each update in it holds staging room, and one model is made at a time. What the
         # federation asks for goes before the updates that wait: it was decided without them.
         self._jobs: asyncio.PriorityQueue[tuple[int, int, Job]] = asyncio.PriorityQueue()
@@ -145,7 +142,7 @@ class Aggregator:
     async def set_first_model(self, model: Model, standing: str) -> None:
         """Publish version 0."""
         await self._take_up(self._rule.start, model.freeze())
-        publication = Publication(model)
+        publication = await self._made_ready(model)
         await self._keeper.commit(standing, model=model)
         self.publication = publication
 
@@ -160,7 +157,7 @@ class Aggregator:
         infinities = Infinities.of(models[-1])
         earlier = models[:-1] if infinities is None else [infinities.without(model) for model in models[:-1]]
         await self._take_up(lambda latest: self._rule.restore([*earlier, latest], saved.arrays), models[-1])
-        self.publication = Publication(models[-1])
+        self.publication = await self._made_ready(models[-1])
         try:
             best = await keeper.do(store.latest, BEST)
             self.best = None if best is None else Publication(best.model)
@@ -173,13 +170,15 @@ class Aggregator:
         """Have the rule begin with a model; what of it is infinite is kept from the rule."""
 
         def take_up() -> None:
-            if self._update_coding is not None:
-                self.update_layout = Layout.of(self._update_coding, model.manifest)
+            self._codecs.take_up(model.manifest)
             self._infinities = Infinities.of(model)
             self._base = model if self._infinities is None else self._infinities.without(model)
             begin(self._base)
 
         await self._threads.work(model.manifest.size_bytes, take_up)
+
+    async def _made_ready(self, model: Model) -> Publication:
+        return await self._threads.work(effort(model.manifest), self._codecs.publication, model)
 
     async def _remember(self, learners: Iterable[LearnerId]) -> None:
         """Fold the latest update of each learner; one that is damaged or gone is left out, and named."""
@@ -210,11 +209,10 @@ class Aggregator:
             if upload.reply.done():
                 return  # the federation has ended
             if header.codec != RAW:
-                try:
-                    upload = await self._whole(upload)
-                except (CodecError, UnexpectedMessage) as error:
-                    self._post(Rejected(upload.stream, type(error).__name__, str(error)))
-                    return
+                assert self.publication is not None
+                base = self.publication.model
+                model = await self._threads.work(effort(base.manifest), self._codecs.whole, upload.model, base)
+                upload = replace(upload, model=model, is_finite=False)  # that is seen once it is whole
             is_first = upload.kind is TaskKind.GET_WEIGHTS
             look = partial(upload.unfit, None if is_first else self._infinities)
             if (problem := await self._threads.work(0 if upload.is_finite else size, look)) is not None:
@@ -229,6 +227,8 @@ class Aggregator:
                 except ConfigError as error:  # the rule does not want it
                     self._post(Rejected(upload.stream, type(error).__name__, str(error)))
                     return
+        except (CodecError, UnexpectedMessage) as error:  # it cannot be made whole
+            self._post(Rejected(upload.stream, type(error).__name__, str(error)))
         except MemoryError as error:
             reason = f"there is no memory to take in a model of {size} bytes"
             self._post(Rejected(upload.stream, type(error).__name__, reason))
@@ -241,24 +241,6 @@ class Aggregator:
             self._post(folded)
         finally:
             upload.room.release()
-
-    async def _whole(self, upload: Upload) -> Upload:
-        """Make a coded update whole: the global model that it was trained from, and what it changes of that.
-
-        Raises
-        ------
-        Damaged, UnexpectedMessage
-            If it cannot be: its parts are none, or that model is not the latest.
-        """
-        layout, publication, coded = self.update_layout, self.publication, upload.model
-        assert layout is not None
-        assert publication is not None
-        base = publication.model
-        if coded.version != base.version:
-            raise UnexpectedMessage(f"it changes global model {coded.version}; the latest is {base.version}")
-        model = await self._threads.work(base.manifest.size_bytes, layout.decoded, coded, base, self._decoded)
-        self._decoded = model.buffer
-        return replace(upload, model=model, is_finite=False)  # that is seen once it is whole
 
     async def _take_in_sum(self, upload: SumUpload) -> None:
         """Fold a sum: what became of it is said of each contribution."""
@@ -339,7 +321,7 @@ class Aggregator:
         self._base = model
         if self._infinities is not None:
             model = await self._threads.work(manifest.size_bytes, self._infinities.within, model)
-        publication = Publication(model)  # read-only from here on, so that the store can share it
+        publication = await self._made_ready(model)  # read-only from here on, so that the store can share it
         self._unsaved = model
         if standing or not self._keeper.store.is_durable:
             await self._commit(standing)

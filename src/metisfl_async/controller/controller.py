@@ -280,6 +280,7 @@ async def _close(parts: _Parts) -> None:
         if parts.server is not None:
             await parts.server.stop(GRACE_S)
     finally:
+        parts.service.hang_up()
         try:
             await parts.service.listeners.close()
             await end_all([parts.main])
@@ -293,6 +294,7 @@ async def _abort(parts: _Parts) -> None:
     parts.main.cancel()
     if parts.server is not None:
         await parts.server.stop(0)
+    parts.service.hang_up()
     await parts.service.listeners.close()
     await asyncio.wait([parts.main])
     await parts.store.close()

@@ -56,6 +56,7 @@ class Conversations:
             config.max_model_bytes,
             self._jobs.id,
             config.update_codec,
+            config.download_codec,
         )
 
     async def tasks(self, caller: Caller, stream: Stream[LearnerMessage, Sequence[ControllerMessage]]) -> None:

@@ -11,6 +11,7 @@ from contextlib import aclosing
 
 from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.aggregator import Aggregator
+from metisfl_async.controller.codecs import Codecs
 from metisfl_async.controller.dispatcher import Dispatcher
 from metisfl_async.controller.keeper import Keeper
 from metisfl_async.controller.registry import Registry
@@ -82,15 +83,11 @@ class Job:
         )
         self.post = self._dispatcher.post
         self.keeper = Keeper(store, store_config, self._dispatcher.announce, clock)
+        codecs = Codecs(config.update_codec, config.download_codec)
         self.aggregator = Aggregator(
-            strategies.rule,
-            self.keeper,
-            self.post,
-            threads,
-            keeps_updates=keeps_updates,
-            update_codec=config.update_codec,
+            strategies.rule, self.keeper, self.post, threads, codecs, keeps_updates=keeps_updates
         )
-        self.updates = Updates(config, self.aggregator, self.post, self.staging, clock=clock)
+        self.updates = Updates(config, self.aggregator, codecs, self.post, self.staging, clock=clock)
         self.sums = Sums(self.updates, self.aggregator, self.post)
         #: whether several learners' updates may come as one sum; and whether sums may wait for one another
         self.takes_sums = strategies.in_rounds and strategies.rule.is_mean and not keeps_updates

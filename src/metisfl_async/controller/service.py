@@ -22,6 +22,7 @@ from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.turns import Turns
 from metisfl_async.controller.updates import GoAhead, header_of
 from metisfl_async.core.access import LOCAL, Caller, Identity, Role
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.config import ControllerConfig, ServerParams, named_learners
 from metisfl_async.core.errors import ConnectionLost, Superseded, UnexpectedMessage, UnknownFederation
 from metisfl_async.core.federation.events import Told
@@ -101,7 +102,7 @@ class Service:
     async def leave(self, caller: Caller, token: Token) -> None:
         self.conversations.forget(self._registry.heard(token, caller), "it left")
 
-    async def fetch_model(self, caller: Caller, token: Token, model: ModelRef) -> Download:
+    async def fetch_model(self, caller: Caller, token: Token, model: ModelRef, codec: str = RAW) -> Download:
         member = self._registry.heard(token, caller)
         job = self._jobs.of(model.federation_id)
         latest = job.published().model
@@ -112,7 +113,7 @@ class Service:
         def begin() -> Publication:
             publication = job.published()  # without rounds, it may be newer than the one that was asked for
             job.post(Served(member.id, publication.model.version))
-            return publication
+            return publication.in_codec(codec)
 
         def moved(size_bytes: int) -> None:
             nonlocal sent_bytes
@@ -275,6 +276,12 @@ class Service:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSING_S):
                 await self.farewells.until_none_is_connected()
+
+    def hang_up(self) -> None:
+        """End all conversations: those in memory do not end with a server."""
+        for member in self._registry:
+            if member.connection is not None:
+                member.connection.close()
 
     def _farewell(self, reason: str, then: Afterwards) -> Farewell:
         job = self._jobs.current

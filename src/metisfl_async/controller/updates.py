@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from metisfl_async.codec.frame import Assembly, Data, Frame, Header, check_size, content_of
 from metisfl_async.controller.aggregator import Aggregator, Post
+from metisfl_async.controller.codecs import Codecs
 from metisfl_async.controller.registry import Member
 from metisfl_async.controller.share import Share
 from metisfl_async.controller.staging import Room, Staging
@@ -34,7 +35,7 @@ from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.floor import Floor
 from metisfl_async.core.ids import StreamId, TaskId
 from metisfl_async.core.messages import Heartbeat, UpdateReply
-from metisfl_async.core.model import Manifest, Model
+from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.arithmetic import Inspection
 from metisfl_async.core.strategies.scaling import weight_of
 from metisfl_async.transport.concurrency import Patience, is_being_cancelled
@@ -74,13 +75,14 @@ class Updates:
         self,
         config: ControllerConfig,
         aggregator: Aggregator,
+        codecs: Codecs,
         post: Post,
         staging: Staging,
         *,
         clock: Callable[[], float],
     ) -> None:
         self._config, self._clock = config, clock
-        self._aggregator, self._post = aggregator, post
+        self._aggregator, self._codecs, self._post = aggregator, codecs, post
         self._staging, self._turns = staging, Turns()
         self._streams: dict[StreamId, _Stream | Share] = {}
         self._ids = itertools.count(1)
@@ -163,7 +165,7 @@ class Updates:
         if not stream.is_read:
             room.release()
             return
-        model = Model(self._comes_as(stream.header), room.buffer, wanted.model_version)
+        model = Model(self._codecs.comes_as(stream.header), room.buffer, wanted.model_version)
         stream.upload = Upload(
             stream.id, stream.member.id, wanted.kind, stream.header, model, weight, room, is_finite, stream.reply
         )
@@ -211,7 +213,7 @@ class Updates:
         Nothing counts before its end frame is good.
         """
         header, member = stream.header, stream.member
-        manifest, room = self._comes_as(header), None
+        manifest, room = self._codecs.comes_as(header), None
         try:
             async with self._turns.turn(manifest.size_bytes) as turn:
                 room = await self._staging.reserve(manifest.size_bytes)
@@ -241,14 +243,6 @@ class Updates:
                 raise Superseded(member.id) from error  # what an older stream brings says nothing about the update
             raise
         return room, inspection.is_finite
-
-    def _comes_as(self, header: Header) -> Manifest:
-        """Say what the frames of an update bring."""
-        if header.codec == RAW:
-            return header.manifest
-        layout = self._aggregator.update_layout
-        assert layout is not None
-        return layout.coded
 
     def _heard(self, member: Member) -> None:
         """Renew the lease, and say so now and then: the heartbeats that we would answer may wait behind the update."""

@@ -9,7 +9,7 @@ __all__ = ["BF16", "DOWNLOAD_CODECS", "INT8", "RAW", "UPDATE_CODECS", "is_update
 RAW = "raw"  #: as they are
 BF16 = "bf16"  #: the upper half of each float32
 INT8 = "int8"  #: a byte each, and a scale for a thousand of them
-DOWNLOAD_CODECS = (RAW, BF16)
+DOWNLOAD_CODECS = (RAW, BF16, INT8)
 UPDATE_CODECS = "'raw', 'bf16', 'int8', or 'topk:' and which share of the values, such as 'topk:0.01'"
 
 _TOP_K = re.compile(r"topk:(0\.[0-9]{1,6})")

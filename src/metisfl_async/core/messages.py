@@ -63,6 +63,7 @@ class JoinReply:
     max_model_bytes: int
     federation_id: FederationId = NO_FEDERATION  #: which federation runs; empty: none
     update_codec: str = RAW  #: how updates should travel; "raw" may always be sent
+    download_codec: str = RAW  #: how global models may be asked for; "raw" may always be
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ class ProgressDisplay:
     def _warn(self, text: str) -> None:
         text = plain(text)
         if self._is_live:
-            self._screen.say(text, is_bad=True)
+            self._screen.warn(text)
         else:
             logger.warning("%s", text)
 
@@ -165,7 +165,7 @@ class ProgressDisplay:
         self._told_ms, self._untold = record.started_ms + record.duration_ms, None
         line = plain(f"{'round' if self._has_rounds else 'model'} {record.number}: {record.summary()}")
         if self._is_live:
-            self._screen.say(line)
+            self._screen.tell(record, line)
         else:
             logger.info("%s", line)
 

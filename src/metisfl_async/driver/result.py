@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.federation.records import BestScore, RoundRecord
-from metisfl_async.core.federation.tables import html_table, shown
 from metisfl_async.core.model import Array
 from metisfl_async.core.texts import plain
 from metisfl_async.driver.frames import By, arrow_table, data_frame
 from metisfl_async.driver.participation import participation_of, seldom
 from metisfl_async.driver.plot import plot_rounds
+from metisfl_async.driver.screens import table_of_rounds
 from metisfl_async.driver.weights import load_into, packed, read
 
 if TYPE_CHECKING:
@@ -60,23 +60,7 @@ class FederationResult:
 
     def _repr_html_(self) -> str:
         """Show a row for each round, in notebooks."""
-        trained = sorted({name for record in self.rounds for name in record.train_metrics})
-        evaluated = sorted({name for record in self.rounds for name in record.evaluation_metrics})
-        unit = "round" if all(record.in_rounds for record in self.rounds) else "model"
-        rows = (
-            [
-                *(
-                    record.number,
-                    f"{len(record.participants)} of {len(record.learners)}",
-                    shown(record.duration_ms / 1e3),
-                ),
-                *(shown(record.train_metrics.get(name)) for name in trained),
-                *(shown(record.evaluation_metrics.get(name)) for name in evaluated),
-            ]
-            for record in self.rounds
-        )
-        columns = [unit, "updates", "seconds", *(f"train {name}" for name in trained), *evaluated]
-        return html_table(repr(self).strip("<>"), columns, rows)
+        return table_of_rounds(repr(self).strip("<>"), self.rounds)
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything but the model as JSON-like data."""

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeAlias, TypeVar, assert_never
 
+from metisfl_async.codec.coded import effort
 from metisfl_async.codec.frame import Header
-from metisfl_async.core.codecs import RAW
+from metisfl_async.core.codecs import DOWNLOAD_CODECS, RAW
 from metisfl_async.core.errors import (
     ConnectionLost,
     MetisError,
@@ -50,7 +51,7 @@ from metisfl_async.learner.shrinking import Shrinking, Update
 from metisfl_async.learner.spool import Spool, Spooled
 from metisfl_async.learner.worker import Worker
 from metisfl_async.transport.base import LearnerLink, Stream
-from metisfl_async.transport.concurrency import end_all, first_of, to_the_end
+from metisfl_async.transport.concurrency import aside, end_all, first_of
 from metisfl_async.transport.retry import insisting
 
 __all__ = ["LearnerClient"]
@@ -98,7 +99,7 @@ class LearnerClient:
         self._pushes: asyncio.Queue[TaskId] = asyncio.Queue()
         self._updates: dict[TaskId, Update] = {}
         self._at_work: dict[tuple[str, TaskId], asyncio.Task[None]] = {}  # what is done for tasks now, by its name
-        self._model: tuple[ModelRef, Model] | None = None  # the latest that was fetched
+        self._model: tuple[ModelRef, str, Model] | None = None  # the latest that was fetched, and in which codec
         self._is_leaving = False  # whether goodbye is being said
         self._has_weights_of: FederationId | None = None  # in which federation the learner has taken over weights
 
@@ -266,8 +267,8 @@ class LearnerClient:
         assert self._joined is not None
         if (codec := self._joined.update_codec) == RAW:
             return update
-        coding = asyncio.to_thread(self._shrinking.smaller, update, codec, offer.model.federation_id, base)
-        smaller = await to_the_end(coding)
+        federation_id = offer.model.federation_id
+        smaller = await aside(effort(base.manifest), self._shrinking.smaller, update, codec, federation_id, base)
         if smaller is not update:
             self._recycle(update)
         return smaller
@@ -328,25 +329,28 @@ class LearnerClient:
 
         Without rounds, what the controller gives may be newer than what the task says.
         """
-        model = await self._received(ref)
+        assert self._joined is not None
+        codec = self._joined.download_codec
+        model = await self._received(ref, codec if codec in DOWNLOAD_CODECS else RAW)
         if self._has_weights_of != ref.federation_id:
             await self._worker.set_weights(model)
             self._has_weights_of = ref.federation_id
         return model
 
-    async def _received(self, ref: ModelRef, patience_s: float | None = None) -> Model:
-        """Receive a model that is not here, in the memory of the one before."""
-        if self._model is None or self._model[0] != ref:
-            again = None if self._model is None else self._model[1].buffer
+    async def _received(self, ref: ModelRef, codec: str, patience_s: float | None = None) -> Model:
+        """Receive a model that is not here, or not as it is, in the memory of the one before."""
+        if self._model is None or self._model[0] != ref or self._model[1] not in (codec, RAW):
+            again = None if self._model is None else self._model[2].buffer
             self._model = None
 
             async def pull(token: Token) -> Model:
                 assert self._joined is not None
-                return await self._link.fetch_model(token, ref, self._joined.max_model_bytes, again, self._heard)
+                most = self._joined.max_model_bytes
+                return await self._link.fetch_model(token, ref, most, again, self._heard, codec=codec)
 
             model = await self._insist(pull, patience_s)
-            self._model = ModelRef(ref.federation_id, model.version), model
-        return self._model[1]
+            self._model = ModelRef(ref.federation_id, model.version), codec, model
+        return self._model[2]
 
     async def _part_ways(self, farewell: Farewell) -> bool:
         """Take over the final model, and say goodbye if the controller ends; say whether it does for good.
@@ -358,7 +362,7 @@ class LearnerClient:
             return False
         try:
             if farewell.model is not None and not self._worker.is_given_up:
-                await self._worker.set_weights(await self._received(farewell.model, GOODBYE_S))
+                await self._worker.set_weights(await self._received(farewell.model, RAW, GOODBYE_S))
         except MetisError as error:
             logger.warning("%s could not get the final model: %s", self._id, error)
         except Exception:  # the user's set_weights may raise anything

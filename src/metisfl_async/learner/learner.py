@@ -52,6 +52,10 @@ class Learner(ABC):
             num_training_examples = int(num_training_examples)
         self.num_training_examples = num_training_examples
 
+    def __repr__(self) -> str:
+        count = examples_of(self)
+        return f"<{type(self).__name__}{'' if count is None else f': {count} training examples'}>"
+
     @abstractmethod
     def get_weights(self) -> Sequence[Array] | Awaitable[Sequence[Array]]:
         """Give the model's weights. One learner is asked, once, for the weights that the federation starts from."""

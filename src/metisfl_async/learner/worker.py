@@ -106,7 +106,8 @@ class Worker:
             if iscoroutinefunction(self._learner.set_weights):
                 await self._finish(self._learner.set_weights(await self._run(calls.copied, model)))
             else:
-                await self._run(calls.set_weights, model)
+                again, self._spare = self._spare, None
+                self._spare = await self._run(calls.set_weights, model, again)
             self._learner.was_trained = True
 
     async def train(self, model: Model, config: Config) -> Trained:
@@ -124,10 +125,7 @@ class Worker:
             return trained
 
     def recycle(self, update: Model) -> None:
-        """Take back an update that nobody needs any more: the next training gets its copy there.
-
-        It is the user's from then on, and never comes back.
-        """
+        """Take back an update that nobody needs any more: the learner's next copy of a model is made there."""
         if isinstance(self._executor, THREADS):  # others have memory of their own
             self._spare = update.buffer
 
@@ -139,7 +137,8 @@ class Worker:
                 )
                 measured = checked_evaluation(metrics, config)
             else:
-                measured = await self._run(calls.evaluate, model, config)
+                again, self._spare = self._spare, None
+                measured, self._spare = await self._run(calls.evaluate, model, config, again)
             self._tell_left_out(measured.left_out)
             return measured.metrics
 

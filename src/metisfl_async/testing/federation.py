@@ -67,7 +67,7 @@ class Federation:
     Attributes
     ----------
     controller : Controller or None
-        None while it is down.
+        None while it is down after it was killed.
     events : list of Event
         What the driver has been told.
     log : list of str
@@ -290,7 +290,7 @@ class Federation:
         self.controller = await controller.__aenter__()
 
     def _dial(self, passing: Passing) -> ControllerLink:
-        if self.controller is None:
+        if self.controller is None or not self.controller.is_open:
             raise ConnectionLost(ADDRESS, "it is down")
         link = self.controller.connect()
         assert isinstance(link, MemoryLink)

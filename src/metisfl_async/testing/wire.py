@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeAlias, TypeVar
 
 from metisfl_async.codec.frame import Header
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.errors import ConnectionLost, MetisError, PeerTimeout
 from metisfl_async.core.federation.events import Event, FederationFinished
 from metisfl_async.core.federation.inputs import CentralEvaluation
@@ -78,10 +79,17 @@ class Wire:
                 await end_all([task])
 
     async def fetch_model(
-        self, token: Token, model: ModelRef, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
+        self,
+        token: Token,
+        model: ModelRef,
+        max_model_bytes: int,
+        again: Bytes | None,
+        heard: Callable[[], object],
+        *,
+        codec: str = RAW,
     ) -> Model:
         async def fetch(link: ControllerLink) -> Model:
-            fetched = await link.fetch_model(token, model, max_model_bytes, again, heard)
+            fetched = await link.fetch_model(token, model, max_model_bytes, again, heard, codec=codec)
             await self._receive(fetched, heard)
             return fetched
 

@@ -1,4 +1,4 @@
-"""Spans of a federation: federation > round > learner > train, upload, fold, evaluate."""
+"""Spans of a federation: federation > round > learner > fetch, train, upload, fold, evaluate."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class OpenTelemetry(Tracker):
     """Makes spans from the times that are in the records. Needs ``pip install "metisfl-async[opentelemetry]"``.
 
     The trace's id is the federation's. A learner's spans join its training: `Learner.traceparent` is their parent, also
-    in another process or on another machine. "train" lasts from the acknowledgement of the task to the first byte of
-    the update, so fetching the model is in it.
+    in another process or on another machine. "fetch" lasts from the acknowledgement of the task until the model was
+    sent, "train" from then to the first byte of the update.
 
     Parameters
     ----------
@@ -76,7 +76,9 @@ class OpenTelemetry(Tracker):
         facts = {"metisfl.learner": learner, "metisfl.state": part.train_state, **of_learner(part)}
         whole = self._begin(learner, of_round, zero + at / 1e3, facts)
         at += part.acknowledge_ms or 0.0
-        steps = ("train", part.train_ms), ("upload", part.staging_ms), ("fold", part.aggregation_ms)
+        fetch_ms = None if part.fetch_ms is None or part.train_ms is None else min(part.fetch_ms, part.train_ms)
+        train_ms = None if part.train_ms is None else part.train_ms - (fetch_ms or 0.0)
+        steps = ("fetch", fetch_ms), ("train", train_ms), ("upload", part.staging_ms), ("fold", part.aggregation_ms)
         for name, ms in steps:
             if ms is not None:
                 task_id = part.train_task_id if name == "train" else ""

@@ -107,6 +107,7 @@ def join_reply(reply: m.JoinReply) -> bytes:
         federation_id=reply.federation_id,
         protocol=m.PROTOCOL,
         update_codec=reply.update_codec,
+        download_codec=reply.download_codec,
     ).SerializeToString()
 
 
@@ -131,6 +132,7 @@ def _join_reply(p: pb.JoinReply) -> m.JoinReply:
         p.max_model_bytes,
         FederationId(p.federation_id),
         p.update_codec or RAW,
+        p.download_codec or RAW,
     )
 
 
@@ -345,14 +347,16 @@ from_get_model = reader(pb.GetModelRequest, lambda p: Token(p.token), MAX_REQUES
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
-def fetch_model(request: tuple[Token, ModelRef]) -> bytes:
+def fetch_model(request: tuple[Token, ModelRef], codec: str = RAW) -> bytes:
     token, (federation_id, version) = request
-    return pb.FetchModelRequest(token=token, model_version=version, federation_id=federation_id).SerializeToString()
+    return pb.FetchModelRequest(
+        token=token, model_version=version, federation_id=federation_id, codec=codec
+    ).SerializeToString()
 
 
 from_fetch_model = reader(
     pb.FetchModelRequest,
-    lambda p: (Token(p.token), ModelRef(FederationId(p.federation_id), int(p.model_version))),
+    lambda p: (Token(p.token), ModelRef(FederationId(p.federation_id), int(p.model_version)), p.codec or RAW),
     MAX_REQUEST_BYTES,
 )
 

@@ -16,6 +16,7 @@ import grpc.aio
 
 from metisfl_async.codec.frame import UNASKED_BYTES, End, Header, bundles_of, digesting, encode
 from metisfl_async.codec.pace import Pace
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost
 from metisfl_async.core.federation.events import Event
@@ -146,10 +147,17 @@ class GrpcLink:
             call.cancel()
 
     async def fetch_model(
-        self, token: Token, model: ModelRef, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
+        self,
+        token: Token,
+        model: ModelRef,
+        max_model_bytes: int,
+        again: Bytes | None,
+        heard: Callable[[], object],
+        *,
+        codec: str = RAW,
     ) -> Model:
-        request = convert.fetch_model((token, model))
-        return await self._caller.read_model("FetchModel", request, max_model_bytes, again, heard)
+        request = convert.fetch_model((token, model), codec)
+        return await self._caller.read_model("FetchModel", request, max_model_bytes, again, heard, codec=codec)
 
     async def train_done(self, token: Token, header: Header, update: Model) -> UpdateReply:
         """Send an update: a large one over a connection of its own, if one can be had soon."""

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 from metisfl_async.codec.frame import Data, Frame, Header, frames_of
 from metisfl_async.core.access import LOCAL
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.errors import ConnectionLost, MetisError
 from metisfl_async.core.federation.events import Event
 from metisfl_async.core.federation.inputs import CentralEvaluation
@@ -121,9 +122,16 @@ class MemoryLink:
             await end_all([server])
 
     async def fetch_model(
-        self, token: Token, model: ModelRef, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
+        self,
+        token: Token,
+        model: ModelRef,
+        max_model_bytes: int,
+        again: Bytes | None,
+        heard: Callable[[], object],
+        *,
+        codec: str = RAW,
     ) -> Model:
-        download = await self._service.fetch_model(LOCAL, token, model)
+        download = await self._service.fetch_model(LOCAL, token, model)  # it is shared, whatever its codec
         fetched = download.begin().model
         download.moved(fetched.manifest.size_bytes)
         return fetched

@@ -86,6 +86,7 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
             ("update_codec", "int4", UPDATE_CODECS),
             ("update_codec", None, UPDATE_CODECS),
             ("update_codec", "topk:0", UPDATE_CODECS),
+            ("download_codec", "topk:0.1", "raw, bf16, int8"),
             ("max_weight", 0, f"a finite number > 0 and <= {2**53}"),
             ("max_weight", 2**53 + 1, f"a finite number > 0 and <= {2**53}"),
         ]
@@ -123,6 +124,13 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
         "update_codec",
         "int8",
         "'raw' without rounds: a change says nothing where the model that it changes may be gone",
+    ),
+    (
+        ControllerConfig,
+        {"update_codec": "bf16", "aggregation_rule": "TreeBagging"},
+        "update_codec",
+        "bf16",
+        "'raw' with TreeBagging, which needs the numbers as they are",
     ),
     (
         ControllerConfig,

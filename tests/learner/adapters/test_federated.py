@@ -17,6 +17,8 @@ from federations import Adds, session_of
 
 from metisfl_async import ConfigError, Controller, ControllerConfig, DriverSession, TerminationSignals, load_into
 
+pytestmark = pytest.mark.slow
+
 
 class LowRank(torch.nn.Module):  # type: ignore[misc]
     """A frozen layer with an adapter, as LoRA has it."""

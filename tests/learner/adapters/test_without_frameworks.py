@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 CODE = """
 import sys
 for name in ("jax", "keras", "tensorflow", "torch", "sklearn", "xgboost"):

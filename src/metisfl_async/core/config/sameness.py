@@ -28,6 +28,7 @@ MUST_STAY = (
     "best_metric",
     "best_mode",
     "update_codec",
+    "download_codec",
 )
 
 

@@ -75,6 +75,8 @@ class Sum:
     The memory is taken with the first `add`, and kept: asking for it anew takes as long as an addition.
     """
 
+    _block = 4 * BLOCK  # a long way through memory at one go: with a quarter of it, an addition takes a third longer
+
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self._parts: list[Floats] = []  # one for each run of the manifest
@@ -96,8 +98,9 @@ class Sum:
         self._is_zero = False
 
     def _add_slice(self, index: int, values: Array, weight: float, part: slice) -> None:
-        total, scratch = self._parts[index], np.empty(BLOCK, np.float64)
-        for block in blocks(part.stop, part.start):
+        total = self._parts[index]
+        scratch = np.empty(min(self._block, part.stop - part.start), np.float64)
+        for block in blocks(part.stop, part.start, self._block):
             product = total[block] if self._is_zero else scratch[: block.stop - block.start]
             product[...] = values[block]  # NumPy casts and multiplies faster one after the other than in one call
             product *= weight
@@ -163,6 +166,8 @@ class CompensatedSum(Sum):
     Knuth, "The Art of Computer Programming", volume 2, section 4.2.2, theorem B: the error of a sum of two is a float.
     """
 
+    _block = BLOCK  # it goes over each block many times
+
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
         self._lost: list[Floats] = []
@@ -189,10 +194,10 @@ class CompensatedSum(Sum):
         return value
 
 
-def blocks(stop: int, start: int = 0) -> Iterator[slice]:
+def blocks(stop: int, start: int = 0, size: int = BLOCK) -> Iterator[slice]:
     """Cut a range of elements into blocks."""
-    for first in range(start, stop, BLOCK):
-        yield slice(first, min(first + BLOCK, stop))
+    for first in range(start, stop, size):
+        yield slice(first, min(first + size, stop))
 
 
 def _multiply(values: Floats, factor: float, part: slice) -> None:

@@ -47,6 +47,7 @@ class AggregationRule(ABC):
     needs_previous: bool = False  #: whether each learner's latest update is to be kept and given as `Update.previous`
     updates_per_version: int = 1  #: how many updates, at least, make a model where there are no rounds
     min_updates: int = 1  #: how many learners' updates a model needs; `ControllerConfig.min_learners` is no less
+    takes_rounded: bool = True  #: whether updates may travel in fewer bytes, which rounds what they change
     is_heavy: bool = False  #: whether `aggregate` takes longer than a mean does: then it never runs on the event loop
     num_models: int = 1  #: how many of the latest global models `restore` needs
     aggregates_again: bool = False  #: whether `aggregate` leaves everything as it was when it raises a MemoryError

@@ -28,6 +28,7 @@ class TreeBagging(AggregationRule):
     """
 
     in_rounds = True  # an update's trees stand behind those of the model that all were asked to go on from
+    takes_rounded = False  # a threshold that is rounded is another question
 
     def start(self, model: Model) -> None:
         self._latest = model
