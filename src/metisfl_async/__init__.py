@@ -81,6 +81,7 @@ from metisfl_async.learner.adapters.keras_parts import keras_budget_callback, ke
 from metisfl_async.learner.adapters.sklearn_learner import SklearnLearner
 from metisfl_async.learner.adapters.torch_learner import TorchLearner
 from metisfl_async.learner.adapters.torch_parts import torch_proximal_term
+from metisfl_async.learner.askable import askable
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.run import app, run_learner
 
@@ -167,6 +168,7 @@ __all__ = [
     "UpdateFolded",
     "UpdateRepeated",
     "app",
+    "askable",
     "dirichlet_partition",
     "event_to_dict",
     "iid_partition",

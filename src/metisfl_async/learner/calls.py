@@ -6,10 +6,11 @@ from typing import Any
 
 from metisfl_async.core.metrics import checked_json
 from metisfl_async.core.model import Bytes, Manifest, Model
+from metisfl_async.learner.askable import method_of, packed_answer
 from metisfl_async.learner.learner import Config, Learner, examples_of
 from metisfl_async.learner.outcome import Measured, Trained, checked_evaluation, order_of, packed_result, packed_weights
 
-__all__ = ["copied", "evaluate", "get_weights", "own", "pack_result", "pack_weights", "set_weights", "train"]
+__all__ = ["ask", "copied", "evaluate", "get_weights", "own", "pack_result", "pack_weights", "set_weights", "train"]
 
 
 def get_weights(learner: Learner) -> Model:
@@ -33,6 +34,10 @@ def train(learner: Learner, model: Model, config: Config, again: Bytes | None) -
 
 def evaluate(learner: Learner, model: Model, config: Config) -> Measured:
     return checked_evaluation(learner.evaluate(copied(learner, model), own(config)), config)
+
+
+def ask(learner: Learner, method: str, params: Config) -> str:
+    return packed_answer(method, method_of(learner, method)(own(params)))
 
 
 def copied(learner: Learner, model: Model, again: Bytes | None = None) -> list[Any]:
