@@ -333,10 +333,7 @@ class _Session(DriverSession):
 
     def __init__(self, wire: Wire, num_learners: int, signals: TerminationSignals, **options: Any) -> None:
         super().__init__(ClientParams(), num_learners, signals, **options)
-        self._wire = wire
-
-    def _new_link(self) -> ControllerLink:
-        return self._wire
+        self._hosting.new_link = lambda: wire
 
 
 class _Here(Executor):
