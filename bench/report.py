@@ -47,6 +47,7 @@ BENCHMARKS = {  #: in this order, with their tables
     "stress": {"stress", "limit"},
     "durable": {"durability"},
     "crowd": {"idle", "dial", "push"},
+    "simulating": {"simulating"},
     "peer": {"peer"},
     "link": {"link"},
 }

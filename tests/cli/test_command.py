@@ -138,6 +138,16 @@ def test_arguments_of_the_command_line_win_over_those_of_the_file(tmp_path: Path
     assert [first[site]["weight"] for site in SITES] == [48, 48, 48]  # a thirtieth of 1797, without a fifth
 
 
+def test_a_file_is_simulated_with_many_learners(tmp_path: Path, free_port: int, start: Start) -> None:
+    options = ["--simulate", "6", "--workers", "1", "-a", "parts=6"]
+    process = start("run", environment(tmp_path, free_port), *MODULE, *options, "-o", tmp_path)
+    said = output_of(process)
+    assert process.returncode == 0, said
+    rounds = json.loads((tmp_path / "results.json").read_text())["rounds"]
+    assert [len(record["participants"]) for record in rounds] == [6] * 3
+    assert rounds[2]["evaluation_metrics"]["accuracy"] > 0.8
+
+
 def test_rounds_seed_and_first_weights_may_be_said_on_the_command_line(
     tmp_path: Path, free_port: int, start: Start
 ) -> None:
@@ -296,6 +306,8 @@ def test_a_wrong_file_is_one_message_and_exit_code_2(tmp_path: Path, free_port: 
             "--module is 'learners:Digits'; allowed: a name that is in learners",
         ),
         (["run", "FILE", *MODULE, "-a", "size=3"], "got an unexpected keyword argument 'size'"),
+        (["run", "FILE", *MODULE, "--simulate", "9", "-a", "part=3"], "takes after its number (multiple values for"),
+        (["run", "FILE", *MODULE, "--workers", "2"], "--workers is 2; allowed: with --simulate N"),
         (
             ["driver", "FILE", "-o", "learners.py"],
             "--output is 'learners.py'; allowed: a directory that can be written",

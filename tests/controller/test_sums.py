@@ -12,6 +12,7 @@ import pytest
 from federations import nothing_left_behind, until
 
 from metisfl_async import Controller, ControllerConfig, FedAvg, Median, TerminationSignals
+from metisfl_async.codec.frame import Header
 from metisfl_async.controller.crowd import Crowd
 from metisfl_async.controller.job import Job
 from metisfl_async.core.federation.inputs import Failed, Stop, TimerFired
@@ -172,3 +173,14 @@ async def test_a_learner_whose_update_cannot_be_in_a_sum_is_on_record() -> None:
         of.job.sums.refuse(LearnerId("a"), of.offers[LearnerId("a")].task_id, "NotFinite", "it is infinite")
         (failure,) = of.parts()["a"].failures
         assert (of.states()[0], failure.type, failure.message) == ("rejected", "NotFinite", "it is infinite")
+
+
+async def test_a_learner_of_a_crowd_is_not_given_up_however_long_it_is_silent_after_an_update() -> None:
+    async with ground(2) as of:
+        update, offer = Model.from_arrays([np.ones(3, np.float32)]), of.offers[LearnerId("a")]
+        header = Header(
+            "update", update.manifest, 0, offer.task_id, {}, {"num_training_examples": 1}, offer.model.federation_id
+        )
+        reply = await of.crowd.send(of.job, LearnerId("a"), header, update)
+        assert reply.outcome is Outcome.FOLDED
+        assert of.crowd._registry.silent(-1.0) == []  # not even in a second

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from metisfl_async.codec.coded import Layout
 from metisfl_async.codec.coding import TopK
@@ -59,6 +60,12 @@ def test_what_is_not_finite_travels_as_it_is_and_spoils_nothing_later() -> None:
     assert shrinking.smaller(wrong, "topk:0.1", ONE, BASE) is wrong
     assert wrong.codec == RAW
     assert heard(shrinking.smaller(moved(3), "topk:0.1", ONE, BASE)) == [3]
+
+
+@pytest.mark.parametrize("codec", ["bf16", "int8", "topk:0.1"])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_whatever_the_codec_what_is_not_finite_is_said_as_it_is(codec: str, wrong: float) -> None:
+    assert Shrinking().smaller(moved(1.0, wrong), codec, ONE, BASE).codec == RAW
 
 
 def test_a_change_whose_scale_would_overflow_travels_as_it_is() -> None:

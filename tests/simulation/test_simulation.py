@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,10 @@ from metisfl_async import (
     FederationResult,
     FedRec,
     Median,
+    MetisError,
+    ModelStoreConfig,
     QuorumLost,
+    RoundStarted,
     Scheduler,
     Simulation,
     TerminationSignals,
@@ -117,7 +121,7 @@ async def test_failures_of_single_learners_are_on_record_as_those_of_live_ones_a
     assert weights(result).tobytes() == weights(live).tobytes()
 
 
-async def test_a_worker_that_dies_is_made_again_and_its_learners_are_tried_once_more(tmp_path: Any) -> None:
+async def test_a_worker_that_dies_is_made_again_and_its_learners_are_tried_once_more(tmp_path: Path) -> None:
     config = ControllerConfig(train_params={"directory": str(tmp_path)}, evaluate_every=0)
     result = await session(Simulation(simulated.Dies, learners=3, workers=1), config, 1).run()
     record = result.rounds[0]
@@ -185,6 +189,27 @@ async def test_a_run_that_is_cancelled_leaves_nothing_behind() -> None:
             await run
     assert endless.result is not None
     assert endless.result.rounds
+
+
+async def test_a_controller_that_is_started_again_goes_on_with_simulated_learners(
+    threads: Executor, tmp_path: Path
+) -> None:
+    simulation = Simulation(simulated.Draws, learners=40, executor=threads)
+    expected = await session(simulation, HALF, rounds=6).run()
+    kept, signals = ModelStoreConfig(model_store="Disk", directory=tmp_path), TerminationSignals(federation_rounds=6)
+    controller = Controller(controller_config=HALF, model_store_config=kept)
+    before = DriverSession(controller, simulation, signals)
+    run = asyncio.create_task(before.run())
+    async for event in before.events():
+        if isinstance(event, RoundStarted) and event.number == 3:
+            break
+    await controller.close()
+    with pytest.raises(MetisError):
+        await run
+    again = Controller(controller_config=HALF, model_store_config=kept)
+    result = await DriverSession(again, simulation, signals).run(resume=True)
+    assert len(result.rounds) == 6
+    assert weights(result).tobytes() == weights(expected).tobytes()
 
 
 async def test_learners_that_cannot_be_made_are_failures_and_not_a_crash(threads: Executor) -> None:

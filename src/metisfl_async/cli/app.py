@@ -15,7 +15,7 @@ from metisfl_async import __version__
 from metisfl_async.cli.conformance import check_learner
 from metisfl_async.cli.console import show_log
 from metisfl_async.cli.credentials import certs, token
-from metisfl_async.cli.factory import import_factory, make_learner, read_args
+from metisfl_async.cli.factory import Simulated, import_factory, make_learner, read_args
 from metisfl_async.cli.new import new
 from metisfl_async.cli.pages import page, page_option, showing
 from metisfl_async.cli.running import allow_many_files, exit_on_signals, run
@@ -25,6 +25,7 @@ from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.session import DriverSession
 from metisfl_async.environment.entries import InProcess
 from metisfl_async.environment.environment import FederationEnvironment
+from metisfl_async.simulation.simulation import Simulation
 
 __all__ = ["run_app"]
 
@@ -245,6 +246,8 @@ def driver(*, env: Path, output: Path, resume: bool, has_page: bool, verbose: bo
 @click.option(
     "--initial-weights", type=A_PATH, metavar="FILE", help="Where training starts: a model.safetensors of another run."
 )
+@click.option("--simulate", type=click.IntRange(1), metavar="N", help="N learners that exist while they work.")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="How many processes work for --simulate.")
 @verbose_option
 def run_all(
     *,
@@ -258,6 +261,8 @@ def run_all(
     rounds: int | None,
     seed: int | None,
     initial_weights: Path | None,
+    simulate: int | None,
+    workers: int | None,
     verbose: bool,
 ) -> None:
     """Run all of it in this process: the controller, a learner for each entry of the file, and the driver.
@@ -268,6 +273,7 @@ def run_all(
     Examples:
       metisfl-async run federation.yaml --module learners:MyLearner --output results
       metisfl-async run federation.yaml -m learners:MyLearner --rounds 2 --initial-weights results/model.safetensors
+      metisfl-async run federation.yaml -m learners:MyLearner --simulate 1000 --workers 4
     """
     show_log(DRIVER, verbose=verbose)
     allow_many_files()
@@ -277,8 +283,14 @@ def run_all(
         environment = replace(environment, termination_signals=signals)
     if seed is not None:
         environment = replace(environment, session_options=replace(environment.session_options, seed=seed))
+    if workers is not None and simulate is None:
+        raise ConfigError("--workers", workers, "with --simulate N")
     factory, given = import_factory(module), read_args(args)
-    learners = [make_learner(module, factory, entry.args | given) for entry in environment.learners]
+    learners = (
+        [make_learner(module, factory, entry.args | given) for entry in environment.learners]
+        if simulate is None
+        else Simulation(Simulated(module, given), learners=simulate, workers=workers)
+    )
     session = environment.session(learners, listen=listen, initial_weights=initial_weights)
     _drive(session, output, resume=resume, has_page=has_page)
 

@@ -20,6 +20,7 @@ from metisfl_async.core.strategies.aggregation.spreading import spread
 
 __all__ = ["Layout", "effort"]
 
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 TENSOR_BYTES = 4096  #: a tensor takes as long as so many bytes, however small it is
 
 
@@ -76,8 +77,7 @@ class Layout:
             if not codes:
                 parts[0][...] = tensor
             elif before is None:
-                with np.errstate(over="ignore"):  # of a float64
-                    self.coding.encode(values.astype(np.float32, copy=False), parts)
+                self.coding.encode(_narrow(values), parts)
             else:
                 left = next(rests, None)
                 change = np.zeros(len(values), np.float32) if left is None else left
@@ -134,6 +134,13 @@ def _subtract(left: Values, coding: Coding, parts: Sequence[Array]) -> None:
     for block in blocks(len(left)):
         with np.errstate(over="ignore", invalid="ignore"):
             left[block] -= coding.decode(parts, block)
+
+
+def _narrow(values: Array) -> Values:
+    """Give values as float32; a float64 beyond its range becomes its largest."""
+    if values.dtype == np.float64:
+        values = np.clip(values, -LARGEST_FLOAT32, LARGEST_FLOAT32)
+    return values.astype(np.float32, copy=False)
 
 
 def _wide(values: Array) -> Array:

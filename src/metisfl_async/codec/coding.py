@@ -58,7 +58,7 @@ class Coding(ABC):
 
 @dataclass(frozen=True)
 class Bf16(Coding):
-    """Each value rounded to bfloat16, the upper half of a float32; what is beyond its range becomes its largest."""
+    """Each value rounded to bfloat16, the upper half of a float32; a number beyond its range becomes its largest."""
 
     dtypes = ("float32", "float64")  # others are no larger
     has_rest = False
@@ -68,7 +68,8 @@ class Bf16(Coding):
 
     def encode(self, values: Values, parts: Sequence[Array]) -> None:
         for block in blocks(len(values)):
-            parts[0][block] = np.clip(values[block], -_LARGEST, _LARGEST)
+            part = values[block]
+            parts[0][block] = np.where(np.isinf(part), part, np.clip(part, -_LARGEST, _LARGEST))
 
     def decode(self, parts: Sequence[Array], block: slice) -> Values:
         return parts[0][block].astype(np.float32)

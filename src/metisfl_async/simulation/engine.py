@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from metisfl_async.controller.crowd import Crowd
 from metisfl_async.controller.job import Job
@@ -24,7 +26,11 @@ from metisfl_async.transport.concurrency import to_the_end
 
 __all__ = ["Engine"]
 
-ERRANDS = 16  #: into which the tasks of a round are cut, unless there are so many that `MOST_TASKS` cuts them smaller
+logger = logging.getLogger(__name__)
+
+Begin: TypeAlias = Callable[[], object]
+
+ERRANDS = 32  #: into which the tasks of a round are cut, unless there are so many that `MOST_TASKS` cuts them smaller
 MOST_TASKS = 8  #: of one errand
 DIED_TWICE = (
     "the worker died, twice (stderr may say why); make_learner must be in a module that can be imported, not in a "
@@ -85,8 +91,10 @@ class Engine:
         alike: dict[tuple[TaskKind, ModelRef], list[Task]] = {}
         for learner, offer in offers:
             alike.setdefault((offer.kind, offer.model), []).append(Task(self._numbers[learner], learner, offer))
-        for tasks in alike.values():
-            length = min(-(-len(tasks) // ERRANDS), MOST_TASKS)
+        for (_, model), tasks in alike.items():
+            job = self._crowd.job(model.federation_id)
+            is_summed = job is not None and job.takes_sums  # else an update would wait for the others of its errand
+            length = min(-(-len(tasks) // ERRANDS), MOST_TASKS) if is_summed else 1
             before = asyncio.Event()
             before.set()
             for start in range(0, len(tasks), length):
@@ -117,42 +125,51 @@ class Engine:
     async def _done(self, job: Job, tasks: Sequence[Task], hands: Hands, lending: Lending) -> list[Done]:
         directory, owns = hands.directory, hands.owns_processes
         if tasks[0].offer.kind is TaskKind.GET_WEIGHTS:
-            return await _tried(Errand(tasks, None, None, directory, owns), hands)
+            return await _tried(Errand(tasks, None, None, directory, owns), hands, lambda: None)
         model = job.published().model
         ref = ModelRef(job.id, model.version)
-        for task in tasks:
-            self._serve(job, task.learner, ref, model.manifest.size_bytes)
+
+        def begin() -> None:
+            for task in tasks:
+                if task.offer.task_id in self._runs:  # it is still wanted
+                    self._serve(job, task.learner, ref, model.manifest.size_bytes)
+
         is_folded = job.takes_sums and tasks[0].offer.kind is TaskKind.TRAIN
         weighing = Weighing(self._config.scaling_factor, self._config.max_weight) if is_folded else None
         async with lending.lent(ref, model) as moved:
-            return await _tried(Errand(tasks, moved, weighing, directory, owns), hands)
+            return await _tried(Errand(tasks, moved, weighing, directory, owns), hands, begin)
 
     def _serve(self, job: Job, learner: LearnerId, ref: ModelRef, size_bytes: int) -> None:
         """Note that a learner has a model now; a real one would keep the last that it fetched."""
         if self._served.get(learner) != ref:
             self._served[learner] = ref
             job.post(Served(learner, ref.version))
-            job.post(Moved(learner, sent=size_bytes))
+            job.post(Moved(learner, sent=size_bytes, is_all=True))
 
 
-async def _tried(errand: Errand, hands: Hands) -> list[Done]:
+async def _tried(errand: Errand, hands: Hands, begin: Begin) -> list[Done]:
     """Have an errand done; the tasks of a worker that died are tried once more, each by itself."""
     try:
-        return [await _done_or_failed(errand, hands)]
+        return [await _done_or_failed(errand, hands, begin)]
     except WorkerDied:
-        return [await _tried_again(single, hands) for single in errand.apart()]
+        logger.warning("a worker died at the tasks of %s; they are tried once more", _listed(errand))
+    return [await _tried_again(single, hands, begin) for single in errand.apart()]
 
 
-async def _tried_again(errand: Errand, hands: Hands) -> Done:
+async def _tried_again(errand: Errand, hands: Hands, begin: Begin) -> Done:
     try:
-        return await _done_or_failed(errand, hands)
+        return await _done_or_failed(errand, hands, begin)
     except WorkerDied:
         return failed(errand, WorkerDied(DIED_TWICE))
 
 
-async def _done_or_failed(errand: Errand, hands: Hands) -> Done:
+def _listed(errand: Errand) -> str:
+    return ", ".join(task.learner for task in errand.tasks)
+
+
+async def _done_or_failed(errand: Errand, hands: Hands, begin: Begin) -> Done:
     try:
-        return await hands.do(errand)
+        return await hands.do(errand, begin)
     except WorkerDied:
         raise
     except Exception as error:  # noqa: BLE001 - whatever an executor of the user's raises, or pickling for it

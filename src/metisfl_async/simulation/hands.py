@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
@@ -31,8 +32,8 @@ class Hands(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    async def do(self, errand: Errand) -> Done:
-        """Have an errand done, once there is a worker.
+    async def do(self, errand: Errand, begin: Callable[[], object]) -> Done:
+        """Have an errand done, once there is a worker; that it begins is told.
 
         Raises
         ------
@@ -68,9 +69,10 @@ class Processes:
         assert self.directory is not None
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    async def do(self, errand: Errand) -> Done:
+    async def do(self, errand: Errand, begin: Callable[[], object]) -> Done:
         process = await self._free.get()
         try:
+            begin()
             doing = self._threads.submit(process.do, errand)
             try:
                 return await asyncio.wrap_future(doing)
@@ -100,8 +102,9 @@ class Borrowed:
     ) -> None:
         """Do nothing: it is the user's."""
 
-    async def do(self, errand: Errand) -> Done:
+    async def do(self, errand: Errand, begin: Callable[[], object]) -> Done:
         async with self._room:
+            begin()
             try:
                 return await asyncio.wrap_future(self._executor.submit(work, self._make_learner, errand))
             except BrokenExecutor as error:
