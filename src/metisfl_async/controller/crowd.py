@@ -1,4 +1,4 @@
-"""Learners that share one place: joined one by one, spoken to together. They are simulated, or stand behind a relay."""
+"""Learners of this process that have no connections of their own: joined one by one, spoken to together."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Seat(Connection):
         self._crowd._hear(self._learner, message)
 
     def close(self) -> None:
-        """Do nothing: the others stay."""
+        self._crowd.dismiss()
 
 
 class Crowd:
@@ -63,8 +63,7 @@ class Crowd:
                 await asyncio.sleep(0)
         self._farewells.changed()
         if self._farewells.message is not None:
-            self.is_dismissed = True
-            self._has_heard.set()
+            self.dismiss()
 
     async def heard(self) -> tuple[list[tuple[LearnerId, TaskOffer]], set[TaskId]]:
         """Wait for news: tasks, each accepted, and the ids of those that are not wanted any more."""
@@ -91,6 +90,11 @@ class Crowd:
             await anext(frames)
             return await job.updates.receive(member, header, frames, go_ahead)
 
+    def dismiss(self) -> None:
+        """Let it be over for all of them."""
+        self.is_dismissed = True
+        self._has_heard.set()
+
     async def leave(self) -> None:
         """Say goodbye for all of them."""
         members, self._members = self._members, []
@@ -111,5 +115,5 @@ class Crowd:
             case Farewell():
                 self.is_dismissed = True
             case _:
-                return  # who counted and what is settled changes nothing here: nothing is kept
+                return  # what counted and what is settled changes nothing: nothing is kept here
         self._has_heard.set()
