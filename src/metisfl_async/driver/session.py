@@ -15,16 +15,16 @@ from metisfl_async.core.config import ClientParams, ServerParams, TerminationSig
 from metisfl_async.core.errors import ConfigError, ConnectionLost, MetisError, UnexpectedMessage
 from metisfl_async.core.federation.events import Event, FederationFinished, RoundFinished
 from metisfl_async.core.federation.records import Failure
-from metisfl_async.core.ids import FederationId, new_federation_id
+from metisfl_async.core.ids import FederationId
 from metisfl_async.core.messages import StartRequest
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Array
 from metisfl_async.driver.asking import ask, checked_question
 from metisfl_async.driver.attached import AttachedSession
-from metisfl_async.driver.beginning import start
+from metisfl_async.driver.beginning import begin
 from metisfl_async.driver.central import Central, Evaluate
 from metisfl_async.driver.first_model import first_model
-from metisfl_async.driver.following import ENDING_S, check_same, collect, end, follow, raise_failure, status_of
+from metisfl_async.driver.following import ENDING_S, collect, end, follow, raise_failure
 from metisfl_async.driver.following import stop as ask_to_stop
 from metisfl_async.driver.hosting import Hosting
 from metisfl_async.driver.parties import LearnersGiven, check_fit, checked_learners
@@ -32,7 +32,7 @@ from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.driver.reached import Reached
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.stopping import NothingBegun, StopRequest
-from metisfl_async.driver.sync import run_here, run_in_thread
+from metisfl_async.driver.sync import a_loop_runs, run_here, run_in_thread
 from metisfl_async.driver.watching import Watchers, checked_watchers, watched
 from metisfl_async.learner.stopping import STOP_TIMEOUT_S, Stopping
 from metisfl_async.learner.worker import WorkerKind
@@ -170,9 +170,7 @@ class DriverSession:
 
         While it runs: the rounds so far and the version of the latest model, without the model.
         """
-        if self._result is None and self._federation_id:
-            return self._reached.result()
-        return self._result
+        return self._result or (self._reached.result() if self._federation_id else None)
 
     def run(
         self, *, progress: bool = False, resume: bool = False, watch: Watchers[DriverSession] = ()
@@ -259,9 +257,7 @@ class DriverSession:
         ``asyncio.run(session.run())`` raises Python's own error in a notebook cell; this works there too: it uses a
         fresh loop, in a thread of its own where this thread's loop is running.
         """
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if not a_loop_runs():
             return run_here(self.run(progress=progress, resume=resume, watch=watch))
         if isinstance(self._controller, Controller) and self._controller.is_open:
             raise ConfigError("controller", "open", "one that is not open: it belongs to the loop of this thread")
@@ -368,22 +364,13 @@ class DriverSession:
 
     async def _begin(self, link: ControllerLink, *, resume: bool) -> None:
         """Start a federation, or find the one that goes on."""
-        timeout_s = self._request.join_timeout_secs
         if not self._learners and self._simulation is None and not resume:
             logger.info("waiting for %d learners to join %s", self._request.num_learners, link.address)
-        if resume:
-            status = await status_of(link, timeout_s)
-            if status.federation_id:
-                check_same(status, self._request)
-                logger.info("federation %s goes on at %s", status.federation_id, link.address)
-                self._federation_id = status.federation_id
-                return
-        request = replace(self._request, federation_id=new_federation_id(), has_model=self._initial_model is not None)
 
-        def may_be_started(federation_id: FederationId) -> None:
+        def named(federation_id: FederationId) -> None:
             self._federation_id = federation_id
 
-        await start(link, request, self._initial_model, may_be_started)
+        await begin(link, self._request, self._initial_model, named, resume=resume)
 
     async def _follow(self, link: ControllerLink, on_event: Callable[[Event], None]) -> FederationFinished:
         try:

@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeAlias, TypeVar, assert_never
 
 from metisfl_async.codec.coded import effort
-from metisfl_async.codec.frame import Header
 from metisfl_async.core.codecs import DOWNLOAD_CODECS, RAW
 from metisfl_async.core.errors import (
     ConnectionLost,
@@ -297,25 +296,9 @@ class LearnerClient:
 
     async def _push(self, offer: TaskOffer, update: Update) -> None:
         """Send an update until the controller has answered."""
-        manifest = update.manifest
-        if offer.kind is TaskKind.TRAIN:
-            manifest = manifest.unmarked  # what is not trained was said with the first weights
-
-        async def push(token: Token) -> UpdateReply:
-            header = Header(
-                "update",
-                manifest,
-                update.model_version,
-                offer.task_id,
-                update.metrics,
-                update.metadata,
-                offer.model.federation_id,
-                codec=update.codec,
-            )
-            return await self._link.train_done(token, header, update.model)
-
+        header = update.header(offer)
         try:
-            reply = await self._insist(push)
+            reply = await self._insist(lambda token: self._link.train_done(token, header, update.model))
         except UnknownFederation as error:
             reply = UpdateReply(Outcome.CANCELLED, str(error))
         except Exception as error:
