@@ -305,9 +305,12 @@ class DriverSession:
         controller, simulation = self._controller, self._simulation
         if not isinstance(controller, Controller):
             return []
+        serving = controller.serve()
+        if self._keep_running and self._driving is not None:
+            serving = first_of(asyncio.shield(self._driving), serving)  # it serves on when this is over
         if simulation is None:
-            return [controller.serve()]
-        return [controller.serve(), Engine(simulation, controller.crowd(), controller.controller_config).run()]
+            return [serving]
+        return [serving, Engine(simulation, controller.crowd(), controller.controller_config).run()]
 
     def _new_link(self) -> ControllerLink:
         return link_to(self._controller)
