@@ -75,14 +75,20 @@ class Hosting:
             return asking.result()
         raise AssertionError  # an AsyncExitStack of ours swallows nothing
 
-    def serving(self) -> list[Coroutine[Any, Any, None]]:
-        """Watch over a live controller, whose bug ends the session, and run simulated learners."""
+    def serving(self, until: asyncio.Task[Any] | None = None) -> list[Coroutine[Any, Any, None]]:
+        """Watch over a live controller, whose bug ends the session, and run simulated learners.
+
+        One that serves on when the session is over is watched over until then.
+        """
         controller, simulation = self._controller, self._simulation
         if not isinstance(controller, Controller):
             return []
+        serving = controller.serve()
+        if until is not None:
+            serving = first_of(asyncio.shield(until), serving)
         if simulation is None:
-            return [controller.serve()]
-        return [controller.serve(), Engine(simulation, controller.crowd(), controller.controller_config).run()]
+            return [serving]
+        return [serving, Engine(simulation, controller.crowd(), controller.controller_config).run()]
 
     def clients(self, stack: AsyncExitStack) -> list[LearnerClient]:
         """Make the live learners ready to take part."""

@@ -237,7 +237,10 @@ class DriverSession:
                     display = stack.enter_context(ProgressDisplay(signals, count, logged=self._learners.keys()))
                 learners = self._hosting.clients(stack)
                 driving = self._driving = asyncio.create_task(self._drive(stop, display, resume=resume), name="drive")
-                others = [*self._hosting.serving(), *(learner.run() for learner in learners)]
+                others = [
+                    *self._hosting.serving(driving if self._keep_running else None),
+                    *(learner.run() for learner in learners),
+                ]
                 try:
                     return await beside(driving, *others, before_cancelling=self._end_in_order)
                 except NothingBegun:
