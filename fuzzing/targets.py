@@ -151,7 +151,15 @@ TARGETS: dict[str, Target] = {
     "StartRequest": Target(convert_driver.from_start_request, of(START), (CodecError, WrongProtocol)),
     "Status": Target(
         convert_driver.from_status,
-        of(pb.Status(federation_id="f", is_finished=True, protocol=3, signals=SIGNALS)),
+        of(
+            pb.Status(
+                federation_id="f",
+                is_finished=True,
+                protocol=3,
+                signals=SIGNALS,
+                best=pb.BestModel(metric="accuracy", score=0.5, model_version=2, round_number=2),
+            )
+        ),
         (CodecError, WrongProtocol),
     ),
     "FederationRequest": Target(convert_driver.from_federation, of(pb.FederationRequest(federation_id="f"))),

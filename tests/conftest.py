@@ -17,7 +17,8 @@ settings.load_profile("no deadline")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if {"redis_server", "my_redis_server"} & {*getattr(item, "fixturenames", ())}:
+        names = {*getattr(item, "fixturenames", ())}
+        if names & {"redis_server", "my_redis_server"} or "Redis" in item.name:  # or of whatever store it is to be
             item.add_marker(pytest.mark.redis)
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from metisfl_async.environment.environment import FederationEnvironment
     from metisfl_async.errors import *  # noqa: F403 - for type checkers: what was here before
     from metisfl_async.events import *  # noqa: F403 - for type checkers: what was here before
+    from metisfl_async.learner.askable import askable
     from metisfl_async.learner.learner import Learner
     from metisfl_async.learner.run import run_learner
     from metisfl_async.simulation.simulation import Simulation
@@ -60,6 +61,7 @@ __all__ = [
     "Simulation",
     "TerminationSignals",
     "TransportError",
+    "askable",
     "run_learner",
 ]
 
@@ -85,6 +87,7 @@ _HOMES = {
     "Simulation": "simulation.simulation",
     "TerminationSignals": "core.config",
     "TransportError": "core.errors",
+    "askable": "learner.askable",
     "run_learner": "learner.run",
 }
 _GROUPS = ("strategies", "events", "errors", "adapters", "data", "compat")  #: what was here before is there now

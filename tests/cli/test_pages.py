@@ -22,12 +22,23 @@ from metisfl_async.cli.app import app
 EXAMPLE = Path(__file__).parents[2] / "examples" / "environment"
 PATIENCE_S = 60.0
 
+LEARNER = """
+import numpy, metisfl_async as fl
+
+class One(fl.Learner):
+    def __init__(self, **args): super().__init__(num_training_examples=1)
+    def get_weights(self): return [numpy.zeros(1)]
+    def set_weights(self, parameters): pass
+    def train(self, parameters, config): return [parameters[0] + 1], {}
+    def evaluate(self, parameters, config): return {"accuracy": 0.5}
+"""
+
 
 @contextmanager
-def shown(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def shown(*arguments: str | Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start the command, and wait until it has said where its page is."""
     command = [sys.executable, "-W", "error", "-m", "metisfl_async.cli", *map(str, arguments), "--page"]
-    with subprocess.Popen(command, cwd=EXAMPLE, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         watchdog = threading.Timer(PATIENCE_S, process.kill)
         watchdog.start()
         try:
@@ -48,7 +59,8 @@ def test_a_run_has_a_page_while_it_goes_on_and_leaves_one(tmp_path: Path) -> Non
     file = tmp_path / "federation.yaml"
     text = (EXAMPLE / "federation.yaml").read_text()
     file.write_text(text.replace("federation_rounds: 10", "federation_rounds: 100000"))
-    with shown("run", file, "--module", "learners:DigitsLearner", "--output", tmp_path) as (process, url):
+    (tmp_path / "tiny.py").write_text(LEARNER)
+    with shown("run", file, "--module", "tiny:One", "--output", tmp_path, folder=tmp_path) as (process, url):
         with httpx.stream("GET", f"{url}events") as answer:
             for line in answer.iter_lines():
                 if line.startswith("data: ") and any(row[0] == "round" for row in json.loads(line[6:])):
@@ -63,7 +75,7 @@ def test_a_run_has_a_page_while_it_goes_on_and_leaves_one(tmp_path: Path) -> Non
 def test_a_controller_has_a_page_before_anything_runs(tmp_path: Path, free_port: int) -> None:
     file = tmp_path / "federation.yaml"
     file.write_text((EXAMPLE / "federation.yaml").read_text().replace("port: 50051", f"port: {free_port}"))
-    with shown("controller", file) as (process, url):
+    with shown("controller", file, folder=tmp_path) as (process, url):
         assert httpx.get(url).status_code == 200
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=PATIENCE_S)

@@ -645,6 +645,7 @@ async def test_breaking_the_rules_of_the_stream_is_answered(alone: Federation) -
                 await stream.receive()
 
 
+@pytest.mark.slow
 async def test_an_update_in_very_many_runs_is_looked_at_by_the_worker() -> None:
     """And counts if it is sound: looking while it arrives would hold up the event loop."""
 

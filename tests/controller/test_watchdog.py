@@ -17,6 +17,8 @@ from federations import PATIENCE_S, nothing_left_behind, until
 from metisfl_async.controller import watchdog as module
 from metisfl_async.controller.watchdog import BLOCKED_S, Gap, Watchdog
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).with_name("stopped.py")
 LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
@@ -121,7 +123,6 @@ async def test_the_same_place_is_named_the_1st_2nd_and_4th_time(
     assert len(lines(caplog)) in range(3, 7)  # that it is over is a line of its own, unless it was over too soon
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals there")
 async def test_in_a_process_that_was_stopped_nobody_is_blamed() -> None:
     pipe = asyncio.subprocess.PIPE

@@ -47,7 +47,7 @@ def test_each_role_may_call_what_the_table_says_and_nothing_else(role: Role) -> 
 def test_learners_and_observers_start_and_stop_nothing() -> None:
     ours = MAY_CALL["metisfl_async.v1.Controller"]
     of_drivers = {method for method, roles in ours.items() if roles == {Role.DRIVER}}
-    assert of_drivers == {"SetInitialModel", "StartTraining", "ReportEvaluation", "StopTraining", "ShutDown"}
+    assert of_drivers == {"SetInitialModel", "StartTraining", "Ask", "ReportEvaluation", "StopTraining", "ShutDown"}
     assert {method for method, roles in ours.items() if Role.OBSERVER in roles} == {
         "GetStatus",
         "WatchEvents",

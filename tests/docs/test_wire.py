@@ -15,12 +15,12 @@ from metisfl_async.codec.chunk import split
 from metisfl_async.codec.coded import Layout
 from metisfl_async.codec.coding import Int8
 from metisfl_async.codec.frame import Header, encode, frames_of
-from metisfl_async.controller import registry
+from metisfl_async.controller import questions, registry
 from metisfl_async.core import errors, metrics
 from metisfl_async.core.federation.tasks import TaskKind, Verdict
 from metisfl_async.core.federation.uploads import MOST_DAMAGES
 from metisfl_async.core.ids import FederationId, TaskId
-from metisfl_async.core.messages import PROTOCOL, Afterwards, Outcome
+from metisfl_async.core.messages import MAX_QUESTION_BYTES, PROTOCOL, Afterwards, Outcome
 from metisfl_async.core.model import ALIGNMENT, DTYPES, Manifest, Model, allocate
 from metisfl_async.core.texts import MAX_NAME, MAX_TEXT
 from metisfl_async.transport import convert, convert_driver, grpc_access
@@ -135,6 +135,9 @@ def test_every_error_that_crosses_the_wire_is_on_the_page() -> None:
         ("StartRequest", convert_driver.MAX_START_BYTES),
         ("learners that it names", convert_driver.MAX_NAMED),
         ("a root certificate in it", convert_driver.MAX_CERTIFICATE_BYTES),
+        ("AskRequest", convert_driver.MAX_START_BYTES),
+        ("`params_json` of a question", MAX_QUESTION_BYTES),
+        ("questions of all drivers that are open at one time", questions.MAX_OPEN),
         ("any other request", convert.MAX_REQUEST_BYTES),
         ("characters of a learner_id", registry.MAX_ID_LENGTH),
         ("calls of one party at one time, each until it was read to its end", grpc_access.MOST_CALLS),

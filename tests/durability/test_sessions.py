@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from durability.in_process import Counts
-from federations import PATIENCE_S, AddsOnLoop, nothing_left_behind, until
+from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, until
 
 from metisfl_async import (
     Controller,
@@ -138,3 +138,13 @@ async def test_a_learner_that_is_started_again_sends_what_is_in_its_spool(tmp_pa
     assert of_a.trained == [0.0]
     assert again.trained == []
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]  # noqa: ASYNC240 - nobody else waits here
+
+
+async def test_a_live_controller_that_is_kept_running_serves_the_next_session() -> None:
+    async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller:
+        taking_part = asyncio.create_task(run_learner(Adds(1), controller.client_params))
+        for keep_running in (True, False):
+            signals = TerminationSignals(federation_rounds=2)
+            result = await DriverSession(controller, 1, signals, keep_running=keep_running).run()
+            assert [record.number for record in result.rounds] == [1, 2]
+        await taking_part

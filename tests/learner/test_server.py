@@ -99,6 +99,7 @@ async def test_while_it_trains_nobody_holds_a_connection() -> None:
         assert (await running).model_version == 1
 
 
+@pytest.mark.slow
 async def test_fifty_learners_for_three_rounds() -> None:
     async with (
         asyncio.timeout(2 * PATIENCE_S),

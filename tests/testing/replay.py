@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 from unittest import mock
 
-from metisfl_async import ControllerConfig, FedBuff, ModelPublished, ModelStoreConfig, RoundStarted, TerminationSignals
+from metisfl_async import ControllerConfig, ModelStoreConfig, TerminationSignals
 from metisfl_async.core.config.sameness import facts_of
 from metisfl_async.core.errors import MetisError
 from metisfl_async.core.federation import desk, inputs
@@ -30,6 +30,8 @@ from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.federation.tasks import HeldTask
 from metisfl_async.core.ids import FederationId, ModelRef, TaskId, new_task_id
 from metisfl_async.core.strategies.strategies import Strategies
+from metisfl_async.events import ModelPublished, RoundStarted
+from metisfl_async.strategies import FedBuff
 from metisfl_async.testing import FakeLearner, run
 from metisfl_async.testing import Federation as Simulated
 
@@ -107,12 +109,13 @@ def _standing(text: str) -> Line:
     standing: Line = json.loads(text)
     for of_round in standing["rounds"]:
         _record(of_round["record"])
+    standing["started_at"] = 0.0  # of the wall clock
     standing["strategies"] = hashlib.sha256(json.dumps(standing["strategies"]).encode()).hexdigest()[:16]
     return {"is": "Standing"} | {name: fact for name, fact in standing.items() if name != "config"}
 
 
 def _record(record: Line) -> Line:
-    record |= {"is": "RoundRecord", "selection_ms": 0.0}  # that is measured, not decided
+    record |= {"is": "RoundRecord", "selection_ms": 0.0, "started_at": 0.0}  # that is measured, not decided
     for part in record["learners"].values():
         part["is"] = "LearnerRecord"
     return record

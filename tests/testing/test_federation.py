@@ -241,6 +241,7 @@ async def test_a_killed_learner_is_missed_and_a_restarted_one_is_asked_again(fed
     async with federation(learners, TerminationSignals(federation_rounds=3)) as fed:
         await fed.event(RoundStarted, number=1)
         await fed.kill("b")
+        await fed.kill("b")  # it is dead
         await fed.event(RoundStarted, number=2)
         await fed.restart("b")
         result = await fed.result()
@@ -300,6 +301,9 @@ async def test_wrong_faults_are_refused(federation: New) -> None:
     async with federation([FakeLearner()], TWO) as fed:
         with pytest.raises(ConfigError, match="who is 'nobody'; allowed: learner-0, driver"):
             fed.cut("nobody")
+        for end in (fed.kill, fed.restart):
+            with pytest.raises(ConfigError, match="who is 'driver'; allowed: controller, learner-0"):
+                await end("driver")
         with pytest.raises(ConfigError, match="what is 'letter'; allowed: 'join', 'message'"):
             fed.drop("driver", "letter")  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="during is 'join'; allowed: 'upload', 'download'"):

@@ -29,6 +29,8 @@ LEARNER_MESSAGES = [
     m.Evaluated(TASK, {"accuracy": 0.5, "loss": float("inf")}),
     m.Evaluated(TASK, {}),
     m.Failed(TASK, "ValueError", "no\ndata ü"),
+    m.Answer("q", '{"mean": [0.5, NaN]}'),
+    m.Answer("q", error_type="ValueError", message="no data"),
 ]
 CONTROLLER_MESSAGES = [
     m.Welcome({}),
@@ -41,6 +43,7 @@ CONTROLLER_MESSAGES = [
     m.Farewell("over", REF),
     m.Farewell("over", None, m.Afterwards.STAY),
     m.Counted((TASK, TaskId("x"))),
+    m.Question("q", "describe", {"bins": [1, 2.5, None]}, 0.5),
 ]
 
 
@@ -67,6 +70,7 @@ def test_the_word_that_updates_count_goes_with_the_next_message() -> None:
         (pb.ControllerMessage(task=pb.TaskOffer(task_id=TASK, kind="train", config_json="[" * 100_000)), TASK),
         (pb.ControllerMessage(task=pb.TaskOffer(task_id=TASK, kind="train", config_json="{")), TASK),
         (pb.ControllerMessage(farewell=pb.Farewell(then="dance")), None),
+        (pb.ControllerMessage(question=pb.Question(method="describe", params_json="[]")), None),
     ],
 )
 def test_what_a_newer_controller_says_is_unknown_and_no_error(
@@ -114,6 +118,13 @@ def test_parties_of_another_version_are_refused_and_both_versions_named() -> Non
             convert_driver.from_status,
             m.Status(REF.federation_id, True, best=BestScore("accuracy", 0.5, 9, 7)),
         ),
+        (convert_driver.ask, convert_driver.from_ask, m.AskRequest("describe", {"bins": 3}, 2.5)),
+        (
+            convert_driver.ask,
+            convert_driver.from_ask,
+            m.AskRequest("a", {}, 1.0, 3, 5.0, (ClientParams("a", 5, b"-----BEGIN one"), ClientParams("b", 5))),
+        ),
+        (convert_driver.answer, convert_driver.from_answer, (LearnerId("site"), m.Answer("q", "[1]"))),
         (convert_driver.get_model, convert_driver.from_get_model, (REF.federation_id, True)),
         (
             convert_driver.start_request,
@@ -171,6 +182,31 @@ def test_what_learners_report_arrives_unchanged(message: m.LearnerMessage) -> No
 @pytest.mark.parametrize("message", CONTROLLER_MESSAGES, ids=repr)
 def test_what_is_delivered_arrives_unchanged(message: m.ControllerMessage) -> None:
     assert convert.from_delivery(convert.delivery((Token("t"), 2**60, [message]))) == (Token("t"), 2**60, [message])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"),
+    [
+        ({"timeout_secs": 0.0}, "timeout_secs is 0.0"),
+        ({"timeout_secs": float("nan")}, "timeout_secs is nan"),
+        ({"join_timeout_secs": -1.0}, "join_timeout_secs is -1.0"),
+        ({"params_json": "[1]"}, "params_json is not a JSON object"),
+        ({"params_json": "[" * 100_000}, "at most"),
+        ({"params_json": "[" * 2000}, "."),
+        ({"params_json": f'"{"x" * m.MAX_QUESTION_BYTES}"'}, f"at most {m.MAX_QUESTION_BYTES}"),
+        ({"method": "x" * (m.MAX_QUESTION_BYTES + 1)}, f"at most {m.MAX_QUESTION_BYTES}"),
+    ],
+)
+def test_a_question_that_nobody_could_answer_is_damaged(wrong: dict[str, Any], what: str) -> None:
+    given: dict[str, Any] = {"method": "describe", "timeout_secs": 1.0} | wrong
+    request = pb.AskRequest(**given)
+    with pytest.raises(Damaged, match=what):
+        convert_driver.from_ask(request.SerializeToString())
+
+
+def test_the_largest_answer_fits_a_message() -> None:
+    answer = m.Answer("q" * 32, "x" * m.MAX_ANSWER_BYTES)
+    assert convert.from_report(convert.report((Token("t" * 32), answer)))[1] == answer
 
 
 def test_a_certificate_travels_once_however_many_learners_share_it() -> None:

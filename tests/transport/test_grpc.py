@@ -321,6 +321,7 @@ async def test_a_driver_or_a_learner_of_another_protocol_is_refused_and_both_ver
         await link.close()
 
 
+@pytest.mark.slow
 async def test_what_nobody_reads_is_bounded_by_the_flow_control() -> None:
     """A stream without room is not read: its sender is held back before the body, not buffered."""
     size = 2**20
@@ -461,6 +462,7 @@ async def test_a_refusal_arrives_however_long_what_was_refused() -> None:
             await run_learner(Adds(1), controller.client_params, learner_id="x" * 60_000)
 
 
+@pytest.mark.slow
 async def test_a_driver_is_told_of_more_learners_than_a_frame_holds() -> None:
     """RoundFinished and the log of a round have the metrics of all learners in one message."""
 
@@ -513,6 +515,7 @@ async def test_a_driver_is_told_together_of_what_happened_meanwhile() -> None:
         await link.close()
 
 
+@pytest.mark.slow
 async def test_who_waits_for_a_turn_gets_the_model_of_when_it_comes_and_keeps_none() -> None:
     """Without rounds, models would pile up in memory behind a slow reader."""
     config = ControllerConfig(scheduler="Asynchronous", evaluate_every=0, max_downloads=1)

@@ -31,6 +31,8 @@ from metisfl_async.driver import following
 from metisfl_async.transport import grpc_link
 from metisfl_async.transport.grpc_link import GrpcLink
 
+pytestmark = pytest.mark.slow
+
 ANYONE = JoinRequest(LearnerId(""), Token(""))
 
 

@@ -9,6 +9,7 @@ from metisfl_async.controller.connection import OutboxConnection, StreamConnecti
 from metisfl_async.controller.farewell import Farewells
 from metisfl_async.controller.jobs import Jobs
 from metisfl_async.controller.listeners import DialledConnection, Listeners
+from metisfl_async.controller.questions import Questions
 from metisfl_async.controller.registry import Member, Registry
 from metisfl_async.core import messages as said
 from metisfl_async.core.access import Caller
@@ -34,10 +35,17 @@ class Conversations:
     """Takes learners in, and exchanges messages with each until its connection ends."""
 
     def __init__(
-        self, config: ControllerConfig, registry: Registry, jobs: Jobs, listeners: Listeners, farewells: Farewells
+        self,
+        config: ControllerConfig,
+        registry: Registry,
+        jobs: Jobs,
+        listeners: Listeners,
+        farewells: Farewells,
+        *,
+        questions: Questions,
     ) -> None:
         self._config, self._registry, self._jobs = config, registry, jobs
-        self._listeners, self._farewells = listeners, farewells
+        self._listeners, self._farewells, self._questions = listeners, farewells, questions
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()  #: fails with a bug
 
     async def join(self, caller: Caller, request: JoinRequest) -> JoinReply:
@@ -88,6 +96,7 @@ class Conversations:
     def forget(self, member: Member, reason: str) -> None:
         """Take a learner out of the federation."""
         self._registry.remove(member)
+        self._questions.left(member.id, reason)
         self._jobs.post(happened.Left(member.id, reason))
         self._farewells.changed()
 
@@ -114,6 +123,7 @@ class Conversations:
                 why = "no federation runs here: was the controller started again?"
                 connection.send(said.Welcome({held.task_id: (Verdict.DISCARD, why) for held in hello.held}))
             self._jobs.post(happened.Joined(member.id, hello.held))
+            self._questions.joined(member)
             self._farewells.changed()
             if self._farewells.message is not None:
                 connection.send(self._farewells.message)
@@ -142,5 +152,7 @@ class Conversations:
             case said.Failed(task_id, error_type, text):
                 connection.send(said.Settled(task_id))
                 post(happened.Failed(member.id, task_id, error_type, text))
+            case said.Answer():
+                self._questions.answered(member.id, message)
             case said.Hello():
                 raise UnexpectedMessage("Hello is the first message on Tasks, and comes once")

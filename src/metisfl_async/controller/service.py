@@ -16,6 +16,7 @@ from metisfl_async.controller.jobs import Jobs
 from metisfl_async.controller.latest import Latest
 from metisfl_async.controller.listeners import Listeners
 from metisfl_async.controller.open_files import scarce
+from metisfl_async.controller.questions import Questions
 from metisfl_async.controller.registry import Registry
 from metisfl_async.controller.snapshot import Snapshot, snapshot
 from metisfl_async.controller.threads import Threads
@@ -31,6 +32,8 @@ from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import NO_FEDERATION, FederationId, LearnerId, ModelRef, Token
 from metisfl_async.core.messages import (
     Afterwards,
+    Answer,
+    AskRequest,
     ControllerMessage,
     Farewell,
     JoinReply,
@@ -69,7 +72,10 @@ class Service:
         self.closing = asyncio.Event()
         self.listeners = Listeners(named_learners("learners", config.learners), self.closing, server_params)
         self.farewells = Farewells(registry, config.farewell_timeout_secs, clock)
-        self.conversations = Conversations(config, registry, jobs, self.listeners, self.farewells)
+        self._questions = Questions(registry)
+        self.conversations = Conversations(
+            config, registry, jobs, self.listeners, self.farewells, questions=self._questions
+        )
         self._config, self._registry, self._jobs = config, registry, jobs
         self._clock = clock
         self._first_weights = FirstWeights(config, jobs, threads, clock)
@@ -229,6 +235,15 @@ class Service:
         # A reader that stands still keeps a model that may be an old one: each party keeps one.
         alone = self._fetches.of(("GetModel", caller.identity or caller.peer), Superseded(str(caller)))
         return Download(begin, lambda _: None, alone)
+
+    async def ask(self, caller: Caller, request: AskRequest) -> AsyncGenerator[tuple[LearnerId, Answer], None]:
+        self._driver_at = self._clock()
+        self._audit.note("asked", caller, method=request.method)
+        if request.learners:
+            self.listeners.name(request.learners)
+        async with aclosing(self._questions.ask(request)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def evaluated(self, caller: Caller, federation_id: FederationId, report: CentralEvaluation) -> None:
         self._jobs.of(federation_id).post(report)

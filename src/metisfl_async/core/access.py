@@ -39,6 +39,7 @@ MAY_CALL: dict[str, dict[str, frozenset[Role]]] = {
         "SetInitialModel": _DRIVERS,
         "StartTraining": _DRIVERS,
         "ReportEvaluation": _DRIVERS,
+        "Ask": _DRIVERS,
         "StopTraining": _DRIVERS,
         "ShutDown": _DRIVERS,
         "GetStatus": _WATCHERS,

@@ -14,10 +14,14 @@ from metisfl_async.core.ids import NO_FEDERATION, FederationId, LearnerId, Model
 from metisfl_async.core.metrics import Json, Metrics
 
 __all__ = [
+    "MAX_ANSWER_BYTES",
+    "MAX_QUESTION_BYTES",
     "PROTOCOL",
     "TRAINED_BEFORE",
     "Accept",
     "Afterwards",
+    "Answer",
+    "AskRequest",
     "ControllerMessage",
     "Counted",
     "Evaluated",
@@ -29,6 +33,7 @@ __all__ = [
     "JoinRequest",
     "LearnerMessage",
     "Outcome",
+    "Question",
     "Settled",
     "StartRequest",
     "Status",
@@ -41,6 +46,8 @@ __all__ = [
 
 
 TRAINED_BEFORE = "trained_before"  #: in the metadata of first weights: whether their learner had trained before
+MAX_QUESTION_BYTES = 48 * 1024  #: of the parameters of a question to learners, as JSON
+MAX_ANSWER_BYTES = 96 * 1024  #: of what a learner answers, as JSON
 PROTOCOL = 3  #: the version of what is said here; parties of different versions refuse each other
 
 
@@ -98,6 +105,16 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What a learner says to a question: something as JSON, or why it cannot."""
+
+    question_id: str
+    json: str = ""
+    error_type: str = ""  #: the exception's class, if it is no answer
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Welcome:
     """The answer to Hello: what to do with each held task."""
 
@@ -138,6 +155,16 @@ class Withdrawn:
 
     task_id: TaskId
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A method of the learner's is to be called, if its class marks it as askable; nobody waits longer than said."""
+
+    id: str
+    method: str
+    params: dict[str, Json]
+    timeout_secs: float
 
 
 class Afterwards(StrEnum):
@@ -206,6 +233,18 @@ class StartRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class AskRequest:
+    """What a driver asks all connected learners."""
+
+    method: str
+    params: dict[str, Json]
+    timeout_secs: float  #: for all answers
+    num_learners: int = 0  #: wait until so many are connected ...
+    join_timeout_secs: float | None = None  #: ... for so long
+    learners: tuple[ClientParams, ...] = ()  #: those that listen, which the controller may dial
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """What a controller does."""
 
@@ -217,5 +256,7 @@ class Status:
     protocol: int = PROTOCOL
 
 
-LearnerMessage: TypeAlias = Hello | Accept | Heartbeat | Evaluated | Failed
-ControllerMessage: TypeAlias = Welcome | TaskOffer | Settled | Counted | Withdrawn | Heartbeat | Farewell | Unknown
+LearnerMessage: TypeAlias = Hello | Accept | Heartbeat | Evaluated | Failed | Answer
+ControllerMessage: TypeAlias = (
+    Welcome | TaskOffer | Settled | Counted | Withdrawn | Heartbeat | Question | Farewell | Unknown
+)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.federation.events import Event, RoundFinished
+from metisfl_async.core.federation.records import Failure
 from metisfl_async.core.ids import FederationId
+from metisfl_async.core.metrics import Json
+from metisfl_async.driver.asking import ask, checked_question
 from metisfl_async.driver.following import collect, end, follow, raise_failure, status_of, stop
 from metisfl_async.driver.reached import Reached
 from metisfl_async.driver.result import FederationResult
@@ -73,6 +78,16 @@ class AttachedSession:
         link = GrpcLink(self._params)
         try:
             await stop(link, await self._find(link), reason, self._lost_secs)
+        finally:
+            await link.close()
+
+    async def ask(
+        self, method: str, params: Mapping[str, Json] | None = None, *, timeout_secs: float = 60.0
+    ) -> dict[str, Json | Failure]:
+        """Ask the learners that are connected now; see `DriverSession.ask`."""
+        link = GrpcLink(self._params)
+        try:
+            return await ask(link, checked_question(method, params, timeout_secs), self._lost_secs)
         finally:
             await link.close()
 

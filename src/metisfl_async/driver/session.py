@@ -14,28 +14,28 @@ from metisfl_async.controller.controller import Controller
 from metisfl_async.core.config import ClientParams, ServerParams, TerminationSignals, named_learners
 from metisfl_async.core.errors import ConfigError, ConnectionLost, MetisError, UnexpectedMessage
 from metisfl_async.core.federation.events import Event, FederationFinished, RoundFinished
-from metisfl_async.core.ids import FederationId, new_federation_id
+from metisfl_async.core.federation.records import Failure
+from metisfl_async.core.ids import FederationId
 from metisfl_async.core.messages import StartRequest
+from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Array
+from metisfl_async.driver.asking import ask, checked_question
 from metisfl_async.driver.attached import AttachedSession
-from metisfl_async.driver.beginning import start
+from metisfl_async.driver.beginning import begin
 from metisfl_async.driver.central import Central, Evaluate
 from metisfl_async.driver.first_model import first_model
-from metisfl_async.driver.following import ENDING_S, check_same, collect, end, follow, raise_failure, status_of
+from metisfl_async.driver.following import ENDING_S, collect, end, follow, raise_failure
 from metisfl_async.driver.following import stop as ask_to_stop
-from metisfl_async.driver.parties import LearnersGiven, check_fit, checked_learners, link_to
+from metisfl_async.driver.hosting import Hosting
+from metisfl_async.driver.parties import LearnersGiven, check_fit, checked_learners
 from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.driver.reached import Reached
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.stopping import NothingBegun, StopRequest
-from metisfl_async.driver.sync import run_here, run_in_thread
+from metisfl_async.driver.sync import a_loop_runs, run_here, run_in_thread
 from metisfl_async.driver.watching import Watchers, checked_watchers, watched
-from metisfl_async.learner.client import LearnerClient
-from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.stopping import STOP_TIMEOUT_S, Stopping
-from metisfl_async.learner.threads import DaemonThreads
-from metisfl_async.learner.worker import Worker, WorkerKind
-from metisfl_async.simulation.engine import Engine
+from metisfl_async.learner.worker import WorkerKind
 from metisfl_async.simulation.simulation import Simulation
 from metisfl_async.store.event_log import EventLog, EventStream
 from metisfl_async.transport.base import ControllerLink
@@ -48,7 +48,6 @@ __all__ = ["DriverSession"]
 
 logger = logging.getLogger(__name__)
 
-MAX_THREADS = 32  #: for the live learners of one session; more learners take turns
 LOST_S = 60.0  #: how long a remote controller may be out of reach before the driver gives up
 INTERRUPTED_S = 60.0  #: for stopping a federation in order when its run is cancelled
 
@@ -127,7 +126,7 @@ class DriverSession:
             raise ConfigError("evaluate", evaluate, "a function (parameters, round_number) -> metrics, or None")
         if keep_running and num_here:
             raise ConfigError("keep_running", keep_running, "False with live learners: they end with their session")
-        self._controller, self._learners = controller, live
+        self._controller, self._learners, self._is_asking = controller, live, False
         self._request = StartRequest(
             termination_signals,
             num_learners,
@@ -139,14 +138,14 @@ class DriverSession:
         )
         self._initial_model = None if initial_weights is None else first_model(initial_weights, live.values())
         self._evaluate = evaluate
-        self._worker: WorkerKind = worker
         self._stopping = Stopping(stop_timeout_secs)
+        self._hosting = Hosting(controller, live, worker, self._stopping, self._simulation)
         self._stop: StopRequest | None = None  # of the run that was called
         self._keep_running, self._lost_secs = keep_running, lost_secs
         self._log = EventLog()
         self._link: ControllerLink | None = None  # while running
+        self._has_link = asyncio.Event()  # of the run that was called; set at its end, too
         self._driving: asyncio.Task[Any] | None = None  # likewise
-        self._owns_controller = False
         self._forget_run()
 
     def _forget_run(self) -> None:
@@ -171,9 +170,7 @@ class DriverSession:
 
         While it runs: the rounds so far and the version of the latest model, without the model.
         """
-        if self._result is None and self._federation_id:
-            return self._reached.result()
-        return self._result
+        return self._result or (self._reached.result() if self._federation_id else None)
 
     def run(
         self, *, progress: bool = False, resume: bool = False, watch: Watchers[DriverSession] = ()
@@ -209,15 +206,15 @@ class DriverSession:
             If it is running already, or a live learner is still in a method that was given up.
         """
         stop, watch = StopRequest(), checked_watchers(watch)
-        if self._link is None:
+        if self._link is None and not self._is_asking:
             self._stop = stop  # it may be asked for from now on, although nothing runs before this is awaited
+            self._has_link = asyncio.Event()
         return self._run(stop, watch, progress=progress, resume=resume)
 
     async def _run(
         self, stop: StopRequest, watch: Watchers[DriverSession], *, progress: bool, resume: bool
     ) -> FederationResult:
-        if self._link is not None:
-            raise UnexpectedMessage("the session is running already")
+        self._check_idle()
         self._stop = stop
         if self._log.is_closed:
             self._log = EventLog()
@@ -227,18 +224,23 @@ class DriverSession:
                 return await self._run_parts(stop, progress=progress, resume=resume)
         finally:
             self._link = self._driving = self._stop = None
+            self._has_link.set()
 
     async def _run_parts(self, stop: StopRequest, *, progress: bool, resume: bool) -> FederationResult:
         try:
             async with AsyncExitStack() as stack:
-                await self._reach(stack, resume=resume)
+                self._link = await self._hosting.reach(stack, resume=resume)
+                self._has_link.set()
                 display = None
                 if progress:
                     signals, count = self._request.signals, self._request.num_learners
                     display = stack.enter_context(ProgressDisplay(signals, count, logged=self._learners.keys()))
-                learners = self._live_learners(stack)
+                learners = self._hosting.clients(stack)
                 driving = self._driving = asyncio.create_task(self._drive(stop, display, resume=resume), name="drive")
-                others = [*self._serving(), *(learner.run() for learner in learners)]
+                others = [
+                    *self._hosting.serving(driving if self._keep_running else None),
+                    *(learner.run() for learner in learners),
+                ]
                 try:
                     return await beside(driving, *others, before_cancelling=self._end_in_order)
                 except NothingBegun:
@@ -258,9 +260,7 @@ class DriverSession:
         ``asyncio.run(session.run())`` raises Python's own error in a notebook cell; this works there too: it uses a
         fresh loop, in a thread of its own where this thread's loop is running.
         """
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if not a_loop_runs():
             return run_here(self.run(progress=progress, resume=resume, watch=watch))
         if isinstance(self._controller, Controller) and self._controller.is_open:
             raise ConfigError("controller", "open", "one that is not open: it belongs to the loop of this thread")
@@ -288,42 +288,47 @@ class DriverSession:
             asking = ask_to_stop(self._link, self._federation_id, reason, self._lost_secs)
             await first_of(asking, asyncio.wait([self._driving]))
 
+    async def ask(
+        self, method: str, params: Mapping[str, Json] | None = None, *, timeout_secs: float = 60.0
+    ) -> dict[str, Json | Failure]:
+        """Call a method of all connected learners, one that their class marks with `askable`.
+
+        Give for each what it answered, at most 96 KiB as JSON, or the `Failure` that says why it did not within
+        `timeout_secs`. The method gets `params`, a dict, at most 48 KiB as JSON. Before training starts, also when
+        nothing runs, all learners of the session are waited for, for `join_timeout_secs`. One that trains answers when
+        it has finished.
+
+        Raises
+        ------
+        UnexpectedMessage
+            If the learners are simulated.
+        QuorumLost
+            If the learners did not come.
+        TransportError
+            If a remote controller cannot be reached.
+        """
+        if self._simulation is not None:
+            raise UnexpectedMessage("simulated learners exist only while they work, and answer no questions")
+        request, given = checked_question(method, params, timeout_secs), self._request
+        if self._stop is not None:
+            await self._has_link.wait()
+        if self._link is None or not self._reached.first_weights:
+            count, wait_s = given.num_learners, given.join_timeout_secs
+            request = replace(request, num_learners=count, join_timeout_secs=wait_s, learners=given.learners)
+        if self._link is not None:
+            return await ask(self._link, request, self._lost_secs)
+        self._check_idle()
+        self._is_asking = True
+        try:
+            return await self._hosting.ask(request, self._lost_secs)
+        finally:
+            self._is_asking = False
+
     # --- the parts -------------------------------------------------------------------------------------------------
 
-    async def _reach(self, stack: AsyncExitStack, *, resume: bool) -> None:
-        """Open a live controller that is not open, and make the link."""
-        controller = self._controller
-        self._owns_controller = isinstance(controller, Controller) and not controller.is_open
-        if isinstance(controller, Controller) and self._owns_controller:
-            controller.resume = controller.resume or resume
-            await stack.enter_async_context(controller)
-        self._link = self._new_link()
-        stack.push_async_callback(self._link.close)
-
-    def _serving(self) -> list[Coroutine[Any, Any, None]]:
-        """Watch over a live controller, whose bug ends the session, and run simulated learners."""
-        controller, simulation = self._controller, self._simulation
-        if not isinstance(controller, Controller):
-            return []
-        if simulation is None:
-            return [controller.serve()]
-        return [controller.serve(), Engine(simulation, controller.crowd(), controller.controller_config).run()]
-
-    def _new_link(self) -> ControllerLink:
-        return link_to(self._controller)
-
-    def _live_learners(self, stack: AsyncExitStack) -> list[LearnerClient]:
-        worker = self._worker
-        if self._learners and worker == "thread":
-            threads = min(len(self._learners), MAX_THREADS)
-            worker = stack.enter_context(DaemonThreads(threads, "metisfl-learners"))
-        clients, failures = [], FailureLog()
-        for name, learner in self._learners.items():
-            of_learner = Worker(learner, worker, name=name, stopping=self._stopping)
-            link = self._new_link()
-            stack.push_async_callback(link.close)
-            clients.append(LearnerClient(link, of_learner, name, failures=failures))
-        return clients
+    def _check_idle(self) -> None:
+        if self._link is not None or self._is_asking:
+            raise UnexpectedMessage(f"the session is {'running' if self._link is not None else 'asking'} already")
 
     async def _drive(self, stop: StopRequest, display: ProgressDisplay | None, *, resume: bool) -> FederationResult:
         """Start the federation, or come back to it; follow it to its end, and collect what came of it."""
@@ -340,7 +345,7 @@ class DriverSession:
             self._reached.end(finished.reason)
             failure = await self._collect(link)
         except (asyncio.CancelledError, NothingBegun):
-            if not self._owns_controller and self._federation_id:
+            if not self._hosting.owns_controller and self._federation_id:
                 with suppress(MetisError, TimeoutError):
                     async with asyncio.timeout(ENDING_S):
                         await link.shut_down(self._federation_id, self._keep_running)
@@ -362,22 +367,13 @@ class DriverSession:
 
     async def _begin(self, link: ControllerLink, *, resume: bool) -> None:
         """Start a federation, or find the one that goes on."""
-        timeout_s = self._request.join_timeout_secs
         if not self._learners and self._simulation is None and not resume:
             logger.info("waiting for %d learners to join %s", self._request.num_learners, link.address)
-        if resume:
-            status = await status_of(link, timeout_s)
-            if status.federation_id:
-                check_same(status, self._request)
-                logger.info("federation %s goes on at %s", status.federation_id, link.address)
-                self._federation_id = status.federation_id
-                return
-        request = replace(self._request, federation_id=new_federation_id(), has_model=self._initial_model is not None)
 
-        def may_be_started(federation_id: FederationId) -> None:
+        def named(federation_id: FederationId) -> None:
             self._federation_id = federation_id
 
-        await start(link, request, self._initial_model, may_be_started)
+        await begin(link, self._request, self._initial_model, named, resume=resume)
 
     async def _follow(self, link: ControllerLink, on_event: Callable[[Event], None]) -> FederationFinished:
         try:

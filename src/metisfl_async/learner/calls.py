@@ -7,10 +7,11 @@ from typing import Any
 
 from metisfl_async.core.metrics import checked_json
 from metisfl_async.core.model import Bytes, Manifest, Model, allocate, is_alone
+from metisfl_async.learner.askable import method_of, packed_answer
 from metisfl_async.learner.learner import Config, Learner, examples_of
 from metisfl_async.learner.outcome import Measured, Trained, checked_evaluation, order_of, packed_result, packed_weights
 
-__all__ = ["copied", "evaluate", "get_weights", "own", "pack_result", "pack_weights", "set_weights", "train"]
+__all__ = ["ask", "copied", "evaluate", "get_weights", "own", "pack_result", "pack_weights", "set_weights", "train"]
 
 
 def get_weights(learner: Learner) -> Model:
@@ -54,6 +55,10 @@ def evaluate(learner: Learner, model: Model, config: Config, again: Bytes | None
 def _free(room: Bytes, again: Bytes | None) -> Bytes | None:
     """Give the room of a copy, if it is to be used again and nobody else has it."""
     return room if again is not None and is_alone(room) else None
+
+
+def ask(learner: Learner, method: str, params: Config) -> str:
+    return packed_answer(method, method_of(learner, method)(own(params)))
 
 
 def copied(learner: Learner, model: Model, again: Bytes | None = None) -> list[Any]:

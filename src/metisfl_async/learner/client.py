@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any, TypeAlias, TypeVar, assert_never
 
 from metisfl_async.codec.coded import effort
-from metisfl_async.codec.frame import Header
 from metisfl_async.core.codecs import DOWNLOAD_CODECS, RAW
 from metisfl_async.core.errors import (
     ConnectionLost,
@@ -42,11 +41,12 @@ from metisfl_async.core.messages import (
 )
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Model
+from metisfl_async.learner.answering import Answering
 from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.hearing import Hearing
 from metisfl_async.learner.learner import Config
 from metisfl_async.learner.outcome import Trained, text_of
-from metisfl_async.learner.part import Begin, Drop, End, Forget, Part, Push, Say, Step
+from metisfl_async.learner.part import Begin, Drop, End, Forget, Part, Push, Reply, Say, Step
 from metisfl_async.learner.shrinking import Shrinking, Update
 from metisfl_async.learner.spool import Spool, Spooled
 from metisfl_async.learner.worker import Worker
@@ -90,6 +90,7 @@ class LearnerClient:
         self._connect_timeout_s = connect_timeout_s
         self._part, self._spool, self._failures = Part(), spool, failures or FailureLog()
         self._shrinking = Shrinking()
+        self._answering = Answering(worker, self._failures, lambda answer: self._carry_out([Say(answer)]))
         self._joined: JoinReply | None = None  # of the latest incarnation
         self._is_connected = asyncio.Event()
         self._hearing: Hearing | None = None  # of the latest connection
@@ -110,7 +111,7 @@ class LearnerClient:
                 for kept in await self._spool.open():
                     self._updates[kept.offer.task_id] = Update.raw(kept.trained, kept.model_version, is_own=True)
                     self._part.take_up(kept.offer)
-            await first_of(self._work(), self._push_all(), self._stay_connected())
+            await first_of(self._work(), self._push_all(), self._answering.run(), self._stay_connected())
         finally:
             if self._spool is not None:
                 self._spool.close()
@@ -183,6 +184,8 @@ class LearnerClient:
             match step:
                 case Say(message):
                     self._outbox.put_nowait(message)  # without a connection, it is said again after the next Welcome
+                case Reply(question):
+                    self._answering.take(question)
                 case Begin(offer):
                     self._offers.put_nowait(offer)
                 case Push(task_id):
@@ -259,7 +262,7 @@ class LearnerClient:
                     self._carry_out(self._part.reported(Evaluated(offer.task_id, metrics)))
         except Exception as error:  # noqa: BLE001 - it is the user's code
             text = text_of(error)
-            self._failures.tell(self._id, offer, error, text)
+            self._failures.tell(self._id, offer.kind, f" in round {offer.round_number}", error, text)
             self._carry_out(self._part.reported(Failed(offer.task_id, type(error).__name__, text)))
 
     async def _smaller(self, offer: TaskOffer, update: Update, base: Model) -> Update:
@@ -293,25 +296,9 @@ class LearnerClient:
 
     async def _push(self, offer: TaskOffer, update: Update) -> None:
         """Send an update until the controller has answered."""
-        manifest = update.manifest
-        if offer.kind is TaskKind.TRAIN:
-            manifest = manifest.unmarked  # what is not trained was said with the first weights
-
-        async def push(token: Token) -> UpdateReply:
-            header = Header(
-                "update",
-                manifest,
-                update.model_version,
-                offer.task_id,
-                update.metrics,
-                update.metadata,
-                offer.model.federation_id,
-                codec=update.codec,
-            )
-            return await self._link.train_done(token, header, update.model)
-
+        header = update.header(offer)
         try:
-            reply = await self._insist(push)
+            reply = await self._insist(lambda token: self._link.train_done(token, header, update.model))
         except UnknownFederation as error:
             reply = UpdateReply(Outcome.CANCELLED, str(error))
         except Exception as error:
@@ -371,13 +358,17 @@ class LearnerClient:
             logger.info("%s waits for the next federation: %s", self._id, farewell.reason)
             self._model = self._has_weights_of = None
             return False
-        assert self._joined is not None
+        await self.leave()
+        logger.info("%s left %s: %s", self._id, self._link.address, farewell.reason)
+        return True
+
+    async def leave(self) -> None:
+        """Say goodbye, if there is somebody to say it to."""
         self._is_leaving = True
         with suppress(MetisError, TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
-                await self._link.leave(self._joined.token)
-        logger.info("%s left %s: %s", self._id, self._link.address, farewell.reason)
-        return True
+                if self._joined is not None:
+                    await self._link.leave(self._joined.token)
 
     # --- insisting -------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from metisfl_async.core.messages import TaskOffer
 from metisfl_async.core.repeats import Repeats
 from metisfl_async.learner.worker import users_part
 
@@ -19,12 +18,13 @@ class FailureLog:
     def __init__(self) -> None:
         self._repeats = Repeats()
 
-    def tell(self, learner: str, offer: TaskOffer, error: Exception, text: str) -> None:
+    def tell(self, learner: str, what: str, where: str, error: Exception, text: str) -> None:
+        """Log that a learner failed to do something, in a round as a rule; what is alike may be in different ones."""
         kind = type(error).__name__
-        times = self._repeats.count((offer.kind, kind, text))
+        times = self._repeats.count((what, kind, text))
         if times == 1:
             trace = (type(error), error, users_part(error.__traceback__))
-            logger.error("%s failed to %s in round %d", learner, offer.kind, offer.round_number, exc_info=trace)
+            logger.error("%s failed to %s%s", learner, what, where, exc_info=trace)
         elif times is not None:
-            said = "%s failed to %s in round %d; %d such failures so far: %s: %s"
-            logger.error(said, learner, offer.kind, offer.round_number, times, kind, text)
+            said = "%s failed to %s%s; %d such failures so far: %s: %s"
+            logger.error(said, learner, what, where, times, kind, text)

@@ -23,6 +23,7 @@ from metisfl_async.core.messages import (
     JoinReply,
     LearnerMessage,
     Outcome,
+    Question,
     Settled,
     TaskOffer,
     Unknown,
@@ -31,7 +32,7 @@ from metisfl_async.core.messages import (
     Withdrawn,
 )
 
-__all__ = ["Begin", "Drop", "End", "Forget", "Part", "Push", "Say", "Step"]
+__all__ = ["Begin", "Drop", "End", "Forget", "Part", "Push", "Reply", "Say", "Step"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,14 @@ class End:
     farewell: Farewell
 
 
-Step: TypeAlias = Say | Begin | Push | Drop | Forget | End
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer this, beside the tasks."""
+
+    question: Question
+
+
+Step: TypeAlias = Reply | Say | Begin | Push | Drop | Forget | End
 
 
 @dataclass(slots=True)
@@ -144,6 +152,8 @@ class Part:
                 return (
                     [] if task_id is None else [Say(Failed(task_id, "UnexpectedMessage", f"it is not known: {what}"))]
                 )
+            case Question():
+                return [Reply(message)]
             case Heartbeat():
                 return []
             case _:

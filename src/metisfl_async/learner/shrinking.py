@@ -9,8 +9,11 @@ import numpy as np
 
 from metisfl_async.codec.coded import Layout
 from metisfl_async.codec.coding import Values, coding_of
+from metisfl_async.codec.frame import Header
 from metisfl_async.core.codecs import RAW
+from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.ids import FederationId
+from metisfl_async.core.messages import TaskOffer
 from metisfl_async.core.metrics import Json, Metrics
 from metisfl_async.core.model import Manifest, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import unfit
@@ -37,6 +40,14 @@ class Update:
     def raw(cls, trained: Trained, model_version: int, *, is_own: bool) -> Update:
         model = trained.model
         return cls(RAW, model.manifest, model, trained.metrics, trained.metadata, model_version, is_own)
+
+    def header(self, offer: TaskOffer) -> Header:
+        """Say what is sent for a task."""
+        manifest = self.manifest
+        if offer.kind is TaskKind.TRAIN:
+            manifest = manifest.unmarked  # what is not trained was said with the first weights
+        facts = self.model_version, offer.task_id, self.metrics, self.metadata, offer.model.federation_id
+        return Header("update", manifest, *facts, codec=self.codec)
 
 
 class Shrinking:

@@ -19,6 +19,7 @@ from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Bytes, Model
 from metisfl_async.learner import calls
+from metisfl_async.learner.askable import askable_names, method_of, packed_answer
 from metisfl_async.learner.elsewhere import Raised
 from metisfl_async.learner.learner import Config, Learner
 from metisfl_async.learner.outcome import Trained, checked_evaluation
@@ -82,7 +83,8 @@ class Worker:
         elif kind == "thread":
             self._executor = self._threads = DaemonThreads(1, "metisfl-learner")
         elif kind == "process":
-            if asynchronous := [name for name in METHODS if iscoroutinefunction(getattr(learner, name))]:
+            methods = (*METHODS, *askable_names(type(learner)))
+            if asynchronous := [name for name in methods if iscoroutinefunction(getattr(learner, name))]:
                 allowed = f"'thread' or an Executor: {asynchronous[0]}() is async, which runs on the event loop"
                 raise ConfigError("worker", kind, allowed)
         else:
@@ -141,6 +143,16 @@ class Worker:
                 measured, self._spare = await self._run(calls.evaluate, model, config, again)
             self._tell_left_out(measured.left_out)
             return measured.metrics
+
+    async def ask(self, method: str, params: Config, due_at: float) -> str | None:
+        """Call an askable method once the learner is free; None if that is too late for whoever asked."""
+        called = method_of(self._learner, method)
+        async with self._alone(method):
+            if asyncio.get_running_loop().time() >= due_at:
+                return None
+            if iscoroutinefunction(called):
+                return packed_answer(method, await self._finish(called(calls.own(params))))
+            return await self._run(calls.ask, method, params)
 
     def _tell_left_out(self, left_out: dict[str, str]) -> None:
         """Warn once of each thing that the learner says and nobody can use."""

@@ -35,8 +35,11 @@ class HandingIn:
                 self._told.add(what)
                 logger.warning("%s of simulated learners is left out: it is %s", what, why)
         for task, raised in done.failed:
-            self._failures.tell(task.learner, task.offer, raised.error(), raised.text)
-            job.post(Failed(task.learner, task.offer.task_id, raised.name, raised.text))
+            offer = task.offer
+            self._failures.tell(
+                task.learner, offer.kind, f" in round {offer.round_number}", raised.error(), raised.text
+            )
+            job.post(Failed(task.learner, offer.task_id, raised.name, raised.text))
         for task, metrics in done.evaluated:
             job.post(Evaluated(task.learner, task.offer.task_id, metrics))
         for task, error_type, reason in done.refused:

@@ -38,6 +38,10 @@ E = TypeVar("E", bound=Event)
 CONTROLLER, DRIVER = "controller", "driver"
 WEEK_S = 7 * 86_400.0
 LEFT = ("staged_bytes", "uploads_waiting", "downloads_waiting")  #: of a snapshot; 0 once all parties have ended
+NO_VIRTUAL_LOOP = (
+    "a test federation needs a virtual loop: metisfl_async.testing.run(main()), or in a pytest test the fixture "
+    "`federation` and pytest-asyncio 1.4 or newer"
+)
 LEAVING_S = 60.0  #: for learners; one that was away when it ended does not hear of it
 
 
@@ -110,7 +114,7 @@ class Federation:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         if not isinstance(loop, VirtualLoop):
-            raise RuntimeError("a test federation needs a virtual loop: metisfl_async.testing.run(main())")
+            raise RuntimeError(NO_VIRTUAL_LOOP)
         self._loop, self._began_at = loop, loop.time()
         self._others, self._unclosed = asyncio.all_tasks(), len(loop.unclosed)
         self._random_state = random.getstate()
@@ -251,6 +255,7 @@ class Federation:
 
     async def kill(self, who: str) -> None:
         """End the controller or a learner without a word, as SIGKILL does; its connections break."""
+        self._check_mortal(who)
         self._note(f"{who}: is killed")
         if who == CONTROLLER:
             controller, self.controller = self.controller, None
@@ -260,13 +265,15 @@ class Federation:
                 await controller.abort()
         else:
             self._wire(who).cut()
-            await end_all([self._parties.pop(who)])
+            if (party := self._parties.pop(who, None)) is not None:
+                await end_all([party])
 
     async def restart(self, who: str) -> None:
         """Start the controller or a learner again, killed or not.
 
         A controller resumes from its store, if that outlives it. A learner has forgotten its tasks, and has its data.
         """
+        self._check_mortal(who)
         if who == CONTROLLER and self.controller is not None:
             await self.kill(who)
         if who == CONTROLLER:
@@ -277,6 +284,10 @@ class Federation:
             await self.kill(who)
         self._note(f"{who}: is started again")
         self._start(who)
+
+    def _check_mortal(self, who: str) -> None:
+        if who not in (CONTROLLER, *self.learners):
+            raise ConfigError("who", who, ", ".join([CONTROLLER, *self.learners]))
 
     # --- the parts -------------------------------------------------------------------------------------------------
 
@@ -322,10 +333,7 @@ class _Session(DriverSession):
 
     def __init__(self, wire: Wire, num_learners: int, signals: TerminationSignals, **options: Any) -> None:
         super().__init__(ClientParams(), num_learners, signals, **options)
-        self._wire = wire
-
-    def _new_link(self) -> ControllerLink:
-        return self._wire
+        self._hosting.new_link = lambda: wire
 
 
 class _Here(Executor):

@@ -13,8 +13,10 @@ from metisfl_async.core.errors import ConnectionLost, MetisError, PeerTimeout
 from metisfl_async.core.federation.events import Event, FederationFinished
 from metisfl_async.core.federation.inputs import CentralEvaluation
 from metisfl_async.core.federation.records import RoundRecord
-from metisfl_async.core.ids import FederationId, ModelRef, Token
+from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, Token
 from metisfl_async.core.messages import (
+    Answer,
+    AskRequest,
     ControllerMessage,
     JoinReply,
     JoinRequest,
@@ -133,6 +135,14 @@ class Wire:
                     yield record
 
         return self._stream(records)
+
+    def ask(self, request: AskRequest) -> Closable[tuple[LearnerId, Answer]]:
+        async def answers(link: ControllerLink) -> AsyncGenerator[tuple[LearnerId, Answer], None]:
+            async with aclosing(link.ask(request)) as told:
+                async for answer in told:
+                    yield answer
+
+        return self._stream(answers)
 
     async def get_model(
         self, federation_id: FederationId, heard: Callable[[], object] = lambda: None, *, best: bool = False

@@ -19,6 +19,8 @@ from metisfl_async.learner.threads import DaemonThreads
 
 __all__ = ["RoundTracker", "Tracker", "package", "save_all"]
 
+PAUSE_S = 0.05  #: between two calls of `take`: waking a thread for each event would cost more than the event
+
 
 class Tracker(ABC):
     """A watcher whose methods may block: they are called in a thread, one after another.
@@ -48,6 +50,7 @@ class Tracker(ABC):
             try:
                 while events:
                     await in_thread(self.take, events)
+                    await asyncio.sleep(PAUSE_S)
                     events = await stream.batch()
             except Exception:
                 await in_thread(self.close, session.result)

@@ -19,8 +19,10 @@ from metisfl_async.core.codecs import RAW
 from metisfl_async.core.federation.events import Event, Told
 from metisfl_async.core.federation.inputs import CentralEvaluation
 from metisfl_async.core.federation.records import RoundRecord
-from metisfl_async.core.ids import FederationId, ModelRef, Token
+from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, Token
 from metisfl_async.core.messages import (
+    Answer,
+    AskRequest,
     ControllerMessage,
     JoinReply,
     JoinRequest,
@@ -98,6 +100,10 @@ class ControllerService(Protocol):
 
     def get_logs(self, caller: Caller, federation_id: FederationId) -> AsyncGenerator[RoundRecord, None]: ...
     async def get_model(self, caller: Caller, federation_id: FederationId, best: bool = False) -> Download: ...
+    def ask(self, caller: Caller, request: AskRequest) -> AsyncGenerator[tuple[LearnerId, Answer], None]:
+        """Ask the connected learners, and give one answer for each, as they come."""
+        ...
+
     async def evaluated(self, caller: Caller, federation_id: FederationId, report: CentralEvaluation) -> None:
         """Take what the driver makes of a global model."""
         ...
@@ -160,6 +166,7 @@ class ControllerLink(LearnerLink, Protocol):
         """Get the latest global model, or the best one, in memory of the caller's own; `heard` is called by chunk."""
         ...
 
+    def ask(self, request: AskRequest) -> Closable[tuple[LearnerId, Answer]]: ...
     async def evaluated(self, federation_id: FederationId, report: CentralEvaluation) -> None: ...
     async def stop_training(self, federation_id: FederationId, reason: str) -> None: ...
     async def shut_down(self, federation_id: FederationId, keep_running: bool = False) -> None: ...

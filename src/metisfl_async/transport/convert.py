@@ -14,10 +14,16 @@ from metisfl_async.core.codecs import RAW
 from metisfl_async.core.errors import Damaged, TooLarge, WrongProtocol, brief
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
-from metisfl_async.core.metrics import checked_json
 from metisfl_async.core.params import Params
 from metisfl_async.core.texts import plain
 from metisfl_async.transport._proto import metisfl_pb2 as pb
+from metisfl_async.transport.convert_question import (
+    answer_in,
+    json_object,
+    packed_answer,
+    packed_question,
+    question_in,
+)
 
 __all__ = [
     "GO_AHEAD",
@@ -176,6 +182,8 @@ def _packed_learner_message(message: m.LearnerMessage) -> pb.LearnerMessage:
             packed.evaluated.CopyFrom(pb.Evaluated(task_id=task_id, metrics=metrics))
         case m.Failed(task_id, error_type, text):
             packed.failed.CopyFrom(pb.Failed(task_id=task_id, error_type=error_type, message=text))
+        case m.Answer():
+            packed.answer.CopyFrom(packed_answer(message))
     return packed
 
 
@@ -195,6 +203,8 @@ def _learner_message(p: pb.LearnerMessage) -> m.LearnerMessage:
             )  # maps have no order
         case "failed":
             return m.Failed(TaskId(p.failed.task_id), p.failed.error_type, p.failed.message)
+        case "answer":
+            return answer_in(p.answer)
         case _:
             raise ValueError("no message that is known here")
 
@@ -244,6 +254,8 @@ def _pack_controller_message(message: m.ControllerMessage, packed: pb.Controller
             packed.withdrawn.CopyFrom(pb.Withdrawn(task_id=task_id, reason=reason))
         case m.Heartbeat():
             packed.heartbeat.SetInParent()
+        case m.Question():
+            packed.question.CopyFrom(packed_question(message))
         case m.Farewell(reason, model, then):
             packed.farewell.CopyFrom(
                 pb.Farewell(
@@ -275,9 +287,7 @@ def _one_controller_message(kind: str | None, p: pb.ControllerMessage) -> m.Cont
         case "welcome":
             return m.Welcome({TaskId(v.task_id): (Verdict(v.verdict), plain(v.reason)) for v in p.welcome.verdicts})
         case "task":
-            config = checked_json(json.loads(p.task.config_json or "{}"), "config")
-            if not isinstance(config, dict):
-                raise ValueError("config_json is not a JSON object")
+            config = json_object(p.task.config_json, "config_json")
             model = ModelRef(FederationId(p.task.federation_id), p.task.model_version)
             task_id, kind, number, seed = TaskId(p.task.task_id), p.task.kind, p.task.round_number, int(p.task.seed)
             return m.TaskOffer(task_id, TaskKind(kind), number, model, config, seed)
@@ -287,6 +297,8 @@ def _one_controller_message(kind: str | None, p: pb.ControllerMessage) -> m.Cont
             return m.Withdrawn(TaskId(p.withdrawn.task_id), plain(p.withdrawn.reason))
         case "heartbeat":
             return m.Heartbeat()
+        case "question":
+            return question_in(p.question)
         case "farewell":
             of_federation = FederationId(p.farewell.federation_id)
             has_model = p.farewell.HasField("model_version")

@@ -16,17 +16,22 @@ from metisfl_async.core.errors import WrongProtocol
 from metisfl_async.core.federation.events import Told, event_from_dict
 from metisfl_async.core.federation.inputs import CentralEvaluation
 from metisfl_async.core.federation.records import BestScore, RoundRecord
-from metisfl_async.core.ids import FederationId
+from metisfl_async.core.ids import FederationId, LearnerId
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 from metisfl_async.transport.convert import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES, reader
+from metisfl_async.transport.convert_question import answer_in, json_object, packed_answer
 
 __all__ = [
     "MAX_CERTIFICATE_BYTES",
     "MAX_NAMED",
     "MAX_START_BYTES",
+    "answer",
+    "ask",
     "evaluation",
     "events",
     "federation",
+    "from_answer",
+    "from_ask",
     "from_evaluation",
     "from_events",
     "from_federation",
@@ -52,24 +57,29 @@ MAX_CERTIFICATE_BYTES = 16 * 1024  #: of each root certificate
 NEWS_BYTES = 2**20  #: of events that a driver is told together
 
 
-def start_request(request: m.StartRequest) -> bytes:
-    certificates = [learner.root_certificate_bytes for learner in request.learners]
+def _packed_learners(learners: Sequence[ClientParams]) -> tuple[list[pb.NamedLearner], list[bytes]]:
+    """Pack the learners that listen, and each of their root certificates once."""
+    certificates = [learner.root_certificate_bytes for learner in learners]
     places = {pem: place for place, pem in enumerate(dict.fromkeys(pem for pem in certificates if pem is not None))}
+    named = [
+        pb.NamedLearner(
+            hostname=learner.hostname, port=learner.port, root_certificate=places[pem] if pem is not None else None
+        )
+        for learner, pem in zip(learners, certificates, strict=True)
+    ]
+    return named, list(places)
+
+
+def start_request(request: m.StartRequest) -> bytes:
+    named, certificates = _packed_learners(request.learners)
     return pb.StartRequest(
         signals=_packed_signals(request.signals),
         num_learners=request.num_learners,
         seed=request.seed,
         join_timeout_secs=request.join_timeout_secs,
         federation_id=request.federation_id,
-        learners=[
-            pb.NamedLearner(
-                hostname=learner.hostname,
-                port=learner.port,
-                root_certificate=places[pem] if pem is not None else None,
-            )
-            for learner, pem in zip(request.learners, certificates, strict=True)
-        ],
-        root_certificates=places,
+        learners=named,
+        root_certificates=certificates,
         has_model=request.has_model,
         evaluates=request.evaluates,
         protocol=request.protocol,
@@ -96,25 +106,34 @@ def _given(message: Message) -> dict[str, Any]:
 def _start_request(p: pb.StartRequest) -> m.StartRequest:
     if p.protocol != m.PROTOCOL:
         raise WrongProtocol("the driver", p.protocol, m.PROTOCOL)
+    return m.StartRequest(
+        TerminationSignals(**_given(p.signals)),
+        p.num_learners,
+        p.seed,
+        _timeout(p),
+        FederationId(p.federation_id),
+        _learners(p),
+        p.has_model,
+        p.evaluates,
+        p.protocol,
+    )
+
+
+def _timeout(p: pb.StartRequest | pb.AskRequest) -> float | None:
     timeout = _given(p).get("join_timeout_secs")
     if timeout is not None and not 0 < timeout < math.inf:
         raise ValueError(f"join_timeout_secs is {timeout}; allowed: a finite number > 0")
+    return timeout
+
+
+def _learners(p: pb.StartRequest | pb.AskRequest) -> tuple[ClientParams, ...]:
+    """Read the learners that listen."""
     if len(p.learners) > MAX_NAMED:
         raise ValueError(f"{len(p.learners)} learners; at most {MAX_NAMED}")
     certificates = list(p.root_certificates)  # once: each look at one there is a copy
     if any(len(pem) > MAX_CERTIFICATE_BYTES for pem in certificates):
         raise ValueError(f"a root certificate of more than {MAX_CERTIFICATE_BYTES} bytes")
-    return m.StartRequest(
-        TerminationSignals(**_given(p.signals)),
-        p.num_learners,
-        p.seed,
-        timeout,
-        FederationId(p.federation_id),
-        named_learners("learners", [_named_learner(learner, certificates) for learner in p.learners]),
-        p.has_model,
-        p.evaluates,
-        p.protocol,
-    )
+    return named_learners("learners", [_named_learner(learner, certificates) for learner in p.learners])
 
 
 def _named_learner(p: pb.NamedLearner, certificates: Sequence[bytes]) -> ClientParams:
@@ -124,6 +143,39 @@ def _named_learner(p: pb.NamedLearner, certificates: Sequence[bytes]) -> ClientP
 
 
 from_start_request = reader(pb.StartRequest, _start_request, MAX_START_BYTES)
+
+
+def ask(request: m.AskRequest) -> bytes:
+    named, certificates = _packed_learners(request.learners)
+    return pb.AskRequest(
+        method=request.method,
+        params_json=json.dumps(request.params),
+        timeout_secs=request.timeout_secs,
+        num_learners=request.num_learners,
+        join_timeout_secs=request.join_timeout_secs,
+        learners=named,
+        root_certificates=certificates,
+    ).SerializeToString()
+
+
+def _ask(p: pb.AskRequest) -> m.AskRequest:
+    if not 0 < p.timeout_secs < math.inf:
+        raise ValueError(f"timeout_secs is {p.timeout_secs}; allowed: a finite number > 0")
+    for name, text in (("method", p.method), ("params_json", p.params_json)):
+        if len(text) > m.MAX_QUESTION_BYTES:
+            raise ValueError(f"{name} has {len(text)} characters; at most {m.MAX_QUESTION_BYTES}")
+    params = json_object(p.params_json, "params_json")
+    return m.AskRequest(p.method, params, p.timeout_secs, p.num_learners, _timeout(p), _learners(p))
+
+
+from_ask = reader(pb.AskRequest, _ask, MAX_START_BYTES)
+
+
+def answer(of: tuple[LearnerId, m.Answer]) -> bytes:
+    return pb.AskReply(learner_id=of[0], answer=packed_answer(of[1])).SerializeToString()
+
+
+from_answer = reader(pb.AskReply, lambda p: (LearnerId(p.learner_id), answer_in(p.answer)))
 
 
 def status(of_controller: m.Status) -> bytes:

@@ -22,8 +22,10 @@ from metisfl_async.core.errors import ConnectionLost
 from metisfl_async.core.federation.events import Event
 from metisfl_async.core.federation.inputs import CentralEvaluation
 from metisfl_async.core.federation.records import RoundRecord
-from metisfl_async.core.ids import FederationId, ModelRef, Token
+from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, Token
 from metisfl_async.core.messages import (
+    Answer,
+    AskRequest,
     ControllerMessage,
     JoinReply,
     JoinRequest,
@@ -258,6 +260,12 @@ class GrpcLink:
     ) -> Model:
         most, request = self._params.given.max_model_bytes, convert_driver.get_model((federation_id, best))
         return await self._caller.read_model("GetModel", request, most, heard=heard)
+
+    def ask(self, request: AskRequest) -> Closable[tuple[LearnerId, Answer]]:
+        async def begin() -> Answers:
+            return self._caller.stream("Ask", convert_driver.ask(request))
+
+        return _News(begin, lambda data: [convert_driver.from_answer(data)])
 
     async def evaluated(self, federation_id: FederationId, report: CentralEvaluation) -> None:
         await self._caller.ask("ReportEvaluation", convert_driver.evaluation((federation_id, report)))

@@ -14,7 +14,8 @@ from metisfl_async.core.access import Caller
 from metisfl_async.core.config import ServerParams
 from metisfl_async.core.errors import ConnectionLost, Damaged, TooLarge
 from metisfl_async.core.federation.records import RoundRecord
-from metisfl_async.core.messages import ControllerMessage, LearnerMessage
+from metisfl_async.core.ids import LearnerId
+from metisfl_async.core.messages import Answer, ControllerMessage, LearnerMessage
 from metisfl_async.transport import convert, convert_driver
 from metisfl_async.transport.base import ControllerService
 from metisfl_async.transport.grpc_host import (
@@ -113,6 +114,7 @@ class _Handlers:
             "TrainDone": Method.stream_stream(self.train_done),
             "SetInitialModel": Method.stream_unary(self.set_initial_model),
             "WatchEvents": unary_stream(self._news, bytes),
+            "Ask": unary_stream(self._answers, convert_driver.answer),
             "GetLogs": unary_stream(self._logs, convert_driver.record),
         }
 
@@ -142,6 +144,9 @@ class _Handlers:
 
     def _logs(self, caller: Caller, request: bytes) -> AsyncGenerator[RoundRecord, None]:
         return self._service.get_logs(caller, convert_driver.from_federation(request))
+
+    def _answers(self, caller: Caller, request: bytes) -> AsyncGenerator[tuple[LearnerId, Answer], None]:
+        return self._service.ask(caller, convert_driver.from_ask(request))
 
     async def set_initial_model(self, _: AsyncIterator[bytes], context: Context, caller: Caller) -> bytes:
         async with hearing_out(context), aclosing(frames_from(context)) as frames:

@@ -18,8 +18,10 @@ from metisfl_async.core.errors import ConnectionLost, MetisError
 from metisfl_async.core.federation.events import Event
 from metisfl_async.core.federation.inputs import CentralEvaluation
 from metisfl_async.core.federation.records import RoundRecord
-from metisfl_async.core.ids import FederationId, ModelRef, Token
+from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, Token
 from metisfl_async.core.messages import (
+    Answer,
+    AskRequest,
     ControllerMessage,
     JoinReply,
     JoinRequest,
@@ -179,6 +181,11 @@ class MemoryLink:
             buffer[start : start + COPY_BYTES] = model.buffer[start : start + COPY_BYTES]
             await asyncio.sleep(0)
         return Model(model.manifest, buffer, model.version)
+
+    async def ask(self, request: AskRequest) -> AsyncGenerator[tuple[LearnerId, Answer], None]:
+        async with aclosing(self._service.ask(LOCAL, request)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def evaluated(self, federation_id: FederationId, report: CentralEvaluation) -> None:
         await self._service.evaluated(LOCAL, federation_id, report)

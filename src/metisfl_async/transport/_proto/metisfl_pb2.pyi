@@ -97,18 +97,20 @@ class GetModelRequest(_message.Message):
     def __init__(self, token: _Optional[str] = ...) -> None: ...
 
 class LearnerMessage(_message.Message):
-    __slots__ = ("hello", "accept", "heartbeat", "evaluated", "failed")
+    __slots__ = ("hello", "accept", "heartbeat", "evaluated", "failed", "answer")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     ACCEPT_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     EVALUATED_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     accept: Accept
     heartbeat: Heartbeat
     evaluated: Evaluated
     failed: Failed
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., accept: _Optional[_Union[Accept, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ...) -> None: ...
+    answer: Answer
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., accept: _Optional[_Union[Accept, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., evaluated: _Optional[_Union[Evaluated, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("token", "held")
@@ -157,6 +159,18 @@ class Evaluated(_message.Message):
     metrics: _containers.ScalarMap[str, float]
     def __init__(self, task_id: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
+class Answer(_message.Message):
+    __slots__ = ("question_id", "answer_json", "error_type", "message")
+    QUESTION_ID_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_JSON_FIELD_NUMBER: _ClassVar[int]
+    ERROR_TYPE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    question_id: str
+    answer_json: str
+    error_type: str
+    message: str
+    def __init__(self, question_id: _Optional[str] = ..., answer_json: _Optional[str] = ..., error_type: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
 class Failed(_message.Message):
     __slots__ = ("task_id", "error_type", "message")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
@@ -168,13 +182,14 @@ class Failed(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., error_type: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ControllerMessage(_message.Message):
-    __slots__ = ("welcome", "task", "settled", "withdrawn", "heartbeat", "farewell", "counted")
+    __slots__ = ("welcome", "task", "settled", "withdrawn", "heartbeat", "farewell", "question", "counted")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     SETTLED_FIELD_NUMBER: _ClassVar[int]
     WITHDRAWN_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     FAREWELL_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
     COUNTED_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     task: TaskOffer
@@ -182,8 +197,9 @@ class ControllerMessage(_message.Message):
     withdrawn: Withdrawn
     heartbeat: Heartbeat
     farewell: Farewell
+    question: Question
     counted: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[TaskOffer, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., withdrawn: _Optional[_Union[Withdrawn, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., farewell: _Optional[_Union[Farewell, _Mapping]] = ..., counted: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., task: _Optional[_Union[TaskOffer, _Mapping]] = ..., settled: _Optional[_Union[Settled, _Mapping]] = ..., withdrawn: _Optional[_Union[Withdrawn, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., farewell: _Optional[_Union[Farewell, _Mapping]] = ..., question: _Optional[_Union[Question, _Mapping]] = ..., counted: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("verdicts",)
@@ -218,6 +234,18 @@ class TaskOffer(_message.Message):
     federation_id: str
     seed: int
     def __init__(self, task_id: _Optional[str] = ..., kind: _Optional[str] = ..., round_number: _Optional[int] = ..., model_version: _Optional[int] = ..., config_json: _Optional[str] = ..., federation_id: _Optional[str] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class Question(_message.Message):
+    __slots__ = ("question_id", "method", "params_json", "timeout_secs")
+    QUESTION_ID_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    PARAMS_JSON_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_SECS_FIELD_NUMBER: _ClassVar[int]
+    question_id: str
+    method: str
+    params_json: str
+    timeout_secs: float
+    def __init__(self, question_id: _Optional[str] = ..., method: _Optional[str] = ..., params_json: _Optional[str] = ..., timeout_secs: _Optional[float] = ...) -> None: ...
 
 class Settled(_message.Message):
     __slots__ = ("task_id",)
@@ -372,6 +400,32 @@ class TerminationSignals(_message.Message):
     patience_rounds: int
     min_delta: float
     def __init__(self, federation_rounds: _Optional[int] = ..., execution_cutoff_time_mins: _Optional[float] = ..., evaluation_metric: _Optional[str] = ..., evaluation_metric_cutoff_score: _Optional[float] = ..., mode: _Optional[str] = ..., global_updates: _Optional[int] = ..., patience_rounds: _Optional[int] = ..., min_delta: _Optional[float] = ...) -> None: ...
+
+class AskRequest(_message.Message):
+    __slots__ = ("method", "params_json", "timeout_secs", "num_learners", "join_timeout_secs", "learners", "root_certificates")
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    PARAMS_JSON_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_SECS_FIELD_NUMBER: _ClassVar[int]
+    NUM_LEARNERS_FIELD_NUMBER: _ClassVar[int]
+    JOIN_TIMEOUT_SECS_FIELD_NUMBER: _ClassVar[int]
+    LEARNERS_FIELD_NUMBER: _ClassVar[int]
+    ROOT_CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    params_json: str
+    timeout_secs: float
+    num_learners: int
+    join_timeout_secs: float
+    learners: _containers.RepeatedCompositeFieldContainer[NamedLearner]
+    root_certificates: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, method: _Optional[str] = ..., params_json: _Optional[str] = ..., timeout_secs: _Optional[float] = ..., num_learners: _Optional[int] = ..., join_timeout_secs: _Optional[float] = ..., learners: _Optional[_Iterable[_Union[NamedLearner, _Mapping]]] = ..., root_certificates: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class AskReply(_message.Message):
+    __slots__ = ("learner_id", "answer")
+    LEARNER_ID_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    learner_id: str
+    answer: Answer
+    def __init__(self, learner_id: _Optional[str] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ...) -> None: ...
 
 class EvaluationReport(_message.Message):
     __slots__ = ("federation_id", "model_version", "is_done", "metrics", "error_type", "message")

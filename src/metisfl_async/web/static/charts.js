@@ -21,6 +21,8 @@ function make(tag, text = "", parent = null, kind = "") {
   return element;
 }
 
+const WHOLE = [...Array(12).keys()].flatMap((power) => [1, 2, 5].map((n) => n * 10 ** power)); // between lines: there is no round 1.5
+
 /** One chart with its title and a legend that tells the values under the cursor. Lines: {label, color, dash, faint, points}. */
 class Chart {
   constructor(parent, title, lines, format, bands = []) {
@@ -37,7 +39,7 @@ class Chart {
       legend: { show: false }, cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
       scales: { x: { time: false, range: (_, min, max) => (min === max ? [min - 1, max + 1] : [min, max]) },
         y: format === bytes ? { range: (_, min, max) => [0, max * 1.1 || 1] } : {} },
-      axes: [{ ...axis, font: text, values: (_, at) => at.map((x) => (this.isTime ? clock(x) : Number.isInteger(x) ? String(x) : "")) },
+      axes: [{ ...axis, font: text, incrs: WHOLE, values: (_, at) => at.map((x) => (this.isTime ? clock(x) : Number.isInteger(x) ? String(x) : "")) },
         { ...axis, font: text, size: 64, values: (_, at) => at.map(format) }],
       series: [{}, ...lines.map((line) => ({
         stroke: line.color, width: line.faint ? 1 : 2, dash: line.dash, alpha: line.faint ? 0.35 : 1, spanGaps: true,
