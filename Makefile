@@ -147,5 +147,5 @@ vendor:
 	cd $(STATIC) && mv package/LICENSE uplot.LICENSE && rm -r package && sha256sum -c SHA256SUMS
 
 clean:
-	find src tests bench examples fuzzing -name __pycache__ -prune -exec rm -rf {} +
+	find src tests bench docs examples fuzzing -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf $(VENV) $(FLOWER) $(INTEROP)/node_modules dist build site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
