@@ -72,9 +72,9 @@ class Service:
         self.closing = asyncio.Event()
         self.listeners = Listeners(named_learners("learners", config.learners), self.closing, server_params)
         self.farewells = Farewells(registry, config.farewell_timeout_secs, clock)
-        self._questions = Questions(registry)
+        self.questions = Questions(registry)
         self.conversations = Conversations(
-            config, registry, jobs, self.listeners, self.farewells, questions=self._questions
+            config, registry, jobs, self.listeners, self.farewells, questions=self.questions
         )
         self._config, self._registry, self._jobs = config, registry, jobs
         self._clock = clock
@@ -243,7 +243,7 @@ class Service:
         self._audit.note("asked", caller, method=request.method)
         if request.learners:
             self.listeners.name(request.learners)
-        async with aclosing(self._questions.ask(request)) as answers:
+        async with aclosing(self.questions.ask(request)) as answers:
             async for answer in answers:
                 yield answer
 

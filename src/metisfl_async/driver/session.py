@@ -16,7 +16,7 @@ from metisfl_async.core.errors import ConfigError, ConnectionLost, MetisError, U
 from metisfl_async.core.federation.events import Event, FederationFinished, RoundFinished
 from metisfl_async.core.federation.records import Failure
 from metisfl_async.core.ids import FederationId
-from metisfl_async.core.messages import StartRequest
+from metisfl_async.core.messages import NO_ANSWERS, StartRequest
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Array
 from metisfl_async.driver.asking import ask, checked_question
@@ -308,7 +308,7 @@ class DriverSession:
             If a remote controller cannot be reached.
         """
         if self._simulation is not None:
-            raise UnexpectedMessage("simulated learners exist only while they work, and answer no questions")
+            raise UnexpectedMessage(NO_ANSWERS)
         request, given = checked_question(method, params, timeout_secs), self._request
         if self._stop is not None:
             await self._has_link.wait()
