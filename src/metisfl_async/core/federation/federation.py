@@ -63,6 +63,8 @@ from metisfl_async.core.texts import MAX_NAME, plain, plain_names
 
 __all__ = ["Federation"]
 
+MOVES = "fetching", "working", "uploading"  #: the steps of a learner at its task, in order
+
 
 class Federation(Course):
     """Decides for one federation: takes in what happens to it, one thing after another."""
@@ -299,7 +301,10 @@ class Federation(Course):
             self._progress()
 
     def _moved(self, task: Task, state: Literal["fetching", "working", "uploading"]) -> None:
-        """Say how far a learner is."""
+        """Say how far a learner is, once: who fetches again and again leaves the others room in what watchers hear."""
+        if (moved := MOVES.index(state) + 1) <= task.moved:
+            return
+        task.moved = moved
         assert self._started_at is not None
         at_ms = (self._now - self._started_at) * 1e3
         self._announce(TaskMoved(task.round_number, task.learner, task.kind.value, task.id, state, at_ms))
