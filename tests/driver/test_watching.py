@@ -20,6 +20,7 @@ from metisfl_async import (
     RoundFinished,
     ServerParams,
     TerminationSignals,
+    TransportError,
     run_learner,
 )
 from metisfl_async.driver.watching import Watched
@@ -64,6 +65,20 @@ async def test_who_attaches_may_watch_too() -> None:
         await taking_part
     assert notes[1].reason == "federation_rounds=3 reached"
     assert notes[0].events == notes[1].events
+
+
+async def test_a_run_that_fails_does_not_have_the_result_of_the_one_before() -> None:
+    async with Controller(ServerParams()) as controller:
+        dial = controller.client_params
+        taking_part = asyncio.create_task(run_learner(Adds(1), dial))
+        await DriverSession(dial, 1, ENDS, keep_running=True).run()
+        attached = DriverSession.attach(dial, lost_secs=0.1)
+        await attached.run(shut_down=True)
+        assert attached.result is not None
+        await taking_part
+    with pytest.raises(TransportError):
+        await attached.run()
+    assert attached.result is None
 
 
 async def raises(session: Watched) -> None:
