@@ -23,27 +23,26 @@ from numpy.typing import NDArray
 from skewed import BATCH, Images, Trains, accuracy, first_model
 from tables import Columns, Run
 
-from metisfl_async import (
-    AggregationRule,
-    Bulyan,
-    CenteredClipping,
-    ConfigError,
-    FedAvg,
-    GeometricMedian,
-    Krum,
-    Median,
-    Model,
-    MultiKrum,
-    NoModel,
-    NormBound,
-    TrimmedMean,
-    Update,
-    dirichlet_partition,
-)
+from metisfl_async import ConfigError, Model
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.strategies.aggregation.arithmetic import unfit
 from metisfl_async.core.strategies.aggregation.rule import made
 from metisfl_async.core.strategies.scaling import weight_of
+from metisfl_async.data import dirichlet_partition
+from metisfl_async.errors import NoModel
+from metisfl_async.strategies import (
+    AggregationRule,
+    Bulyan,
+    CenteredClipping,
+    FedAvg,
+    GeometricMedian,
+    Krum,
+    Median,
+    MultiKrum,
+    NormBound,
+    TrimmedMean,
+    Update,
+)
 
 Floats = NDArray[np.float32]
 Sent: TypeAlias = tuple[Model, float]  #: an update, and how many examples its learner claims

@@ -42,11 +42,11 @@ from metisfl_async import (
     ControllerConfig,
     DriverSession,
     Learner,
-    ModelPublished,
     ServerParams,
     TerminationSignals,
     run_learner,
 )
+from metisfl_async.events import ModelPublished
 
 Weights = Sequence[NDArray[Any]]
 PER_PROCESS = 500

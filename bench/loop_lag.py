@@ -22,16 +22,9 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from tables import Columns, Row, Run
 
-from metisfl_async import (
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    Learner,
-    LearnerLeft,
-    ServerParams,
-    TerminationSignals,
-    iid_partition,
-)
+from metisfl_async import Controller, ControllerConfig, DriverSession, Learner, ServerParams, TerminationSignals
+from metisfl_async.data import iid_partition
+from metisfl_async.events import LearnerLeft
 
 Weights = Sequence[NDArray[Any]]
 TIMEOUT_S = 300

@@ -35,10 +35,10 @@ __all__ = ["BLOCK", "FIGURES", "PAGES", "blocks", "filled", "tables_of"]
 BENCH = Path(__file__).parent
 DOCS = BENCH.parent / "docs"
 FIGURES, PICTURE = DOCS / "benchmarks.json", DOCS / "images" / "growth.png"
-FOUND = ("skewed", "robustness")  #: JSON files of what `make figures` found: of no machine
+FOUND = ("skewed", "robustness", "smaller")  #: JSON files of what `make figures` found: of no machine
 PAGES = (
     BENCH.parent / "README.md",
-    *(DOCS / f"{name}.md" for name in ("performance", "strategies", "durability", "robustness")),
+    *(DOCS / f"{name}.md" for name in ("guide", "performance", "strategies", "durability", "robustness")),
 )
 BENCHMARKS = {  #: in this order, with their tables
     "rounds": {"rounds"},
@@ -47,6 +47,7 @@ BENCHMARKS = {  #: in this order, with their tables
     "stress": {"stress", "limit"},
     "durable": {"durability"},
     "crowd": {"idle", "dial", "push"},
+    "simulating": {"simulating"},
     "peer": {"peer"},
     "link": {"link"},
 }

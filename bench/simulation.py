@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 
-from metisfl_async import ControllerConfig, Model, TerminationSignals, Update
+from metisfl_async import ControllerConfig, Model, TerminationSignals
 from metisfl_async.core.federation import inputs as happened
 from metisfl_async.core.federation.commands import (
     Aggregate,
@@ -36,6 +36,7 @@ from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.ids import LearnerId, StreamId, new_federation_id
 from metisfl_async.core.messages import TaskOffer
 from metisfl_async.core.strategies.strategies import Strategies
+from metisfl_async.strategies import Update
 
 __all__ = ["Simulated", "Simulation"]
 

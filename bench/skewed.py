@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 from simulation import Simulated, Simulation
 from tables import Columns, Run
 
-from metisfl_async import ControllerConfig, FedAsync, Model, TerminationSignals, dirichlet_partition
+from metisfl_async import ControllerConfig, Model, TerminationSignals
 from metisfl_async.core.ids import LearnerId
+from metisfl_async.data import dirichlet_partition
+from metisfl_async.strategies import FedAsync
 
 Floats = NDArray[np.float32]
 IMAGE = Path(__file__).parents[1] / "docs" / "images" / "skewed.png"

@@ -38,11 +38,11 @@ from metisfl_async import (
     DriverSession,
     Learner,
     ModelStoreConfig,
-    RoundFinished,
     ServerParams,
     TerminationSignals,
     run_learner,
 )
+from metisfl_async.events import RoundFinished
 
 Weights = Sequence[NDArray[Any]]
 LAYERS, PROCESSES = 100, 2

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgpack
 import numpy as np
 
 from metisfl_async.codec.chunk import MAX_FRAMES, split
+from metisfl_async.codec.coded import Layout
+from metisfl_async.codec.coding import Bf16, Int8, TopK
 from metisfl_async.codec.frame import Assembly, Header, decode, encode, frames_of
 from metisfl_async.codec.manifest import manifest_from_wire, packed_manifest
 from metisfl_async.core.errors import CodecError, WrongProtocol
@@ -26,6 +29,8 @@ HEADER = Header(
     "update", MODEL.manifest, 3, "1" * 32, {"loss": 0.5}, {"site": "a", "sizes": [1, 2.5, None]}, "3" * 32, bytes(16)
 )
 FRAMES = list(frames_of(HEADER, MODEL))
+ZEROS = Model.filled(MODEL.manifest, [np.zeros_like(array) for array in MODEL.arrays()])
+LAYOUTS = [Layout.of(coding, MODEL.manifest) for coding in (Bf16(), Int8(), TopK(0.2))]
 MOST_BYTES = 2**20  #: of a model that is put together
 
 
@@ -74,6 +79,15 @@ def stream(data: bytes) -> None:
         assembly.add(each)
 
 
+def coded(data: bytes) -> None:
+    """Make updates whole of which the parts are these bytes."""
+    for layout in LAYOUTS:
+        buffer = allocate(layout.coded.size_bytes)
+        buffer[:] = np.frombuffer(data[: len(buffer)].ljust(len(buffer), b"\0"), np.uint8)
+        with suppress(CodecError):
+            assert layout.decoded(Model(layout.coded, buffer), MODEL).manifest is MODEL.manifest
+
+
 def of(message: object) -> list[bytes]:
     """Give a message as bytes, and none."""
     return [message.SerializeToString(), b""]  # type: ignore[attr-defined]
@@ -112,6 +126,7 @@ TARGETS: dict[str, Target] = {
     "frame": Target(frame, [bytes(split(encode(each))[0]) for each in FRAMES]),
     "manifest": Target(manifest, [packed_manifest(MODEL.manifest)]),
     "stream": Target(stream, [encode(*FRAMES)]),
+    "coded": Target(coded, [layout.encoded(MODEL, ZEROS).buffer.tobytes() for layout in LAYOUTS]),
     "JoinRequest": Target(
         convert.from_join_request,
         of(pb.JoinRequest(learner_id="a", token="t", protocol=3, address="h:1", secret="s")),
@@ -136,7 +151,15 @@ TARGETS: dict[str, Target] = {
     "StartRequest": Target(convert_driver.from_start_request, of(START), (CodecError, WrongProtocol)),
     "Status": Target(
         convert_driver.from_status,
-        of(pb.Status(federation_id="f", is_finished=True, protocol=3, signals=SIGNALS)),
+        of(
+            pb.Status(
+                federation_id="f",
+                is_finished=True,
+                protocol=3,
+                signals=SIGNALS,
+                best=pb.BestModel(metric="accuracy", score=0.5, model_version=2, round_number=2),
+            )
+        ),
         (CodecError, WrongProtocol),
     ),
     "FederationRequest": Target(convert_driver.from_federation, of(pb.FederationRequest(federation_id="f"))),

@@ -15,6 +15,13 @@ settings.register_profile("no deadline", deadline=None)  # a busy machine is slo
 settings.load_profile("no deadline")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        names = {*getattr(item, "fixturenames", ())}
+        if names & {"redis_server", "my_redis_server"} or "Redis" in item.name:  # or of whatever store it is to be
+            item.add_marker(pytest.mark.redis)
+
+
 def pytest_collection_finish() -> None:
     """Let garbage collection, which many tests ask for, look only at what tests make: the frameworks are large."""
     gc.collect()

@@ -214,8 +214,8 @@ class Sandbox:
     def served(self, learner: LearnerId, version: int) -> None:
         self.hear(happened.Served(learner, version))
 
-    def moved(self, learner: LearnerId, *, sent: int = 0, received: int = 0) -> None:
-        self.hear(happened.Moved(learner, sent, received))
+    def moved(self, learner: LearnerId, *, sent: int = 0, received: int = 0, is_all: bool = False) -> None:
+        self.hear(happened.Moved(learner, sent, received, is_all))
 
     def evaluate(self, *learners: LearnerId, **metrics: float) -> None:
         for learner in learners:

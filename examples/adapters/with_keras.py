@@ -7,14 +7,9 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from metisfl_async import (
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    KerasLearner,
-    TerminationSignals,
-    dirichlet_partition,
-)
+from metisfl_async import Controller, ControllerConfig, DriverSession, TerminationSignals
+from metisfl_async.adapters import KerasLearner
+from metisfl_async.data import dirichlet_partition
 
 
 def make_model() -> keras.Model:

@@ -7,14 +7,9 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import train_test_split
 
-from metisfl_async import (
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    SklearnLearner,
-    TerminationSignals,
-    dirichlet_partition,
-)
+from metisfl_async import Controller, ControllerConfig, DriverSession, TerminationSignals
+from metisfl_async.adapters import SklearnLearner
+from metisfl_async.data import dirichlet_partition
 
 
 def main() -> None:

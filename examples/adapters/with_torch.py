@@ -8,14 +8,9 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from metisfl_async import (
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    TerminationSignals,
-    TorchLearner,
-    dirichlet_partition,
-)
+from metisfl_async import Controller, ControllerConfig, DriverSession, TerminationSignals
+from metisfl_async.adapters import TorchLearner
+from metisfl_async.data import dirichlet_partition
 
 
 def make_model() -> torch.nn.Module:

@@ -12,11 +12,11 @@ from metisfl_async import (
     ControllerConfig,
     DriverSession,
     Failure,
-    SklearnLearner,
     TerminationSignals,
     askable,
-    quantity_partition,
 )
+from metisfl_async.adapters import SklearnLearner
+from metisfl_async.data import quantity_partition
 
 BINS, ZOOMS = 32, 4  #: a quantile is found to 1 / 32**4 of the column's range
 

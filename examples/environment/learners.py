@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from metisfl_async import Learner, iid_partition
+from metisfl_async import Learner
+from metisfl_async.data import iid_partition
 
 Weights = list[NDArray[Any]]
 

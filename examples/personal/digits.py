@@ -15,9 +15,9 @@ from metisfl_async import (
     DriverSession,
     FederationResult,
     TerminationSignals,
-    TorchLearner,
-    dirichlet_partition,
 )
+from metisfl_async.adapters import TorchLearner
+from metisfl_async.data import dirichlet_partition
 
 SITES = 5
 

@@ -15,7 +15,8 @@ from data import FIRST_PORT, Dataset, load, options, scaled
 from model import build_model, set_weights, stop_when
 from numpy.typing import NDArray
 
-from metisfl_async import ClientParams, Learner, MetisError, ServerParams, iid_partition, run_learner
+from metisfl_async import ClientParams, Learner, MetisError, ServerParams, run_learner
+from metisfl_async.data import iid_partition
 
 NUM_LEARNERS = 3
 logger = logging.getLogger("learner")

@@ -27,7 +27,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from metisfl_async import Controller, DriverSession, Learner, TerminationSignals, event_to_dict
+from metisfl_async import Controller, DriverSession, Learner, TerminationSignals
+from metisfl_async.events import event_to_dict
 
 Weights = list[NDArray[Any]]
 

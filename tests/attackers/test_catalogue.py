@@ -16,6 +16,8 @@ from metisfl_async import ControllerConfig
 from metisfl_async.core.access import Identity
 from metisfl_async.core.texts import MAX_TEXT
 
+pytestmark = pytest.mark.slow
+
 Tokens: TypeAlias = tuple[Path, Mapping[Identity, str]]
 
 

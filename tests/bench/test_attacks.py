@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from pages import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_picture_is_drawn_from_real_images_and_the_table_is_that_of_the_page(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "environment"
 PATIENCE_S = 60.0  #: a hang fails after this
 SITES = ["site-1", "site-2", "site-3"]
@@ -134,6 +136,16 @@ def test_arguments_of_the_command_line_win_over_those_of_the_file(tmp_path: Path
     assert process.wait(PATIENCE_S) == 0
     first = json.loads((tmp_path / "results.json").read_text())["rounds"][0]["learners"]
     assert [first[site]["weight"] for site in SITES] == [48, 48, 48]  # a thirtieth of 1797, without a fifth
+
+
+def test_a_file_is_simulated_with_many_learners(tmp_path: Path, free_port: int, start: Start) -> None:
+    options = ["--simulate", "6", "--workers", "1", "-a", "parts=6"]
+    process = start("run", environment(tmp_path, free_port), *MODULE, *options, "-o", tmp_path)
+    said = output_of(process)
+    assert process.returncode == 0, said
+    rounds = json.loads((tmp_path / "results.json").read_text())["rounds"]
+    assert [len(record["participants"]) for record in rounds] == [6] * 3
+    assert rounds[2]["evaluation_metrics"]["accuracy"] > 0.8
 
 
 def test_rounds_seed_and_first_weights_may_be_said_on_the_command_line(
@@ -294,6 +306,8 @@ def test_a_wrong_file_is_one_message_and_exit_code_2(tmp_path: Path, free_port: 
             "--module is 'learners:Digits'; allowed: a name that is in learners",
         ),
         (["run", "FILE", *MODULE, "-a", "size=3"], "got an unexpected keyword argument 'size'"),
+        (["run", "FILE", *MODULE, "--simulate", "9", "-a", "part=3"], "takes after its number (multiple values for"),
+        (["run", "FILE", *MODULE, "--workers", "2"], "--workers is 2; allowed: with --simulate N"),
         (
             ["driver", "FILE", "-o", "learners.py"],
             "--output is 'learners.py'; allowed: a directory that can be written",
@@ -364,3 +378,24 @@ def test_without_its_extra_the_command_says_what_is_missing(tmp_path: Path) -> N
         )
         assert done.returncode == 2
         assert done.stderr == f"error: {package} is not installed: pip install click cryptography ruamel.yaml\n"
+
+
+def test_check_learner_says_what_failed(start: Start) -> None:
+    process = start("check-learner", "127.0.0.1:0", "--case-timeout-secs", "0.2")
+    output = output_of(process)
+    assert process.returncode == 1
+    assert re.match(r"waiting for a learner that dials 127\.0\.0\.1:\d+\nFAILED  takes part: it must join, ", output)
+    assert output.endswith("0 of 9 cases passed\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("nowhere",), "HOST:PORT is 'nowhere'; allowed: a host and a port"),
+        (("127.0.0.1:1", "--train-params", "[1]"), "--train-params is '[1]'; allowed: a JSON object"),
+    ],
+)
+def test_check_learner_names_wrong_arguments(start: Start, arguments: tuple[str, ...], error: str) -> None:
+    process = start("check-learner", *arguments)
+    assert error in output_of(process)
+    assert process.returncode == 2

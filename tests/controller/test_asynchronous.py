@@ -75,6 +75,7 @@ class Crowd:
         await learner.push(learner.frames(offer, [values], num_training_examples=weight))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("commits", "size"), [(1_000, 257), (100, 70_000)], ids=["on the loop", "in a thread"])
 async def test_after_many_commits_with_learners_coming_and_going_the_model_is_what_the_formula_says(
     commits: int, size: int

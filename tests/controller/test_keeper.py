@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from federations import PATIENCE_S, Adds, until
+from federations import PATIENCE_S, Adds
 from puppet import FEDERATION
 
 from metisfl_async import (
@@ -17,6 +17,7 @@ from metisfl_async import (
     ControllerConfig,
     DriverSession,
     ModelStoreConfig,
+    RoundStarted,
     ServerParams,
     TerminationSignals,
     run_learner,
@@ -30,6 +31,7 @@ from metisfl_async.learner.spool import Spool
 from metisfl_async.store.disk import DiskStore
 from metisfl_async.store.event_log import EventLog
 from metisfl_async.store.memory import InMemoryStore
+from metisfl_async.testing import FakeLearner, Federation
 
 ROUNDS = TerminationSignals(federation_rounds=3)
 
@@ -130,20 +132,19 @@ async def test_a_bug_while_a_start_is_written_down_ends_the_controller(
                 await DriverSession(controller, [Adds(1)], ROUNDS).run()
 
 
-async def test_a_driver_waits_for_a_durable_controller_that_was_closed_in_order(tmp_path: Path, free_port: int) -> None:
-    store, server = ModelStoreConfig(model_store="Disk", directory=tmp_path), ServerParams(port=free_port)
-    async with asyncio.timeout(PATIENCE_S):
-        first = await Controller(server, ControllerConfig(), store).__aenter__()
-        params = first.client_params
-        taking_part = asyncio.create_task(run_learner(Adds(1), params))
-        session = DriverSession(params, 1, TerminationSignals(federation_rounds=200))
-        running = asyncio.create_task(session.run())
-        await until(lambda: session.result is not None and len(session.result.rounds) > 1)
-        await first.close()
-        async with Controller(server, ControllerConfig(), store, resume=True):
-            result = await running
-            await taking_part
-    assert [record.number for record in result.rounds] == list(range(1, 201))
+async def test_a_driver_waits_for_a_durable_controller_that_was_closed_in_order(
+    tmp_path: Path, federation: Callable[..., Federation]
+) -> None:
+    store, signals = ModelStoreConfig(model_store="Disk", directory=tmp_path), TerminationSignals(federation_rounds=20)
+    async with federation([FakeLearner(takes=10.0)], signals, model_store_config=store) as fed:
+        await fed.event(RoundStarted, number=3)
+        assert fed.controller is not None
+        await fed.controller.close()
+        await fed.sleep(40.0)
+        await fed.restart("controller")
+        result = await fed.result()
+        assert any("may be started again" in line for line in fed.log)
+    assert [record.number for record in result.rounds] == list(range(1, 21))
 
 
 async def test_long_names_and_texts_of_learners_count_in_the_history_that_is_kept() -> None:

@@ -39,6 +39,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 async def test_a_controller_warns_when_learners_take_most_of_the_files() -> None:
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", CONTROLLER, stdout=PIPE, stderr=STDOUT)
     assert process.stdout is not None
@@ -109,6 +110,7 @@ def test_where_the_system_has_no_such_limit_files_are_not_scarce(monkeypatch: py
     assert scarce() is None
 
 
+@pytest.mark.slow
 def test_without_the_resource_module_everything_can_be_imported() -> None:
     code = (
         "import sys; sys.modules['resource'] = None; "

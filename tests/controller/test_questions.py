@@ -21,14 +21,13 @@ class Wire(Connection):
     """Keeps what is sent."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.sent: list[ControllerMessage] = []
 
     def send(self, message: ControllerMessage) -> None:
         self.sent.append(message)
 
-    async def run(self, on_message: object) -> None:
-        raise NotImplementedError
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class Ground:

@@ -67,7 +67,7 @@ async def run(
 
 def test_those_below_are_all_there_are() -> None:
     means = {"FedAvg", "FedStride", "FedRec", "FedAsync", "FedBuff", "FedAvgM", "FedAdagrad", "FedYogi", "FedAdam"}
-    means.add("LoRAStacked")
+    means |= {"LoRAStacked", "TreeBagging"}
     assert ROBUST.keys() == RULES.keys() - means
 
 

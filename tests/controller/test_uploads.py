@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import operator
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from functools import partial
 from unittest import mock
 
 import grpc.aio
@@ -521,7 +519,7 @@ async def test_an_upload_that_came_too_late_is_not_read_to_its_end() -> None:
             assert isinstance(await b.next(), Withdrawn)
             await call.write(encode(frames[1]))
             assert from_update_reply(await call.read()).reason.startswith("the task is late")
-            assert made.controller._open.job.staging.used_bytes == 0
+            assert made.controller.snapshot().staged_bytes == 0
             await farewell(b)
             await finish(made, a)
 
@@ -647,6 +645,7 @@ async def test_breaking_the_rules_of_the_stream_is_answered(alone: Federation) -
                 await stream.receive()
 
 
+@pytest.mark.slow
 async def test_an_update_in_very_many_runs_is_looked_at_by_the_worker() -> None:
     """And counts if it is sound: looking while it arrives would hold up the event loop."""
 
@@ -669,15 +668,14 @@ async def test_a_stream_that_was_replaced_while_it_waited_for_room_gets_none() -
     async for made in federation(config, 2):
         async with puppet(made.controller, "a") as a, puppet(made.controller, "b") as b:
             offers = await a.task(), await b.task()
-            waiting = made.controller._open.job.staging._budget._waiting
             (header, *_), frames = a.frames(offers[0], weights(1, SIZE)), b.frames(offers[1], weights(3, SIZE))
             holds_room, waits = a.upload(), b.upload()
             await holds_room.write(encode(header))
             assert await holds_room.read() == GO_AHEAD
             await waits.write(encode(frames[0]))
-            await until(partial(operator.truth, waiting))
+            await until(lambda: made.controller.snapshot().uploads_waiting == 1)  # noqa: B023
             pushing = asyncio.create_task(b.push(frames))
-            await until(partial(lambda waiting: len(waiting) == 2, waiting))
+            await until(lambda: made.controller.snapshot().uploads_waiting == 2)  # noqa: B023
             holds_room.cancel()
             with pytest.raises(Superseded), ours(b.link.address):
                 await waits.read()
@@ -689,12 +687,11 @@ async def test_an_update_that_is_withdrawn_while_it_waits_for_room_costs_no_byte
     async for made in federation(config, 2):
         async with puppet(made.controller, "a") as a, puppet(made.controller, "b") as b:
             offers = await a.task(), await b.task()
-            waiting = made.controller._open.job.staging._budget._waiting
             holds_room, waits = a.upload(), b.upload()
             await holds_room.write(encode(a.frames(offers[0], weights(1, SIZE))[0]))
             assert await holds_room.read() == GO_AHEAD
             await waits.write(encode(b.frames(offers[1], weights(3, SIZE))[0]))
-            await until(partial(operator.truth, waiting))
+            await until(lambda: made.controller.snapshot().uploads_waiting == 1)  # noqa: B023
             await made.session.stop()
             holds_room.cancel()
             reply = await waits.read()

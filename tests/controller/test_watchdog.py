@@ -17,6 +17,8 @@ from federations import PATIENCE_S, nothing_left_behind, until
 from metisfl_async.controller import watchdog as module
 from metisfl_async.controller.watchdog import BLOCKED_S, Gap, Watchdog
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).with_name("stopped.py")
 LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 NewLoop = Callable[[], asyncio.AbstractEventLoop]

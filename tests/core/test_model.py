@@ -15,12 +15,14 @@ from metisfl_async.core.model import (
     ALIGNMENT,
     DTYPES,
     Array,
+    Bytes,
     Manifest,
     Model,
     Run,
     TensorSpec,
     align,
     allocate,
+    is_alone,
 )
 
 #: Every kind of bits: zeros, ones, quiet and signalling NaNs with payloads, denormals.
@@ -333,3 +335,35 @@ def test_a_model_that_was_made_is_writable_until_it_is_frozen() -> None:
     model = Model.from_arrays([np.zeros(3)])
     assert not model.is_frozen
     assert model.freeze().is_frozen
+
+
+@pytest.mark.parametrize(
+    "view_of",
+    [
+        lambda buffer: buffer[:1],
+        lambda buffer: buffer[:0],
+        lambda buffer: buffer[:64].view(np.float32)[3:].reshape(1, -1),
+        lambda buffer: memoryview(buffer[2:]),
+        lambda buffer: buffer.base,
+    ],
+)
+def test_a_buffer_is_alone_but_for_what_views_it(view_of: Callable[[Bytes], object]) -> None:
+    buffer = allocate(100)
+    assert is_alone(buffer)
+    view = view_of(buffer)
+    assert not is_alone(buffer)
+    del view
+    assert is_alone(buffer)
+
+
+def test_of_a_buffer_that_has_no_owner_nothing_is_known() -> None:
+    assert not is_alone(np.zeros(100, np.uint8))
+
+
+def test_a_model_consists_of_its_own_arrays_and_of_no_others() -> None:
+    model = Model.from_arrays([np.zeros((2, 3), np.float32), np.zeros(0), np.array(1)])
+    arrays = model.arrays()
+    assert model.consists_of(arrays)
+    assert not model.consists_of([array.copy() for array in arrays])
+    assert not model.consists_of([arrays[0].T.reshape(2, 3), *arrays[1:]])
+    assert not model.consists_of([arrays[0][::-1], *arrays[1:]])

@@ -122,6 +122,7 @@ def test_parts_may_be_empty_if_that_is_allowed(partition: Callable[..., Parts]) 
     assert sorted(np.concatenate(x_chunks)) == list(X[:50])
 
 
+@pytest.mark.slow
 def test_with_many_parts_a_draw_that_cannot_be_had_says_how_it_can() -> None:
     with pytest.raises(ConfigError, match="0: parts may be empty"):
         dirichlet_partition(X, Y, num_partitions=900, alpha=0.1)

@@ -12,6 +12,8 @@ import xxhash
 
 from metisfl_async.codec import chunk, frame, manifest, outline
 from metisfl_async.codec.chunk import split
+from metisfl_async.codec.coded import Layout
+from metisfl_async.codec.coding import Int8
 from metisfl_async.codec.frame import Header, encode, frames_of
 from metisfl_async.controller import questions, registry
 from metisfl_async.core import errors, metrics
@@ -27,10 +29,20 @@ from metisfl_async.transport._proto import metisfl_pb2 as pb
 PAGE = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
 
 
-def example() -> list[bytes]:
-    """The Chunk messages of the page's worked example."""
-    blocks = re.findall(r"^```hex\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+def example(section: str = "A worked example") -> list[bytes]:
+    """The Chunk messages of a section's worked example."""
+    text = PAGE.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"^```hex\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [bytes.fromhex(re.sub(r"^#.*$", "", block, flags=re.MULTILINE)) for block in blocks]
+
+
+def test_the_coded_example_is_what_our_codec_writes() -> None:
+    base, trained = (Model.from_arrays([np.array(values, np.float32)], ["w"]) for values in ([1.0, -2.25], [1.5, -2.0]))
+    coded = Layout.of(Int8(), base.manifest).encoded(trained, base)
+    header = Header("update", base.manifest, 3, codec="int8")
+    frames = [encode(each) for each in frames_of(header, coded)]
+    assert [message.hex(" ") for message in example("Fewer bytes")] == [frames[1].hex(" ")]
+    assert b"\xa4int8" in frames[0]
 
 
 def test_the_worked_example_is_what_our_codec_writes() -> None:

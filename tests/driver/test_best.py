@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from durability.in_process import killed
 from federations import PATIENCE_S, Adds, until
 
 from metisfl_async import (
@@ -94,7 +93,7 @@ async def test_a_killed_controller_still_has_it(
         group.create_task(run_learner(learner, dial, learner_id="site"))
         running = group.create_task(DriverSession(dial, 1, FIVE, initial_weights=WEIGHTS).run())
         await until(lambda: learner.measured >= 3)
-        await killed(first)
+        await first.abort()
         (file,) = await asyncio.to_thread(lambda: list(tmp_path.glob("*/best/*.safetensors")))
         if is_damaged:
             file.write_bytes(file.read_bytes()[:-1])

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from durability.in_process import Counts, killed
+from durability.in_process import Counts
 from federations import PATIENCE_S, Adds, nothing_left_behind, until
 
 from metisfl_async import (
@@ -133,7 +133,7 @@ async def test_a_session_that_goes_on_measures_again_and_says_the_same(tmp_path:
         first = Controller(None, ControllerConfig(), store)
         running = asyncio.create_task(DriverSession(first, learners, signals, evaluate=evaluate).run())
         await until(lambda: measured == [1, 2])
-        await killed(first)
+        await first.abort()
         running.cancel()
         await asyncio.wait([running])
         again = Controller(None, ControllerConfig(), store)

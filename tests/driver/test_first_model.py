@@ -18,6 +18,8 @@ from metisfl_async import ConfigError, Controller, DriverSession, FederationResu
 from metisfl_async.core.model import Model
 from metisfl_async.driver.first_model import first_model
 
+pytestmark = pytest.mark.slow
+
 NAMES = list(torch_model().state_dict())
 BUFFERS = ["1.running_mean", "1.running_var", "1.num_batches_tracked"]
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from federations import PATIENCE_S
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).with_name("interrupted_at_work.py")
 
 

@@ -138,6 +138,7 @@ async def test_rounds_that_end_before_all_have_reported_are_rounds() -> None:
     assert "models" not in _text(console)
 
 
+@pytest.mark.slow
 async def test_a_thousand_models_of_ten_learners_are_drawn_now_and_then() -> None:
     signals = TerminationSignals(global_updates=1000)
     events = await _events_without_rounds(signals, [Adds(number) for number in range(1, 11)], 1000)
@@ -187,7 +188,7 @@ async def test_no_number_is_cut(width: int) -> None:
     with ProgressDisplay(TerminationSignals(federation_rounds=100), 10, console) as display:
         display.show(RoundStarted(12, 0, ["a", "b"]))
         display.show(UpdateFolded(12, "a", 1.0, metrics))
-        display._live.refresh()
+        display._screen.draw()
         display.show(RoundFinished(RoundRecord(12, 0, True, train_metrics=metrics, evaluation_metrics=metrics)))
     whole = {f"{value:.4g}" for value in metrics.values()} | {"0.00"}  # a time
     assert "\u2026" not in _text(console)

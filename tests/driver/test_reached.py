@@ -41,6 +41,7 @@ async def test_why_a_run_ended_that_was_interrupted_or_failed() -> None:
         await asyncio.wait([taking_part])
 
 
+@pytest.mark.slow
 async def test_a_process_that_is_new_was_never_trained() -> None:
     learner = Adds(1)
     for _ in range(2):

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from durability.in_process import killed
 from federations import PATIENCE_S, Adds, AddsOnLoop, until
 from puppet import FEDERATION, weights
 
@@ -40,6 +39,7 @@ ROUND = TerminationSignals(federation_rounds=1)
 QUICKLY_S = 20.0  #: a hang fails after this, where a hang is what is looked for
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("comes_back", "error"), [(True, UnknownFederation), (False, ConnectionLost)], ids=["started again", "gone"]
 )
@@ -106,7 +106,7 @@ async def test_a_driver_gives_up_a_controller_that_died_and_is_not_started_again
         await learner.is_training.wait()
         second = asyncio.create_task(DriverSession.attach(dial, lost_secs=0.3).run())
         await until(lambda: controller._open.service._drivers == 2)
-        await killed(controller)
+        await controller.abort()
         await asyncio.wait([first, second])
         taking_part.cancel()
         await asyncio.wait([taking_part])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,15 @@ from federations import Adds, session_of
 from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
-from metisfl_async import BestScore, ConfigError, FederationResult, LearnerRecord, RoundRecord, plot_partitions
+from metisfl_async import (
+    BestScore,
+    ConfigError,
+    FederationResult,
+    FederationStarted,
+    LearnerRecord,
+    RoundRecord,
+    plot_partitions,
+)
 
 
 @pytest.fixture
@@ -43,6 +52,21 @@ def test_everything_but_the_model_is_json(result: FederationResult, tmp_path: Pa
     assert part["weight"] == 2.0
     assert part["train_ms"] > 0.0
     assert data["rounds"][0]["bytes_received"] == 2 * 72
+
+
+async def test_it_says_when_it_started_and_when_each_round_did(tmp_path: Path) -> None:
+    before = time.time()
+    session = session_of([Adds(1)], rounds=2)
+    result = await session.run()
+    first = await anext(session.events())
+    assert isinstance(first, FederationStarted)
+    times = [before, result.started_at, *(record.started_at for record in result.rounds), time.time()]
+    assert times == sorted(times)
+    assert result.started_at == first.started_at
+    result.save(tmp_path / "results.json")
+    loaded = FederationResult.load(tmp_path)
+    assert loaded.started_at == result.started_at
+    assert [record.started_at for record in loaded.rounds] == times[2:-1]
 
 
 def test_numbers_that_json_does_not_have_become_null(result: FederationResult, tmp_path: Path) -> None:
@@ -189,6 +213,7 @@ def test_partitions_are_plotted_as_bars_of_classes(tmp_path: Path) -> None:
     assert (tmp_path / "parts.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_matplotlib_is_imported_only_when_something_is_plotted() -> None:
     code = "import sys, metisfl_async; assert not [name for name in sys.modules if name.startswith('matplotlib')]"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -30,9 +30,11 @@ from metisfl_async import (
     RoundStarted,
     ServerParams,
     TaskFailed,
+    TaskMoved,
     TerminationSignals,
     UpdateCounted,
     run_learner,
+    testing,
 )
 from metisfl_async.core.federation.events import UpdateFolded
 from metisfl_async.core.federation.federation import Federation
@@ -119,10 +121,14 @@ async def test_coroutine_learners_work_as_well(over_grpc: bool) -> None:
     assert result.final_model[0].tolist() == [6.0]
 
 
+@pytest.mark.slow
 async def test_learners_may_run_in_processes_and_keep_their_state_there() -> None:
     async with nothing_left_behind():
         result = await session_of([Counts()], rounds=3, worker="process").run()
     assert [record.train_metrics["calls"] for record in result.rounds] == [1.0, 2.0, 3.0]
+    for record in result.rounds:
+        part = record.learners["learner-0"]
+        assert str(part.train_metadata["traceparent"]).endswith(f"-{part.train_task_id[:16]}-01")
 
 
 class Counts(Adds):
@@ -132,7 +138,7 @@ class Counts(Adds):
 
     def train(self, parameters: list[Array], config: Config) -> TrainResult:
         self.calls += 1
-        return parameters, {"calls": self.calls}
+        return parameters, {"calls": self.calls}, {"traceparent": self.traceparent}
 
 
 async def test_params_reach_the_learner() -> None:
@@ -168,7 +174,10 @@ async def test_events_come_in_order_and_end() -> None:
     running = asyncio.create_task(session.run())
     events = [event async for event in session.events()]
     await running
-    kinds = [type(event) for event in events]
+    moves = [(event.task, event.state) for event in events if isinstance(event, TaskMoved) and event.number]
+    for task, states in (("train", ["fetching", "working", "uploading"]), ("evaluate", ["fetching", "working"])):
+        assert {state for kind, state in moves if kind == task} == set(states)
+    kinds = [type(event) for event in events if not isinstance(event, TaskMoved)]
     assert kinds[:5] == [FederationStarted, LearnerJoined, LearnerJoined, FirstWeights, RoundStarted]
     for kind, count in (
         (RoundStarted, 2),
@@ -436,12 +445,13 @@ async def test_stop_ends_it_in_order() -> None:
         await session.stop()
 
 
-async def test_it_ends_by_time_even_in_the_middle_of_a_round() -> None:
-    learner = AddsOnLoop(1)
-    learner.may_train.clear()
-    session = DriverSession(Controller(), [learner], TerminationSignals(execution_cutoff_time_mins=0.01))
-    result = await session.run()
-    assert result.reason == "execution_cutoff_time_mins=0.01 reached"
+async def test_it_ends_by_time_even_in_the_middle_of_a_round(federation: Callable[..., testing.Federation]) -> None:
+    async with federation(
+        [testing.FakeLearner(takes=7200.0)], TerminationSignals(execution_cutoff_time_mins=60)
+    ) as fed:
+        result = await fed.result()
+        assert fed.now == pytest.approx(3600.0, abs=1.0)
+    assert result.reason == "execution_cutoff_time_mins=60 reached"
     assert result.rounds[0].learners["learner-0"].failures[0].type == "cancelled"
 
 
@@ -507,6 +517,7 @@ async def test_an_impossible_worker_is_named() -> None:
 # --- cancelling ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_cancelled_at_any_await_in_memory_nothing_is_left() -> None:
     """Cancel after every possible number of loop steps, until one run gets through."""
     async with nothing_left_behind():
@@ -523,6 +534,7 @@ async def test_cancelled_at_any_await_in_memory_nothing_is_left() -> None:
         assert steps > 20
 
 
+@pytest.mark.slow
 async def test_cancelled_at_many_points_over_grpc_nothing_is_left() -> None:
     async with nothing_left_behind():
         for events in range(0, 30, 2):
@@ -560,6 +572,7 @@ async def test_cancelled_while_a_thread_trains_it_tells_the_learner_and_waits() 
     assert learner.was_cancelled
 
 
+@pytest.mark.slow
 async def test_cancelled_while_a_process_trains_it_ends_the_process() -> None:
     async with nothing_left_behind():
         session = session_of([Sleeps(1)], worker="process")
@@ -661,6 +674,7 @@ async def test_numpy_integers_count_examples() -> None:
     assert {part.weight for part in result.rounds[0].learners.values()} == {6.0, 7.0}
 
 
+@pytest.mark.slow
 def test_a_program_may_end_at_any_await_while_a_session_runs() -> None:
     """asyncio cancels all tasks then, also those that the session would have ended one after another."""
 

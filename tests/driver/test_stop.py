@@ -263,6 +263,7 @@ async def test_after_a_deadline_one_that_is_stuck_is_not_asked_again_before_it_h
     assert stuck.most_at_once == 1
 
 
+@pytest.mark.slow
 async def test_a_process_that_never_ends_its_training_is_ended() -> None:
     async with nothing_left_behind():
         session = DriverSession(Controller(), [NeverEnds(1)], NEVER, worker="process", stop_timeout_secs=None)

@@ -18,6 +18,7 @@ from metisfl_async.driver.sync import run_here, run_in_thread
 PROGRAM = Path(__file__).with_name("interrupted.py")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a signal cannot be sent to oneself there")
 def test_interrupted_at_any_moment_and_again_under_a_running_loop_nothing_is_left_and_it_runs_again() -> None:
     arguments = [sys.executable, str(PROGRAM), "60", str(os.getpid())]

@@ -11,17 +11,33 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from metisfl_async.core.federation.records import RoundRecord
 
-__all__ = ["History", "Log", "read"]
+__all__ = ["History", "Log", "Pages", "Pen", "history_of", "read"]
 
 Line = dict[str, Any]
 
 
+class Pen(Protocol):
+    """What a party writes with."""
+
+    def write(self, what: str, **facts: Any) -> None: ...
+
+
+class Pages:
+    """A pen for parties of this process: what all write is in `lines`."""
+
+    def __init__(self, lines: list[Line], who: str) -> None:
+        self._lines, self._who = lines, who
+
+    def write(self, what: str, **facts: Any) -> None:
+        self._lines.append({"who": self._who, "what": what, **facts})
+
+
 class Log:
-    """One party's pen."""
+    """A pen for parties of any process."""
 
     def __init__(self, path: Path, who: str) -> None:
         self._who = who
@@ -104,6 +120,11 @@ class History:
 
 
 def read(path: Path) -> History:
+    """Take in what all have written into a file."""
+    return history_of(lines_of(path))
+
+
+def history_of(lines: Iterable[Line]) -> History:
     """Take in what all have written."""
     history = History()
     folded: list[Folded] = []
@@ -116,7 +137,7 @@ def read(path: Path) -> History:
             history.problems.append(f"version {version} was committed twice")
         history.versions[version] = updates
 
-    for line in lines_of(path):
+    for line in lines:
         match line["what"]:
             case "folded" | "committing" | "committed" if history.is_over:
                 history.problems.append(f"the federation went on after its end: {line}")

@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 from unittest import mock
 
 import numpy as np
-from durability.history import Log
+from durability.history import Log, Pen
 from redis.asyncio.client import Pipeline
 
 from metisfl_async import (
@@ -41,11 +41,12 @@ from metisfl_async import (
     TerminationSignals,
 )
 from metisfl_async.controller import farewell
-from metisfl_async.controller.aggregator import Aggregator, Upload
+from metisfl_async.controller.aggregator import Aggregator
 from metisfl_async.controller.dispatcher import Dispatcher
 from metisfl_async.controller.farewell import Farewells
 from metisfl_async.controller.job import Job
 from metisfl_async.controller.keeper import Keeper
+from metisfl_async.controller.upload import Upload
 from metisfl_async.core.federation.inputs import Accepted, Arrived, Published
 from metisfl_async.core.federation.tasks import TaskKind, Verdict
 from metisfl_async.core.ids import TaskId
@@ -72,6 +73,7 @@ from metisfl_async.transport.grpc_link import GrpcLink
 __all__ = [
     "POINTS",
     "Death",
+    "RecordingPart",
     "Trains",
     "be_quick",
     "controller",
@@ -82,6 +84,7 @@ __all__ = [
     "started",
     "take_part",
     "trained_from",
+    "written_down",
 ]
 
 
@@ -238,7 +241,8 @@ def controller(
     be_quick()
     log = Log(path, "controller")
     log.write("starts", death=str(death))
-    _write_down(log, Steps(death))
+    for (owner, name), writing in written_down(log, Steps(death)).items():
+        setattr(owner, name, writing)
     _die_at(death, POINTS, sends_first=True)
 
     async def serve() -> None:
@@ -295,8 +299,8 @@ def _die_around(owner: type, name: str, is_due: Callable[..., bool], when: str, 
     setattr(owner, name, in_loop if inspect.iscoroutinefunction(original) else at_once)
 
 
-def _write_down(log: Log, steps: Steps) -> None:
-    """Record what the controller of this process folds, commits and resumes."""
+def written_down(log: Pen, steps: Steps | None = None) -> dict[tuple[type, str], Callable[..., Any]]:
+    """Give methods in whose place a controller writes down what it folds, commits and resumes."""
     fold, commit, resume, conclude = Aggregator._fold, Keeper.commit, Job.resume, Job.conclude
 
     async def folding(self: Aggregator, upload: Upload) -> Portrait:
@@ -309,11 +313,13 @@ def _write_down(log: Log, steps: Steps) -> None:
         is_new = model is not None and model.version > 0
         if is_new:
             log.write("committing", version=model.version)
-            steps.begin()
+            if steps is not None:
+                steps.begin()
         await commit(self, standing, model=model, **kwargs)
         if is_new:
-            steps.end()
-            log.write("committed", version=model.version, steps=steps.done)
+            if steps is not None:
+                steps.end()
+            log.write("committed", version=model.version, steps=0 if steps is None else steps.done)
 
     async def resuming(self: Job) -> bool:
         is_started = await resume(self)
@@ -326,8 +332,12 @@ def _write_down(log: Log, steps: Steps) -> None:
         log.write("concluding")
         await conclude(self)
 
-    Aggregator._fold, Keeper.commit = folding, committing  # type: ignore[method-assign]
-    Job.resume, Job.conclude = resuming, concluding  # type: ignore[method-assign]
+    return {
+        (Aggregator, "_fold"): folding,
+        (Keeper, "commit"): committing,
+        (Job, "resume"): resuming,
+        (Job, "conclude"): concluding,
+    }
 
 
 # --- learners --------------------------------------------------------------------------------------------------------
@@ -367,7 +377,7 @@ class Trains(Learner):
 class RecordingPart(Part):
     """Writes down what a learner trained, was told and dropped."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Pen) -> None:
         super().__init__()
         self._log = log
         self.client: LearnerClient

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -10,21 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from durability.parties import Trains
 from failing import Failing
-from federations import PATIENCE_S
+from testing.recorded import Trains
 
 from metisfl_async import (
-    Controller,
     ControllerConfig,
-    DriverSession,
     ModelStoreConfig,
     StoreRecovered,
     StoreStalled,
     TerminationSignals,
     UpdateCounted,
 )
-from metisfl_async.controller import keeper
+from metisfl_async.testing import Federation, run
+
+pytestmark = pytest.mark.slow
 
 CONFIG = ControllerConfig(evaluate_every=0)
 
@@ -55,14 +53,14 @@ async def course(mode: str, directory: Path, failing: Failing, number: int) -> C
     """Run one in which the n-th operation of the disk fails, from its start until its driver has the result."""
     config, signals, count, failing.is_late = MODES[mode]
     store = ModelStoreConfig(model_store="Disk", directory=directory)
-    async with asyncio.timeout(PATIENCE_S), Controller(None, config, store) as controller:
-        session = DriverSession(controller, [Trains(2**index) for index in range(count)], signals)
+    learners = [Trains(2**index, takes=1.0) for index in range(count)]
+    async with Federation(learners, signals, controller_config=config, model_store_config=store) as fed:
         failing.arm(number)
         try:
-            result = await session.run()
+            result = await fed.result()
         finally:
             failing.disarm()
-    events = [event async for event in session.events()]
+    events = fed.events
     assert result.final_model is not None
     return Course(
         [array.tobytes() for array in result.final_model],
@@ -74,18 +72,17 @@ async def course(mode: str, directory: Path, failing: Failing, number: int) -> C
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_whichever_operation_fails_once_the_federation_goes_on_as_if_it_had_not(
+def test_whichever_operation_fails_once_the_federation_goes_on_as_if_it_had_not(
     mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper, "FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr(os, "fsync", lambda _: None)  # it may fail, but need not take its time
     failing = Failing(monkeypatch)
-    undisturbed = await course(mode, tmp_path / "0", failing, 1_000_000)
+    undisturbed = run(course(mode, tmp_path / "0", failing, 1_000_000))
     assert undisturbed.stalled == undisturbed.recovered == 0
     wrong, stalled, number = dict[int, str](), 0, 1
     while True:
         try:
-            found = await course(mode, tmp_path / f"{number}", failing, number)
+            found = run(course(mode, tmp_path / f"{number}", failing, number))
         except Exception as error:  # noqa: BLE001 - all that go wrong are named
             wrong[number] = repr(error)
         else:

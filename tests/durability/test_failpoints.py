@@ -31,6 +31,8 @@ from metisfl_async.transport import retry
 from metisfl_async.transport.grpc_link import GrpcLink
 from metisfl_async.transport.retry import insisting
 
+pytestmark = pytest.mark.slow
+
 ALIVE = ControllerConfig(heartbeat_secs=0.2, lease_secs=4.0)
 ASYNCHRONOUS = replace(ALIVE, scheduler="Asynchronous")
 

@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from durability import history
 from durability.parties import Trains, controller, first_weights, free_port, started, take_part
 from federations import PATIENCE_S, until
@@ -14,6 +15,8 @@ from federations import PATIENCE_S, until
 from metisfl_async import ClientParams, ControllerConfig, DriverSession, FedBuff, ModelStoreConfig, TerminationSignals
 from metisfl_async.core.errors import UnknownFederation
 from metisfl_async.core.federation.events import LearnerLeft
+
+pytestmark = pytest.mark.slow
 
 CONFIG = ControllerConfig(
     aggregation_rule=FedBuff(5), scheduler="Asynchronous", min_learners=2, heartbeat_secs=0.2, lease_secs=2.0

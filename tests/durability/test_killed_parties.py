@@ -36,6 +36,8 @@ from metisfl_async import (
 )
 from metisfl_async.transport import retry
 
+pytestmark = pytest.mark.slow
+
 EACH = ("before", "after")
 CONFIG = ControllerConfig(heartbeat_secs=0.2, lease_secs=30.0, min_learners=2)
 WITHOUT_ROUNDS = ControllerConfig(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from durability.in_process import Counts, killed
+from durability.in_process import Counts
 from federations import PATIENCE_S, Adds, until
 
 from metisfl_async import (
@@ -20,6 +21,7 @@ from metisfl_async import (
     FedAvg,
     FedAvgM,
     FedBuff,
+    FederationStarted,
     ModelStoreConfig,
     NormBound,
     ServerParams,
@@ -45,10 +47,15 @@ async def test_a_killed_controller_goes_on_where_it_was(tmp_path: Path, free_por
         session = DriverSession(dial, 2, signals, initial_weights=weights)
         running = group.create_task(session.run())
         await until(lambda: len(learners[0].trained) >= 3)
-        await killed(first)
+        await first.abort()
         async with Controller(server, ControllerConfig(), store, resume=True) as second:
             result = await running
             assert second is not first
+    events = [event async for event in session.events() if isinstance(event, FederationStarted)]
+    assert len({event.run_id for event in events}) == 2
+    assert {event.started_at for event in events} == {result.started_at}
+    times = [result.started_at, *(record.started_at for record in result.rounds), time.time()]
+    assert times == sorted(times)
     assert result.final_model is not None
     assert result.final_model[0] == pytest.approx([6 * 5 / 3])
     assert [record.number for record in result.rounds] == [1, 2, 3, 4, 5, 6]
@@ -69,7 +76,7 @@ async def test_models_that_were_not_saved_are_lost_and_made_again(tmp_path: Path
         session = DriverSession(dial, 2, TerminationSignals(global_updates=18), initial_weights=weights)
         running = group.create_task(session.run())
         await until(lambda: session.result is not None and (session.result.model_version or 0) >= 7)
-        await killed(first)
+        await first.abort()
         async with Controller(server, config, store, resume=True):
             result = await running
     assert [record.number for record in result.rounds] == [*range(1, 19)]
@@ -107,7 +114,7 @@ async def test_the_same_session_goes_on_in_one_script(tmp_path: Path) -> None:
         first = Controller(None, ControllerConfig(), store)
         running = asyncio.create_task(DriverSession(first, learners, signals).run())
         await until(lambda: len(learners[0].trained) >= 2)
-        await killed(first)
+        await first.abort()
         await asyncio.wait([running])
         again = Controller(None, ControllerConfig(), store)
         result = await DriverSession(again, learners, signals).run(resume=True)
@@ -123,7 +130,7 @@ async def test_an_unfinished_federation_is_not_overwritten_unasked(tmp_path: Pat
     first = Controller(None, ControllerConfig(), store)
     running = asyncio.create_task(DriverSession(first, [learner], TerminationSignals(federation_rounds=1000)).run())
     await until(lambda: len(learner.trained) >= 1)
-    await killed(first)
+    await first.abort()
     await asyncio.wait([running])
     with pytest.raises(ConfigError, match="resume is False; allowed: True, to go on with federation"):
         await Controller(None, ControllerConfig(), store).__aenter__()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from durability.in_process import Counts
-from federations import PATIENCE_S, AddsOnLoop, nothing_left_behind, until
+from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, until
 
 from metisfl_async import (
     Controller,
@@ -68,7 +68,7 @@ async def test_a_second_driver_follows_stops_and_fetches_the_result() -> None:
         await until(lambda: controller._open.jobs.current is not None)
         second = DriverSession.attach(dial)
         following = group.create_task(second.run())
-        await until(lambda: (controller._open.job.federation.model_version or 0) >= 2)
+        await until(lambda: (controller.snapshot().model_version or 0) >= 2)
         await DriverSession.attach(dial).stop("enough")
         mine, its = await following, await first
         assert mine.reason == its.reason == "enough"
@@ -130,7 +130,7 @@ async def test_a_learner_that_is_started_again_sends_what_is_in_its_spool(tmp_pa
         await asyncio.wait([first])
         again = Slow(1)
         second = asyncio.create_task(run_learner(again, dial, learner_id="a", spool_dir=tmp_path))
-        await until(lambda: "a" in controller._open.job.federation.connected)
+        await until(lambda: "a" in controller.snapshot().connected)
         of_b.may_train.set()
         result = await session
         await asyncio.gather(second, other)
@@ -138,3 +138,13 @@ async def test_a_learner_that_is_started_again_sends_what_is_in_its_spool(tmp_pa
     assert of_a.trained == [0.0]
     assert again.trained == []
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]  # noqa: ASYNC240 - nobody else waits here
+
+
+async def test_a_live_controller_that_is_kept_running_serves_the_next_session() -> None:
+    async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller:
+        taking_part = asyncio.create_task(run_learner(Adds(1), controller.client_params))
+        for keep_running in (True, False):
+            signals = TerminationSignals(federation_rounds=2)
+            result = await DriverSession(controller, 1, signals, keep_running=keep_running).run()
+            assert [record.number for record in result.rounds] == [1, 2]
+        await taking_part

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from durability.soak import all_soaked
 from redis_server import RedisServer
+
+pytestmark = pytest.mark.slow
 
 RUNS = 20
 

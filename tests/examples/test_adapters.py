@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples" / "adapters").glob("with_*.py"))
 by_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
@@ -32,4 +34,4 @@ def test_it_is_on_the_page_as_it_stands(script: Path) -> None:
 
 
 def test_there_is_one_for_each_framework() -> None:
-    assert [script.stem for script in SCRIPTS] == ["with_keras", "with_sklearn", "with_torch"]
+    assert [script.stem for script in SCRIPTS] == ["with_jax", "with_keras", "with_sklearn", "with_torch"]

@@ -32,6 +32,8 @@ from metisfl_async import (
     run_learner,
 )
 
+pytestmark = pytest.mark.slow
+
 MAX_LEARNERS = 3
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 5
 NUM_ARRAYS = 6  # three dense layers, each with weights and biases
 IMAGES = "fashion-mnist" if Path("/usr/share/datasets/fashion-mnist").exists() else "digits"

@@ -21,6 +21,8 @@ import numpy as np
 import psutil
 import pytest
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "quickstart_tensorflow"
 IMAGES = "fashion-mnist" if Path("/usr/share/datasets/fashion-mnist").exists() else "digits"
 SHORT = ["--dataset", IMAGES, "--limit", "1000", "--rounds", "2", "--epochs", "1"]

@@ -7,8 +7,12 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from metisfl_async.cli.certificates import make_certificates
 from metisfl_async.core.access import Identity, Role
+
+pytestmark = pytest.mark.slow
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "three_machines"
 

@@ -11,8 +11,11 @@ from pathlib import Path
 from types import ModuleType
 
 import httpx
+import pytest
 import uvicorn
 from federations import PATIENCE_S, nothing_left_behind, until
+
+pytestmark = pytest.mark.slow
 
 PATH = Path(__file__).parents[2] / "examples" / "web_app" / "app.py"
 

@@ -11,10 +11,24 @@ from targets import TARGETS
 
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 
+pytestmark = pytest.mark.slow
+
 COUNT = 10_000  #: inputs of each target: some seconds in all
 #: What stands inside other messages, or is read elsewhere: Chunk has targets of its own, Empty says nothing.
 INSIDE = {
-    *("Accept", "Chunk", "Empty", "Evaluated", "Failed", "Farewell", "Heartbeat", "HeldTask", "Hello", "NamedLearner"),
+    *(
+        "Accept",
+        "BestModel",
+        "Chunk",
+        "Empty",
+        "Evaluated",
+        "Failed",
+        "Farewell",
+        "Heartbeat",
+        "HeldTask",
+        "Hello",
+        "NamedLearner",
+    ),
     *("Settled", "TaskOffer", "TaskVerdict", "TerminationSignals", "Welcome", "Withdrawn"),
 }
 

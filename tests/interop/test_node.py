@@ -7,8 +7,8 @@ import json
 import random
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from proxy import Proxy, proxy_to
 
 from metisfl_async import (
+    ClientParams,
     Controller,
     ControllerConfig,
     DriverSession,
@@ -28,11 +29,14 @@ from metisfl_async import (
     TerminationSignals,
     run_learner,
 )
+from metisfl_async.conformance import CASES, check_learner
 from metisfl_async.core.federation.desk import Desk
 from metisfl_async.core.federation.tasks import HeldTask, Verdict
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.learner.learner import Config, TrainResult
+
+pytestmark = [pytest.mark.slow, pytest.mark.node]
 
 HERE = Path(__file__).parent
 CONFIG = ControllerConfig(heartbeat_secs=0.05)
@@ -147,14 +151,16 @@ class Node:
 
 
 @asynccontextmanager
-async def node(controller: Controller | Proxy, site: Site, directory: Path, **options: str) -> AsyncIterator[Node]:
+async def node(
+    controller: Controller | Proxy | ClientParams, site: Site, directory: Path, **options: str
+) -> AsyncIterator[Node]:
     program = shutil.which("node")
     assert program is not None, "Node.js 20 or newer is needed, as node"
     assert (HERE / "node_modules" / ".ready").exists(), "run `make tests/interop/node_modules/.ready`, which needs npm"
     facts = {"x": site.x.astype(int).tolist(), "y": site.y.tolist()} | options
     file = directory / "data.json"
     file.write_text(json.dumps(facts | {"learning_rate": site.learning_rate, "steps": site.steps}))
-    address = controller.address if isinstance(controller, Controller) else controller.params.address
+    address = (controller.params if isinstance(controller, Proxy) else controller).address
     command = (program, str(HERE / "learner.mjs"), address, "node", str(file))
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, limit=2**24)
     try:
@@ -211,6 +217,19 @@ async def test_javascript_beside_python_computes_what_a_plain_loop_computes(tmp_
     assert len(learner.of("settled")) == ROUNDS
     assert _last(learner)["what"] == "final"
     assert learner.said[-1]["loss"] == pytest.approx(sites["node"].loss(plain_loop(list(sites.values()), ROUNDS)[-1]))
+
+
+async def test_a_learner_that_knows_nothing_of_codecs_goes_on_with_those_who_do(tmp_path: Path) -> None:
+    sites = {"a": Site.of(1, 10), "node": Site.of(3, 40)}
+    config = replace(CONFIG, update_codec="int8", download_codec="bf16")
+    async with Controller(ServerParams(), config) as controller, node(controller, sites["node"], tmp_path) as learner:
+        await learner.until("welcome")
+        result = await federation(controller, {"a": LinearLearner(sites["a"])}, ROUNDS)
+        assert await learner.end() == 0
+    assert [record.participants for record in result.rounds] == [["a", "node"]] * ROUNDS
+    assert result.final_model is not None
+    for array, expected in zip(result.final_model, plain_loop(list(sites.values()), ROUNDS)[-1], strict=True):
+        np.testing.assert_allclose(array, expected, rtol=0.05, atol=0.02)
 
 
 class MarksLearner(LinearLearner):
@@ -345,3 +364,17 @@ async def test_without_rounds_javascript_and_python_take_turns(tmp_path: Path) -
     assert result.final_model is not None
     assert _last(learner) == {"what": "final", "loss": pytest.approx(sites["node"].loss(result.final_model))}
     assert {name for record in result.rounds for name in record.participants} == {"a", "node"}
+
+
+async def test_it_passes_all_cases_of_the_kit(tmp_path: Path) -> None:
+    site, starting = Site.of(1, 20), list[asyncio.Task[Node]]()
+    async with AsyncExitStack() as stack:
+
+        def start(port: int) -> None:
+            running = stack.enter_async_context(node(ClientParams(port=port), site, tmp_path))
+            starting.append(asyncio.create_task(running))
+
+        verdicts = await check_learner("127.0.0.1", 0, on_listening=start)
+        assert await (await starting[0]).end() == 0
+    assert {verdict.case.name: verdict.why for verdict in verdicts if verdict.why} == {}
+    assert len(verdicts) == len(CASES)

@@ -6,7 +6,6 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
-from durability.in_process import killed
 from federations import PATIENCE_S, Adds, AddsOnLoop, until
 from puppet import weights
 
@@ -53,7 +52,7 @@ async def test_a_learner_that_outlives_its_controller_begins_with_the_weights_of
         await other.is_training.wait()
         if when == "folded":
             await until(lambda: bool(first._open.job.federation.ledger.folded))
-        await killed(first)
+        await first.abort()
         for task in (running, dies_too):
             task.cancel()
             await asyncio.wait([task])
@@ -107,7 +106,7 @@ async def test_learners_wait_on_a_controller_that_was_kept_running_before_anythi
     learner = Adds(1)
     async with asyncio.timeout(PATIENCE_S), Controller(ServerParams(), CONFIG) as controller:
         taking_part = asyncio.create_task(run_learner(learner, controller.client_params, learner_id="a"))
-        await until(lambda: any(member.connection is not None for member in controller._open.registry))
+        await until(lambda: bool(controller.snapshot().connected))
         link = controller.connect()
         await link.shut_down(NO_FEDERATION, keep_running=True)
         assert (await train(link, "first", 1.0)).arrays()[0] == [2.0]

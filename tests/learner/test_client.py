@@ -100,12 +100,12 @@ async def test_an_evaluation_result_is_kept_through_a_broken_connection() -> Non
 async def test_the_final_model_is_fetched_through_a_broken_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     fetch, cuts = GrpcLink.fetch_model, 0
 
-    async def cut_and_fetch(link: GrpcLink, token: Token, model: ModelRef, *rest: Any) -> Model:
+    async def cut_and_fetch(link: GrpcLink, token: Token, model: ModelRef, *rest: Any, **named: Any) -> Model:
         nonlocal cuts
         if model.version == 1 and not cuts:
             cuts += 1
             proxy.cut()
-        return await fetch(link, token, model, *rest)
+        return await fetch(link, token, model, *rest, **named)
 
     monkeypatch.setattr(GrpcLink, "fetch_model", cut_and_fetch)
     learner = Adds(2)
@@ -124,12 +124,12 @@ async def test_the_final_model_is_fetched_again_however_long_the_first_attempt_t
 ) -> None:
     fetch, attempts = GrpcLink.fetch_model, 0
 
-    async def lose_late(link: GrpcLink, token: Token, model: ModelRef, *rest: Any) -> Model:
+    async def lose_late(link: GrpcLink, token: Token, model: ModelRef, *rest: Any, **named: Any) -> Model:
         nonlocal attempts
         if model.version == 1 and (attempts := attempts + 1) == 1:
             await asyncio.sleep(3 * client.GOODBYE_S)
             raise ConnectionLost(link.address, "the stream broke off")
-        return await fetch(link, token, model, *rest)
+        return await fetch(link, token, model, *rest, **named)
 
     monkeypatch.setattr(GrpcLink, "fetch_model", lose_late)
     monkeypatch.setattr(client, "GOODBYE_S", 0.2)

@@ -244,5 +244,5 @@ class AnyOrder(RuleBasedStateMachine):
             assert task.is_done == (task.task_id in {*self.sent, *self.outcomes})
 
 
-TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder = pytest.mark.slow(AnyOrder.TestCase)
 TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)

@@ -24,6 +24,8 @@ from metisfl_async import (
     TerminationSignals,
 )
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).with_name("killed.py")
 SIZE = 2**20  #: float32 weights: four data frames and a bit
 

@@ -133,6 +133,7 @@ facts: st.SearchStrategy[Any] = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(
     st.dictionaries(names, facts | st.just([[0.5] * 50] * 400), max_size=30), st.dictionaries(names, facts, max_size=30)

@@ -16,7 +16,6 @@ import grpc.aio
 import numpy as np
 import pytest
 import trustme
-from durability.in_process import killed
 from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from listening import Listener, connections_to, listening
@@ -100,6 +99,7 @@ async def test_while_it_trains_nobody_holds_a_connection() -> None:
         assert (await running).model_version == 1
 
 
+@pytest.mark.slow
 async def test_fifty_learners_for_three_rounds() -> None:
     async with (
         asyncio.timeout(2 * PATIENCE_S),
@@ -290,7 +290,7 @@ async def test_a_controller_that_was_started_again_takes_its_learners_up_again()
         listener = await stack.enter_async_context(listening(params, learner, "a"))
         running = asyncio.create_task(DriverSession(params, [listener.params], signals).run())
         await learner.is_training.wait()
-        await killed(first)
+        await first.abort()
         running.cancel()
         await asyncio.wait([running])
         config = replace(QUICK, learners=[listener.params])
@@ -554,7 +554,7 @@ async def test_cancelled_at_any_await_nothing_is_left() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await taking_part
         taking_part = asyncio.create_task(run_learner(Adds(1), controller.client_params, own))
-        await until(lambda: any(member.connection is not None for member in controller._open.registry))
+        await until(lambda: bool(controller.snapshot().connected))
         taking_part.cancel()
         with pytest.raises(asyncio.CancelledError):
             await taking_part

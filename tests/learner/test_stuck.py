@@ -112,6 +112,7 @@ async def test_a_coroutine_that_is_cancelled_before_it_begins_never_does() -> No
         await worker.close()
 
 
+@pytest.mark.slow
 async def test_a_process_is_ended_and_not_waited_for() -> None:
     async with nothing_left_behind():
         worker = Worker(NeverEnds(1), "process", stopping=Stopping(None))

@@ -118,6 +118,7 @@ class DiesOnce(Adds):
         return super().train(parameters, config)
 
 
+@pytest.mark.slow
 async def test_a_process_that_died_is_replaced_for_the_next_task(tmp_path: Path) -> None:
     async with nothing_left_behind():
         session = session_of([DiesOnce(tmp_path / "died")], rounds=1, worker="process")
@@ -182,6 +183,7 @@ class CannotBeImported(Adds):
         return _not_here, ()
 
 
+@pytest.mark.slow
 async def test_a_process_that_cannot_get_the_learner_says_what_it_needs() -> None:
     worker = Worker(CannotBeImported(1), "process")
     async with nothing_left_behind():
@@ -285,6 +287,7 @@ class RaisesInProcess(Adds):
         return {"pid": os.getpid(), "trained": self.trained}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "name", "text"),
     [
@@ -312,6 +315,7 @@ async def test_an_error_that_does_not_pickle_is_told_by_name_and_text_and_the_pr
         await worker.close()
 
 
+@pytest.mark.slow
 async def test_an_error_that_does_not_pickle_is_a_learners_failure_by_its_name() -> None:
     async with asyncio.timeout(PATIENCE_S):
         session = session_of([Adds(1), RaisesInProcess()], rounds=1, worker="process")
@@ -320,6 +324,7 @@ async def test_an_error_that_does_not_pickle_is_a_learners_failure_by_its_name()
     assert (failure.type, failure.message) == ("TakesTwo", "1 and 2")
 
 
+@pytest.mark.slow
 async def test_an_error_that_does_not_pickle_leaves_the_users_pool_of_processes_whole() -> None:
     model = Model.from_arrays([np.zeros(1)])
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

@@ -20,6 +20,8 @@ from metisfl_async.store.base import GLOBAL, Saved
 from metisfl_async.store.disk import DiskStore
 from metisfl_async.store.journal import Journal
 
+pytestmark = pytest.mark.slow
+
 
 def store_in(directory: Path) -> DiskStore:
     return DiskStore(ModelStoreConfig(model_store="Disk", directory=directory, lineage_length=2))

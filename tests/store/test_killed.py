@@ -15,6 +15,8 @@ from stores import Place, versions
 
 from metisfl_async.store.base import GLOBAL
 
+pytestmark = pytest.mark.slow
+
 TRIALS = 15
 
 

@@ -34,7 +34,7 @@ from metisfl_async.core.errors import AccessDenied, ConnectionLost, UnknownLearn
 from metisfl_async.core.federation.events import LearnerLeft
 from metisfl_async.core.ids import LearnerId, Token
 from metisfl_async.core.messages import Hello, JoinRequest
-from metisfl_async.transport.grpc_access import MOST_CALLS, Access
+from metisfl_async.transport.grpc_access import MOST_CALLS, MOST_PAUSE_S, REFUSALS_PER_S, Access, Refusals
 from metisfl_async.transport.grpc_caller import GrpcCaller
 from metisfl_async.transport.grpc_host import Method
 from metisfl_async.transport.grpc_link import GrpcLink
@@ -329,3 +329,12 @@ async def test_the_calls_of_one_party_are_bounded_and_count_for_as_long_as_they_
         await until(lambda: not server._access._open)
         await caller.close()
         await status.close()
+
+
+def test_refusals_come_one_after_another_and_none_waits_long() -> None:
+    refusals = Refusals()
+    at_once = [refusals.pause_s(5.0) for _ in range(300)]
+    assert at_once[:3] == pytest.approx([0.0, 1 / REFUSALS_PER_S, 2 / REFUSALS_PER_S])
+    assert max(at_once) == at_once[-1] == MOST_PAUSE_S
+    assert refusals.pause_s(5.5) == pytest.approx(0.5)  # after those before
+    assert refusals.pause_s(60.0) == 0.0

@@ -95,8 +95,17 @@ def test_parties_of_another_version_are_refused_and_both_versions_named() -> Non
         (convert.confirm_join, convert.from_confirm_join, "secret"),
         (convert.get_model, convert.from_get_model, Token("t")),
         (convert.join_reply, convert.from_join_reply, m.JoinReply(LearnerId("a"), Token("t"), 2, 10.0, 60.0, 2**40)),
+        (
+            convert.join_reply,
+            convert.from_join_reply,
+            m.JoinReply(LearnerId("a"), Token("t"), 2, 10.0, 60.0, 2**40, update_codec="int8", download_codec="bf16"),
+        ),
         (convert.leave, convert.from_leave, Token("t")),
-        (convert.fetch_model, convert.from_fetch_model, (Token("t"), REF)),
+        (
+            lambda request: convert.fetch_model(request[:2], request[2]),
+            convert.from_fetch_model,
+            (Token("t"), REF, "bf16"),
+        ),
         (convert.update_reply, convert.from_update_reply, m.UpdateReply(m.Outcome.COUNTED)),
         (convert.update_reply, convert.from_update_reply, m.UpdateReply(m.Outcome.REFUSED, "late")),
         (convert_driver.stop, convert_driver.from_stop, (REF.federation_id, "enough")),

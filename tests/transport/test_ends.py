@@ -13,6 +13,8 @@ from federations import PATIENCE_S
 
 import metisfl_async
 
+pytestmark = pytest.mark.slow
+
 TIMES = 12  #: without the guard, the second or third mostly crashes
 PATHS = [str(Path(module).parent) for module in (ends.__file__, Path(metisfl_async.__file__).parent)]
 

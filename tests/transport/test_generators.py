@@ -17,6 +17,8 @@ from metisfl_async import Controller, ControllerConfig, DriverSession, ServerPar
 from metisfl_async.core.errors import MetisError
 from metisfl_async.core.model import Model
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def none_left_to_the_collector() -> Iterator[None]:

@@ -321,6 +321,7 @@ async def test_a_driver_or_a_learner_of_another_protocol_is_refused_and_both_ver
         await link.close()
 
 
+@pytest.mark.slow
 async def test_what_nobody_reads_is_bounded_by_the_flow_control() -> None:
     """A stream without room is not read: its sender is held back before the body, not buffered."""
     size = 2**20
@@ -421,7 +422,7 @@ async def test_a_link_that_is_closed_ends_a_large_update_on_its_way() -> None:
             header = b.frames(offer_b, update := weights(1, 2**19))[0]
             assert isinstance(header, Header)
             waiting = asyncio.create_task(b.link.train_done(b.token, header, Model.from_arrays(update)))
-            await until(lambda: len(controller._open.job.staging._budget._waiting) == 1)
+            await until(lambda: controller.snapshot().uploads_waiting == 1)
             await b.link.close()
             await asyncio.wait([waiting])
             assert waiting.cancelled()
@@ -461,6 +462,7 @@ async def test_a_refusal_arrives_however_long_what_was_refused() -> None:
             await run_learner(Adds(1), controller.client_params, learner_id="x" * 60_000)
 
 
+@pytest.mark.slow
 async def test_a_driver_is_told_of_more_learners_than_a_frame_holds() -> None:
     """RoundFinished and the log of a round have the metrics of all learners in one message."""
 
@@ -513,6 +515,7 @@ async def test_a_driver_is_told_together_of_what_happened_meanwhile() -> None:
         await link.close()
 
 
+@pytest.mark.slow
 async def test_who_waits_for_a_turn_gets_the_model_of_when_it_comes_and_keeps_none() -> None:
     """Without rounds, models would pile up in memory behind a slow reader."""
     config = ControllerConfig(scheduler="Asynchronous", evaluate_every=0, max_downloads=1)
@@ -527,7 +530,7 @@ async def test_who_waits_for_a_turn_gets_the_model_of_when_it_comes_and_keeps_no
             slow = fetch(request)
             await slow.read()
             waiting = asyncio.create_task(other.link.fetch_model(other.token, offer.model, 2**30, None, lambda: None))
-            await until(lambda: len(controller._open.service._downloads.all._waiting) == 1)
+            await until(lambda: controller.snapshot().downloads_waiting == 1)
             first = weakref.ref(controller._open.job.published())
             assert (await learner.push(learner.frames(offer, weights(1, 2**20)))).is_taken
             await learner.task()

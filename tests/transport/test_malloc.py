@@ -3,6 +3,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 PAGE_FAULTS = """
 import resource
 from metisfl_async.transport.malloc import keep_freed_memory

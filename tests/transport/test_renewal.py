@@ -31,6 +31,8 @@ from metisfl_async.driver import following
 from metisfl_async.transport import grpc_link
 from metisfl_async.transport.grpc_link import GrpcLink
 
+pytestmark = pytest.mark.slow
+
 ANYONE = JoinRequest(LearnerId(""), Token(""))
 
 
@@ -198,6 +200,16 @@ async def test_a_link_that_is_closed_is_not_renewed() -> None:
         with pytest.raises(ConnectionLost):
             await link.join(ANYONE)
         assert proxy.connections == 1
+
+
+async def test_those_who_share_a_connection_do_not_drop_each_others_new_one() -> None:
+    async with forgetful() as (_, proxy, link):
+        await link.join(ANYONE)
+        forgotten = link.connection
+        for _ in range(3):
+            await link.renew(forgotten)
+            await link.status()
+        assert proxy.connections == 2
 
 
 async def test_a_learner_whose_connection_is_forgotten_connects_again_when_its_lease_is_over() -> None:

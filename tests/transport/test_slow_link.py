@@ -21,6 +21,8 @@ from metisfl_async import (
 from metisfl_async.codec import pace
 from metisfl_async.transport import grpc_host
 
+pytestmark = pytest.mark.slow
+
 BYTES_PER_S = 400_000  #: a megabyte takes 2.6 s
 PATIENT_S = 1.5  #: all that is set by time here
 

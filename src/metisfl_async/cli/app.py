@@ -12,18 +12,20 @@ from pathlib import Path
 import click
 
 from metisfl_async import __version__
-from metisfl_async.cli.certificates import make_certificates
+from metisfl_async.cli.conformance import check_learner
 from metisfl_async.cli.console import show_log
-from metisfl_async.cli.factory import import_factory, make_learner, read_args
+from metisfl_async.cli.credentials import certs, token
+from metisfl_async.cli.factory import Simulated, import_factory, make_learner, read_args
+from metisfl_async.cli.new import new
+from metisfl_async.cli.pages import page, page_option, showing
 from metisfl_async.cli.running import allow_many_files, exit_on_signals, run
-from metisfl_async.cli.tokens import add_tokens
 from metisfl_async.controller.controller import Controller
-from metisfl_async.core.access import Identity, Role
 from metisfl_async.core.errors import ConfigError, MetisError
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.session import DriverSession
 from metisfl_async.environment.entries import InProcess
 from metisfl_async.environment.environment import FederationEnvironment
+from metisfl_async.simulation.simulation import Simulation
 
 __all__ = ["run_app"]
 
@@ -108,6 +110,9 @@ def app() -> None:
     """Run a federation that one file describes: a controller, learners where the data is, and a driver.
 
     \b
+    A new one, which runs at once:
+      metisfl-async new my-federation
+    \b
     In one process:
       metisfl-async run federation.yaml --module learners:MyLearner
     \b
@@ -127,8 +132,9 @@ def app() -> None:
 @app.command()
 @env_argument
 @resume_option
+@page_option
 @verbose_option
-def controller(env: Path, resume: bool, verbose: bool) -> None:
+def controller(env: Path, resume: bool, has_page: bool, verbose: bool) -> None:
     """Run the controller until a driver has shut it down.
 
     Each learner that dials is an open file of this process, or two while it sends a large update: the soft limit
@@ -141,13 +147,13 @@ def controller(env: Path, resume: bool, verbose: bool) -> None:
     """
     show_log(PARTY, verbose=verbose)
     allow_many_files()
-    run(_serve(FederationEnvironment.from_yaml(env).controller(resume=resume)))
+    run(_serve(FederationEnvironment.from_yaml(env).controller(resume=resume), has_page))
 
 
-async def _serve(served: Controller) -> None:
+async def _serve(served: Controller, has_page: bool) -> None:
     async with served:
         logger.info("the controller listens on %s", served.address)
-        await served.serve()
+        await showing(served, has_page, served.serve)
 
 
 @app.command()
@@ -212,9 +218,10 @@ def learner(
 @env_argument
 @output_option
 @resume_option
+@page_option
 @takes_credentials
 @verbose_option
-def driver(env: Path, output: Path, resume: bool, verbose: bool, **credentials: Path | None) -> None:
+def driver(*, env: Path, output: Path, resume: bool, has_page: bool, verbose: bool, **credentials: Path | None) -> None:
     """Start the federation, show how it goes, end it, and save what came of it.
 
     \b
@@ -223,7 +230,7 @@ def driver(env: Path, output: Path, resume: bool, verbose: bool, **credentials: 
     """
     show_log(DRIVER, verbose=verbose)
     environment = with_credentials(FederationEnvironment.from_yaml(env), credentials)
-    _drive(environment.session(), output, resume=resume)
+    _drive(environment.session(), output, resume=resume, has_page=has_page)
 
 
 @app.command("run")
@@ -232,12 +239,15 @@ def driver(env: Path, output: Path, resume: bool, verbose: bool, **credentials: 
 @args_option
 @output_option
 @resume_option
+@page_option
 @click.option("--listen", is_flag=True, help="Talk over the controller's port instead of in memory.")
 @click.option("--rounds", type=int, metavar="N", help="Instead of the file's federation_rounds.")
 @click.option("--seed", type=int, metavar="N", help="Instead of the file's.")
 @click.option(
     "--initial-weights", type=A_PATH, metavar="FILE", help="Where training starts: a model.safetensors of another run."
 )
+@click.option("--simulate", type=click.IntRange(1), metavar="N", help="N learners that exist while they work.")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="How many processes work for --simulate.")
 @verbose_option
 def run_all(
     *,
@@ -246,10 +256,13 @@ def run_all(
     args: tuple[str, ...],
     output: Path,
     resume: bool,
+    has_page: bool,
     listen: bool,
     rounds: int | None,
     seed: int | None,
     initial_weights: Path | None,
+    simulate: int | None,
+    workers: int | None,
     verbose: bool,
 ) -> None:
     """Run all of it in this process: the controller, a learner for each entry of the file, and the driver.
@@ -260,6 +273,7 @@ def run_all(
     Examples:
       metisfl-async run federation.yaml --module learners:MyLearner --output results
       metisfl-async run federation.yaml -m learners:MyLearner --rounds 2 --initial-weights results/model.safetensors
+      metisfl-async run federation.yaml -m learners:MyLearner --simulate 1000 --workers 4
     """
     show_log(DRIVER, verbose=verbose)
     allow_many_files()
@@ -269,29 +283,39 @@ def run_all(
         environment = replace(environment, termination_signals=signals)
     if seed is not None:
         environment = replace(environment, session_options=replace(environment.session_options, seed=seed))
+    if workers is not None and simulate is None:
+        raise ConfigError("--workers", workers, "with --simulate N")
     factory, given = import_factory(module), read_args(args)
-    learners = [make_learner(module, factory, entry.args | given) for entry in environment.learners]
-    _drive(environment.session(learners, listen=listen, initial_weights=initial_weights), output, resume=resume)
+    learners = (
+        [make_learner(module, factory, entry.args | given) for entry in environment.learners]
+        if simulate is None
+        else Simulation(Simulated(module, given), learners=simulate, workers=workers)
+    )
+    session = environment.session(learners, listen=listen, initial_weights=initial_weights)
+    _drive(session, output, resume=resume, has_page=has_page)
 
 
-def _drive(session: DriverSession, output: Path, *, resume: bool) -> None:
+def _drive(session: DriverSession, output: Path, *, resume: bool, has_page: bool) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError("--output", str(output), f"a directory that can be written to ({error.strerror})") from error
     try:
-        result = run(session.run(progress=True, resume=resume))
+        result = run(showing(session, has_page, lambda: session.run(progress=True, resume=resume)))
     except (MetisError, SystemExit):  # it failed, or was interrupted: what was reached is saved all the same
         if session.result is not None:
-            _save(session.result, output)
+            _save(session.result, output, has_page=has_page)
         raise
-    _save(result, output)
+    _save(result, output, has_page=has_page)
     click.echo(result)
 
 
-def _save(result: FederationResult, output: Path) -> None:
+def _save(result: FederationResult, output: Path, *, has_page: bool) -> None:
     saved = ["results.json"]
     result.save(output / saved[0])
+    if has_page:
+        saved.append("page.html")
+        result.save_page(output / saved[-1])
     if result.final_model is not None:
         saved.append("model.safetensors")
         result.save_model(output / saved[-1])
@@ -307,82 +331,5 @@ def _save(result: FederationResult, output: Path) -> None:
     logger.info("saved in %s: %s", output.resolve(), ", ".join(saved))
 
 
-def roles_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each role."""
-    for role in reversed(Role):
-        help_ = f"Whom to make one for, that is {'an' if role[0] in 'aeiou' else 'a'} {role}."
-        command = click.option(f"--{role}", str(role), multiple=True, metavar="NAME", help=help_)(command)
-    return command
-
-
-@app.command()
-@click.argument("directory", metavar="DIR", type=A_PATH)
-@click.option(
-    "--host", "hosts", multiple=True, metavar="NAME", help="A name or IP address that is dialled, beside localhost."
-)
-@click.option(
-    "--name",
-    "names",
-    multiple=True,
-    metavar="NAME",
-    help="Make a pair for a server of this name; without it and the next ones: server, client.",
-)
-@click.option(
-    "--days",
-    type=click.IntRange(1, 3650),
-    default=365,
-    show_default=True,
-    help="How long pairs are good; the authority ten times as long.",
-)
-@click.option("--force", is_flag=True, help="Overwrite pairs that are there.")
-@roles_options
-def certs(
-    *,
-    directory: Path,
-    hosts: tuple[str, ...],
-    names: tuple[str, ...],
-    days: int,
-    force: bool,
-    **roles: tuple[str, ...],
-) -> None:
-    """Make certificates for TLS: an authority of your own (ca), and pairs that it signs.
-
-    \b
-    Examples:
-      metisfl-async certs certs --host controller.example --learner site-1 --learner site-2 --driver alice
-      metisfl-async certs certs --learner site-3
-      metisfl-async certs certs --name site-1 --host site-1.example
-
-    The first one makes the server's pair too. The second one uses the authority of the first. In the file, the
-    controller gets root_certificate: certs/ca.pem, server_certificate: certs/server.pem, private_key: certs/server.key
-    and require_client_certificate: true. Each of the others needs ca.pem and its own pair.
-
-    Keep ca.key safe: who has it can pass for everyone. Keys can be read by you alone (mode 0600).
-    """
-    identities = [Identity(Role(role), name) for role, given in roles.items() for name in given]
-    if not identities and not names:
-        names = ("server", "client")
-    if identities and not names and hosts:
-        names = ("server",)
-    for file in make_certificates(directory, names, hosts, days, identities=identities, force=force):
-        click.echo(file)
-
-
-@app.command()
-@click.argument("file", metavar="FILE", type=A_PATH)
-@roles_options
-def token(file: Path, **roles: tuple[str, ...]) -> None:
-    """Make tokens, for those without certificates: print each once, and add its SHA-256 to FILE.
-
-    The controller gets tokens: FILE. To revoke a token, remove its line: it is out at once. A second token for the same
-    name may be there meanwhile.
-
-    \b
-    Example:
-      metisfl-async token tokens.txt --learner site-1 --learner site-2 --driver alice
-    """
-    identities = [Identity(Role(role), name) for role, given in roles.items() for name in given]
-    if not identities:
-        raise ConfigError("token", "nobody", "--learner NAME, --driver NAME, --observer NAME or --controller NAME")
-    for identity, secret in add_tokens(file, identities):
-        click.echo(f"{identity} {secret}")
+for command in (certs, check_learner, new, page, token):
+    app.add_command(command)

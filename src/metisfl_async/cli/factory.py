@@ -6,6 +6,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,7 +15,7 @@ from metisfl_async.core.metrics import Json, checked_json
 from metisfl_async.environment.document import scalar
 from metisfl_async.learner.learner import Learner
 
-__all__ = ["Factory", "import_factory", "make_learner", "read_args"]
+__all__ = ["Factory", "Simulated", "import_factory", "make_learner", "read_args"]
 
 Factory: TypeAlias = Callable[..., object]
 
@@ -24,7 +25,8 @@ def import_factory(module: str) -> Factory:
     name, _, attribute = module.partition(":")
     if not name or not attribute:
         raise ConfigError("--module", module, "a module and a name in it, such as learners:MyLearner")
-    sys.path.insert(0, str(Path.cwd()))
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
     try:
         found: object = importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -41,20 +43,40 @@ def import_factory(module: str) -> Factory:
     return found
 
 
-def make_learner(module: str, factory: Factory, args: Mapping[str, Json]) -> Learner:
-    """Call a factory with its arguments."""
+def make_learner(module: str, factory: Factory, args: Mapping[str, Json], *numbers: int) -> Learner:
+    """Call a factory with its arguments, after the learner's number if it is simulated."""
+    _check_args(module, factory, args, *numbers)
+    learner = factory(*numbers, **args)
+    if not isinstance(learner, Learner):
+        raise ConfigError("--module", module, f"something that gives a Learner; it gave {type(learner).__name__}")
+    return learner
+
+
+def _check_args(module: str, factory: Factory, args: Mapping[str, Json], *numbers: int) -> None:
+    """Refuse a factory that does not take these arguments."""
     if inspect.isabstract(factory):
         missing = ", ".join(sorted(getattr(factory, "__abstractmethods__", ())))
         raise ConfigError("--module", module, f"a Learner that has all methods; missing: {missing}")
     signature = inspect.signature(factory)
     try:
-        signature.bind(**args)
+        signature.bind(*numbers, **args)
     except TypeError as error:
-        raise ConfigError("args", dict(args), f"what {module}{signature} takes ({error})") from None
-    learner = factory(**args)
-    if not isinstance(learner, Learner):
-        raise ConfigError("--module", module, f"something that gives a Learner; it gave {type(learner).__name__}")
-    return learner
+        after = " after its number" if numbers else ""
+        raise ConfigError("args", dict(args), f"what {module}{signature} takes{after} ({error})") from None
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Makes simulated learners, wherever a worker is: the number is the factory's first argument."""
+
+    module: str
+    args: Mapping[str, Json]
+
+    def __post_init__(self) -> None:
+        _check_args(self.module, import_factory(self.module), self.args, 0)
+
+    def __call__(self, number: int) -> Learner:
+        return make_learner(self.module, import_factory(self.module), self.args, number)
 
 
 def read_args(pairs: Sequence[str]) -> dict[str, Json]:

@@ -21,6 +21,7 @@ from metisfl_async.codec.chunk import frame_head
 from metisfl_async.codec.manifest import manifest_from_wire, marked, packed_manifest
 from metisfl_async.codec.outline import outline, value_of
 from metisfl_async.codec.pace import CHUNK_BYTES, Pace
+from metisfl_async.core.codecs import RAW, UPDATE_CODECS, is_update_codec
 from metisfl_async.core.errors import ConfigError, Damaged, TooLarge, Truncated, brief
 from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metrics
 from metisfl_async.core.model import Bytes, Manifest, Model
@@ -75,6 +76,7 @@ class Header:
     metadata: dict[str, Json] = field(default_factory=dict)
     federation_id: str = ""  #: with the version: which model
     content: bytes = b""  #: what `digesting` makes of the model, if it is said
+    codec: str = RAW  #: how the model travels; if not as it is, frames bring the coded one
     packed: bytes = field(default=b"", compare=False, repr=False)  #: the frame it came in, for the digest
 
 
@@ -185,7 +187,7 @@ def check_size(header: Header, max_model_bytes: int) -> None:
 
 def content_of(header: Header) -> bytes:
     """Give what tells an update from another one of the same task: a hash of all that its header says about it."""
-    facts = msgpack.packb([header.model_version, header.metrics, header.metadata, header.content])
+    facts = msgpack.packb([header.codec, header.model_version, header.metrics, header.metadata, header.content])
     return xxhash.xxh3_128_digest(packed_manifest(header.manifest) + facts)
 
 
@@ -204,14 +206,20 @@ def most_frames(manifest: Manifest) -> int:
 
 
 class Assembly:
-    """Puts the frames of one model together in a buffer that the caller provides."""
+    """Puts the frames of one model together in a buffer that the caller provides.
 
-    def __init__(self, header: Header, buffer: Bytes) -> None:
+    Where it travels coded, who receives it says what the `coded` model is like.
+    """
+
+    def __init__(self, header: Header, buffer: Bytes, coded: Manifest | None = None) -> None:
+        if coded is None and header.codec != RAW:
+            raise Damaged("header", f"codec {header.codec!r}; allowed here: {RAW!r}")
         self.header = header
         self.received_bytes = 0
         self.is_complete = False
-        self._buffer = buffer[: header.manifest.size_bytes]
-        self._frames_left = most_frames(header.manifest)
+        self._manifest = coded or header.manifest
+        self._buffer = buffer[: self._manifest.size_bytes]
+        self._frames_left = most_frames(self._manifest)
         self._digest = xxhash.xxh3_128(header.packed or _pack_header(header))
 
     def add(self, frame: Frame) -> bool:
@@ -234,7 +242,7 @@ class Assembly:
                     raise Damaged("data frame", f"offset {offset} after {self.received_bytes} bytes")
                 self._frames_left -= 1
                 if self._frames_left < 0:
-                    most = most_frames(self.header.manifest)
+                    most = most_frames(self._manifest)
                     raise TooLarge("stream", f"more than {most} data frames for {size} bytes")
                 if end > size:
                     raise Damaged("data frame", f"bytes {offset} to {end} of a model of {size}")
@@ -246,7 +254,7 @@ class Assembly:
                     raise self.truncated()
                 if digest != self._digest.digest():
                     raise Damaged("end frame", "the digest is not that of the header and the bytes received")
-                if self._buffer[self.header.manifest.padding].any():
+                if self._buffer[self._manifest.padding].any():
                     raise Damaged("data frame", "the padding between tensors is not zero")
                 self.is_complete = True
             case _:
@@ -259,8 +267,8 @@ class Assembly:
 
     @property
     def model(self) -> Model:
-        """The model, once complete; it shares the buffer."""
-        return Model(self.header.manifest, self._buffer, self.header.model_version)
+        """What has come, the model or the coded one, once complete; it shares the buffer."""
+        return Model(self._manifest, self._buffer, self.header.model_version)
 
 
 def _check_facts(metrics: Metrics, metadata: dict[str, Json]) -> None:
@@ -281,7 +289,7 @@ def _pack_header(header: Header) -> bytes:
         "task_id": header.task_id,
         "model_version": header.model_version,
         "federation_id": header.federation_id,
-        "codec": "raw",
+        "codec": header.codec,
         "size_bytes": header.manifest.size_bytes,
     }
     facts: dict[str, object] = {"metrics": header.metrics, "metadata": header.metadata}
@@ -350,8 +358,8 @@ def _decode_header(packed: dict[str, memoryview], frame: memoryview) -> Generato
     size_bytes = fields.get("size_bytes")
     if kind not in ("global", "update"):
         raise Damaged("header", f"kind {brief(kind)}; allowed: 'global', 'update'")
-    if codec != "raw":
-        raise Damaged("header", f"codec {brief(codec)}; allowed: 'raw'")
+    if not is_update_codec(codec):
+        raise Damaged("header", f"codec {brief(codec)}; allowed: {UPDATE_CODECS}")
     if type(version) is not int or version < 0:
         raise Damaged("header", f"model_version {brief(version)}; allowed: an integer >= 0")
     if type(size_bytes) is not int or size_bytes != manifest.size_bytes:
@@ -367,4 +375,5 @@ def _decode_header(packed: dict[str, memoryview], frame: memoryview) -> Generato
         raise Damaged("header", str(error)) from error
     if not isinstance(metadata, dict):
         raise Damaged("header", "metadata is not a map")
-    return Header(str(kind), manifest, version, task_id, metrics, metadata, federation_id, content, bytes(frame))
+    said = (metrics, metadata, federation_id, content, str(codec))
+    return Header(str(kind), manifest, version, task_id, *said, bytes(frame))

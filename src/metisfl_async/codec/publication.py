@@ -12,13 +12,22 @@ __all__ = ["Publication"]
 
 
 class Publication:
-    """A global model made ready once for many readers: the same immutable chunks go to all of them but the slow."""
+    """A global model made ready once for many readers: the same immutable chunks go to all of them but the slow.
 
-    def __init__(self, model: Model) -> None:
-        self.model = model.freeze()
+    Where it may be had in fewer bytes, `smaller` is that coded model, published under the header of this one.
+    """
+
+    def __init__(self, model: Model, header: Header | None = None, smaller: Publication | None = None) -> None:
+        self.model, self.smaller = model.freeze(), smaller
+        self._header = header or Header("global", model.manifest, model.version)
         self._bundles: list[list[Frame]] = []  # as far as somebody has read; payloads are views
-        self._rest = bundles_of(Header("global", model.manifest, model.version), model)
+        self._rest = bundles_of(self._header, model)
         self._chunks: dict[int, bytes] = {}  # by the index of their bundle
+
+    def in_codec(self, codec: str) -> Publication:
+        """Give the coded one, if it has this codec; else the model as it is."""
+        smaller = self.smaller
+        return smaller if smaller is not None and smaller._header.codec == codec else self
 
     def chunks(self, pace: Pace | None = None) -> Iterator[tuple[bytes, int]]:
         """Give all chunks from the first, each with its bytes of model; encoded when the first reader comes to it.
@@ -45,6 +54,8 @@ class Publication:
     def forget_chunks(self) -> None:
         """Give up their memory, which is as much as the model's; whoever still reads has them encoded anew."""
         self._chunks.clear()
+        if self.smaller is not None:
+            self.smaller.forget_chunks()
 
 
 def _cut(frames: list[Frame], pace: Pace) -> Iterator[Frame]:

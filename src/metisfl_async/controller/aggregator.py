@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from time import perf_counter
 from typing import Protocol, TypeAlias
 
-from metisfl_async.codec.frame import Header
+from metisfl_async.codec.coded import effort
 from metisfl_async.codec.publication import Publication
+from metisfl_async.controller.codecs import Codecs
 from metisfl_async.controller.keeper import Keeper
-from metisfl_async.controller.staging import Room
 from metisfl_async.controller.threads import INLINE_BYTES, Threads
-from metisfl_async.core.errors import ConfigError, ModelLost, NoModel, StoreError
+from metisfl_async.controller.upload import SumUpload, Upload
+from metisfl_async.core.codecs import RAW
+from metisfl_async.core.errors import (
+    CodecError,
+    ConfigError,
+    Damaged,
+    ModelLost,
+    NoModel,
+    StoreError,
+    UnexpectedMessage,
+)
 from metisfl_async.core.federation.commands import Aggregate, Discard, Forget, Save
 from metisfl_async.core.federation.inputs import Folded, Input, Published, Rejected, Stop, Unpublished
 from metisfl_async.core.federation.inputs import Saved as SavedInput
 from metisfl_async.core.federation.tasks import TaskKind
-from metisfl_async.core.ids import LearnerId, StreamId, TaskId
-from metisfl_async.core.messages import UpdateReply
-from metisfl_async.core.model import Model, allocate
-from metisfl_async.core.strategies.aggregation.arithmetic import unfit
+from metisfl_async.core.ids import LearnerId, TaskId
+from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.infinities import Infinities
+from metisfl_async.core.strategies.aggregation.partial_sum import PartialSum
 from metisfl_async.core.strategies.aggregation.resemblance import Gallery, Portrait, portrait
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update, made
 from metisfl_async.core.strategies.durable import check_kept
@@ -33,28 +42,12 @@ from metisfl_async.store.base import BEST, GLOBAL, NO_ARRAYS, Saved
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["Aggregator", "Post", "Upload"]
+__all__ = ["Aggregator", "Post"]
 
 FOLD_INLINE_BYTES = 2**20  #: there is a fold for each update; waking a thread takes longer than folding so much
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A whole, undamaged update in its staging room; the aggregator gives the room back."""
-
-    stream: StreamId
-    learner: LearnerId
-    kind: TaskKind
-    header: Header
-    model: Model
-    weight: float
-    room: Room
-    is_finite: bool
-    reply: asyncio.Future[UpdateReply]  #: done once it is not wanted any more
-    standing: str = ""  #: of first weights: how the federation stands with them
-
-
-Job: TypeAlias = Upload | Aggregate | Save | Forget | Discard
+Job: TypeAlias = Upload | SumUpload | Aggregate | Save | Forget | Discard
 
 
 class Post(Protocol):
@@ -71,12 +64,19 @@ class Aggregator:
     """
 
     def __init__(
-        self, rule: AggregationRule, keeper: Keeper, post: Post, threads: Threads, *, keeps_updates: bool
+        self,
+        rule: AggregationRule,
+        keeper: Keeper,
+        post: Post,
+        threads: Threads,
+        codecs: Codecs,
+        *,
+        keeps_updates: bool,
     ) -> None:
         self.publication: Publication | None = None
         self.best: Publication | None = None  #: of the models so far, if one is kept
         self._rule, self._keeper, self._post, self._threads = rule, keeper, post, threads
-        self._keeps_updates = keeps_updates
+        self._codecs, self._keeps_updates = codecs, keeps_updates
         # Not bounded by itself: each update in it holds staging room, and one model is made at a time. What the
         # federation asks for goes before the updates that wait: it was decided without them.
         self._jobs: asyncio.PriorityQueue[tuple[int, int, Job]] = asyncio.PriorityQueue()
@@ -112,6 +112,8 @@ class Aggregator:
         match job:
             case Upload():
                 await self._take_in(job)
+            case SumUpload():
+                await self._take_in_sum(job)
             case Aggregate(version, others, standing):
                 await self._aggregate(version, others, standing)
             case Save(number, standing, is_finished):
@@ -125,7 +127,7 @@ class Aggregator:
                     self._gallery.clear()
 
     def submit(self, job: Job) -> None:
-        is_upload = isinstance(job, Upload)
+        is_upload = isinstance(job, Upload | SumUpload)
         if isinstance(job, Upload) and self._has_ended:
             job.room.release()
             return
@@ -140,7 +142,7 @@ class Aggregator:
     async def set_first_model(self, model: Model, standing: str) -> None:
         """Publish version 0."""
         await self._take_up(self._rule.start, model.freeze())
-        publication = Publication(model)
+        publication = await self._made_ready(model)
         await self._keeper.commit(standing, model=model)
         self.publication = publication
 
@@ -155,7 +157,7 @@ class Aggregator:
         infinities = Infinities.of(models[-1])
         earlier = models[:-1] if infinities is None else [infinities.without(model) for model in models[:-1]]
         await self._take_up(lambda latest: self._rule.restore([*earlier, latest], saved.arrays), models[-1])
-        self.publication = Publication(models[-1])
+        self.publication = await self._made_ready(models[-1])
         try:
             best = await keeper.do(store.latest, BEST)
             self.best = None if best is None else Publication(best.model)
@@ -168,11 +170,15 @@ class Aggregator:
         """Have the rule begin with a model; what of it is infinite is kept from the rule."""
 
         def take_up() -> None:
+            self._codecs.take_up(model.manifest)
             self._infinities = Infinities.of(model)
             self._base = model if self._infinities is None else self._infinities.without(model)
             begin(self._base)
 
         await self._threads.work(model.manifest.size_bytes, take_up)
+
+    async def _made_ready(self, model: Model) -> Publication:
+        return await self._threads.work(effort(model.manifest), self._codecs.publication, model)
 
     async def _remember(self, learners: Iterable[LearnerId]) -> None:
         """Fold the latest update of each learner; one that is damaged or gone is left out, and named."""
@@ -198,17 +204,22 @@ class Aggregator:
         self._post(SavedInput(number))
 
     async def _take_in(self, upload: Upload) -> None:
-        header, size = upload.header, upload.model.manifest.size_bytes
+        header, size = upload.header, upload.header.manifest.size_bytes
         try:
             if upload.reply.done():
                 return  # the federation has ended
+            if header.codec != RAW:
+                assert self.publication is not None
+                base = self.publication.model
+                model = await self._threads.work(effort(base.manifest), self._codecs.whole, upload.model, base)
+                upload = replace(upload, model=model, is_finite=False)  # that is seen once it is whole
             is_first = upload.kind is TaskKind.GET_WEIGHTS
-            look = partial(_unfit, upload, None if is_first else self._infinities)
+            look = partial(upload.unfit, None if is_first else self._infinities)
             if (problem := await self._threads.work(0 if upload.is_finite else size, look)) is not None:
                 self._post(Rejected(upload.stream, "NotFinite", problem))
                 return
             if is_first:
-                await self.set_first_model(await self._threads.work(size, _copy, upload.model), upload.standing)
+                await self.set_first_model(await self._threads.work(size, upload.first_weights), upload.standing)
                 seen: Portrait | None = None
             else:
                 try:
@@ -216,6 +227,8 @@ class Aggregator:
                 except ConfigError as error:  # the rule does not want it
                     self._post(Rejected(upload.stream, type(error).__name__, str(error)))
                     return
+        except (CodecError, UnexpectedMessage) as error:  # it cannot be made whole
+            self._post(Rejected(upload.stream, type(error).__name__, str(error)))
         except MemoryError as error:
             reason = f"there is no memory to take in a model of {size} bytes"
             self._post(Rejected(upload.stream, type(error).__name__, reason))
@@ -228,6 +241,31 @@ class Aggregator:
             self._post(folded)
         finally:
             upload.room.release()
+
+    async def _take_in_sum(self, upload: SumUpload) -> None:
+        """Fold a sum: what became of it is said of each contribution."""
+        if not upload.is_wanted():
+            return
+        partial = upload.partial
+        try:
+            await self._threads.work(partial.size_bytes, self._fold_sum, partial)
+        except (CodecError, ConfigError, MemoryError) as error:
+            reason = str(error) or f"there is no memory to take in a sum of {partial.size_bytes} bytes"
+            for stream in upload.streams:
+                self._post(Rejected(stream, type(error).__name__, reason))
+            return
+        for stream, share in zip(upload.streams, partial.contributions, strict=True):
+            seen = share.seen
+            twin = self._gallery.add(share.task_id, share.learner, share.weight, seen)
+            norm, held_bytes = seen.norm, partial.size_bytes
+            self._post(
+                Folded(stream, share.weight, share.metrics, share.metadata, held_bytes, norm, seen.is_global, twin)
+            )
+
+    def _fold_sum(self, partial: PartialSum) -> None:
+        if (problem := partial.unfit()) is not None:
+            raise Damaged("sum", problem)
+        self._rule.fold_sum(partial)
 
     async def _fold(self, upload: Upload) -> Portrait:
         """Fold an update, look what it is like, and keep it where updates are kept."""
@@ -258,9 +296,9 @@ class Aggregator:
         manifest, selection_s = self.publication.model.manifest, 0.0
         self.publication.forget_chunks()  # this is when most memory is taken; in rounds, all have them by now
         for learner in others:
-            begun_at = time.monotonic()
+            begun_at = perf_counter()
             update = await self._latest(learner)
-            selection_s += time.monotonic() - begun_at
+            selection_s += perf_counter() - begun_at
             if update is not None:
                 with suppress(ConfigError):  # the rule does not want it; its learner was told nothing else
                     await self._threads.work(manifest.size_bytes, self._rule.fold, update)
@@ -283,7 +321,7 @@ class Aggregator:
         self._base = model
         if self._infinities is not None:
             model = await self._threads.work(manifest.size_bytes, self._infinities.within, model)
-        publication = Publication(model)  # read-only from here on, so that the store can share it
+        publication = await self._made_ready(model)  # read-only from here on, so that the store can share it
         self._unsaved = model
         if standing or not self._keeper.store.is_durable:
             await self._commit(standing)
@@ -355,24 +393,8 @@ class Aggregator:
         return Update(learner, model, stored.weight, staleness)
 
 
-def _unfit(upload: Upload, infinities: Infinities | None) -> str | None:
-    """Say what of an update is not finite, but for what is so in the global model."""
-    if infinities is not None:
-        infinities.clear(upload.model)
-    if upload.is_finite:
-        return None
-    return unfit(upload.model, is_first=upload.kind is TaskKind.GET_WEIGHTS)
-
-
 def _fold(rule: AggregationRule, update: Update, base: Model) -> Portrait:
     """Fold an update, and look what it is like."""
     seen = portrait(update.model, base)
     rule.fold(update)
     return seen
-
-
-def _copy(update: Model) -> Model:
-    """Take first weights out of their staging room."""
-    model = Model(update.manifest, allocate(len(update.buffer)), version=0)
-    model.buffer[:] = update.buffer
-    return model

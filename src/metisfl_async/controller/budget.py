@@ -17,6 +17,11 @@ class Budget:
         self._takers = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return sum(not turn.cancelled() for _, turn in self._waiting)
+
     async def take(self, amount: int) -> None:
         """Wait for so much; give it back with `give_back`, once."""
         if not self._waiting and self._fits(amount):

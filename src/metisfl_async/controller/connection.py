@@ -11,13 +11,25 @@ from metisfl_async.core.messages import ControllerMessage, Counted, LearnerMessa
 from metisfl_async.transport.base import Stream
 from metisfl_async.transport.concurrency import first_of
 
-__all__ = ["Connection", "StreamConnection"]
+__all__ = ["Connection", "OutboxConnection", "StreamConnection"]
 
 OUTBOX_SIZE = 64  #: messages; a learner is owed a handful at most, so a full outbox means that it does not read
 
 
 class Connection(ABC):
     """What is open between the controller and one learner."""
+
+    @abstractmethod
+    def send(self, message: ControllerMessage) -> None:
+        """Send a message, some time; it never blocks."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End it."""
+
+
+class OutboxConnection(Connection):
+    """A connection whose messages wait to be sent."""
 
     def __init__(self) -> None:
         self._outbox: asyncio.Queue[ControllerMessage] = asyncio.Queue(OUTBOX_SIZE)
@@ -51,7 +63,7 @@ class Connection(ABC):
         """Send what is queued and pass on what comes, until the learner ends it or `close` is called."""
 
 
-class StreamConnection(Connection):
+class StreamConnection(OutboxConnection):
     """A learner's Tasks stream."""
 
     def __init__(self, stream: Stream[LearnerMessage, Sequence[ControllerMessage]]) -> None:

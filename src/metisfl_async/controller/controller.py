@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import replace
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from metisfl_async.controller.crowd import Crowd
 from metisfl_async.controller.job import Job
 from metisfl_async.controller.jobs import Jobs
 from metisfl_async.controller.registry import Registry
 from metisfl_async.controller.service import Service
+from metisfl_async.controller.snapshot import Snapshot
 from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.watchdog import Watchdog
 from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, ServerParams
@@ -23,6 +25,7 @@ from metisfl_async.core.strategies.durable import check_durable
 from metisfl_async.core.strategies.strategies import Strategies
 from metisfl_async.store.base import GLOBAL, ModelStore
 from metisfl_async.store.by_name import new_store
+from metisfl_async.store.event_log import EventLog, EventStream
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import LATE_S, end_all, first_of, to_the_end
 from metisfl_async.transport.grpc_link import GrpcLink
@@ -221,6 +224,22 @@ class Controller:
         kept = [stored.model for stored in await parts.store.lineage(owner)]
         return kept[-self.model_store_config.lineage_length :]
 
+    def snapshot(self) -> Snapshot:
+        """Say how the controller stands at this moment: who is connected, what is awaited, and who waits."""
+        return self._open.service.snapshot()
+
+    def events(self) -> EventStream:
+        """Follow the current federation: what happened in it so far, then each event, until it ends; none without one.
+
+        Unlike a driver, whoever follows it here does not keep it going.
+        """
+        job = self._open.jobs.current
+        if job is not None:
+            return job.events.follow()
+        nothing = EventLog()
+        nothing.close()
+        return nothing.follow()
+
     def longest_silences_ms(self) -> dict[str, float]:
         """Say for each present learner the longest time between two signs of life, in milliseconds."""
         return {member.id: member.longest_silence_s * 1e3 for member in self._open.registry}
@@ -229,6 +248,17 @@ class Controller:
         """Make a link to this controller: over its port if it has one, else in memory."""
         parts = self._open
         return GrpcLink(self.client_params) if parts.server is not None else MemoryLink(parts.service)
+
+    async def abort(self) -> None:
+        """End as if the process were killed: nobody is told, and nothing more is saved. For tests."""
+        parts, self._parts = self._parts, None
+        if parts is not None:
+            await to_the_end(_abort(parts))
+
+    def crowd(self) -> Crowd:
+        """Make room for learners of this process that have no connections of their own."""
+        parts = self._open
+        return Crowd(parts.registry, parts.jobs, parts.service.farewells)
 
     async def close(self) -> None:
         """Stop listening and end everything; may be called twice."""
@@ -250,6 +280,7 @@ async def _close(parts: _Parts) -> None:
         if parts.server is not None:
             await parts.server.stop(GRACE_S)
     finally:
+        parts.service.hang_up()
         try:
             await parts.service.listeners.close()
             await end_all([parts.main])
@@ -257,6 +288,16 @@ async def _close(parts: _Parts) -> None:
             await parts.store.close()
     if not parts.main.cancelled() and (bug := parts.main.exception()) is not None:
         raise bug  # a second `result()` would forget where it comes from
+
+
+async def _abort(parts: _Parts) -> None:
+    parts.main.cancel()
+    if parts.server is not None:
+        await parts.server.stop(0)
+    parts.service.hang_up()
+    await parts.service.listeners.close()
+    await asyncio.wait([parts.main])
+    await parts.store.close()
 
 
 async def _run(service: Service, jobs: Jobs, registry: Registry, config: ControllerConfig, threads: Threads) -> None:
@@ -278,8 +319,9 @@ async def _run(service: Service, jobs: Jobs, registry: Registry, config: Control
                 service.conversations.forget(member, f"silent for lease_secs={config.lease_secs:g}")
             service.watch_files()
 
+    is_virtual = getattr(asyncio.get_running_loop(), "is_virtual", False)  # see `metisfl_async.testing.VirtualLoop`
     try:
-        async with Watchdog():
+        async with nullcontext() if is_virtual else Watchdog():
             await first_of(until_closed(), watch(), service.without_driver(), service.conversations.broken, jobs.run())
     finally:
         threads.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from metisfl_async.controller.connection import Connection, StreamConnection
+from metisfl_async.controller.connection import OutboxConnection, StreamConnection
 from metisfl_async.controller.farewell import Farewells
 from metisfl_async.controller.jobs import Jobs
 from metisfl_async.controller.listeners import DialledConnection, Listeners
@@ -63,6 +63,8 @@ class Conversations:
             config.lease_secs,
             config.max_model_bytes,
             self._jobs.id,
+            config.update_codec,
+            config.download_codec,
         )
 
     async def tasks(self, caller: Caller, stream: Stream[LearnerMessage, Sequence[ControllerMessage]]) -> None:
@@ -104,7 +106,7 @@ class Conversations:
             raise Superseded(member.id)
         return member
 
-    async def _converse_or_end(self, member: Member, connection: Connection, hello: said.Hello) -> None:
+    async def _converse_or_end(self, member: Member, connection: OutboxConnection, hello: said.Hello) -> None:
         try:
             await self._converse(member, connection, hello)
         except MetisError:
@@ -113,7 +115,7 @@ class Conversations:
             if not self.broken.done():
                 self.broken.set_exception(bug)
 
-    async def _converse(self, member: Member, connection: Connection, hello: said.Hello) -> None:
+    async def _converse(self, member: Member, connection: OutboxConnection, hello: said.Hello) -> None:
         """Take in a learner that connects, and exchange messages until the connection ends."""
         reason = "its connection broke"
         try:

@@ -171,9 +171,9 @@ class Dispatcher:
         level, unit = (logging.INFO, "round") if self._in_rounds else (logging.DEBUG, "model")
         match event:
             case LearnerJoined(learner, connected):
-                logger.info("%s joined; %d connected", learner, connected)
+                logger.log(_level_of(connected), "%s joined; %d connected", learner, connected)
             case LearnerLeft(learner, connected, reason):
-                logger.info("%s left (%s); %d connected", learner, reason, connected)
+                logger.log(_level_of(connected), "%s left (%s); %d connected", learner, reason, connected)
             case FirstWeights(source):
                 logger.info("training starts from weights: %s", source)
             case RoundStarted(number, version, cohort):
@@ -197,3 +197,8 @@ class Dispatcher:
                 logger.log(logging.ERROR if is_failure else logging.INFO, "finished: %s", reason)
             case _:
                 logger.debug("%s", event)
+
+
+def _level_of(connected: int) -> int:
+    """Log the first hundred; of thousands, the 128th, 256th, 512th, ..."""
+    return logging.INFO if connected <= 100 or connected & (connected - 1) == 0 else logging.DEBUG

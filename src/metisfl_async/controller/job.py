@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.aggregator import Aggregator
+from metisfl_async.controller.codecs import Codecs
 from metisfl_async.controller.dispatcher import Dispatcher
 from metisfl_async.controller.keeper import Keeper
 from metisfl_async.controller.registry import Registry
 from metisfl_async.controller.staging import Staging
+from metisfl_async.controller.sums import Sums
 from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.updates import Updates
 from metisfl_async.core.config import ControllerConfig, ModelStoreConfig
@@ -57,11 +60,16 @@ class Job:
         kind = FederationInRounds if strategies.in_rounds else ContinuousFederation
         self.id, self.run_id = federation_id, secrets.token_hex(8)
         self.federation: Federation = kind(
-            federation_id, config, strategies, durable_every=store_config.durable_every if store.is_durable else 0
+            federation_id,
+            config,
+            strategies,
+            durable_every=store_config.durable_every if store.is_durable else 0,
+            epoch=time.time() - clock(),
         )
         keeps_updates = strategies.keeps_updates or store_config.keep_local_models
         self.staging = Staging(config.max_inflight_bytes, strategies.rule.stride_length)
         self.events = EventLog(store_config.history_bytes)
+        self.has_begun = False  #: whether it would survive us, if the store is durable
         self.over = asyncio.Event()  #: set once the federation is over
         self._facts = facts_of(config)
         self._dispatcher = Dispatcher(
@@ -75,8 +83,15 @@ class Job:
         )
         self.post = self._dispatcher.post
         self.keeper = Keeper(store, store_config, self._dispatcher.announce, clock)
-        self.aggregator = Aggregator(strategies.rule, self.keeper, self.post, threads, keeps_updates=keeps_updates)
-        self.updates = Updates(config, self.aggregator, self.post, self.staging, clock=clock)
+        codecs = Codecs(config.update_codec, config.download_codec)
+        self.aggregator = Aggregator(
+            strategies.rule, self.keeper, self.post, threads, codecs, keeps_updates=keeps_updates
+        )
+        self.updates = Updates(config, self.aggregator, codecs, self.post, self.staging, clock=clock)
+        self.sums = Sums(self.updates, self.aggregator, self.post)
+        #: whether several learners' updates may come as one sum; and whether sums may wait for one another
+        self.takes_sums = strategies.in_rounds and strategies.rule.is_mean and not keeps_updates
+        self.may_order = strategies.waits_for_all
         self._dispatcher.connect(self.aggregator, self.updates, self.keeper)
 
     @property
@@ -88,7 +103,8 @@ class Job:
 
         It is started in one step: with the commit that says so, and has the weights.
         """
-        self._dispatcher.announce(FederationStarted(self.id, self.run_id))
+        self.federation.standing.started_at = started_at = time.time()
+        self._dispatcher.announce(FederationStarted(self.id, self.run_id, started_at))
         signals, seed, timeout_s = request.signals, request.seed, request.join_timeout_secs
         start = Start(signals, request.num_learners, seed, timeout_s, first is not None, request.evaluates)
         self.federation.standing.config = self._facts
@@ -104,6 +120,7 @@ class Job:
         if first is not None:
             await self.aggregator.set_first_model(first, standing)
         self.post(start)
+        self.has_begun = True
 
     async def resume(self) -> bool:
         """Go on with what was saved; say whether it was started at all. If not, its driver does it once more.
@@ -121,8 +138,9 @@ class Job:
         await self.aggregator.restore(saved, sorted(standing.reported))
         if self.aggregator.best is None:  # it may be damaged
             standing.best = None
-        self._dispatcher.announce(FederationStarted(self.id, self.run_id))
+        self._dispatcher.announce(FederationStarted(self.id, self.run_id, standing.started_at))
         self.post(Resume(standing, saved.version))
+        self.has_begun = True
         return True
 
     def published(self) -> Publication:

@@ -26,6 +26,7 @@ class Jobs:
         self._config, self._registry, self._new_job = config, registry, new_job
         self._first: tuple[str, Model] | None = None  # first weights of a federation that is to be started
         self._changed = asyncio.Event()
+        self._starting = asyncio.Lock()
 
     @property
     def id(self) -> FederationId:
@@ -62,7 +63,11 @@ class Jobs:
         self._first = federation_id, model
 
     async def start(self, request: StartRequest) -> None:
-        """Start a federation; a request that comes again changes nothing."""
+        """Start a federation; return once it would survive us. A request that comes again changes nothing."""
+        async with self._starting:  # who asks again is not told that it is started while that is being written
+            await self._start(request)
+
+    async def _start(self, request: StartRequest) -> None:
         if self.current is not None:
             if self.current.id == request.federation_id:
                 return

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from metisfl_async.controller.connection import Connection
+from metisfl_async.controller.connection import OutboxConnection
 from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import (
     ConfigError,
@@ -116,7 +116,7 @@ class Listeners:
         return f"{listed} (in ControllerConfig.learners, or in the learners of the DriverSession)"
 
 
-class DialledConnection(Connection):
+class DialledConnection(OutboxConnection):
     """Tells one learner what there is to tell, dialling it each time; what it says comes in by `Service.report`."""
 
     def __init__(self, learner: DialledLearner, token: Token, lease_s: float, dials: asyncio.Semaphore) -> None:

@@ -40,7 +40,7 @@ class Member:
         """Renew the lease: the learner lives."""
         if self.connection is not None:
             self.longest_silence_s = max(self.longest_silence_s, now - self.heard_at)
-        self.heard_at = now
+        self.heard_at = max(self.heard_at, now)  # infinite, where nothing has to be heard
 
     def warn_if_too_often(self, now: float) -> None:
         """Take note of one more incarnation; two learners that use one id take it from each other again and again."""

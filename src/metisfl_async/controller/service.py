@@ -18,10 +18,12 @@ from metisfl_async.controller.listeners import Listeners
 from metisfl_async.controller.open_files import scarce
 from metisfl_async.controller.questions import Questions
 from metisfl_async.controller.registry import Registry
+from metisfl_async.controller.snapshot import Snapshot, snapshot
 from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.turns import Turns
 from metisfl_async.controller.updates import GoAhead, header_of
 from metisfl_async.core.access import LOCAL, Caller, Identity, Role
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.config import ControllerConfig, ServerParams, named_learners
 from metisfl_async.core.errors import ConnectionLost, Superseded, UnexpectedMessage, UnknownFederation
 from metisfl_async.core.federation.events import Told
@@ -85,6 +87,9 @@ class Service:
         self._driver_at = clock()  # when the last one was there
         self._is_kept = False  # whether the last one said that others will come
 
+    def snapshot(self) -> Snapshot:
+        return snapshot(self._registry, self._jobs.current, self._downloads)
+
     # --- learners --------------------------------------------------------------------------------------------------
 
     async def join(self, caller: Caller, request: JoinRequest) -> JoinReply:
@@ -103,7 +108,7 @@ class Service:
     async def leave(self, caller: Caller, token: Token) -> None:
         self.conversations.forget(self._registry.heard(token, caller), "it left")
 
-    async def fetch_model(self, caller: Caller, token: Token, model: ModelRef) -> Download:
+    async def fetch_model(self, caller: Caller, token: Token, model: ModelRef, codec: str = RAW) -> Download:
         member = self._registry.heard(token, caller)
         job = self._jobs.of(model.federation_id)
         latest = job.published().model
@@ -114,14 +119,15 @@ class Service:
         def begin() -> Publication:
             publication = job.published()  # without rounds, it may be newer than the one that was asked for
             job.post(Served(member.id, publication.model.version))
-            return publication
+            return publication.in_codec(codec)
 
         def moved(size_bytes: int) -> None:
             nonlocal sent_bytes
             turn.moved()
             member.heard(self._clock())
-            job.post(Moved(member.id, sent=size_bytes))
-            sent_bytes += size_bytes
+            was_all, sent_bytes = sent_bytes >= latest.manifest.size_bytes, sent_bytes + size_bytes
+            is_all = sent_bytes >= latest.manifest.size_bytes and not was_all
+            job.post(Moved(member.id, sent=size_bytes, is_all=is_all))
             self.farewells.moved(member.id, sent_bytes)
 
         @asynccontextmanager
@@ -184,7 +190,8 @@ class Service:
             return Status(NO_FEDERATION)
         federation = job.federation
         standing = federation.standing
-        return Status(job.id, federation.is_finished, standing.signals, standing.evaluates, standing.best)
+        signals = standing.signals if job.has_begun else None
+        return Status(job.id, federation.is_finished, signals, standing.evaluates, standing.best)
 
     async def set_initial_model(self, caller: Caller, frames: AsyncIterator[Frame]) -> None:
         await self._first_weights.receive(frames)
@@ -284,6 +291,12 @@ class Service:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSING_S):
                 await self.farewells.until_none_is_connected()
+
+    def hang_up(self) -> None:
+        """End all conversations: those in memory do not end with a server."""
+        for member in self._registry:
+            if member.connection is not None:
+                member.connection.close()
 
     def _farewell(self, reason: str, then: Afterwards) -> Farewell:
         job = self._jobs.current

@@ -37,6 +37,11 @@ class Staging:
     def used_bytes(self) -> int:
         return self._budget.taken
 
+    @property
+    def waiting(self) -> int:
+        """How many updates wait for room."""
+        return self._budget.waiting
+
     async def reserve(self, size_bytes: int) -> Room:
         """Wait for room for an update of this size."""
         await self._budget.take(size_bytes)

@@ -25,6 +25,11 @@ class Turns:
     def __init__(self, most: int | None = None) -> None:
         self.all, self.fast = Budget(most or 2**62), Budget(FAST_BYTES)
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+        return self.all.waiting + self.fast.waiting
+
     def turn(self, size_bytes: int) -> Turn:
         """Make a turn for a model of this size: ``async with turn:`` waits for it."""
         return Turn(self, min(size_bytes, MOST_BYTES))

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from metisfl_async.codec.frame import Assembly, Data, Frame, Header, check_size, content_of
-from metisfl_async.controller.aggregator import Aggregator, Post, Upload
+from metisfl_async.controller.aggregator import Aggregator, Post
+from metisfl_async.controller.codecs import Codecs
 from metisfl_async.controller.registry import Member
+from metisfl_async.controller.share import Share
 from metisfl_async.controller.staging import Room, Staging
 from metisfl_async.controller.turns import Turns
+from metisfl_async.controller.upload import Upload
 from metisfl_async.core import errors
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.errors import (
     CodecError,
@@ -57,6 +62,11 @@ class _Stream:
         """Whether what comes on it is still wanted."""
         return not self.is_abandoned and not self.reply.done()
 
+    def fold(self, aggregator: Aggregator, standing: str) -> None:
+        """Hand the update on."""
+        assert self.upload is not None
+        aggregator.submit(replace(self.upload, standing=standing) if standing else self.upload)
+
 
 class Updates:
     """Receives updates into staging, and hands them to the aggregator."""
@@ -65,17 +75,23 @@ class Updates:
         self,
         config: ControllerConfig,
         aggregator: Aggregator,
+        codecs: Codecs,
         post: Post,
         staging: Staging,
         *,
         clock: Callable[[], float],
     ) -> None:
         self._config, self._clock = config, clock
-        self._aggregator, self._post = aggregator, post
+        self._aggregator, self._codecs, self._post = aggregator, codecs, post
         self._staging, self._turns = staging, Turns()
-        self._streams: dict[StreamId, _Stream] = {}
+        self._streams: dict[StreamId, _Stream | Share] = {}
         self._ids = itertools.count(1)
-        self._is_closed = False
+        self.is_closed = False
+
+    @property
+    def waiting(self) -> int:
+        """How many updates wait for their turn."""
+        return self._turns.waiting
 
     async def receive(
         self, member: Member, header: Header, frames: AsyncIterator[Frame], go_ahead: GoAhead
@@ -92,6 +108,17 @@ class Updates:
         finally:
             del self._streams[stream.id]
 
+    @contextmanager
+    def shares(self, count: int) -> Iterator[list[Share]]:
+        """Open a stream for each share of a sum, which comes at once."""
+        shares = [Share(StreamId(next(self._ids))) for _ in range(count)]
+        self._streams.update((share.id, share) for share in shares)
+        try:
+            yield shares
+        finally:
+            for share in shares:
+                del self._streams[share.id]
+
     def act(self, command: Receive | Abandon | Fold | Answer) -> None:
         """Carry out what the federation says about a stream; one that has ended is past caring."""
         if (stream := self._streams.get(command.stream)) is None:
@@ -102,15 +129,14 @@ class Updates:
             case Abandon():
                 stream.is_abandoned = True
             case Fold(standing=standing):
-                assert stream.upload is not None
-                self._aggregator.submit(replace(stream.upload, standing=standing) if standing else stream.upload)
+                stream.fold(self._aggregator, standing)
             case Answer(reply=reply):
                 if not stream.reply.done():  # cancelled while the controller ends
                     stream.reply.set_result(reply)
 
     def close(self) -> None:
         """Let nobody wait for an answer that will not come."""
-        self._is_closed = True
+        self.is_closed = True
         for stream in self._streams.values():
             stream.reply.cancel()
 
@@ -139,7 +165,7 @@ class Updates:
         if not stream.is_read:
             room.release()
             return
-        model = Model(stream.header.manifest, room.buffer, wanted.model_version)
+        model = Model(self._codecs.comes_as(stream.header), room.buffer, wanted.model_version)
         stream.upload = Upload(
             stream.id, stream.member.id, wanted.kind, stream.header, model, weight, room, is_finite, stream.reply
         )
@@ -153,7 +179,7 @@ class Updates:
         ConnectionLost
             If the controller ends before that is known.
         """
-        if not self._is_closed:
+        if not self.is_closed:
             try:
                 return await asyncio.shield(stream.reply)
             except asyncio.CancelledError:
@@ -168,12 +194,17 @@ class Updates:
         if wanted.kind is TaskKind.GET_WEIGHTS:
             if not header.manifest.tensors:
                 raise UnexpectedMessage("get_weights() gave no arrays")
+            if header.codec != RAW:
+                raise UnexpectedMessage(f"first weights have codec {header.codec!r}; allowed: {RAW!r}")
             return 1.0
         publication = self._aggregator.publication
         assert publication is not None
         if (difference := publication.model.manifest.difference(header.manifest)) is not None:
             raise UnexpectedMessage(f"the update does not fit the global model: {difference}")
         config, learner = self._config, stream.member.id
+        if header.codec not in (RAW, config.update_codec):
+            allowed = " or ".join(map(repr, dict.fromkeys((RAW, config.update_codec))))
+            raise UnexpectedMessage(f"the update has codec {header.codec!r}; allowed: {allowed}")
         return weight_of(config.scaling_factor, learner, header.metadata, header.metrics, config.max_weight)
 
     async def _fill(self, stream: _Stream, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> tuple[Room, bool]:
@@ -182,12 +213,12 @@ class Updates:
         Nothing counts before its end frame is good.
         """
         header, member = stream.header, stream.member
-        room: Room | None = None
+        manifest, room = self._codecs.comes_as(header), None
         try:
-            async with self._turns.turn(header.manifest.size_bytes) as turn:
-                room = await self._staging.reserve(header.manifest.size_bytes)
-                assembly = Assembly(header, room.buffer)
-                inspection = Inspection(Model(header.manifest, room.buffer))
+            async with self._turns.turn(manifest.size_bytes) as turn:
+                room = await self._staging.reserve(manifest.size_bytes)
+                assembly = Assembly(header, room.buffer, manifest)
+                inspection = Inspection(Model(manifest, room.buffer))
                 if stream.is_read:
                     await go_ahead()
                 arrivals = Arrivals(frames, member.id, self._config, self._clock)

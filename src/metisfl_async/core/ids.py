@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from string import hexdigits
 from typing import NamedTuple, NewType
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "new_federation_id",
     "new_task_id",
     "new_token",
+    "span_id_of",
+    "traceparent_of",
 ]
 
 FederationId = NewType("FederationId", str)
@@ -46,3 +49,15 @@ def new_token() -> Token:
 def new_federation_id() -> FederationId:
     """Make the name by which a driver knows its federation again: 128 random bits."""
     return FederationId(secrets.token_hex(16))
+
+
+def span_id_of(task_id: TaskId) -> str:
+    """Give the id of a task's span in a trace: 16 hexadecimal digits, of its own 32."""
+    return task_id[:16]
+
+
+def traceparent_of(federation_id: FederationId, task_id: TaskId) -> str:
+    """Give the W3C Trace Context of a task, whose trace is its federation's; "" if others made their ids otherwise."""
+    if not (len(federation_id) == len(task_id) == 32 and set(federation_id + task_id) <= set(hexdigits.lower())):
+        return ""
+    return f"00-{federation_id}-{span_id_of(task_id)}-01"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.config import ClientParams, TerminationSignals
 from metisfl_async.core.federation.records import BestScore
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
@@ -68,6 +69,8 @@ class JoinReply:
     lease_secs: float
     max_model_bytes: int
     federation_id: FederationId = NO_FEDERATION  #: which federation runs; empty: none
+    update_codec: str = RAW  #: how updates should travel; "raw" may always be sent
+    download_codec: str = RAW  #: how global models may be asked for; "raw" may always be
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ tensors there are, and a checkpoint is one write.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,6 +30,7 @@ __all__ = [
     "TensorSpec",
     "align",
     "allocate",
+    "is_alone",
 ]
 
 ALIGNMENT = 64  #: bytes; every tensor starts at a multiple of it, a cache line
@@ -77,6 +79,11 @@ class Run:
     dtype: str
     start: int  #: bytes
     stop: int  #: bytes
+
+    @property
+    def count(self) -> int:
+        """Number of elements, those of the padding among them."""
+        return (self.stop - self.start) // DTYPES[self.dtype].itemsize
 
     def of(self, buffer: Bytes) -> Array:
         """View this part of `buffer` as one array of shape (n,)."""
@@ -214,6 +221,21 @@ def allocate(size_bytes: int, again: Bytes | None = None) -> Bytes:
     return room[start : start + size_bytes]
 
 
+def is_alone(buffer: Bytes) -> bool:
+    """Say whether nothing else views a buffer that `allocate` made: no array, no memoryview, no tensor made of one.
+
+    All of them keep the memory's owner, which counts who keeps it. If in doubt, the answer is no.
+    """
+    return _holders(buffer) == _ALONE
+
+
+def _holders(buffer: Bytes) -> int:
+    return sys.getrefcount(buffer.base)
+
+
+_ALONE = _holders(allocate(0))
+
+
 def _fits(buffer: Bytes, size_bytes: int) -> bool:
     """Say whether `allocate` could have made this buffer."""
     return len(buffer) == size_bytes and buffer.ctypes.data % ALIGNMENT == 0 and buffer.flags.writeable
@@ -268,13 +290,20 @@ class Model:
         return cls.filled(Manifest(tensors, marks), arrays, version=version)
 
     @classmethod
-    def filled(cls, manifest: Manifest, arrays: Sequence[Array], *, version: int = 0) -> Model:
-        """Copy arrays that fit the manifest into a new model."""
-        model = cls(manifest, allocate(manifest.size_bytes), version)
+    def filled(
+        cls, manifest: Manifest, arrays: Sequence[Array], *, version: int = 0, again: Bytes | None = None
+    ) -> Model:
+        """Copy arrays that fit the manifest into a new model, perhaps in the buffer `again`."""
+        model = cls(manifest, allocate(manifest.size_bytes, again), version)
         model.buffer[manifest.padding] = 0
         for view, array in zip(model.arrays(), arrays, strict=True):
             view[...] = array
         return model
+
+    def consists_of(self, arrays: Sequence[Array]) -> bool:
+        """Say whether these are the tensors in its buffer, and no copies of them."""
+        pairs = zip(self.arrays(), arrays, strict=True)
+        return all(mine.__array_interface__ == array.__array_interface__ for mine, array in pairs)
 
     def arrays(self) -> list[Array]:
         """View the tensors in the buffer; nothing is copied."""

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 
 from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
-from metisfl_async.core.federation.events import Event, FirstWeights, RoundFinished
+from metisfl_async.core.federation.events import Event, RoundFinished
 from metisfl_async.core.federation.records import Failure
 from metisfl_async.core.ids import FederationId
 from metisfl_async.core.metrics import Json
 from metisfl_async.driver.asking import ask, checked_question
-from metisfl_async.driver.following import WHO, collect, end, follow, raise_failure, stop
+from metisfl_async.driver.following import collect, end, follow, raise_failure, status_of, stop
+from metisfl_async.driver.reached import Reached
 from metisfl_async.driver.result import FederationResult
-from metisfl_async.store.event_log import EventLog
+from metisfl_async.driver.watching import Watchers, checked_watchers, watched
+from metisfl_async.learner.stopping import STOP_TIMEOUT_S
+from metisfl_async.store.event_log import EventLog, EventStream
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.grpc_link import GrpcLink
-from metisfl_async.transport.retry import insisting
 
 __all__ = ["AttachedSession"]
 
@@ -33,16 +35,18 @@ class AttachedSession:
         self._params = controller.client_params() if isinstance(controller, ServerParams) else controller
         self._lost_secs = lost_secs
         self._log = EventLog()
-        self._first_weights = ""
+        self._reached = Reached(None)
         self.result: FederationResult | None = None  #: once it is over
 
-    async def run(self, *, shut_down: bool = False) -> FederationResult:
+    async def run(self, *, shut_down: bool = False, watch: Watchers[AttachedSession] = ()) -> FederationResult:
         """Follow the federation to its end, and fetch its result.
 
         Parameters
         ----------
         shut_down : bool
             End the learners and the controller afterwards, as the driver does that has started them.
+        watch : sequence of callables
+            Run these beside it; see `DriverSession.run`.
 
         Raises
         ------
@@ -53,17 +57,19 @@ class AttachedSession:
         TransportError
             If the controller cannot be reached for `lost_secs`.
         """
-        link = GrpcLink(self._params)
-        try:
-            federation_id = await self._find(link)
-            finished = await follow(link, federation_id, self._note, self._lost_secs)
-            first = self._first_weights
-            self.result = await collect(link, federation_id, finished.reason, first, self._lost_secs)
-            if shut_down:
-                await end(link, federation_id)
-        finally:
-            await link.close()
-            self._log.close()
+        link, self._reached = GrpcLink(self._params), Reached(None)
+        if self._log.is_closed:
+            self._log = EventLog()
+        async with watched(self, checked_watchers(watch), self._log, STOP_TIMEOUT_S):
+            try:
+                federation_id = await self._find(link)
+                finished = await follow(link, federation_id, self._note, self._lost_secs)
+                self._reached.end(finished.reason)
+                self.result = await collect(link, federation_id, self._reached, self._lost_secs)
+                if shut_down:
+                    await end(link, federation_id)
+            finally:
+                await link.close()
         raise_failure(finished)
         return self.result
 
@@ -85,18 +91,17 @@ class AttachedSession:
         finally:
             await link.close()
 
-    def events(self) -> AsyncIterator[Event]:
+    def events(self) -> EventStream:
         """Follow `run`: all events that the controller still has, then each as it happens."""
         return self._log.follow()
 
     async def _find(self, link: ControllerLink) -> FederationId:
-        status = await insisting(WHO, link.address, self._lost_secs, link.status)
+        status = await status_of(link, self._lost_secs)
         if not status.federation_id:
             raise UnexpectedMessage(f"no federation runs at {link.address}, and none has ended there")
         return status.federation_id
 
     def _note(self, event: Event) -> None:
+        self._reached.note(event)
         if not isinstance(event, RoundFinished) or not event.record.was_cut:
             self._log.append(event)
-        if isinstance(event, FirstWeights):
-            self._first_weights = event.source

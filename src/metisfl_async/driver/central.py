@@ -81,7 +81,8 @@ class Central:
             if inspect.iscoroutinefunction(self._evaluate):
                 metrics: Any = await self._evaluate(parameters, number)
             else:
-                metrics = await asyncio.wrap_future(threads.submit(self._evaluate, parameters, number))
+                loop = asyncio.get_running_loop()
+                metrics = await loop.run_in_executor(threads, self._evaluate, parameters, number)
             return replace(report, metrics=checked_metrics({} if metrics is None else metrics, "what evaluate() gave"))
         except Exception as error:
             if self._repeats.count(type(error).__name__):

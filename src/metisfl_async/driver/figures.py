@@ -1,15 +1,12 @@
-"""What is plotted; the only module that imports matplotlib."""
+"""What is plotted of rounds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from io import BytesIO
 from typing import Any, Literal
 
-import numpy as np
-
 from metisfl_async.core.federation.records import RoundRecord
-from metisfl_async.data.report import PartitionReport
+from metisfl_async.data.figures import ShownFigure
 
 try:
     from matplotlib.axes import Axes
@@ -18,18 +15,9 @@ try:
 except ImportError as error:  # pragma: no cover - only where matplotlib is missing
     raise ImportError("plots need matplotlib: pip install matplotlib") from error
 
-__all__ = ["draw_partitions", "draw_rounds"]
+__all__ = ["draw_rounds"]
 
 MANY = 50  #: points; more of them are drawn as a line alone
-
-
-class ShownFigure(Figure):
-    """A figure that notebooks show, without matplotlib's global state."""
-
-    def _repr_png_(self) -> bytes:
-        png = BytesIO()
-        self.savefig(png, format="png")
-        return png.getvalue()
 
 
 def draw_rounds(records: Sequence[RoundRecord], x: Literal["number", "time"]) -> Figure:
@@ -47,21 +35,6 @@ def draw_rounds(records: Sequence[RoundRecord], x: Literal["number", "time"]) ->
     figure = ShownFigure(figsize=(4.6 * len(names), 3.6), dpi=144, layout="constrained")
     for column, name in enumerate(names, start=1):
         _panel(figure.add_subplot(1, len(names), column), name, published, x)
-    return figure
-
-
-def draw_partitions(report: PartitionReport) -> Figure:
-    """Draw a bar for each part, as long as it has examples, cut into its classes."""
-    num_parts = len(report.counts)
-    figure = ShownFigure(figsize=(7, 1.2 + 0.4 * num_parts), dpi=144, layout="constrained")
-    axes, rows, left = figure.subplots(), np.arange(num_parts), np.zeros(num_parts)
-    for label, widths in zip(report.classes, report.counts.T, strict=True):
-        axes.barh(rows, widths, left=left, label=str(label), edgecolor="white", linewidth=0.5)
-        left += widths
-    axes.set_yticks(rows, [f"part {number}" for number in rows])
-    axes.invert_yaxis()
-    axes.set_xlabel("examples")
-    figure.legend(title="class", loc="outside right center")
     return figure
 
 

@@ -24,12 +24,13 @@ from metisfl_async.core.errors import (
 from metisfl_async.core.federation.events import Event, EventsMissed, FederationFinished, FederationStarted
 from metisfl_async.core.ids import FederationId
 from metisfl_async.core.messages import StartRequest, Status
+from metisfl_async.driver.reached import Reached
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import first_of
 from metisfl_async.transport.retry import insisting
 
-__all__ = ["ENDING_S", "WHO", "Watch", "check_same", "collect", "end", "follow", "raise_failure", "stop"]
+__all__ = ["ENDING_S", "WHO", "Watch", "check_same", "collect", "end", "follow", "raise_failure", "status_of", "stop"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Watch:
         patience_s = PATIENCE_S + sent_bytes / SLOW_BYTES_PER_S
         self._link, self._patience_s = link, patience_s if lost_s is None else min(lost_s, patience_s)
         self._clock, self._heard_at = asyncio.get_running_loop().time, -math.inf
+        self._used = link.connection
 
     def heard(self) -> None:
         """Take note of a sign of life: on a slow link, an answer to anything else waits behind a model."""
@@ -67,18 +69,24 @@ class Watch:
 
     async def over(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do something over the connection. Where there is no answer, the next attempt has a new one."""
+        self._used = self._link.connection
         task = asyncio.create_task(call())
         try:
             await first_of(task, self.until_silent())
         except TransportError:
-            await self._link.renew()
+            await self._renew()
             raise
         return task.result()
 
     async def come_back(self) -> None:
         """Make the connection anew."""
-        await self._link.renew()
+        await self._renew()
         await self._status()
+
+    async def _renew(self) -> None:
+        """Drop the connection that was used, but not the one that another watch has made meanwhile."""
+        await self._link.renew(self._used)
+        self._used = self._link.connection
 
     async def _status(self) -> None:
         try:
@@ -128,6 +136,18 @@ async def follow(
             await insisting(WHO, link.address, lost_s, watch.come_back)
         else:
             raise ConnectionLost(link.address, "the controller closed before the federation was over")
+
+
+async def status_of(link: ControllerLink, lost_s: float | None) -> Status:
+    """Ask what runs at a controller; what is only being started is waited for: a crash would undo it."""
+
+    async def settled() -> Status:
+        status = await link.status()
+        if status.federation_id and status.signals is None:
+            raise ConnectionLost(link.address, f"federation {status.federation_id} is being started there")
+        return status
+
+    return await insisting(WHO, link.address, lost_s, settled)
 
 
 def check_same(status: Status, request: StartRequest) -> None:
@@ -181,13 +201,9 @@ async def end(link: ControllerLink, federation_id: FederationId, *, keep_running
 
 
 async def collect(
-    link: ControllerLink,
-    federation_id: FederationId,
-    reason: str,
-    first_weights: str,
-    lost_s: float | None,
+    link: ControllerLink, federation_id: FederationId, reached: Reached, lost_s: float | None
 ) -> FederationResult:
-    """Get the records of all rounds, the latest model, and the best one if one was kept."""
+    """Get the records of all rounds, the latest model, and the best one if one was kept; events told the rest."""
     watch = Watch(link, lost_s)
 
     async def get() -> FederationResult:
@@ -200,14 +216,13 @@ async def collect(
         try:
             model = await link.get_model(federation_id, watch.heard)
         except UnexpectedMessage:  # nobody ever gave the first weights
-            return FederationResult(None, None, records, reason)
+            return FederationResult(None, None, records, reached.reason, started_at=reached.started_at)
         best, parameters = (await link.status()).best, model.arrays()
         best_model = None if best is None else parameters
         if best is not None and best.model_version != model.version:
             best_model = (await link.get_model(federation_id, watch.heard, best=True)).arrays()
         names, untrained = model.manifest.names, [model.manifest.names[place] for place in model.manifest.untrained]
-        return FederationResult(
-            parameters, model.version, records, reason, first_weights, names, untrained, best, best_model
-        )
+        facts = model.version, records, reached.reason, reached.first_weights
+        return FederationResult(parameters, *facts, names, untrained, reached.started_at, best, best_model)
 
     return await insisting(WHO, link.address, lost_s, watch.over, get)

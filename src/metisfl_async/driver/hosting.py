@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from metisfl_async.controller.controller import Controller
@@ -12,15 +13,17 @@ from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import ConnectionLost
 from metisfl_async.core.messages import AskRequest
 from metisfl_async.driver.asking import Answers, ask
+from metisfl_async.driver.parties import link_to
 from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.stopping import Stopping
 from metisfl_async.learner.threads import DaemonThreads
 from metisfl_async.learner.worker import Worker, WorkerKind
+from metisfl_async.simulation.engine import Engine
+from metisfl_async.simulation.simulation import Simulation
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import first_of
-from metisfl_async.transport.grpc_link import GrpcLink
 
 __all__ = ["Hosting"]
 
@@ -36,9 +39,11 @@ class Hosting:
         learners: Mapping[str, Learner],
         worker: WorkerKind,
         stopping: Stopping,
+        simulation: Simulation | None = None,
     ) -> None:
-        self._controller, self._learners = controller, learners
+        self._controller, self._learners, self._simulation = controller, learners, simulation
         self._worker, self._stopping = worker, stopping
+        self.new_link: Callable[[], ControllerLink] = partial(link_to, controller)
         self.owns_controller = False  #: whether the last `reach` opened it
 
     async def reach(self, stack: AsyncExitStack, *, resume: bool = False) -> ControllerLink:
@@ -48,7 +53,7 @@ class Hosting:
         if isinstance(controller, Controller) and self.owns_controller:
             controller.resume = controller.resume or resume
             await stack.enter_async_context(controller)
-        link = self._new_link()
+        link = self.new_link()
         stack.push_async_callback(link.close)
         return link
 
@@ -70,9 +75,20 @@ class Hosting:
             return asking.result()
         raise AssertionError  # an AsyncExitStack of ours swallows nothing
 
-    def serving(self) -> list[Coroutine[Any, Any, None]]:
-        """Watch over a live controller: a bug in it ends the session."""
-        return [self._controller.serve()] if isinstance(self._controller, Controller) else []
+    def serving(self, until: asyncio.Task[Any] | None = None) -> list[Coroutine[Any, Any, None]]:
+        """Watch over a live controller, whose bug ends the session, and run simulated learners.
+
+        One that serves on when the session is over is watched over until then.
+        """
+        controller, simulation = self._controller, self._simulation
+        if not isinstance(controller, Controller):
+            return []
+        serving = controller.serve()
+        if until is not None:
+            serving = first_of(asyncio.shield(until), serving)
+        if simulation is None:
+            return [serving]
+        return [serving, Engine(simulation, controller.crowd(), controller.controller_config).run()]
 
     def clients(self, stack: AsyncExitStack) -> list[LearnerClient]:
         """Make the live learners ready to take part."""
@@ -83,16 +99,7 @@ class Hosting:
         clients, failures = [], FailureLog()
         for name, learner in self._learners.items():
             of_learner = Worker(learner, worker, name=name, stopping=self._stopping)
-            link = self._new_link()
+            link = self.new_link()
             stack.push_async_callback(link.close)
             clients.append(LearnerClient(link, of_learner, name, failures=failures))
         return clients
-
-    def _new_link(self) -> ControllerLink:
-        match self._controller:
-            case Controller():
-                return self._controller.connect()
-            case ServerParams():
-                return GrpcLink(self._controller.client_params())
-            case ClientParams():
-                return GrpcLink(self._controller)

@@ -1,22 +1,43 @@
-"""Who takes part in a session: what users give for its learners, checked and told apart."""
+"""Who takes part in a session: how its controller is reached, and its learners, checked and told apart."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeAlias
 
+from metisfl_async.controller.controller import Controller
 from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.learner.learner import Learner
+from metisfl_async.simulation.simulation import Simulation
+from metisfl_async.transport.base import ControllerLink
+from metisfl_async.transport.grpc_link import GrpcLink
 
-__all__ = ["checked_learners"]
+__all__ = ["LearnersGiven", "check_fit", "checked_learners", "link_to"]
 
 KINDS = (Learner, ServerParams, ClientParams)
+LearnersGiven: TypeAlias = (
+    Sequence[Learner | ServerParams | ClientParams] | Mapping[str, Learner] | Simulation | int
+)  #: what users give
+
+
+def link_to(controller: Controller | ClientParams | ServerParams) -> ControllerLink:
+    """Make a link to a live controller, or to a remote one."""
+    match controller:
+        case Controller():
+            return controller.connect()
+        case ServerParams():
+            return GrpcLink(controller.client_params())
+        case ClientParams():
+            return GrpcLink(controller)
 
 
 def checked_learners(
-    learners: Sequence[Learner | ServerParams | ClientParams] | Mapping[str, Learner] | int,
+    learners: LearnersGiven,
 ) -> tuple[dict[str, Learner], list[ServerParams | ClientParams], int]:
     """Give the live ones by name, the addresses of those that listen, and how many learners there are in all."""
+    if isinstance(learners, Simulation):
+        return {}, [], len(learners)
     if isinstance(learners, Mapping):
         if not all(isinstance(name, str) and name and isinstance(x, Learner) for name, x in learners.items()):
             raise ConfigError("learners", learners, "ids that are not empty, each with a live Learner object")
@@ -37,6 +58,24 @@ def checked_learners(
     named = dict(zip(names, live, strict=True))
     _check_apart(named)
     return named, [x for x in learners if not isinstance(x, Learner)], len(learners)
+
+
+def check_fit(controller: Controller | ClientParams | ServerParams, learners: LearnersGiven, num_remote: int) -> None:
+    """Refuse learners that this controller cannot reach; so many of them do not run in this process."""
+    if not isinstance(controller, Controller):
+        if isinstance(learners, Simulation):
+            raise ConfigError("controller", controller, "a Controller of this process, for learners that are simulated")
+        return
+    if isinstance(learners, Simulation):
+        learners.check(controller.controller_config.scaling_factor)
+    if controller.server_params is None:
+        if isinstance(learners, int) or num_remote:
+            allowed = "live Learner objects; to wait for others, give the controller server_params"
+            raise ConfigError("learners", learners, allowed)
+        count, least = len(learners), controller.controller_config.min_learners
+        if least > count:
+            allowed = f"at most the {count} learners of this session: the controller has no port for others"
+            raise ConfigError("min_learners", least, allowed)
 
 
 def _check_apart(learners: Mapping[str, Learner]) -> None:

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from metisfl_async.core.config import TerminationSignals
@@ -30,6 +29,7 @@ from metisfl_async.core.federation.tasks import TaskState
 from metisfl_async.core.repeats import Repeats
 from metisfl_async.core.texts import MAX_NAME, plain
 from metisfl_async.driver.failures import Failures
+from metisfl_async.driver.screens import Cell, Screen, Terminal, output_of_cell
 
 __all__ = ["ProgressDisplay"]
 
@@ -56,8 +56,9 @@ class ProgressDisplay:
         *,
         logged: Collection[str] = (),
     ) -> None:
-        self._console = console or Console()
-        self._is_live = self._console.is_terminal or self._console.is_jupyter
+        show = output_of_cell() if console is None else None
+        console = console or Console()
+        self._is_live = show is not None or console.is_terminal
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(BAR_WIDTH),
@@ -65,8 +66,9 @@ class ProgressDisplay:
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             auto_refresh=False,
-            console=self._console,
+            console=console,
         )
+        self._screen: Screen = Terminal(self._bars, console) if show is None else Cell(self._bars, show)
         self._logged = logged
         self._has_rounds = signals.global_updates is None
         unit, total = ("rounds", signals.federation_rounds) if self._has_rounds else ("models", signals.global_updates)
@@ -76,16 +78,12 @@ class ProgressDisplay:
         self._told_ms = -EVERY_MS  # when the model of the latest line was made
         self._untold: RoundRecord | None = None  # the latest model, if it had no line
         self._failures, self._alike = Repeats(), Failures()
-        # What the program prints is its own: `sys.stdout` stays what it is.
-        self._live = Live(
-            self._bars, console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
-        )
         self._next_drawing: asyncio.TimerHandle | None = None
         self._is_stale = False  # whether something changed since the latest drawing
 
     def __enter__(self) -> Self:
         if self._is_live:
-            self._live.start(refresh=True)
+            self._screen.start()
         return self
 
     def __exit__(
@@ -95,8 +93,7 @@ class ProgressDisplay:
             self._next_drawing.cancel()
         if self._is_live:
             self._drop_phase()
-            self._live.refresh()
-            self._live.stop()
+            self._screen.stop()
 
     def show(self, event: Event) -> None:
         """Take note of an event; what it changed is drawn within `DRAWING_S`."""
@@ -147,7 +144,7 @@ class ProgressDisplay:
     def _warn(self, text: str) -> None:
         text = plain(text)
         if self._is_live:
-            self._console.print(text, style="red", markup=False, highlight=False)
+            self._screen.warn(text)
         else:
             logger.warning("%s", text)
 
@@ -168,7 +165,7 @@ class ProgressDisplay:
         self._told_ms, self._untold = record.started_ms + record.duration_ms, None
         line = plain(f"{'round' if self._has_rounds else 'model'} {record.number}: {record.summary()}")
         if self._is_live:
-            self._console.print(line, markup=False, highlight=False)
+            self._screen.tell(record, line)
         else:
             logger.info("%s", line)
 
@@ -181,7 +178,7 @@ class ProgressDisplay:
         if self._next_drawing is not None:
             self._is_stale = True
             return
-        self._live.refresh()
+        self._screen.draw()
         self._next_drawing = asyncio.get_running_loop().call_later(DRAWING_S, self._draw_again)
 
     def _draw_again(self) -> None:
@@ -193,8 +190,8 @@ class ProgressDisplay:
     def _begin(self, description: str, total: int) -> None:
         self._drop_phase()
         self._phase = self._bars.add_task(description, total=total, note="")
-        if self._is_live:
-            self._live.refresh()  # rare, and worth seeing
+        if self._is_live and self._screen.is_eager:
+            self._screen.draw()  # rare, and worth seeing
 
     def _drop_phase(self) -> None:
         if self._phase is not None:
@@ -206,7 +203,7 @@ class ProgressDisplay:
         note = ""
         for part in parts:
             longer = f"{note}  {part}" if note else part
-            if NOTE_AT + len(longer) > self._console.width:
+            if NOTE_AT + len(longer) > self._screen.width:
                 break
             note = longer
         return note

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from metisfl_async.core.federation.events import Event, FirstWeights, ModelPublished, RoundFinished
+from metisfl_async.core.federation.events import Event, FederationStarted, FirstWeights, ModelPublished, RoundFinished
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.repeats import Repeats
 from metisfl_async.driver.result import FederationResult
@@ -23,6 +23,7 @@ class Reached:
     def __init__(self, evaluation_metric: str | None) -> None:
         self.first_weights = ""  #: where they came from
         self.reason = NOT_OVER
+        self.started_at = 0.0
         self._metric, self._repeats = evaluation_metric, Repeats()
         self._rounds = EventLog()
         self._version: int | None = None
@@ -34,6 +35,8 @@ class Reached:
                 self._look_for_metric(record)
             case ModelPublished(_, version):
                 self._version = version
+            case FederationStarted(started_at=started_at):
+                self.started_at = started_at
             case FirstWeights(source):
                 self.first_weights, self._version = source, self._version or 0
 
@@ -46,7 +49,8 @@ class Reached:
         """Give it as a result, without a model."""
         records = [event.record for event in self._rounds.kept() if isinstance(event, RoundFinished)]
         records.sort(key=lambda record: record.number)
-        return FederationResult(None, self._version, records, self.reason, self.first_weights)
+        facts = self._version, records, self.reason, self.first_weights
+        return FederationResult(None, *facts, started_at=self.started_at)
 
     def _look_for_metric(self, record: RoundRecord) -> None:
         """Warn if the metric that should end it is not measured: it would never end."""

@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.federation.records import BestScore, RoundRecord
-from metisfl_async.core.federation.tables import html_table, shown
 from metisfl_async.core.model import Array
 from metisfl_async.core.texts import plain
+from metisfl_async.driver.frames import By, arrow_table, data_frame
 from metisfl_async.driver.participation import participation_of, seldom
 from metisfl_async.driver.plot import plot_rounds
+from metisfl_async.driver.screens import table_of_rounds
 from metisfl_async.driver.weights import load_into, packed, read
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
     from matplotlib.figure import Figure
 
-__all__ = ["FederationResult"]
+__all__ = ["FederationResult", "as_json", "write_whole"]
 
 NAMED = 3  #: learners, in a result's text, of whom few updates counted
 
@@ -37,6 +40,7 @@ class FederationResult:
     first_weights: str = ""  #: where training started: "given", "of site-2, as made", or "of site-2, trained before"
     tensor_names: list[str] = field(default_factory=list, repr=False)  #: of the final model's arrays, in their order
     untrained_names: list[str] = field(default_factory=list, repr=False)  #: those that no gradient steps
+    started_at: float = field(default=0.0, repr=False)  #: seconds since the epoch; 0.0 if nobody was told
     best: BestScore | None = None  #: how good `best_model` is, its version, and in which round it was made
     best_model: list[Array] | None = field(default=None, repr=False)  #: None without `ControllerConfig.best_metric`
 
@@ -56,28 +60,13 @@ class FederationResult:
 
     def _repr_html_(self) -> str:
         """Show a row for each round, in notebooks."""
-        trained = sorted({name for record in self.rounds for name in record.train_metrics})
-        evaluated = sorted({name for record in self.rounds for name in record.evaluation_metrics})
-        unit = "round" if all(record.in_rounds for record in self.rounds) else "model"
-        rows = (
-            [
-                *(
-                    record.number,
-                    f"{len(record.participants)} of {len(record.learners)}",
-                    shown(record.duration_ms / 1e3),
-                ),
-                *(shown(record.train_metrics.get(name)) for name in trained),
-                *(shown(record.evaluation_metrics.get(name)) for name in evaluated),
-            ]
-            for record in self.rounds
-        )
-        columns = [unit, "updates", "seconds", *(f"train {name}" for name in trained), *evaluated]
-        return html_table(repr(self).strip("<>"), columns, rows)
+        return table_of_rounds(repr(self).strip("<>"), self.rounds)
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything but the model as JSON-like data."""
         return {
             "reason": self.reason,
+            "started_at": self.started_at,
             "model_version": self.model_version,
             "first_weights": self.first_weights,
             "best": None if self.best is None else asdict(self.best),
@@ -88,7 +77,7 @@ class FederationResult:
 
     def save(self, path: str | Path) -> None:
         """Write `to_dict` as JSON; numbers that JSON does not have (NaN, infinity) become null."""
-        write_whole(Path(path), json.dumps(_plain(self.to_dict()), indent=2).encode() + b"\n")
+        write_whole(Path(path), json.dumps(as_json(self.to_dict()), indent=2).encode() + b"\n")
 
     def named_arrays(self, *, best: bool = False) -> dict[str, Array]:
         """Give the final model, or the best, by the names of its tensors; those without names are "0", "1", ..."""
@@ -132,7 +121,7 @@ class FederationResult:
             data = json.loads(file.read_bytes())
             records = [RoundRecord.from_dict(_with_numbers(record)) for record in data["rounds"]]
             facts = data["model_version"], records, data["reason"], data["first_weights"]
-            best = _best(data["best"]) if data.get("best") else None
+            started_at, best = data.get("started_at", 0.0), _best(data["best"]) if data.get("best") else None
         except (OSError, ValueError, LookupError, TypeError) as error:
             allowed = f"a results.json, or a directory with one ({type(error).__name__}: {error})"
             raise ConfigError("path", str(path), allowed) from error
@@ -140,7 +129,30 @@ class FederationResult:
         best_arrays = read(best_model)[0] if best is not None and best_model.is_file() else {}
         names = list(arrays or best_arrays)
         final, of_best = list(arrays.values()) or None, list(best_arrays.values()) or None
-        return cls(final, *facts, names, list(untrained or ()), best, of_best)
+        return cls(final, *facts, names, list(untrained or ()), started_at, best, of_best)
+
+    def to_frame(self, by: By = "round") -> pd.DataFrame:
+        """Give the records as a pandas frame. Needs pandas: ``pip install pandas``.
+
+        Parameters
+        ----------
+        by : {"round", "learner"}
+            What a row is: a round, or a learner's part in a round. Metrics are columns such as "evaluation/accuracy".
+        """
+        return data_frame(self.rounds, by)
+
+    def to_arrow(self, by: By = "round") -> pa.Table:
+        """Give the same as an Arrow table, for Parquet and others. Needs pyarrow: ``pip install pyarrow``."""
+        return arrow_table(self.rounds, by)
+
+    def save_page(self, path: str | Path) -> None:
+        """Write a page that shows the run and replays it: one file, which needs no server and loads nothing.
+
+        `metisfl_async.web` shows the same page while a federation runs.
+        """
+        from metisfl_async.web.saved import save_page
+
+        save_page(self, path)
 
     def plot(self, path: str | Path | None = None, *, x: Literal["number", "time"] = "number") -> Figure:
         """Draw loss and accuracy, or whatever was measured.
@@ -180,11 +192,12 @@ def _best(facts: dict[str, Any]) -> BestScore:
     return BestScore(**facts | {"score": math.nan if facts["score"] is None else facts["score"]})
 
 
-def _plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
+    """Give what JSON can write: numbers that it does not have (NaN, infinity) become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: as_json(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [as_json(item) for item in value]
     return value

@@ -4,47 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.config import ClientParams, ServerParams, TerminationSignals, named_learners
-from metisfl_async.core.errors import (
-    ConfigError,
-    ConnectionLost,
-    MetisError,
-    UnexpectedMessage,
-)
+from metisfl_async.core.errors import ConfigError, ConnectionLost, MetisError, UnexpectedMessage
 from metisfl_async.core.federation.events import Event, FederationFinished, RoundFinished
 from metisfl_async.core.federation.records import Failure
-from metisfl_async.core.ids import FederationId, new_federation_id
+from metisfl_async.core.ids import FederationId
 from metisfl_async.core.messages import StartRequest
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Array
 from metisfl_async.driver.asking import ask, checked_question
 from metisfl_async.driver.attached import AttachedSession
-from metisfl_async.driver.beginning import start
+from metisfl_async.driver.beginning import begin
 from metisfl_async.driver.central import Central, Evaluate
 from metisfl_async.driver.first_model import first_model
-from metisfl_async.driver.following import ENDING_S, WHO, check_same, collect, end, follow, raise_failure
+from metisfl_async.driver.following import ENDING_S, collect, end, follow, raise_failure
 from metisfl_async.driver.following import stop as ask_to_stop
 from metisfl_async.driver.hosting import Hosting
-from metisfl_async.driver.parties import checked_learners
+from metisfl_async.driver.parties import LearnersGiven, check_fit, checked_learners
 from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.driver.reached import Reached
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.stopping import NothingBegun, StopRequest
-from metisfl_async.driver.sync import run_here, run_in_thread
-from metisfl_async.learner.learner import Learner
+from metisfl_async.driver.sync import a_loop_runs, run_here, run_in_thread
+from metisfl_async.driver.watching import Watchers, checked_watchers, watched
 from metisfl_async.learner.stopping import STOP_TIMEOUT_S, Stopping
 from metisfl_async.learner.worker import WorkerKind
-from metisfl_async.store.event_log import EventLog
+from metisfl_async.simulation.simulation import Simulation
+from metisfl_async.store.event_log import EventLog, EventStream
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import beside, first_of
-from metisfl_async.transport.retry import insisting
+
+if TYPE_CHECKING:
+    from metisfl_async.web.page import Page
 
 __all__ = ["DriverSession"]
 
@@ -67,10 +65,11 @@ class DriverSession:
     controller : Controller, ClientParams or ServerParams
         A live controller, which the session opens unless it is open, and closes if it opened it; or the address of a
         remote one.
-    learners : sequence of Learner, ServerParams or ClientParams, mapping of str to Learner, or int
+    learners : sequence of Learner, ServerParams or ClientParams, mapping of str to Learner, Simulation, or int
         Live learners, which then run in this process under the names "learner-0", "learner-1", ..., or under those of
         the mapping; the addresses of remote ones that listen, which the controller then dials; or how many remote ones
-        to wait for. Live learners reach a live controller in memory if it has no `server_params`, else over its port.
+        to wait for; or simulated ones, of a live controller. Live learners reach it in memory if it has no
+        `server_params`, else over its port.
     termination_signals : TerminationSignals
         When it ends.
     initial_weights : sequence of ndarray, mapping, path, torch.nn.Module or keras.Model, optional
@@ -98,7 +97,7 @@ class DriverSession:
     def __init__(
         self,
         controller: Controller | ClientParams | ServerParams,
-        learners: Sequence[Learner | ServerParams | ClientParams] | Mapping[str, Learner] | int,
+        learners: LearnersGiven,
         termination_signals: TerminationSignals,
         *,
         initial_weights: Sequence[Array] | Mapping[str, Any] | str | Path | Any | None = None,
@@ -117,20 +116,15 @@ class DriverSession:
             raise ConfigError("termination_signals", termination_signals, "a TerminationSignals")
         if isinstance(controller, Controller):
             controller.controller_config.check_signals(termination_signals, evaluates=evaluate is not None)
-        if isinstance(controller, Controller) and controller.server_params is None:
-            if len(live) < num_learners:
-                allowed = "live Learner objects; to wait for others, give the controller server_params"
-                raise ConfigError("learners", learners, allowed)
-            least = controller.controller_config.min_learners
-            if least > num_learners:
-                allowed = f"at most the {num_learners} learners of this session: the controller has no port for others"
-                raise ConfigError("min_learners", least, allowed)
+        self._simulation = learners if isinstance(learners, Simulation) else None
+        num_here = num_learners if self._simulation else len(live)
+        check_fit(controller, learners, num_learners - num_here)
         for name, secs in (("join_timeout_secs", join_timeout_secs), ("lost_secs", lost_secs)):
             if secs is not None and not secs > 0:
                 raise ConfigError(name, secs, "a number > 0, or None")
         if evaluate is not None and not callable(evaluate):
             raise ConfigError("evaluate", evaluate, "a function (parameters, round_number) -> metrics, or None")
-        if keep_running and live:
+        if keep_running and num_here:
             raise ConfigError("keep_running", keep_running, "False with live learners: they end with their session")
         self._controller, self._learners, self._is_asking = controller, live, False
         self._request = StartRequest(
@@ -144,7 +138,8 @@ class DriverSession:
         )
         self._initial_model = None if initial_weights is None else first_model(initial_weights, live.values())
         self._evaluate = evaluate
-        self._hosting = Hosting(controller, live, worker, Stopping(stop_timeout_secs))
+        self._stopping = Stopping(stop_timeout_secs)
+        self._hosting = Hosting(controller, live, worker, self._stopping, self._simulation)
         self._stop: StopRequest | None = None  # of the run that was called
         self._keep_running, self._lost_secs = keep_running, lost_secs
         self._log = EventLog()
@@ -175,11 +170,11 @@ class DriverSession:
 
         While it runs: the rounds so far and the version of the latest model, without the model.
         """
-        if self._result is None and self._federation_id:
-            return self._reached.result()
-        return self._result
+        return self._result or (self._reached.result() if self._federation_id else None)
 
-    def run(self, *, progress: bool = False, resume: bool = False) -> Coroutine[Any, Any, FederationResult]:
+    def run(
+        self, *, progress: bool = False, resume: bool = False, watch: Watchers[DriverSession] = ()
+    ) -> Coroutine[Any, Any, FederationResult]:
         """Run the federation until a termination signal is reached, or `stop` is called.
 
         Cancelling it stops the federation in order: `result` and live learners have what was reached, and everything
@@ -193,6 +188,9 @@ class DriverSession:
         resume : bool
             Go on with the federation that the controller holds, or was started again with; without one, start. A live
             controller that is not open is opened so that it resumes.
+        watch : sequence of callables
+            Run these beside it: trackers, or async functions that take this session. One that fails is logged, and
+            changes nothing. When the events have ended, they have `stop_timeout_secs` to end as well.
 
         Raises
         ------
@@ -207,18 +205,28 @@ class DriverSession:
         UnexpectedMessage
             If it is running already, or a live learner is still in a method that was given up.
         """
-        stop = StopRequest()
+        stop, watch = StopRequest(), checked_watchers(watch)
         if self._link is None and not self._is_asking:
             self._stop = stop  # it may be asked for from now on, although nothing runs before this is awaited
             self._has_link = asyncio.Event()
-        return self._run(stop, progress=progress, resume=resume)
+        return self._run(stop, watch, progress=progress, resume=resume)
 
-    async def _run(self, stop: StopRequest, *, progress: bool, resume: bool) -> FederationResult:
+    async def _run(
+        self, stop: StopRequest, watch: Watchers[DriverSession], *, progress: bool, resume: bool
+    ) -> FederationResult:
         self._check_idle()
         self._stop = stop
         if self._log.is_closed:
             self._log = EventLog()
         self._forget_run()
+        try:
+            async with watched(self, watch, self._log, self._stopping.timeout_s):
+                return await self._run_parts(stop, progress=progress, resume=resume)
+        finally:
+            self._link = self._driving = self._stop = None
+            self._has_link.set()
+
+    async def _run_parts(self, stop: StopRequest, *, progress: bool, resume: bool) -> FederationResult:
         try:
             async with AsyncExitStack() as stack:
                 self._link = await self._hosting.reach(stack, resume=resume)
@@ -229,7 +237,10 @@ class DriverSession:
                     display = stack.enter_context(ProgressDisplay(signals, count, logged=self._learners.keys()))
                 learners = self._hosting.clients(stack)
                 driving = self._driving = asyncio.create_task(self._drive(stop, display, resume=resume), name="drive")
-                others = [*self._hosting.serving(), *(learner.run() for learner in learners)]
+                others = [
+                    *self._hosting.serving(driving if self._keep_running else None),
+                    *(learner.run() for learner in learners),
+                ]
                 try:
                     return await beside(driving, *others, before_cancelling=self._end_in_order)
                 except NothingBegun:
@@ -240,28 +251,30 @@ class DriverSession:
             is_interrupted = isinstance(error, asyncio.CancelledError)
             self._reached.end("it was interrupted" if is_interrupted else f"{type(error).__name__}: {error}")
             raise
-        finally:
-            self._link = self._driving = self._stop = None
-            self._has_link.set()
-            self._log.close()
 
-    def run_sync(self, *, progress: bool = False, resume: bool = False) -> FederationResult:
+    def run_sync(
+        self, *, progress: bool = False, resume: bool = False, watch: Watchers[DriverSession] = ()
+    ) -> FederationResult:
         """Do `run` and block, whether or not an event loop runs in this thread.
 
         ``asyncio.run(session.run())`` raises Python's own error in a notebook cell; this works there too: it uses a
         fresh loop, in a thread of its own where this thread's loop is running.
         """
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return run_here(self.run(progress=progress, resume=resume))
+        if not a_loop_runs():
+            return run_here(self.run(progress=progress, resume=resume, watch=watch))
         if isinstance(self._controller, Controller) and self._controller.is_open:
             raise ConfigError("controller", "open", "one that is not open: it belongs to the loop of this thread")
-        return run_in_thread(self.run(progress=progress, resume=resume))
+        return run_in_thread(self.run(progress=progress, resume=resume, watch=watch))
 
-    def events(self) -> AsyncIterator[Event]:
+    def events(self) -> EventStream:
         """Follow the current or coming run: all its events so far, then each as it happens, until it ends."""
         return self._log.follow()
+
+    def show(self) -> Page:
+        """Show the live page, as the value of a notebook's cell; `run` is awaited in another one. Needs uvicorn."""
+        from metisfl_async.web.page import Page
+
+        return Page(self).open()
 
     async def stop(self, reason: str = "stop was asked for") -> None:
         """End the running federation in order: `run` returns what was reached.
@@ -287,11 +300,15 @@ class DriverSession:
 
         Raises
         ------
+        UnexpectedMessage
+            If the learners are simulated.
         QuorumLost
             If the learners did not come.
         TransportError
             If a remote controller cannot be reached.
         """
+        if self._simulation is not None:
+            raise UnexpectedMessage("simulated learners exist only while they work, and answer no questions")
         request, given = checked_question(method, params, timeout_secs), self._request
         if self._stop is not None:
             await self._has_link.wait()
@@ -326,7 +343,11 @@ class DriverSession:
             following = self._follow(link, lambda event: self._note(event, display, central))
             finished = await central.beside(following, self._federation_id)
             self._reached.end(finished.reason)
-            failure = await self._collect(link)
+            failure: MetisError | None = None
+            try:
+                self._result = await collect(link, self._federation_id, self._reached, self._lost_secs)
+            except MetisError as error:  # what the events told is the result then
+                failure = error
         except (asyncio.CancelledError, NothingBegun):
             if not self._hosting.owns_controller and self._federation_id:
                 with suppress(MetisError, TimeoutError):
@@ -340,35 +361,15 @@ class DriverSession:
             raise failure
         return self._result
 
-    async def _collect(self, link: ControllerLink) -> MetisError | None:
-        """Fetch the result; say why it cannot be had, if it cannot: then what the events told is the result."""
-        reached = self._reached
-        try:
-            self._result = await collect(
-                link, self._federation_id, reached.reason, reached.first_weights, self._lost_secs
-            )
-        except MetisError as error:
-            return error
-        return None
-
     async def _begin(self, link: ControllerLink, *, resume: bool) -> None:
         """Start a federation, or find the one that goes on."""
-        timeout_s = self._request.join_timeout_secs
-        if not self._learners and not resume:
+        if not self._learners and self._simulation is None and not resume:
             logger.info("waiting for %d learners to join %s", self._request.num_learners, link.address)
-        if resume:
-            status = await insisting(WHO, link.address, timeout_s, link.status)
-            if status.federation_id:
-                check_same(status, self._request)
-                logger.info("federation %s goes on at %s", status.federation_id, link.address)
-                self._federation_id = status.federation_id
-                return
-        request = replace(self._request, federation_id=new_federation_id(), has_model=self._initial_model is not None)
 
-        def may_be_started(federation_id: FederationId) -> None:
+        def named(federation_id: FederationId) -> None:
             self._federation_id = federation_id
 
-        await start(link, request, self._initial_model, may_be_started)
+        await begin(link, self._request, self._initial_model, named, resume=resume)
 
     async def _follow(self, link: ControllerLink, on_event: Callable[[Event], None]) -> FederationFinished:
         try:

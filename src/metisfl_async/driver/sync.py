@@ -11,11 +11,20 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-__all__ = ["run_here", "run_in_thread"]
+__all__ = ["a_loop_runs", "run_here", "run_in_thread"]
 
 T = TypeVar("T")
 NOTICED_S = 0.2  #: after so long an interrupt is noticed that came just before a thread began to wait
 PAUSE_S = 0.001  #: between two looks whether a thread that has done its work is gone
+
+
+def a_loop_runs() -> bool:
+    """Say whether an event loop runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def run_here(main: Coroutine[Any, Any, T]) -> T:

@@ -17,6 +17,7 @@ from metisfl_async.environment.endpoint import Endpoint
 from metisfl_async.environment.entries import InProcess, LearnerEntry, SessionOptions
 from metisfl_async.learner.learner import Learner
 from metisfl_async.learner.run import run_learner
+from metisfl_async.simulation.simulation import Simulation
 
 __all__ = ["FederationEnvironment"]
 
@@ -144,7 +145,7 @@ class FederationEnvironment:
 
     def session(
         self,
-        learners: Sequence[Learner] | None = None,
+        learners: Sequence[Learner] | Simulation | None = None,
         *,
         listen: bool = False,
         initial_weights: Sequence[Array] | Mapping[str, Any] | str | Path | None = None,
@@ -153,8 +154,9 @@ class FederationEnvironment:
 
         Parameters
         ----------
-        learners : sequence of Learner, optional
-            Live learners, one for each entry: then all run in this process, with a controller of its own. Without them,
+        learners : sequence of Learner, or Simulation, optional
+            Live learners, one for each entry, or simulated ones, which stand for the entries: then all run in this
+            process, with a controller of its own. Without them,
             the session dials the controller and waits for as many learners as there are entries.
         listen : bool
             With live learners: talk over the controller's port, instead of in memory.
@@ -173,11 +175,11 @@ class FederationEnvironment:
                 seed=options.seed,
                 join_timeout_secs=options.join_timeout_secs,
             )
-        if len(learners) != len(self.learners):
+        if not isinstance(learners, Simulation) and len(learners) != len(self.learners):
             raise ConfigError("learners", len(learners), f"{len(self.learners)} of them, one for each entry")
         return DriverSession(
             self.controller() if listen else Controller(None, self.controller_config, self.model_store_config),
-            self._named(learners),
+            learners if isinstance(learners, Simulation) else self._named(learners),
             self.termination_signals,
             initial_weights=initial_weights,
             seed=options.seed,

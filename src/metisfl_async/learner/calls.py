@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from metisfl_async.core.metrics import checked_json
-from metisfl_async.core.model import Bytes, Manifest, Model
+from metisfl_async.core.model import Bytes, Manifest, Model, allocate, is_alone
 from metisfl_async.learner.askable import method_of, packed_answer
 from metisfl_async.learner.learner import Config, Learner, examples_of
 from metisfl_async.learner.outcome import Measured, Trained, checked_evaluation, order_of, packed_result, packed_weights
@@ -17,8 +18,11 @@ def get_weights(learner: Learner) -> Model:
     return pack_weights(learner, learner.get_weights())
 
 
-def set_weights(learner: Learner, model: Model) -> None:
-    learner.set_weights(copied(learner, model))
+def set_weights(learner: Learner, model: Model, again: Bytes | None) -> Bytes | None:
+    """Hand over a copy; if it was made in a buffer of before, and the learner keeps nothing of it, give that back."""
+    room = allocate(len(model.buffer), again)
+    learner.set_weights(copied(learner, model, room))
+    return _free(room, again)
 
 
 def own(config: Config) -> Config:
@@ -29,11 +33,28 @@ def own(config: Config) -> Config:
 
 
 def train(learner: Learner, model: Model, config: Config, again: Bytes | None) -> Trained:
-    return pack_result(learner, learner.train(copied(learner, model, again), own(config)), model.manifest, config)
+    """Train on a copy, which becomes the update where nobody else has it, so that there is no second one."""
+    room = allocate(len(model.buffer), again)
+    parameters = copied(learner, model, room)
+    result = learner.train(parameters, own(config))
+    del parameters
+    trained = pack_result(learner, result, model.manifest, config, room)
+    del result
+    if trained.model.buffer is room and not is_alone(room):  # the learner keeps what it has given
+        trained = replace(trained, model=Model.filled(model.manifest, trained.model.arrays()))
+    return trained
 
 
-def evaluate(learner: Learner, model: Model, config: Config) -> Measured:
-    return checked_evaluation(learner.evaluate(copied(learner, model), own(config)), config)
+def evaluate(learner: Learner, model: Model, config: Config, again: Bytes | None) -> tuple[Measured, Bytes | None]:
+    """Evaluate a copy; if it was made in a buffer of before, and the learner keeps nothing of it, give that back."""
+    room = allocate(len(model.buffer), again)
+    measured = checked_evaluation(learner.evaluate(copied(learner, model, room), own(config)), config)
+    return measured, _free(room, again)
+
+
+def _free(room: Bytes, again: Bytes | None) -> Bytes | None:
+    """Give the room of a copy, if it is to be used again and nobody else has it."""
+    return room if again is not None and is_alone(room) else None
 
 
 def ask(learner: Learner, method: str, params: Config) -> str:
@@ -50,10 +71,12 @@ def pack_weights(learner: Learner, weights: object) -> Model:
     return packed_weights(weights, names=learner.weight_names(), untrained=learner.untrained_names())
 
 
-def pack_result(learner: Learner, result: object, manifest: Manifest, config: Config) -> Trained:
+def pack_result(
+    learner: Learner, result: object, manifest: Manifest, config: Config, room: Bytes | None = None
+) -> Trained:
     order = order_of(learner.weight_names(), manifest)
     if order is not None and isinstance(result, tuple) and result and isinstance(result[0], list | tuple):
         places = {place: mine for mine, place in enumerate(order) if mine < len(result[0])}
         arrays = [result[0][mine] for _, mine in sorted(places.items())]
         result = (arrays, *result[1:])
-    return packed_result(result, manifest, examples_of(learner), config)
+    return packed_result(result, manifest, examples_of(learner), config, room)

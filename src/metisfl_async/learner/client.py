@@ -7,10 +7,10 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, assert_never
 
-from metisfl_async.codec.frame import Header
+from metisfl_async.codec.coded import effort
+from metisfl_async.core.codecs import DOWNLOAD_CODECS, RAW
 from metisfl_async.core.errors import (
     ConnectionLost,
     MetisError,
@@ -21,7 +21,7 @@ from metisfl_async.core.errors import (
     UnknownLearner,
 )
 from metisfl_async.core.federation.tasks import TaskKind
-from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
+from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token, traceparent_of
 from metisfl_async.core.messages import (
     TRAINED_BEFORE,
     Afterwards,
@@ -47,10 +47,11 @@ from metisfl_async.learner.hearing import Hearing
 from metisfl_async.learner.learner import Config
 from metisfl_async.learner.outcome import Trained, text_of
 from metisfl_async.learner.part import Begin, Drop, End, Forget, Part, Push, Reply, Say, Step
+from metisfl_async.learner.shrinking import Shrinking, Update
 from metisfl_async.learner.spool import Spool, Spooled
 from metisfl_async.learner.worker import Worker
 from metisfl_async.transport.base import LearnerLink, Stream
-from metisfl_async.transport.concurrency import end_all, first_of
+from metisfl_async.transport.concurrency import aside, end_all, first_of
 from metisfl_async.transport.retry import insisting
 
 __all__ = ["LearnerClient"]
@@ -64,15 +65,6 @@ GOODBYE_S = 5.0  #: for reaching a controller once more, and for telling it that
 
 class _Gone(MetisError):
     """The controller is not there any more; nothing is tried again."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Update:
-    """An update that is kept until it counts, or is not wanted any more."""
-
-    trained: Trained
-    model_version: int  #: of the model that it was trained from
-    is_own: bool  #: whether its memory is nobody else's, and may be used again
 
 
 class LearnerClient:
@@ -97,6 +89,7 @@ class LearnerClient:
         self._id = LearnerId(learner_id)
         self._connect_timeout_s = connect_timeout_s
         self._part, self._spool, self._failures = Part(), spool, failures or FailureLog()
+        self._shrinking = Shrinking()
         self._answering = Answering(worker, self._failures, lambda answer: self._carry_out([Say(answer)]))
         self._joined: JoinReply | None = None  # of the latest incarnation
         self._is_connected = asyncio.Event()
@@ -105,9 +98,9 @@ class LearnerClient:
         self._offers: asyncio.Queue[TaskOffer | Farewell] = asyncio.Queue()
         self._outbox: asyncio.Queue[LearnerMessage] = asyncio.Queue()
         self._pushes: asyncio.Queue[TaskId] = asyncio.Queue()
-        self._updates: dict[TaskId, _Update] = {}
+        self._updates: dict[TaskId, Update] = {}
         self._at_work: dict[tuple[str, TaskId], asyncio.Task[None]] = {}  # what is done for tasks now, by its name
-        self._model: tuple[ModelRef, Model] | None = None  # the latest that was fetched
+        self._model: tuple[ModelRef, str, Model] | None = None  # the latest that was fetched, and in which codec
         self._is_leaving = False  # whether goodbye is being said
         self._has_weights_of: FederationId | None = None  # in which federation the learner has taken over weights
 
@@ -116,7 +109,7 @@ class LearnerClient:
         try:
             if self._spool is not None:
                 for kept in await self._spool.open():
-                    self._updates[kept.offer.task_id] = _Update(kept.trained, kept.model_version, is_own=True)
+                    self._updates[kept.offer.task_id] = Update.raw(kept.trained, kept.model_version, is_own=True)
                     self._part.take_up(kept.offer)
             await first_of(self._work(), self._push_all(), self._answering.run(), self._stay_connected())
         finally:
@@ -218,9 +211,9 @@ class LearnerClient:
         if update is not None and ("push", task_id) not in self._at_work:
             self._recycle(update)
 
-    def _recycle(self, update: _Update) -> None:
+    def _recycle(self, update: Update) -> None:
         if update.is_own:
-            self._worker.recycle(update.trained.model)
+            self._worker.recycle(update.model)
 
     # --- working ---------------------------------------------------------------------------------------------------
 
@@ -247,20 +240,22 @@ class LearnerClient:
     async def _do(self, offer: TaskOffer) -> None:
         """Do one task; whatever goes wrong becomes its outcome."""
         self._worker.seed = offer.seed or None
+        self._worker.traceparent = traceparent_of(offer.model.federation_id, offer.task_id)
         config: Config = {"round_number": offer.round_number, **offer.config}
         try:
             match offer.kind:
                 case TaskKind.GET_WEIGHTS:
                     facts: dict[str, Json] = {TRAINED_BEFORE: self._worker.was_trained}
                     weights = await self._worker.get_weights()
-                    self._keep(offer.task_id, _Update(Trained(weights, metadata=facts), 0, is_own=False))
+                    self._keep(offer.task_id, Update.raw(Trained(weights, metadata=facts), 0, is_own=False))
                 case TaskKind.TRAIN:
                     model = await self._fetch(offer.model)
                     trained = await self._worker.train(model, config)
                     # In one process, models are shared, and learners are many.
                     if self._spool is not None:
                         await self._spool.save(Spooled(offer, trained, model.version))
-                    self._keep(offer.task_id, _Update(trained, model.version, is_own=not model.is_frozen))
+                    update = Update.raw(trained, model.version, is_own=not model.is_frozen)
+                    self._keep(offer.task_id, await self._smaller(offer, update, model))
                 case TaskKind.EVALUATE:
                     model = await self._fetch(offer.model)
                     metrics = await self._worker.evaluate(model, config)
@@ -270,7 +265,18 @@ class LearnerClient:
             self._failures.tell(self._id, offer.kind, f" in round {offer.round_number}", error, text)
             self._carry_out(self._part.reported(Failed(offer.task_id, type(error).__name__, text)))
 
-    def _keep(self, task_id: TaskId, update: _Update) -> None:
+    async def _smaller(self, offer: TaskOffer, update: Update, base: Model) -> Update:
+        """Code an update as the controller would have it; what it was made of is not needed any more then."""
+        assert self._joined is not None
+        if (codec := self._joined.update_codec) == RAW:
+            return update
+        federation_id = offer.model.federation_id
+        smaller = await aside(effort(base.manifest), self._shrinking.smaller, update, codec, federation_id, base)
+        if smaller is not update:
+            self._recycle(update)
+        return smaller
+
+    def _keep(self, task_id: TaskId, update: Update) -> None:
         if not self._part.holds(task_id):  # it was dropped meanwhile
             return
         self._updates[task_id] = update
@@ -288,28 +294,11 @@ class LearnerClient:
                 if task_id not in self._updates:  # it was settled before its answer came
                     self._recycle(update)
 
-    async def _push(self, offer: TaskOffer, update: _Update) -> None:
+    async def _push(self, offer: TaskOffer, update: Update) -> None:
         """Send an update until the controller has answered."""
-        trained = update.trained
-
-        manifest = trained.model.manifest
-        if offer.kind is TaskKind.TRAIN:
-            manifest = manifest.unmarked  # what is not trained was said with the first weights
-
-        async def push(token: Token) -> UpdateReply:
-            header = Header(
-                "update",
-                manifest,
-                update.model_version,
-                offer.task_id,
-                trained.metrics,
-                trained.metadata,
-                offer.model.federation_id,
-            )
-            return await self._link.train_done(token, header, trained.model)
-
+        header = update.header(offer)
         try:
-            reply = await self._insist(push)
+            reply = await self._insist(lambda token: self._link.train_done(token, header, update.model))
         except UnknownFederation as error:
             reply = UpdateReply(Outcome.CANCELLED, str(error))
         except Exception as error:
@@ -327,25 +316,28 @@ class LearnerClient:
 
         Without rounds, what the controller gives may be newer than what the task says.
         """
-        model = await self._received(ref)
+        assert self._joined is not None
+        codec = self._joined.download_codec
+        model = await self._received(ref, codec if codec in DOWNLOAD_CODECS else RAW)
         if self._has_weights_of != ref.federation_id:
             await self._worker.set_weights(model)
             self._has_weights_of = ref.federation_id
         return model
 
-    async def _received(self, ref: ModelRef, patience_s: float | None = None) -> Model:
-        """Receive a model that is not here, in the memory of the one before."""
-        if self._model is None or self._model[0] != ref:
-            again = None if self._model is None else self._model[1].buffer
+    async def _received(self, ref: ModelRef, codec: str, patience_s: float | None = None) -> Model:
+        """Receive a model that is not here, or not as it is, in the memory of the one before."""
+        if self._model is None or self._model[0] != ref or self._model[1] not in (codec, RAW):
+            again = None if self._model is None else self._model[2].buffer
             self._model = None
 
             async def pull(token: Token) -> Model:
                 assert self._joined is not None
-                return await self._link.fetch_model(token, ref, self._joined.max_model_bytes, again, self._heard)
+                most = self._joined.max_model_bytes
+                return await self._link.fetch_model(token, ref, most, again, self._heard, codec=codec)
 
             model = await self._insist(pull, patience_s)
-            self._model = ModelRef(ref.federation_id, model.version), model
-        return self._model[1]
+            self._model = ModelRef(ref.federation_id, model.version), codec, model
+        return self._model[2]
 
     async def _part_ways(self, farewell: Farewell) -> bool:
         """Take over the final model, and say goodbye if the controller ends; say whether it does for good.
@@ -357,7 +349,7 @@ class LearnerClient:
             return False
         try:
             if farewell.model is not None and not self._worker.is_given_up:
-                await self._worker.set_weights(await self._received(farewell.model, GOODBYE_S))
+                await self._worker.set_weights(await self._received(farewell.model, RAW, GOODBYE_S))
         except MetisError as error:
             logger.warning("%s could not get the final model: %s", self._id, error)
         except Exception:  # the user's set_weights may raise anything

@@ -40,9 +40,10 @@ class Learner(ABC):
     keeps_state: bool = True  #: whether it remembers things between tasks; if not, any pool of processes may run it
     was_trained: bool = False  #: set once it has trained or taken over weights, which stay for the next federation
     task_seed: int | None = None  #: for what the running task draws: the same in each run with the session's seed
+    traceparent: str = ""  #: of the running task: the parent of spans of your own, as W3C Trace Context writes it
     owns_process: bool = False  #: whether nothing else runs here, as with ``worker="process"``
     is_cancelled: bool = False  #: set while the running task is not wanted any more; a long loop may look and return
-    given_up: tuple[str, float] | None = None  #: a method that goes on all the same, and its start (time.monotonic())
+    given_up: tuple[str, float] | None = None  #: a method that goes on all the same, and its start (loop.time())
 
     def __init__(self, *, num_training_examples: int | None = None) -> None:
         if num_training_examples is not None:
@@ -50,6 +51,10 @@ class Learner(ABC):
                 raise ConfigError("num_training_examples", num_training_examples, "an integer >= 1, or None")
             num_training_examples = int(num_training_examples)
         self.num_training_examples = num_training_examples
+
+    def __repr__(self) -> str:
+        count = examples_of(self)
+        return f"<{type(self).__name__}{'' if count is None else f': {count} training examples'}>"
 
     @abstractmethod
     def get_weights(self) -> Sequence[Array] | Awaitable[Sequence[Array]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from metisfl_async.codec.frame import Assembly, Frame, Header, check_size
 from metisfl_async.codec.pace import Pace
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost, Damaged, PeerTimeout, UnknownLearner
 from metisfl_async.core.ids import ModelRef, Token, new_token
@@ -135,10 +136,17 @@ class ListeningLink:
             self._conversation = None
 
     async def fetch_model(
-        self, token: Token, model: ModelRef, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
+        self,
+        token: Token,
+        model: ModelRef,
+        max_model_bytes: int,
+        again: Bytes | None,
+        heard: Callable[[], object],
+        *,
+        codec: str = RAW,
     ) -> Model:
         async with self._connected() as link:
-            return await link.fetch_model(token, model, max_model_bytes, again, heard)
+            return await link.fetch_model(token, model, max_model_bytes, again, heard, codec=codec)
 
     async def train_done(self, token: Token, header: Header, update: Model) -> UpdateReply:
         async with self._connected() as link:

@@ -11,7 +11,7 @@ import numpy as np
 
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, Metrics, requested_names
-from metisfl_async.core.model import Manifest, Model
+from metisfl_async.core.model import Bytes, Manifest, Model, is_alone
 from metisfl_async.core.texts import plain
 from metisfl_async.learner.reported import evaluated, trained
 
@@ -44,27 +44,38 @@ def packed_weights(
     like: Manifest | None = None,
     names: Sequence[str] | None = None,
     untrained: Collection[str] = (),
+    *,
+    room: Bytes | None = None,
 ) -> Model:
-    """Copy arrays into one buffer, under these names; without them, under those of `like` if they are as many."""
+    """Copy arrays into one buffer, under these names; without them, under those of `like` if they are as many.
+
+    Arrays that are in `room`, each in its place, stay there; others are copied there, if nothing else views it.
+    """
     if not isinstance(weights, list | tuple) or not weights:
         raise ConfigError(source, _kind(weights), "a non-empty list of NumPy arrays")
     for index, array in enumerate(weights):
         if not isinstance(array, np.ndarray | np.generic):
             raise ConfigError(f"{source}[{index}]", _kind(array), "a NumPy array")
     if like is not None and like.fits(weights):
-        return Model.filled(like, weights)
+        if room is not None and (model := Model(like, room)).consists_of(weights):
+            return model
+        return Model.filled(like, weights, again=room if room is not None and is_alone(room) else None)
     if like is not None and len(like.tensors) == len(weights):
         names = like.names
     return Model.from_arrays(weights, names, untrained=untrained)
 
 
 def packed_result(
-    result: object, trained_from: Manifest, num_training_examples: int | None, config: Mapping[str, Json]
+    result: object,
+    trained_from: Manifest,
+    num_training_examples: int | None,
+    config: Mapping[str, Json],
+    room: Bytes | None = None,
 ) -> Trained:
-    """Check what `train` returned, also against what its task asks for, and copy its arrays into one buffer."""
+    """Check what `train` returned, also against what its task asks for, and bring its arrays into one buffer."""
     if not isinstance(result, tuple) or len(result) not in (2, 3):
         raise ConfigError("train()", _kind(result), "(parameters, metrics) or (parameters, metrics, metadata)")
-    model = packed_weights(result[0], "the parameters of train()", trained_from)
+    model = packed_weights(result[0], "the parameters of train()", trained_from, room=room)
     if (difference := trained_from.difference(model.manifest)) is not None:
         raise ConfigError("the parameters of train()", difference, "the shapes and dtypes that were passed in")
     said = trained(result[1], result[2] if len(result) == 3 else {}, num_training_examples)

@@ -7,7 +7,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -67,6 +66,7 @@ class Worker:
         self.name = name or type(learner).__name__
         self._learner, self._stopping = learner, stopping or Stopping()
         self.seed: int | None = None  #: of the task that is being done
+        self.traceparent = ""  #: likewise
         self._turn = asyncio.Lock()
         self._method, self._began = "", 0.0  # what has the turn, since when
         self._caller: asyncio.Task[Any] | None = None  # who has it
@@ -108,7 +108,8 @@ class Worker:
             if iscoroutinefunction(self._learner.set_weights):
                 await self._finish(self._learner.set_weights(await self._run(calls.copied, model)))
             else:
-                await self._run(calls.set_weights, model)
+                again, self._spare = self._spare, None
+                self._spare = await self._run(calls.set_weights, model, again)
             self._learner.was_trained = True
 
     async def train(self, model: Model, config: Config) -> Trained:
@@ -126,10 +127,7 @@ class Worker:
             return trained
 
     def recycle(self, update: Model) -> None:
-        """Take back an update that nobody needs any more: the next training gets its copy there.
-
-        It is the user's from then on, and never comes back.
-        """
+        """Take back an update that nobody needs any more: the learner's next copy of a model is made there."""
         if isinstance(self._executor, THREADS):  # others have memory of their own
             self._spare = update.buffer
 
@@ -141,7 +139,8 @@ class Worker:
                 )
                 measured = checked_evaluation(metrics, config)
             else:
-                measured = await self._run(calls.evaluate, model, config)
+                again, self._spare = self._spare, None
+                measured, self._spare = await self._run(calls.evaluate, model, config, again)
             self._tell_left_out(measured.left_out)
             return measured.metrics
 
@@ -187,7 +186,7 @@ class Worker:
         if (given_up := self._learner.given_up) is not None:
             method, began = given_up
             raise UnexpectedMessage(
-                f"{self.name} is still in {method}(), which was called {time.monotonic() - began:.0f} s ago and did "
+                f"{self.name} is still in {method}(), which was called {_now() - began:.0f} s ago and did "
                 "not end when it was told to; until it has, nothing else is asked of this learner"
             )
 
@@ -197,8 +196,8 @@ class Worker:
             if self._is_closed:
                 raise UnexpectedMessage("the learner has left")
             self._check_free()
-            self._method, self._began, self._caller = method, time.monotonic(), asyncio.current_task()
-            self._learner.task_seed = self.seed
+            self._method, self._began, self._caller = method, _now(), asyncio.current_task()
+            self._learner.task_seed, self._learner.traceparent = self.seed, self.traceparent
             yield
 
     async def _run(self, function: Callable[..., T], *args: object) -> T:
@@ -217,7 +216,8 @@ class Worker:
                 await to_the_end(_result(starter.submit(self._start_process)))
         assert self._process is not None
         try:
-            return _returned(await self._outcome(self._process[0].submit(_call_in_process, self.seed, function, *args)))
+            facts = self.seed, self.traceparent
+            return _returned(await self._outcome(self._process[0].submit(_call_in_process, facts, function, *args)))
         except BrokenExecutor:
             self._end_process()
             raise
@@ -288,7 +288,7 @@ class Worker:
         what = f"{self.name} in {self._method}()"
         if await self._stopping.has_ended(future, what):
             return True
-        logger.warning("not waiting any longer for %s, which has run for %.0f s", what, time.monotonic() - self._began)
+        logger.warning("not waiting any longer for %s, which has run for %.0f s", what, _now() - self._began)
         return False
 
     def _give_up(self, work: Future[Any] | asyncio.Task[Any]) -> None:
@@ -311,11 +311,11 @@ class Worker:
             pool.shutdown()
 
 
-def users_part(trace: TracebackType | None) -> TracebackType | None:
-    """Cut a traceback to what lies below this module and `calls`: the user's code, as a rule."""
+def users_part(trace: TracebackType | None, caller: str = __name__) -> TracebackType | None:
+    """Cut a traceback to what lies below the module that calls a learner, and `calls`: the user's code, as a rule."""
     users = trace
     while trace is not None:
-        if trace.tb_frame.f_globals.get("__name__") in (__name__, calls.__name__) and trace.tb_next is not None:
+        if trace.tb_frame.f_globals.get("__name__") in (caller, calls.__name__) and trace.tb_next is not None:
             users = trace.tb_next
         trace = trace.tb_next
     return users
@@ -329,6 +329,10 @@ async def _finished(users: Coroutine[Any, Any, T]) -> T:
         if is_being_cancelled():
             raise
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _result(work: Future[T]) -> T:
@@ -388,6 +392,6 @@ def _keep_learner(learner: Learner) -> None:
     _kept[:] = [learner]
 
 
-def _call_in_process(seed: int | None, function: Callable[..., T], *args: object) -> T | Raised:
-    _kept[0].task_seed = seed
+def _call_in_process(facts: tuple[int | None, str], function: Callable[..., T], *args: object) -> T | Raised:
+    _kept[0].task_seed, _kept[0].traceparent = facts
     return _call_away(function, _kept[0], *args)

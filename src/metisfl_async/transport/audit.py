@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-import time
 from collections import OrderedDict
 
 from metisfl_async.core.access import Caller
@@ -30,7 +30,7 @@ class Audit:
         """Write a line, unless it was written a moment ago."""
         who = "" if caller.identity is None else str(caller.identity)
         host = caller.peer.rpartition(":")[0] or caller.peer  # each call may come from another port
-        key, now = (what, who or host, json.dumps(facts, default=str)), time.monotonic()
+        key, now = (what, who or host, json.dumps(facts, default=str)), asyncio.get_running_loop().time()
         written_at, left_out = self._written.pop(key, (-QUIET_S, 0))
         is_quiet = what == "refused" and now - written_at < QUIET_S
         self._written[key] = (written_at, left_out + 1) if is_quiet else (now, 0)

@@ -15,6 +15,7 @@ from metisfl_async.codec.frame import Frame, Header
 from metisfl_async.codec.pace import Pace
 from metisfl_async.codec.publication import Publication
 from metisfl_async.core.access import Caller, Identity
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.federation.events import Event, Told
 from metisfl_async.core.federation.inputs import CentralEvaluation
 from metisfl_async.core.federation.records import RoundRecord
@@ -80,7 +81,7 @@ class ControllerService(Protocol):
         ...
 
     async def report(self, caller: Caller, token: Token, message: LearnerMessage) -> None: ...
-    async def fetch_model(self, caller: Caller, token: Token, model: ModelRef) -> Download: ...
+    async def fetch_model(self, caller: Caller, token: Token, model: ModelRef, codec: str = RAW) -> Download: ...
     async def train_done(
         self, caller: Caller, token: Token, frames: AsyncIterator[Frame], go_ahead: Callable[[], Awaitable[None]]
     ) -> UpdateReply:
@@ -123,9 +124,16 @@ class LearnerLink(Protocol):
     async def join(self, request: JoinRequest) -> JoinReply: ...
     def tasks(self) -> AbstractAsyncContextManager[Stream[Sequence[ControllerMessage], LearnerMessage]]: ...
     async def fetch_model(
-        self, token: Token, model: ModelRef, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
+        self,
+        token: Token,
+        model: ModelRef,
+        max_model_bytes: int,
+        again: Bytes | None,
+        heard: Callable[[], object],
+        *,
+        codec: str = RAW,
     ) -> Model:
-        """Get a global model; `heard` is called for every chunk that comes.
+        """Get a global model; `heard` is called for every chunk that comes. It may travel in this codec.
 
         It is read-only if others read it as well. If not, the buffer `again` may be used for it.
         """
@@ -138,8 +146,13 @@ class LearnerLink(Protocol):
 class ControllerLink(LearnerLink, Protocol):
     """How anybody reaches a controller: a learner that dials, or a driver."""
 
-    async def renew(self) -> None:
-        """Make the connection anew: it may look good, and be none."""
+    @property
+    def connection(self) -> object:
+        """Something that names the connection that the next call uses."""
+        ...
+
+    async def renew(self, connection: object | None = None) -> None:
+        """Make the connection anew: it may look good, and be none. One that was dropped already changes nothing."""
         ...
 
     async def status(self) -> Status: ...

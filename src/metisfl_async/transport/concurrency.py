@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
-__all__ = ["LATE_S", "Patience", "beside", "end_all", "first_of", "is_being_cancelled", "to_the_end"]
+__all__ = ["LATE_S", "Patience", "aside", "beside", "end_all", "first_of", "is_being_cancelled", "to_the_end"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
+LITTLE_BYTES = 256 * 1024  #: to work on so much takes no longer than to wake a thread
 LATE_S = 1.0  #: a timer that fires so late says that the loop stood still, and nothing about anybody else
 
 
@@ -110,6 +113,18 @@ async def _until_done(tasks: Sequence[asyncio.Future[Any]]) -> None:
             cancelled = error
     if cancelled is not None:
         raise cancelled
+
+
+async def aside(effort_bytes: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do so much arithmetic off the loop, in a thread that ends with it; little of it is done at once."""
+    if effort_bytes < LITTLE_BYTES:
+        return function(*args, **kwargs)
+    with ThreadPoolExecutor(1, "metisfl-aside") as thread:
+
+        async def done() -> T:
+            return await asyncio.wrap_future(thread.submit(function, *args, **kwargs))
+
+        return await to_the_end(done())
 
 
 def is_being_cancelled() -> bool:

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError, Message
 
 from metisfl_async.core import messages as m
 from metisfl_async.core.checks import heartbeats
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.errors import Damaged, TooLarge, WrongProtocol, brief
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
@@ -111,6 +112,8 @@ def join_reply(reply: m.JoinReply) -> bytes:
         max_model_bytes=reply.max_model_bytes,
         federation_id=reply.federation_id,
         protocol=m.PROTOCOL,
+        update_codec=reply.update_codec,
+        download_codec=reply.download_codec,
     ).SerializeToString()
 
 
@@ -134,6 +137,8 @@ def _join_reply(p: pb.JoinReply) -> m.JoinReply:
         p.lease_secs,
         p.max_model_bytes,
         FederationId(p.federation_id),
+        p.update_codec or RAW,
+        p.download_codec or RAW,
     )
 
 
@@ -354,14 +359,16 @@ from_get_model = reader(pb.GetModelRequest, lambda p: Token(p.token), MAX_REQUES
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
-def fetch_model(request: tuple[Token, ModelRef]) -> bytes:
+def fetch_model(request: tuple[Token, ModelRef], codec: str = RAW) -> bytes:
     token, (federation_id, version) = request
-    return pb.FetchModelRequest(token=token, model_version=version, federation_id=federation_id).SerializeToString()
+    return pb.FetchModelRequest(
+        token=token, model_version=version, federation_id=federation_id, codec=codec
+    ).SerializeToString()
 
 
 from_fetch_model = reader(
     pb.FetchModelRequest,
-    lambda p: (Token(p.token), ModelRef(FederationId(p.federation_id), int(p.model_version))),
+    lambda p: (Token(p.token), ModelRef(FederationId(p.federation_id), int(p.model_version)), p.codec or RAW),
     MAX_REQUEST_BYTES,
 )
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import ssl
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,12 +22,14 @@ from metisfl_async.core.credentials import Tokens, digest_of, identity_of, revok
 from metisfl_async.core.errors import AccessDenied, ConfigError, ConnectionLost
 from metisfl_async.transport.audit import Audit
 
-__all__ = ["Access"]
+__all__ = ["MOST_PAUSE_S", "REFUSALS_PER_S", "Access", "Refusals"]
 
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.5  #: between two looks at the files
 BEARER = "Bearer "
+REFUSALS_PER_S = 100  #: to strangers, together
+MOST_PAUSE_S = 1.0  #: before a refusal
 MOST_CALLS = 32  #: of one party; an honest one has a handful, and some more while its connection breaks again and again
 
 T = TypeVar("T")
@@ -74,6 +78,19 @@ class _Watched(Generic[T]):
         return found.st_ino, found.st_size, found.st_mtime_ns
 
 
+class Refusals:
+    """Spreads refusals over time: a stranger that calls and calls has to wait, and the others have not."""
+
+    def __init__(self) -> None:
+        self._next_at = -math.inf
+
+    def pause_s(self, now: float) -> float:
+        """Say how long a refusal waits that is due now; none waits for longer than `MOST_PAUSE_S`."""
+        at = max(now, self._next_at)
+        self._next_at = min(at + 1 / REFUSALS_PER_S, now + MOST_PAUSE_S)
+        return at - now
+
+
 class Access:
     """Lets calls in, or not, and ends those whose credential is revoked.
 
@@ -99,6 +116,7 @@ class Access:
         if params.revoked is not None and find_spec("cryptography") is None:
             raise ConfigError("revoked", str(params.revoked), "None, or pip install cryptography")
         self._audit = Audit()
+        self._refusals = Refusals()
 
     @asynccontextmanager
     async def admitted(
@@ -117,6 +135,7 @@ class Access:
             caller = self._caller(context)
         except AccessDenied:
             self._audit.note("refused", Caller(context.peer()), method=method, why="no credential that is known")
+            await asyncio.sleep(self._refusals.pause_s(time.monotonic()))
             raise
         try:
             authorise(service or self._service, method, caller)

@@ -10,13 +10,16 @@ from typing import Self
 import grpc
 import grpc.aio
 
+from metisfl_async.codec.coded import Layout, effort
+from metisfl_async.codec.coding import coding_of
 from metisfl_async.codec.frame import Assembly, Header, bundles_of, check_size, encode
 from metisfl_async.codec.pace import Pace
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost, Damaged
 from metisfl_async.core.ids import Token
 from metisfl_async.core.model import Bytes, Model, allocate
-from metisfl_async.transport.concurrency import first_of, is_being_cancelled
+from metisfl_async.transport.concurrency import aside, first_of, is_being_cancelled
 from metisfl_async.transport.grpc_errors import ours
 from metisfl_async.transport.grpc_options import CHANNEL_OPTIONS, TOKEN
 from metisfl_async.transport.malloc import keep_freed_memory
@@ -87,10 +90,14 @@ class GrpcCaller:
         max_model_bytes: int,
         again: Bytes | None = None,
         heard: Callable[[], object] = lambda: None,
+        *,
+        codec: str = RAW,
     ) -> Model:
+        """Receive a model, in this codec or as it is; a coded one is made whole in a thread."""
         with self.ours():
             call = self.channel.unary_stream(self.path(method))(request, metadata=self.metadata)
         assembly: Assembly | None = None
+        layout: Layout | None = None
         try:
             with self.ours():
                 while (chunk := await call.read()) is not grpc.aio.EOF:
@@ -100,7 +107,11 @@ class GrpcCaller:
                             assembly.add(frame)
                         elif isinstance(frame, Header):
                             check_size(frame, max_model_bytes)
-                            assembly = Assembly(frame, allocate(frame.manifest.size_bytes, again))
+                            if frame.codec != codec or (coding := coding_of(codec)) is None:
+                                assembly = Assembly(frame, allocate(frame.manifest.size_bytes, again))
+                                continue
+                            layout = await aside(effort(frame.manifest), Layout.of, coding, frame.manifest)
+                            assembly = Assembly(frame, allocate(layout.coded.size_bytes), layout.coded)
                         else:
                             raise Damaged("stream", "the first frame is no header")
         finally:
@@ -109,7 +120,9 @@ class GrpcCaller:
             raise ConnectionLost(self.address, "the model ended before it began")
         if not assembly.is_complete:
             raise ConnectionLost(self.address, str(assembly.truncated()))
-        return assembly.model
+        if layout is None:
+            return assembly.model
+        return await aside(effort(layout.whole), layout.decoded, assembly.model, None, again)
 
     def metadata_with(self, token: Token) -> tuple[tuple[str, str], ...]:
         """What goes with a call that carries a model and no message of ours to say the token of a join in."""

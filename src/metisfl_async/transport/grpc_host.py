@@ -34,7 +34,7 @@ from metisfl_async.transport.grpc_access import Access
 from metisfl_async.transport.grpc_certificates import ServerCertificate
 from metisfl_async.transport.grpc_errors import theirs
 from metisfl_async.transport.grpc_guard import ServerGuard
-from metisfl_async.transport.grpc_options import SERVER_OPTIONS, TOKEN
+from metisfl_async.transport.grpc_options import GUARDED_OPTIONS, SERVER_OPTIONS, TOKEN
 from metisfl_async.transport.malloc import keep_freed_memory
 from metisfl_async.transport.reading import frames_in
 
@@ -212,7 +212,8 @@ class GrpcHost:
 
     async def _start(self) -> None:
         keep_freed_memory()
-        server = grpc.aio.server(options=SERVER_OPTIONS)
+        guarded = GUARDED_OPTIONS if self._params.asks_for_credentials else []
+        server = grpc.aio.server(options=[*SERVER_OPTIONS, *guarded])
         server.add_generic_rpc_handlers((self._handlers,))
         others = _Others(server, self._access)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, others)

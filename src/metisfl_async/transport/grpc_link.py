@@ -16,6 +16,7 @@ import grpc.aio
 
 from metisfl_async.codec.frame import UNASKED_BYTES, End, Header, bundles_of, digesting, encode
 from metisfl_async.codec.pace import Pace
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.config import ClientParams
 from metisfl_async.core.errors import ConnectionLost
 from metisfl_async.core.federation.events import Event
@@ -112,9 +113,13 @@ class GrpcLink:
         self._renewed_at = 0.0  # what was forgotten may be forgotten of other connections, too
         self._has_joined = self._is_closed = False
 
-    async def renew(self) -> None:
+    @property
+    def connection(self) -> object:
+        return self._caller
+
+    async def renew(self, connection: object | None = None) -> None:
         """Drop the connection: calls under way on it end with `ConnectionLost`, and the next one dials anew."""
-        if self._is_closed:
+        if self._is_closed or (connection is not None and connection is not self._caller):
             return
         old, self._caller = self._caller, GrpcCaller(self._params.read(), SERVICE, self._caller.pace)
         self._renewed_at = time.monotonic()
@@ -144,10 +149,17 @@ class GrpcLink:
             call.cancel()
 
     async def fetch_model(
-        self, token: Token, model: ModelRef, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
+        self,
+        token: Token,
+        model: ModelRef,
+        max_model_bytes: int,
+        again: Bytes | None,
+        heard: Callable[[], object],
+        *,
+        codec: str = RAW,
     ) -> Model:
-        request = convert.fetch_model((token, model))
-        return await self._caller.read_model("FetchModel", request, max_model_bytes, again, heard)
+        request = convert.fetch_model((token, model), codec)
+        return await self._caller.read_model("FetchModel", request, max_model_bytes, again, heard, codec=codec)
 
     async def train_done(self, token: Token, header: Header, update: Model) -> UpdateReply:
         """Send an update: a large one over a connection of its own, if one can be had soon."""

@@ -6,7 +6,7 @@ import json
 
 from metisfl_async.codec.frame import MAX_FRAME_BYTES
 
-__all__ = ["CHANNEL_OPTIONS", "LEARNER_SERVICE", "SERVER_OPTIONS", "SERVICE", "TOKEN"]
+__all__ = ["CHANNEL_OPTIONS", "GUARDED_OPTIONS", "LEARNER_SERVICE", "SERVER_OPTIONS", "SERVICE", "TOKEN"]
 
 SERVICE = "metisfl_async.v1.Controller"
 LEARNER_SERVICE = "metisfl_async.v1.Learner"
@@ -40,6 +40,9 @@ _BOTH = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]
+
+# With the pause before a refusal, this bounds what one connection of a stranger costs.
+GUARDED_OPTIONS = [("grpc.max_concurrent_streams", 100)]
 
 CHANNEL_OPTIONS = [
     *_BOTH,

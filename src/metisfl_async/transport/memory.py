@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Generic, TypeVar
 
-from metisfl_async.codec.frame import Frame, Header, frames_of
+from metisfl_async.codec.frame import Data, Frame, Header, frames_of
 from metisfl_async.core.access import LOCAL
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.errors import ConnectionLost, MetisError
 from metisfl_async.core.federation.events import Event
 from metisfl_async.core.federation.inputs import CentralEvaluation
@@ -33,7 +34,7 @@ from metisfl_async.core.model import Bytes, Model, allocate
 from metisfl_async.transport.base import ControllerService, Stream
 from metisfl_async.transport.concurrency import end_all
 
-__all__ = ["MemoryLink"]
+__all__ = ["MemoryLink", "frames_in_memory", "go_ahead"]
 
 ADDRESS = "in this process"
 QUEUE_SIZE = 16  #: messages; the sender waits when so many are unread
@@ -88,10 +89,14 @@ class _MemoryStream(Generic[In, Out]):
 
 
 class MemoryLink:
-    """Reaches a controller of this process and event loop."""
+    """Reaches a controller of this process and event loop.
+
+    `passing` is awaited before each frame of a model that goes up, with the bytes of the model in it.
+    """
 
     def __init__(self, service: ControllerService) -> None:
         self.address = ADDRESS
+        self.passing: Callable[[int], Awaitable[object]] = _at_once
         self._service = service
 
     async def join(self, request: JoinRequest) -> JoinReply:
@@ -119,16 +124,23 @@ class MemoryLink:
             await end_all([server])
 
     async def fetch_model(
-        self, token: Token, model: ModelRef, max_model_bytes: int, again: Bytes | None, heard: Callable[[], object]
+        self,
+        token: Token,
+        model: ModelRef,
+        max_model_bytes: int,
+        again: Bytes | None,
+        heard: Callable[[], object],
+        *,
+        codec: str = RAW,
     ) -> Model:
-        download = await self._service.fetch_model(LOCAL, token, model)
+        download = await self._service.fetch_model(LOCAL, token, model)  # it is shared, whatever its codec
         fetched = download.begin().model
         download.moved(fetched.manifest.size_bytes)
         return fetched
 
     async def train_done(self, token: Token, header: Header, update: Model) -> UpdateReply:
-        async with aclosing(_frames(header, update)) as frames:
-            return await self._service.train_done(LOCAL, token, frames, _go_ahead)
+        async with aclosing(frames_in_memory(header, update, self.passing)) as frames:
+            return await self._service.train_done(LOCAL, token, frames, go_ahead)
 
     async def leave(self, token: Token) -> None:
         await self._service.leave(LOCAL, token)
@@ -138,7 +150,7 @@ class MemoryLink:
 
     async def set_initial_model(self, federation_id: FederationId, model: Model) -> None:
         header = Header("global", model.manifest, 0, federation_id=federation_id)
-        async with aclosing(_frames(header, model)) as frames:
+        async with aclosing(frames_in_memory(header, model, self.passing)) as frames:
             await self._service.set_initial_model(LOCAL, frames)
 
     async def start_training(self, request: StartRequest) -> None:
@@ -184,18 +196,30 @@ class MemoryLink:
     async def shut_down(self, federation_id: FederationId, keep_running: bool = False) -> None:
         await self._service.shut_down(LOCAL, federation_id, keep_running)
 
-    async def renew(self) -> None:
+    @property
+    def connection(self) -> object:
+        return self
+
+    async def renew(self, connection: object | None = None) -> None:
         """Do nothing: there is no connection."""
 
     async def close(self) -> None:
         """Do nothing: there is no connection."""
 
 
-async def _go_ahead() -> None:
+async def go_ahead() -> None:
     """Nothing needs to be told: the frames are drawn, not pushed."""
 
 
-async def _frames(header: Header, model: Model) -> AsyncGenerator[Frame, None]:
+async def _at_once(_: int) -> None:
+    """Let others have their turn: the receiver copies and hashes a chunk at a time."""
+    await asyncio.sleep(0)
+
+
+async def frames_in_memory(
+    header: Header, model: Model, passing: Callable[[int], Awaitable[object]] = _at_once
+) -> AsyncGenerator[Frame, None]:
+    """Give a model's frames, each once so many bytes may have passed."""
     for frame in frames_of(header, model):
+        await passing(len(frame.payload) if isinstance(frame, Data) else 0)
         yield frame
-        await asyncio.sleep(0)  # the receiver copies and hashes a chunk at a time; others get their turn between

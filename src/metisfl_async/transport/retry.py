@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, stop_never
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity import wait_random_exponential as jittered_backoff
 
 from metisfl_async.core.errors import Superseded, TransportError, UnknownLearner
@@ -38,16 +39,17 @@ async def insisting(
             reason = error.reason if isinstance(error, TransportError) else error
             logger.warning("%s waits for %s: %s", who, address, reason)
 
+    clock = asyncio.get_running_loop().time
+    given_up_at = clock() + (math.inf if timeout_s is None else timeout_s)
     backoff = jittered_backoff(multiplier=0.1, max=MAX_BACKOFF_S)
 
     def pause(state: RetryCallState) -> float:
-        left_s = math.inf if timeout_s is None else max(timeout_s - (state.seconds_since_start or 0.0), 0.0)
-        return min(backoff(state), left_s)
+        return min(backoff(state), max(given_up_at - clock(), 0.0))
 
     retrying = AsyncRetrying(
         retry=retry_if_exception_type((TransportError, UnknownLearner, Superseded)),
         wait=pause,
-        stop=stop_never if timeout_s is None else stop_after_delay(timeout_s),
+        stop=lambda _: clock() >= given_up_at,
         before_sleep=log,
         reraise=True,
     )

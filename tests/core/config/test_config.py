@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from metisfl_async.core.codecs import UPDATE_CODECS
 from metisfl_async.core.config import (
     ClientParams,
     ControllerConfig,
@@ -82,6 +83,10 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
             ("max_model_bytes", 1e9, "an integer >= 1"),
             ("max_inflight_bytes", 0, "an integer >= 1"),
             ("max_downloads", 0, "an integer >= 1"),
+            ("update_codec", "int4", UPDATE_CODECS),
+            ("update_codec", None, UPDATE_CODECS),
+            ("update_codec", "topk:0", UPDATE_CODECS),
+            ("download_codec", "topk:0.1", "raw, bf16, int8"),
             ("max_weight", 0, f"a finite number > 0 and <= {2**53}"),
             ("max_weight", 2**53 + 1, f"a finite number > 0 and <= {2**53}"),
         ]
@@ -113,6 +118,20 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
         for value in ("loss", None, ["loss", 1], {"loss": 1})
     ),
     # --- what does not go together
+    (
+        ControllerConfig,
+        {"update_codec": "int8", "scheduler": "Asynchronous"},
+        "update_codec",
+        "int8",
+        "'raw' without rounds: a change says nothing where the model that it changes may be gone",
+    ),
+    (
+        ControllerConfig,
+        {"update_codec": "bf16", "aggregation_rule": "TreeBagging"},
+        "update_codec",
+        "bf16",
+        "'raw' with TreeBagging, which needs the numbers as they are",
+    ),
     (
         ControllerConfig,
         {"aggregation_rule": "FedBuff"},

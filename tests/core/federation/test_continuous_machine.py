@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import pytest
 from everyone import POOL, Everyone, index, pick
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -245,5 +246,5 @@ class ContinuousMachine(Everyone):
         assert self.federation.is_finished or self.shares <= self.present
 
 
-TestContinuousMachine = ContinuousMachine.TestCase
+TestContinuousMachine = pytest.mark.slow(ContinuousMachine.TestCase)
 TestContinuousMachine.settings = settings(max_examples=200, stateful_step_count=60)

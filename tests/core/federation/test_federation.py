@@ -17,6 +17,7 @@ from metisfl_async.core.federation.events import (
     RoundFinished,
     RoundStarted,
     TaskFailed,
+    TaskMoved,
     UpdateCounted,
     UpdateFolded,
     UpdateRepeated,
@@ -28,6 +29,55 @@ from metisfl_async.core.ids import LearnerId
 
 NO_EVALUATION = ControllerConfig(evaluate_every=0)
 QUORUM_OF_TWO = ControllerConfig(evaluate_every=0, min_learners=2, round_timeout_secs=30.0)
+
+
+def test_watchers_hear_how_far_a_learner_is_with_its_task() -> None:
+    sandbox = training(A, config=ControllerConfig(evaluate_every=0))
+    sandbox.accept(A)
+    sandbox.wait(1)
+    sandbox.served(A, 0)
+    sandbox.moved(A, sent=30)
+    sandbox.wait(2)
+    sandbox.moved(A, sent=10, is_all=True)
+    sandbox.wait(4)
+    sandbox.fold(sandbox.upload(A))
+    sandbox.moved(A, sent=10, is_all=True)  # fetched once more, for no task
+    sandbox.publish()
+    told, task_id = sandbox.events_of(TaskMoved), sandbox.offers[0].id
+    assert told == [
+        TaskMoved(1, A, "train", task_id, "fetching", 1_000.0),
+        TaskMoved(1, A, "train", task_id, "working", 3_000.0),
+        TaskMoved(1, A, "train", task_id, "uploading", 7_000.0),
+    ]
+    part = sandbox.records[0].learners[A]
+    assert (part.fetch_ms, part.train_ms) == (3_000.0, 7_000.0)
+
+
+def test_a_learner_that_has_the_model_works_at_once_and_fetches_again_after_it_was_away() -> None:
+    sandbox = training(A)
+    sandbox.served(A, 0)
+    sandbox.wait(3)
+    sandbox.moved(A, sent=1, is_all=True)
+    sandbox.train(A)
+    assert sandbox.federation.ledger.folded[A][0].part.fetch_ms == 0  # it had the model before it accepted the task
+    sandbox.publish()
+    sandbox.served(A, 1)
+    sandbox.moved(A, sent=1, is_all=True)
+    sandbox.accept(A)  # only now: it fetches before it says so
+    sandbox.evaluate(A, accuracy=0.5)
+    assert [event.state for event in sandbox.events_of(TaskMoved)][-2:] == ["fetching", "working"]
+    del sandbox.events[:]
+    sandbox.accept(A)
+    sandbox.accept(A)
+    assert sandbox.events_of(TaskMoved) == [TaskMoved(2, A, "train", sandbox.task(A).id, "working", 3_000.0)]
+    sandbox.train(A)
+    sandbox.publish()
+    assert sandbox.federation.ledger.awaited[A].part.fetch_ms is None
+    sandbox.disconnect(A)
+    sandbox.join(A)
+    del sandbox.events[:]
+    sandbox.accept(A)
+    assert not sandbox.events
 
 
 def test_a_round_asks_all_who_are_connected_aggregates_evaluates_and_is_followed_by_the_next() -> None:
@@ -48,7 +98,7 @@ def test_a_round_asks_all_who_are_connected_aggregates_evaluates_and_is_followed
         assert (task.kind, task.round_number, task.model_version) == (TaskKind.EVALUATE, 1, 1)
         assert task.config == {"batch_size": 8}
     sandbox.evaluate(A, B, accuracy=0.5)
-    assert [type(event) for event in sandbox.events] == [
+    assert [type(event) for event in sandbox.events if not isinstance(event, TaskMoved)] == [
         FirstWeights,
         *(LearnerJoined, LearnerJoined, RoundStarted, UpdateFolded, UpdateFolded, UpdateCounted, UpdateCounted),
         ModelPublished,

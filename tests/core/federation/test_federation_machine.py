@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from everyone import POOL, Everyone
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -149,5 +150,5 @@ class FederationMachine(Everyone):
             number += record.is_published
 
 
-TestFederationMachine = FederationMachine.TestCase
+TestFederationMachine = pytest.mark.slow(FederationMachine.TestCase)
 TestFederationMachine.settings = settings(max_examples=200, stateful_step_count=60)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +46,7 @@ records = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(records)
 def test_a_record_comes_back_from_json_as_it_was(record: RoundRecord) -> None:
     assert RoundRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record

@@ -12,6 +12,8 @@ import pytest
 from metisfl_async import BatchBudget, ConfigError
 from metisfl_async.core.metrics import Json
 
+pytestmark = pytest.mark.slow
+
 
 class FakeClock:
     def __init__(self) -> None:

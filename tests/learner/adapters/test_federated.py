@@ -21,11 +21,13 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
-    KerasLearner,
     Learner,
     TerminationSignals,
     load_into,
 )
+from metisfl_async.adapters import KerasLearner
+
+pytestmark = pytest.mark.slow
 
 
 class LowRank(torch.nn.Module):  # type: ignore[misc]

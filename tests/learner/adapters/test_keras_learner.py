@@ -11,9 +11,11 @@ import numpy as np
 import proximal
 import pytest
 import tensorflow as tf
+import torch
 from digit_models import keras_learner, keras_model
 from digits import accuracy_of, check_metadata, parts, weights_differ
 from federations import nothing_left_behind, session_of
+from torch.utils.data import DataLoader, TensorDataset
 
 from metisfl_async import (
     BatchBudget,
@@ -25,6 +27,7 @@ from metisfl_async import (
     load_into,
 )
 from metisfl_async.core.metrics import Json
+from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.keras_parts import keras_variables
 
 pytestmark = pytest.mark.tensorflow
@@ -150,6 +153,38 @@ def test_an_evaluation_has_no_proximal_term() -> None:
 def test_a_factor_that_makes_no_sense_is_refused(mu: Any) -> None:
     with pytest.raises(ConfigError, match="proximal_mu"), keras_proximal_term(linear_model(), mu):
         pass
+
+
+class Pairs(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches of (x, y), of which the last is smaller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, number: int) -> tuple[Array, Array]:
+        rows = slice(5 * number, 5 * number + 5)
+        return proximal.X[:8][rows], proximal.Y[:8][rows]
+
+
+@pytest.mark.parametrize("data", ["a Dataset", "a PyDataset", "a DataLoader", "arrays"])
+def test_evaluation_says_on_how_many_examples(data: str) -> None:
+    x, y = proximal.X[:8], proximal.Y[:8]
+    rows = TensorDataset(*map(torch.from_numpy, (x, y)))
+    made: dict[str, Any] = {
+        "a Dataset": tf.data.Dataset.from_tensor_slices((x, y)).batch(5),
+        "a PyDataset": Pairs(),
+        "a DataLoader": DataLoader(rows, batch_size=5),
+        "arrays": (x, y),
+    }
+    learner = KerasLearner(linear_model(), (x, y), made[data])
+    expected = np.mean((x @ proximal.W[:, 0] + proximal.B - y.ravel()) ** 2)
+    for _ in range(2):
+        measured = learner.evaluate([proximal.W, proximal.B], {})
+        assert measured["num_examples"] == 8
+        assert measured["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_data_in_batches_says_how_many_examples_it_has() -> None:

@@ -34,6 +34,8 @@ from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.alone import alone_with
 from metisfl_async.learner.learner import Config, TrainResult
 
+pytestmark = pytest.mark.slow
+
 
 def learners_of(kind: str, model: Any) -> list[Learner]:
     if kind == "torch":

@@ -14,6 +14,8 @@ from federations import session_of
 
 from metisfl_async import ControllerConfig, KerasLearner, TorchLearner
 
+pytestmark = pytest.mark.slow
+
 TRAIN = {"batch_size": 16, "epochs": 2}
 
 

@@ -15,6 +15,8 @@ from sklearn.linear_model import SGDRegressor
 
 from metisfl_async import ConfigError, ControllerConfig, KerasLearner, SklearnLearner
 
+pytestmark = pytest.mark.slow
+
 (X, Y), _ = digits()
 
 

@@ -27,6 +27,8 @@ from metisfl_async import (
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.keras_draws import keras_batches
 
+pytestmark = pytest.mark.slow
+
 
 def with_dropout() -> torch.nn.Module:
     layers = torch.nn.Linear(64, 32), torch.nn.Dropout(0.5), torch.nn.ReLU(), torch.nn.Linear(32, 10)

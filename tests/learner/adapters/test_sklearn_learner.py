@@ -15,6 +15,8 @@ from sklearn.linear_model import LogisticRegression, Perceptron, SGDClassifier, 
 from metisfl_async import ConfigError, ControllerConfig, SklearnLearner
 from metisfl_async.core.metrics import Json
 
+pytestmark = pytest.mark.slow
+
 CLASSES = range(10)
 
 

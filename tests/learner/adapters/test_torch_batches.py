@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from metisfl_async import ConfigError, ControllerConfig
 
+pytestmark = pytest.mark.slow
+
 (X, Y), (X_TEST, Y_TEST) = digits()
 LOSS = torch.nn.CrossEntropyLoss()
 

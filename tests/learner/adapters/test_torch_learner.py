@@ -18,6 +18,8 @@ from torch.utils.data import Dataset, TensorDataset
 from metisfl_async import ConfigError, ControllerConfig, TorchLearner, torch_proximal_term
 from metisfl_async.core.metrics import Json
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_federation_learns_digits() -> None:
     config = ControllerConfig(train_params={"batch_size": 16, "epochs": 3})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from metisfl_async.core.checks import heartbeats, integer, number, one_of, positive
+from metisfl_async.core.codecs import DOWNLOAD_CODECS, RAW, UPDATE_CODECS, is_update_codec
 from metisfl_async.core.config.endpoints import ClientParams, ServerParams, named_learners
 from metisfl_async.core.config.signals import CENTRAL, TerminationSignals
 from metisfl_async.core.errors import ConfigError
@@ -63,6 +64,8 @@ class ControllerConfig:
     round_timeout_secs: float | None = None  #: for training, and again for evaluation; None = as long as learners live
     quorum_timeout_secs: float | None = 600.0  #: how long to wait for `min_learners` to be there again; None = for ever
     max_failed_rounds: int = 3  #: rounds in a row without `min_learners` updates, or without a model, before giving up
+    update_codec: str = RAW  #: how updates travel: "raw", or in fewer bytes: "bf16", "int8", "topk:0.01"
+    download_codec: str = RAW  #: how global models travel to learners: "raw", "bf16", "int8"; the final one: raw
     max_model_bytes: int = 4 * 2**30  #: a larger update is refused on its header
     max_inflight_bytes: int = 128 * 2**20  #: updates being received at one time; at least one always is
     max_downloads: int = 64  #: learners that fetch a model at one time; each may take 2 MiB of buffers
@@ -126,6 +129,9 @@ class ControllerConfig:
         number("min_upload_bytes_per_sec", self.min_upload_bytes_per_sec, least=0)
         object.__setattr__(self, "learners", named_learners("learners", self.learners))
         positive("max_weight", self.max_weight, most=2**53)
+        if not is_update_codec(self.update_codec):
+            raise ConfigError("update_codec", self.update_codec, UPDATE_CODECS)
+        one_of("download_codec", self.download_codec, DOWNLOAD_CODECS)
         if not callable(self.scaling_factor):
             one_of("scaling_factor", self.scaling_factor, tuple(SCALING_FACTORS))
         self._check_strategies()
@@ -136,6 +142,12 @@ class ControllerConfig:
         if rule.in_rounds is not None and rule.in_rounds is not scheduler.in_rounds:
             allowed = "Synchronous or SemiSynchronous" if rule.in_rounds else "Asynchronous"
             raise ConfigError("scheduler", self.scheduler, f"{allowed}, which the rule {type(rule).__name__} needs")
+        if self.update_codec != RAW and not scheduler.in_rounds:
+            allowed = f"{RAW!r} without rounds: a change says nothing where the model that it changes may be gone"
+            raise ConfigError("update_codec", self.update_codec, allowed)
+        if self.update_codec != RAW and not rule.takes_rounded:
+            allowed = f"{RAW!r} with {type(rule).__name__}, which needs the numbers as they are"
+            raise ConfigError("update_codec", self.update_codec, allowed)
         if self.min_learners < rule.min_updates:
             allowed = f"at least {rule.min_updates}, which {type(rule).__name__} needs to keep what it promises"
             raise ConfigError("min_learners", self.min_learners, allowed)

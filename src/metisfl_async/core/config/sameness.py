@@ -27,6 +27,8 @@ MUST_STAY = (
     "participation_ratio",
     "best_metric",
     "best_mode",
+    "update_codec",
+    "download_codec",
 )
 
 

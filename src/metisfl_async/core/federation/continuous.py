@@ -37,8 +37,9 @@ class ContinuousFederation(Federation):
         strategies: Strategies,
         *,
         durable_every: int = 0,
+        epoch: float = 0.0,
     ) -> None:
-        super().__init__(federation_id, config, strategies, durable_every=durable_every)
+        super().__init__(federation_id, config, strategies, durable_every=durable_every, epoch=epoch)
         self._benched: set[LearnerId] = set()  # failed, or wait for others; asked again when there is a new model
         self._measured: dict[int, Round] = {}
         self._evaluations = RunningEvaluation()  # of each learner's latest, with its latest scaling factor

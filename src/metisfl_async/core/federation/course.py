@@ -67,12 +67,13 @@ class Course(ABC):
         strategies: Strategies,
         *,
         durable_every: int = 0,
+        epoch: float = 0.0,
     ) -> None:
         self.config = config
         self.phase = Phase.IDLE
         self.model_version: int | None = None
         self.standing = Standing(federation_id)
-        self._strategies, self._durable_every = strategies, durable_every
+        self._strategies, self._durable_every, self._epoch = strategies, durable_every, epoch
         self._lost = 0  # so many versions may have been published after the last that was saved, and died with it
         self._now = 0.0
         self._happened: Input | None = None  # what is decided about now
@@ -82,6 +83,7 @@ class Course(ABC):
         self._present: set[LearnerId] = set()  # have joined, and are not given up
         self._connected: set[LearnerId] = set()  # those of them that are connected now
         self._returning: set[LearnerId] = set()  # those who were there when the controller died, and are not back yet
+        self._models: dict[LearnerId, int] = {}  # the version that each learner has fetched since it connected
         self._round = Round(0, 0, self._clock, started_at=0.0)
         self._needed = config.min_learners
         self._is_aggregating = False
@@ -217,13 +219,15 @@ class Course(ABC):
     def _new_round(self) -> Round:
         assert self._started_at is not None
         assert self.model_version is not None
-        return Round(
+        opened = Round(
             self.standing.num_published + 1,
             self.model_version,
             self._clock,
             started_at=self._started_at,
             in_rounds=self._strategies.in_rounds,
         )
+        opened.record.started_at = self._epoch + self._now
+        return opened
 
     def _aggregate(self, scheduled: Collection[LearnerId]) -> None:
         """Have a global model made of what is folded."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.metrics import Metrics
@@ -26,6 +26,7 @@ __all__ = [
     "StoreRecovered",
     "StoreStalled",
     "TaskFailed",
+    "TaskMoved",
     "Told",
     "UpdateCounted",
     "UpdateFolded",
@@ -65,6 +66,7 @@ class FederationStarted(_Numbered):
 
     federation_id: str
     run_id: str  #: of this run of the controller; after a restart, another one
+    started_at: float = 0.0  #: when the federation was started, in seconds since the epoch; a restart changes it not
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,18 @@ class RoundStarted(_Numbered):
     model_version: int
     cohort: list[str]
     in_rounds: bool = True  #: False under a scheduler without rounds
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMoved(_Numbered):
+    """A learner has got on with its task: it fetches the model, works, or uploads its update."""
+
+    number: int
+    learner: str
+    task: str  #: "train", "evaluate" or "get_weights"
+    task_id: str  #: as in records
+    state: Literal["fetching", "working", "uploading"]
+    at_ms: float  #: since the federation started, as in records
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +216,7 @@ Event: TypeAlias = (
     | FederationResumed
     | FirstWeights
     | RoundStarted
+    | TaskMoved
     | UpdateFolded
     | UpdateRepeated
     | UpdateCounted

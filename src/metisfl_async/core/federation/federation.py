@@ -8,7 +8,7 @@ peers come in here, and are made plain: from here they go into records, logs and
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import assert_never
+from typing import Literal, assert_never
 
 from metisfl_async.core.errors import ConfigError, NoModel, UnexpectedMessage
 from metisfl_async.core.federation.commands import Command, Forget, Greet, StartTimer, TimerName
@@ -20,6 +20,7 @@ from metisfl_async.core.federation.events import (
     LearnerJoined,
     LearnerLeft,
     ModelPublished,
+    TaskMoved,
     UpdateFolded,
     UpdateRepeated,
 )
@@ -51,7 +52,7 @@ from metisfl_async.core.federation.inputs import (
     gave_up,
 )
 from metisfl_async.core.federation.standing import Standing
-from metisfl_async.core.federation.tasks import HeldTask, TaskKind, TaskState, Verdict
+from metisfl_async.core.federation.tasks import HeldTask, Task, TaskKind, TaskState, Verdict
 from metisfl_async.core.federation.termination import cutoff_s
 from metisfl_async.core.federation.uploads import reply_of
 from metisfl_async.core.ids import LearnerId, StreamId, TaskId
@@ -105,22 +106,32 @@ class Federation(Course):
                 self._progress()
             case Accepted(learner, task_id):
                 if (task := self.ledger.find(learner, task_id)) is not None:
+                    is_new = task.state is TaskState.OFFERED and not task.has_model
                     self.ledger.accept(task)
                     self.ledger.heard(task)
+                    if is_new and self._models.get(learner) == task.model_version:
+                        self._moved(task, "working")
             case Failed():
                 self._failed(happened)
             case Evaluated(learner, task_id, metrics):
                 self._evaluated(learner, task_id, plain_names(metrics))
             case Served(learner, version):
+                self._models[learner] = version
                 if (task := self.ledger.awaited.get(learner)) is not None:
                     task.newest_version = version
+                    self._moved(task, "fetching")
             case CentralEvaluation():
                 self._on_central(happened)
                 self._progress()
-            case Moved(learner, sent, received):
+            case Moved(learner, sent, received, is_all):
                 self.ledger.moved(learner, sent, received)
+                if is_all and (task := self.ledger.awaited.get(learner)) is not None:
+                    self.ledger.fetched(task)
+                    self._moved(task, "working")
             case Admit():
                 uploads.admit(happened)
+                if (task := uploads.task_of(happened.stream)) is not None and task.state is TaskState.UPLOADING:
+                    self._moved(task, "uploading")
             case Interrupted(stream):
                 uploads.interrupted(stream)
             case Arrived(stream):
@@ -218,6 +229,7 @@ class Federation(Course):
         return self._desk.judge(learner, held)
 
     def _disconnected(self, learner: LearnerId, reason: str) -> None:
+        self._models.pop(learner, None)  # it may be started again, and has none then
         if learner in self._connected:
             self._connected.remove(learner)
             self._announce(LearnerLeft(learner, self.num_connected, reason))
@@ -285,6 +297,12 @@ class Federation(Course):
             self._announce(LearnerEvaluated(task.round_number, learner, metrics))
             self._on_evaluated(task)
             self._progress()
+
+    def _moved(self, task: Task, state: Literal["fetching", "working", "uploading"]) -> None:
+        """Say how far a learner is."""
+        assert self._started_at is not None
+        at_ms = (self._now - self._started_at) * 1e3
+        self._announce(TaskMoved(task.round_number, task.learner, task.kind.value, task.id, state, at_ms))
 
     # --- time, and the aggregator ----------------------------------------------------------------------------------
 

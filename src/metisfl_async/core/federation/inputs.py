@@ -153,7 +153,7 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A learner fetched a global model: without rounds, it may be newer than the one in its task."""
+    """A learner begins to fetch a global model: without rounds, it may be newer than the one in its task."""
 
     learner: LearnerId
     version: int
@@ -166,6 +166,7 @@ class Moved:
     learner: LearnerId
     sent: int = 0
     received: int = 0
+    is_all: bool = False  #: whether a model has been sent to its end
 
 
 # --- an update, by the stream that brings it -------------------------------------------------------------------------

@@ -84,6 +84,13 @@ class Ledger:
             if task.kind is TaskKind.TRAIN:
                 task.part.acknowledge_ms = _ms(task.accepted_at - task.offered_at)
 
+    def fetched(self, task: Task) -> None:
+        """Note that a task's learner has its model."""
+        task.has_model = True
+        if task.kind is TaskKind.TRAIN and task.state in (TaskState.OFFERED, TaskState.ACCEPTED):
+            is_accepted = task.state is TaskState.ACCEPTED  # else it fetched before it said so
+            task.part.fetch_ms = _ms(self._clock() - task.accepted_at) if is_accepted else 0.0
+
     def begin_upload(self, task: Task) -> None:
         """Note one more stream of an update; one that comes before its acknowledgement is as good."""
         self.accept(task)

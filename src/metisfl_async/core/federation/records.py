@@ -51,6 +51,7 @@ class LearnerRecord:
     staleness: int = 0  #: global models published between the one that it trained and the one that it is in
     sent_ms: float | None = None  #: when the training task was offered, the last time, since the federation started
     acknowledge_ms: float | None = None  #: from offering the task to its acknowledgement
+    fetch_ms: float | None = None  #: from the acknowledgement until the model was sent; None: it had the model
     train_ms: float | None = None  #: from the acknowledgement to the first frame of the update
     staging_ms: float | None = None  #: from the first frame to the last
     aggregation_ms: float | None = None  #: checking and folding the update
@@ -92,6 +93,7 @@ class RoundRecord:
     is_published: bool = False  #: whether a new global model came of it
     failure: str = ""  #: why the model that was made of its updates, if one was, could not be published
     in_rounds: bool = True  #: False under a scheduler without rounds: this is the record of a model
+    started_at: float = field(default=0.0, compare=False)  #: seconds since the epoch, on the controller's clock
     started_ms: float = 0.0  #: since the federation started
     selection_ms: float = 0.0  #: choosing the cohort, and fetching stored updates that are in the mean too
     duration_ms: float = 0.0

@@ -51,6 +51,7 @@ class Standing:
     federation_id: FederationId = NO_FEDERATION
     config: dict[str, Json] = field(default_factory=dict)  #: what of the configuration must stay the same
     signals: TerminationSignals | None = None  #: None until it is started
+    started_at: float = 0.0  #: when that was, in seconds since the epoch
     evaluates: bool = False  #: whether the driver evaluates each global model
     first_weights: str = ""  #: where they came from
     num_learners: int = 1  #: for how many it waits before it begins

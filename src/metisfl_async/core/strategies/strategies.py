@@ -13,7 +13,7 @@ from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Json, checked_json
 from metisfl_async.core.params import SharedValues, check_size
 from metisfl_async.core.strategies.durable import check_kept
-from metisfl_async.core.strategies.scheduling import Scheduler, Timing
+from metisfl_async.core.strategies.scheduling import Scheduler, Synchronous, Timing
 from metisfl_async.core.strategies.selection import Selector
 
 __all__ = ["Strategies"]
@@ -31,6 +31,8 @@ class Strategies:
         self._random = random.Random()
         self._shared = SharedValues(config.train_params, config.eval_params)
         self.in_rounds = self._scheduler.in_rounds
+        #: whether a round waits for everybody: nothing hangs on the order in which they report
+        self.waits_for_all = type(self._scheduler).is_due is Synchronous.is_due
         #: whether each learner's latest update is wanted again later
         self.keeps_updates = self.rule.needs_previous or (self.rule.starts_afresh and self._selector.needs_updates)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from metisfl_async.core.errors import ConfigError
 
-__all__ = ["count_rows", "first_leaf", "leaves", "mapped"]
+__all__ = ["count_in_batches", "count_rows", "first_leaf", "leaves", "mapped"]
 
 
 def mapped(data: Any, function: Callable[[Any], Any]) -> Any:
@@ -56,3 +56,10 @@ def count_rows(field: str, data: Any) -> int:
         allowed = "arrays that are all as long, one row for an example, and at least one"
         raise ConfigError(f"the lengths of {field}", lengths, allowed)
     return lengths[0]
+
+
+def count_in_batches(batches: Any) -> int:
+    """Count the examples of data that comes in batches, by going through it once."""
+    if hasattr(batches, "__getitem__"):  # Keras' PyDataset, which as an iterator has no end
+        return sum(len(first_leaf(batches[number])) for number in range(len(batches)))
+    return sum(len(first_leaf(batch)) for batch in batches)

@@ -14,7 +14,7 @@ from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics
 from metisfl_async.core.model import DTYPES, Array
 from metisfl_async.learner.adapters.alone import alone_with
 from metisfl_async.learner.adapters.budget import BatchBudget
-from metisfl_async.learner.adapters.examples import count_rows
+from metisfl_async.learner.adapters.examples import count_in_batches, count_rows
 from metisfl_async.learner.adapters.federated import Federated, check_federated, chosen, not_carried, personal_metrics
 from metisfl_async.learner.adapters.keras_draws import can_be_gathered, keras_batches, reseed_dropout
 from metisfl_async.learner.adapters.keras_parts import (
@@ -47,7 +47,7 @@ __all__ = ["KerasLearner"]
 class KerasLearner(Learner):
     """Trains a Keras model with `fit` and measures it with `evaluate`; reports what the model is compiled to measure.
 
-    Needs Keras: ``pip install "metisfl-async[tensorflow]"``.
+    Needs Keras: ``pip install tensorflow``.
 
     Parameters
     ----------
@@ -103,6 +103,7 @@ class KerasLearner(Learner):
         super().__init__(num_training_examples=num_training_examples)
         self.train_data, self.test_data, self._federated = train_data, test_data, federated
         self._seed, self._rng = seed, None if seed is None else np.random.default_rng(seed)
+        self._num_test_examples: int | None = None  # once they are counted
         self._names: list[str] = []  # of the weights that are the federation's, once there is a model
         self._make_model: Callable[[], keras.Model] | None = None
         self._model: keras.Model | None = None
@@ -224,7 +225,16 @@ class KerasLearner(Learner):
         measured: Metrics = self.model.evaluate(
             x, y, batch_size=batch_size, sample_weight=weights, return_dict=True, verbose=0
         )
-        return measured if y is None else measured | {NUM_EXAMPLES: count_rows("test_data", x)}
+        return measured | {NUM_EXAMPLES: self._count_test_examples()}
+
+    def _count_test_examples(self) -> int:
+        if self._num_test_examples is None:
+            data = self.test_data
+            if isinstance(data, tuple):
+                self._num_test_examples = count_rows("test_data", data[0])
+            else:
+                self._num_test_examples = count_in_batches(data)
+        return self._num_test_examples
 
     def _budget(self, config: Config) -> BatchBudget:
         assert self.num_training_examples is not None

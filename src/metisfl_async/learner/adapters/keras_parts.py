@@ -23,7 +23,7 @@ __all__ = ["array_of_variable", "keras_budget_callback", "keras_clipping", "kera
 def keras_budget_callback(budget: BatchBudget) -> keras.callbacks.Callback:
     """Make a callback that ends `fit` when a budget is spent, exactly after its last batch.
 
-    Needs Keras: ``pip install "metisfl-async[tensorflow]"``. Give `fit` the budget's numbers as well::
+    Needs Keras: ``pip install tensorflow``. Give `fit` the budget's numbers as well::
 
         model.fit(
             x, y, batch_size=budget.batch_size, epochs=budget.num_epochs, callbacks=[keras_budget_callback(budget)]
@@ -67,7 +67,7 @@ def keras_proximal_term(model: keras.Model, mu: float) -> Iterator[None]:
     a regularizer of each weight, beside its own: `fit` and `train_on_batch` compute its gradient in every step, with
     any optimizer, and the losses that they report have it in them. A `train_step` of your own must add ``self.losses``.
 
-    Needs Keras on TensorFlow: ``pip install "metisfl-async[tensorflow]"``.
+    Needs Keras on TensorFlow: ``pip install tensorflow``.
 
     Parameters
     ----------

@@ -13,6 +13,8 @@ from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.budget import BatchBudget
+from metisfl_async.learner.adapters.frames import numbers_of
+from metisfl_async.learner.adapters.needed import needed
 from metisfl_async.learner.adapters.options import (
     KEYS,
     check_schedule,
@@ -34,7 +36,7 @@ WEIGHTS = ("coef_", "intercept_")
 class SklearnLearner(Learner):
     """Trains a linear model of scikit-learn with `partial_fit`. Its weights are ``coef_`` and ``intercept_``.
 
-    Needs scikit-learn: ``pip install "metisfl-async[sklearn]"``.
+    Needs scikit-learn: ``pip install scikit-learn``.
 
     Parameters
     ----------
@@ -72,13 +74,12 @@ class SklearnLearner(Learner):
         learning_rate: Callable[[int], float] | None = None,
         seed: int | None = None,
     ) -> None:
-        from sklearn.linear_model import Perceptron, SGDClassifier, SGDRegressor
-
-        if not isinstance(model, SGDClassifier | SGDRegressor | Perceptron):
+        linear = needed("sklearn.linear_model", "scikit-learn")
+        if not isinstance(model, linear.SGDClassifier | linear.SGDRegressor | linear.Perceptron):
             raise ConfigError("model", type(model).__name__, "an SGDClassifier, an SGDRegressor or a Perceptron")
         if getattr(model, "average", False):
             raise ConfigError("model.average", model.average, "False: the average of learners is the federation's work")
-        if (classes is None) != isinstance(model, SGDRegressor):
+        if (classes is None) != isinstance(model, linear.SGDRegressor):
             allowed = "None for a regressor; for a classifier, all labels that any learner has"
             raise ConfigError("classes", classes, allowed)
         check_schedule(learning_rate)
@@ -156,7 +157,7 @@ class SklearnLearner(Learner):
 def _checked(field: str, data: Any, classes: Array | None) -> tuple[Any, Array]:
     if not isinstance(data, tuple) or len(data) != 2 or not hasattr(data[0], "shape") or len(data[0].shape) != 2:
         raise ConfigError(field, type(data).__name__, "a tuple (x, y), with x of shape (n, m)")
-    x, y = _numbers(field, data[0]), np.asarray(data[1])
+    x, y = numbers_of(field, data[0]), np.asarray(data[1])
     if y.ndim == 2 and y.shape[1] == 1:  # a frame of one column
         y = y[:, 0]
     if x.shape[0] != len(y) or len(y) == 0:
@@ -164,17 +165,6 @@ def _checked(field: str, data: Any, classes: Array | None) -> tuple[Any, Array]:
     if classes is not None and len(strange := np.setdiff1d(y, classes)):
         raise ConfigError(f"the labels of {field}", strange.tolist(), f"those in classes: {classes.tolist()}")
     return x, y
-
-
-def _numbers(field: str, x: Any) -> Any:
-    """Make an array of a frame, pandas' or another; what is none stays."""
-    if not hasattr(x, "columns") or not hasattr(x, "to_numpy"):
-        return x
-    for column in x.columns:
-        values = x[column].to_numpy()
-        if values.dtype.kind not in "biuf":
-            raise ConfigError(f"column {column!r} of {field}", str(values.dtype), "numbers: encode what is none")
-    return x.to_numpy()
 
 
 def _check_columns(names: Any, *data: tuple[Any, Any]) -> None:

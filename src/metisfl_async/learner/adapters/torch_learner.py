@@ -17,6 +17,7 @@ from metisfl_async.learner.adapters.alone import alone_with
 from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.adapters.examples import first_leaf, mapped
 from metisfl_async.learner.adapters.federated import Federated, check_federated, chosen, personal_metrics
+from metisfl_async.learner.adapters.needed import needed
 from metisfl_async.learner.adapters.options import (
     KEYS,
     check_schedule,
@@ -56,7 +57,7 @@ __all__ = ["TorchLearner"]
 class TorchLearner(Learner):
     """Trains a PyTorch module on the device that it is on. Its weights are its `state_dict`, or a part of it.
 
-    Needs PyTorch: ``pip install "metisfl-async[torch]"``.
+    Needs PyTorch: ``pip install torch``.
 
     Parameters
     ----------
@@ -121,6 +122,7 @@ class TorchLearner(Learner):
         num_training_examples: int | None = None,
         seed: int | None = None,
     ) -> None:
+        needed("torch", "torch")
         import torch
 
         check_federated(federated)

@@ -39,7 +39,7 @@ def torch_proximal_term(model: torch.nn.Module, mu: float) -> Callable[[], torch
     ``w`` are the parameters that are trained, ``w_now`` their values when this is called, so set the global weights
     first. Add the term in every step: ``(loss(model(x), y) + term()).backward()``.
 
-    Needs PyTorch: ``pip install "metisfl-async[torch]"``.
+    Needs PyTorch: ``pip install torch``.
 
     Parameters
     ----------

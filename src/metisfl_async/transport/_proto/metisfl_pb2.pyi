@@ -37,7 +37,7 @@ class JoinRequest(_message.Message):
     def __init__(self, learner_id: _Optional[str] = ..., token: _Optional[str] = ..., address: _Optional[str] = ..., secret: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("learner_id", "token", "incarnation", "heartbeat_secs", "lease_secs", "max_model_bytes", "federation_id", "protocol")
+    __slots__ = ("learner_id", "token", "incarnation", "heartbeat_secs", "lease_secs", "max_model_bytes", "federation_id", "protocol", "update_codec", "download_codec")
     LEARNER_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,8 @@ class JoinReply(_message.Message):
     MAX_MODEL_BYTES_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_CODEC_FIELD_NUMBER: _ClassVar[int]
+    DOWNLOAD_CODEC_FIELD_NUMBER: _ClassVar[int]
     learner_id: str
     token: str
     incarnation: int
@@ -54,7 +56,9 @@ class JoinReply(_message.Message):
     max_model_bytes: int
     federation_id: str
     protocol: int
-    def __init__(self, learner_id: _Optional[str] = ..., token: _Optional[str] = ..., incarnation: _Optional[int] = ..., heartbeat_secs: _Optional[float] = ..., lease_secs: _Optional[float] = ..., max_model_bytes: _Optional[int] = ..., federation_id: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
+    update_codec: str
+    download_codec: str
+    def __init__(self, learner_id: _Optional[str] = ..., token: _Optional[str] = ..., incarnation: _Optional[int] = ..., heartbeat_secs: _Optional[float] = ..., lease_secs: _Optional[float] = ..., max_model_bytes: _Optional[int] = ..., federation_id: _Optional[str] = ..., protocol: _Optional[int] = ..., update_codec: _Optional[str] = ..., download_codec: _Optional[str] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("token",)
@@ -270,14 +274,16 @@ class Farewell(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., model_version: _Optional[int] = ..., federation_id: _Optional[str] = ..., then: _Optional[str] = ...) -> None: ...
 
 class FetchModelRequest(_message.Message):
-    __slots__ = ("token", "model_version", "federation_id")
+    __slots__ = ("token", "model_version", "federation_id", "codec")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
     token: str
     model_version: int
     federation_id: str
-    def __init__(self, token: _Optional[str] = ..., model_version: _Optional[int] = ..., federation_id: _Optional[str] = ...) -> None: ...
+    codec: str
+    def __init__(self, token: _Optional[str] = ..., model_version: _Optional[int] = ..., federation_id: _Optional[str] = ..., codec: _Optional[str] = ...) -> None: ...
 
 class UpdateReply(_message.Message):
     __slots__ = ("state", "reason")

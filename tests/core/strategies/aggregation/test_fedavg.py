@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rules import fold, started
 
 from metisfl_async.core.model import ALIGNMENT, DTYPES, Array, Model
-from metisfl_async.core.strategies.aggregation.arithmetic import BLOCK, LARGEST, unfit
+from metisfl_async.core.strategies.aggregation.arithmetic import BLOCK, LARGEST, Sum, unfit
 from metisfl_async.core.strategies.aggregation.fedavg import FedAvg
 from metisfl_async.core.strategies.scaling import MAX_WEIGHT
 
@@ -232,6 +232,17 @@ def test_integers_and_booleans_are_always_finite(dtype: str) -> None:
     assert unfit(update) is None
 
 
+def test_a_sum_of_several_blocks_is_numpys_to_the_bit() -> None:
+    updates = [some("float32", (9 * BLOCK + 7,), seed) for seed in range(3)]
+    total = Sum(Model.from_arrays(updates[:1]).manifest)
+    for number, array in enumerate(updates):
+        total.add(Model.from_arrays([array]), 3.7 + number)
+    expected = np.zeros(9 * BLOCK + 7)
+    for number, array in enumerate(updates):
+        expected += (3.7 + number) * array.astype(np.float64)
+    assert total.parts()[0].tobytes() == expected.tobytes()
+
+
 # --- memory and books ----------------------------------------------------------------------------------------------
 
 
@@ -246,7 +257,7 @@ def test_fifty_updates_take_no_more_memory_than_one() -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     one, fifty = peaks
-    assert one <= 8_000_000 + 8 * BLOCK + 100_000  # a float64 sum, a block to multiply in, and NumPy's own buffers
+    assert one <= 8_000_000 + 4 * 8 * BLOCK + 100_000  # a float64 sum, a block to multiply in, and NumPy's own buffers
     assert fifty <= one + 1_000
 
 

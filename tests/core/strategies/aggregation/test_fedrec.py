@@ -78,6 +78,7 @@ def test_what_was_folded_in_a_round_without_quorum_stays_its_learners_latest() -
     assert rule.aggregate(1).arrays()[0] == 2.0
 
 
+@pytest.mark.slow
 def test_after_ten_thousand_commits_it_equals_the_mean_computed_afresh() -> None:
     random = np.random.default_rng(5)
     learners = [LearnerId(f"site-{number}") for number in range(8)]

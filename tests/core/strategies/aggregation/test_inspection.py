@@ -17,6 +17,7 @@ def arrays(dtypes: list[str], counts: list[int]) -> list[Array]:
     return [np.ones(count, DTYPES[dtype]) for dtype, count in zip(dtypes, counts, strict=True)]
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_however_a_model_arrives_what_is_not_finite_is_seen(data: st.DataObject) -> None:
     kinds = data.draw(st.lists(st.tuples(st.sampled_from(SOME), st.integers(0, 40)), min_size=1, max_size=5))

@@ -12,7 +12,7 @@ from metisfl_async.core.errors import NoModel
 from metisfl_async.core.model import DTYPES, Array, Manifest, Model, allocate
 from metisfl_async.core.strategies.aggregation.spreading import spread
 
-__all__ = ["BLOCK", "CompensatedSum", "Inspection", "Sum", "blocks", "unfit", "write_rounded"]
+__all__ = ["BLOCK", "CompensatedSum", "Floats", "Inspection", "Sum", "blocks", "unfit", "write_rounded"]
 
 BLOCK = 64 * 1024  #: elements worked on at a time
 MOST_RUNS = 256  #: of neighbours of one dtype that are looked at while a model arrives
@@ -75,6 +75,8 @@ class Sum:
     The memory is taken with the first `add`, and kept: asking for it anew takes as long as an addition.
     """
 
+    _block = 4 * BLOCK  # a long way through memory at one go: with a quarter of it, an addition takes a third longer
+
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self._parts: list[Floats] = []  # one for each run of the manifest
@@ -82,15 +84,23 @@ class Sum:
 
     def add(self, model: Model, weight: float) -> None:
         """Do ``sum += weight * model``; both have one manifest."""
+        self._add([run.of(model.buffer) for run in self.manifest.runs], weight)
+
+    def add_parts(self, parts: Sequence[Floats]) -> None:
+        """Add another sum, given by its `parts`."""
+        self._add(parts, 1.0)
+
+    def _add(self, parts: Sequence[Array], weight: float) -> None:
         if not self._parts:
             self._parts = self._new_parts()
-        for index, values in enumerate(run.of(model.buffer) for run in self.manifest.runs):
+        for index, values in enumerate(parts):
             spread(partial(self._add_slice, index, values, weight), len(values))
         self._is_zero = False
 
     def _add_slice(self, index: int, values: Array, weight: float, part: slice) -> None:
-        total, scratch = self._parts[index], np.empty(BLOCK, np.float64)
-        for block in blocks(part.stop, part.start):
+        total = self._parts[index]
+        scratch = np.empty(min(self._block, part.stop - part.start), np.float64)
+        for block in blocks(part.stop, part.start, self._block):
             product = total[block] if self._is_zero else scratch[: block.stop - block.start]
             product[...] = values[block]  # NumPy casts and multiplies faster one after the other than in one call
             product *= weight
@@ -143,8 +153,7 @@ class Sum:
         self._is_zero = True
 
     def _new_parts(self) -> list[Floats]:
-        counts = [(run.stop - run.start) // DTYPES[run.dtype].itemsize for run in self.manifest.runs]
-        return [np.empty(count, np.float64) for count in counts]
+        return [np.empty(run.count, np.float64) for run in self.manifest.runs]
 
 
 class CompensatedSum(Sum):
@@ -157,16 +166,18 @@ class CompensatedSum(Sum):
     Knuth, "The Art of Computer Programming", volume 2, section 4.2.2, theorem B: the error of a sum of two is a float.
     """
 
+    _block = BLOCK  # it goes over each block many times
+
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
         self._lost: list[Floats] = []
 
-    def add(self, model: Model, weight: float) -> None:
+    def _add(self, parts: Sequence[Array], weight: float) -> None:
         if self._is_zero:
             self._lost = self._lost or self._new_parts()
             for lost in self._lost:
                 lost.fill(0)
-        super().add(model, weight)
+        super()._add(parts, weight)
 
     def _add_block(self, index: int, block: slice, product: Floats) -> None:
         before = self._parts[index][block]
@@ -183,10 +194,10 @@ class CompensatedSum(Sum):
         return value
 
 
-def blocks(stop: int, start: int = 0) -> Iterator[slice]:
+def blocks(stop: int, start: int = 0, size: int = BLOCK) -> Iterator[slice]:
     """Cut a range of elements into blocks."""
-    for first in range(start, stop, BLOCK):
-        yield slice(first, min(first + BLOCK, stop))
+    for first in range(start, stop, size):
+        yield slice(first, min(first + size, stop))
 
 
 def _multiply(values: Floats, factor: float, part: slice) -> None:
@@ -217,7 +228,7 @@ def write_rounded(out: Array, values: Floats) -> None:
 
 
 def _is_finite(values: Array) -> bool:
-    """Whether all are finite and, in float64, at most `LARGEST`; values of shape (n,)."""
+    """Say whether all are finite and, in float64, at most `LARGEST`; values of shape (n,)."""
     for block in blocks(len(values)):
         part = values[block]
         if part.dtype == np.float64:

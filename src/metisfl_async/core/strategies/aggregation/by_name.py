@@ -20,6 +20,7 @@ from metisfl_async.core.strategies.aggregation.median import Median
 from metisfl_async.core.strategies.aggregation.norm_bound import NormBound
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
 from metisfl_async.core.strategies.aggregation.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
+from metisfl_async.core.strategies.aggregation.tree_bagging import TreeBagging
 from metisfl_async.core.strategies.aggregation.trimmed_mean import TrimmedMean
 
 __all__ = ["RULES", "rule_by_name"]
@@ -29,7 +30,7 @@ RULES: Mapping[str, Callable[..., AggregationRule]] = {
     for rule in (
         *(FedAvg, FedStride, FedRec, FedAsync, FedBuff),
         *(FedAvgM, FedAdagrad, FedYogi, FedAdam),
-        LoRAStacked,
+        *(LoRAStacked, TreeBagging),
         *(Median, TrimmedMean, Krum, MultiKrum, GeometricMedian, CenteredClipping, Bulyan, NormBound),
     )
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from metisfl_async.core.checks import integer
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.arithmetic import Sum
+from metisfl_async.core.strategies.aggregation.partial_sum import PartialSum
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
 
 __all__ = ["FedAvg", "FedStride"]
@@ -22,6 +23,7 @@ class FedAvg(AggregationRule):
     """
 
     aggregates_again = True
+    is_mean = True
 
     def start(self, model: Model) -> None:
         self._sum, self._weight = Sum(model.manifest), 0.0
@@ -29,6 +31,10 @@ class FedAvg(AggregationRule):
     def fold(self, update: Update) -> None:
         self._sum.add(update.model, update.weight)
         self._weight += update.weight
+
+    def fold_sum(self, partial: PartialSum) -> None:
+        self._sum.add_parts(partial.parts)
+        self._weight += partial.weight
 
     def aggregate(self, version: int) -> Model:
         model = self._sum.divided_by(self._weight, version)

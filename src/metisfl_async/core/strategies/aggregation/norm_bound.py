@@ -12,6 +12,7 @@ from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Array, Bytes, Model, allocate
 from metisfl_async.core.strategies.aggregation.geometry import fill_floats, products
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
+from metisfl_async.core.strategies.aggregation.tree_bagging import TreeBagging
 from metisfl_async.core.strategies.aggregation.wrapper import Wrapper
 
 __all__ = ["NormBound"]
@@ -31,7 +32,7 @@ class NormBound(Wrapper):
         > 0, in the units of the model; a little more than what the updates of honest learners change, which is the
         `update_norm` of a round's record.
     rule : AggregationRule, optional
-        FedAvg. Any but those that want to know each learner's update before, such as FedRec.
+        FedAvg. Any but TreeBagging, and those that want to know each learner's update before, such as FedRec.
 
     References
     ----------
@@ -47,7 +48,7 @@ class NormBound(Wrapper):
 
     @staticmethod
     def takes(rule: AggregationRule) -> bool:
-        return not rule.needs_previous
+        return not rule.needs_previous and not isinstance(rule, TreeBagging)  # half a tree is none
 
     def start(self, model: Model) -> None:
         self.rule.start(model)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metisfl_async.core.errors import NoModel
+from metisfl_async.core.errors import ConfigError, NoModel
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Array, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import unfit
+from metisfl_async.core.strategies.aggregation.partial_sum import PartialSum
 
 __all__ = ["AggregationRule", "Update", "made"]
 
@@ -46,10 +47,16 @@ class AggregationRule(ABC):
     needs_previous: bool = False  #: whether each learner's latest update is to be kept and given as `Update.previous`
     updates_per_version: int = 1  #: how many updates, at least, make a model where there are no rounds
     min_updates: int = 1  #: how many learners' updates a model needs; `ControllerConfig.min_learners` is no less
+    takes_rounded: bool = True  #: whether updates may travel in fewer bytes, which rounds what they change
     is_heavy: bool = False  #: whether `aggregate` takes longer than a mean does: then it never runs on the event loop
     num_models: int = 1  #: how many of the latest global models `restore` needs
     aggregates_again: bool = False  #: whether `aggregate` leaves everything as it was when it raises a MemoryError
     stride_length: int | None = None  #: at most so many updates in memory at a time
+    is_mean: bool = False  #: whether it makes a weighted mean of a round's updates: then sums of them do as well
+
+    def __init_subclass__(cls) -> None:
+        if "fold" in vars(cls) and "fold_sum" not in vars(cls):
+            cls.is_mean = False  # what it does with each update, it cannot do with a sum
 
     @abstractmethod
     def start(self, model: Model) -> None:
@@ -58,6 +65,11 @@ class AggregationRule(ABC):
     @abstractmethod
     def fold(self, update: Update) -> None:
         """Take in one update."""
+
+    def fold_sum(self, partial: PartialSum) -> None:
+        """Take in several learners' updates at once. Only where the rule `is_mean`."""
+        allowed = "a rule that is a weighted mean, such as FedAvg(): sums of several learners' updates come to it"
+        raise ConfigError("aggregation_rule", type(self).__name__, allowed)
 
     @abstractmethod
     def aggregate(self, version: int) -> Model:

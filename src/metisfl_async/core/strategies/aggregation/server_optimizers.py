@@ -20,7 +20,9 @@ from metisfl_async.core.errors import NoModel
 from metisfl_async.core.model import Array, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import blocks, write_rounded
 from metisfl_async.core.strategies.aggregation.lora_stacked import LoRAStacked
+from metisfl_async.core.strategies.aggregation.partial_sum import PartialSum
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
+from metisfl_async.core.strategies.aggregation.tree_bagging import TreeBagging
 from metisfl_async.core.strategies.aggregation.wrapper import Wrapper
 
 __all__ = ["FedAdagrad", "FedAdam", "FedAvgM", "FedYogi", "ServerOptimizer"]
@@ -41,10 +43,15 @@ class ServerOptimizer(Wrapper):
         super().__init__(rule, "a rule that makes a mean of a round's updates, such as FedAvg()")
         positive("learning_rate", learning_rate)
         self.learning_rate = learning_rate
+        self.is_mean = self.rule.is_mean and type(self).fold is Wrapper.fold
 
     @staticmethod
     def takes(rule: AggregationRule) -> bool:
-        return rule.starts_afresh and not isinstance(rule, LoRAStacked)  # a step between factors of two models is none
+        # A step between the factors, or the trees, of two models is none.
+        return rule.starts_afresh and not isinstance(rule, LoRAStacked | TreeBagging)
+
+    def fold_sum(self, partial: PartialSum) -> None:
+        self.rule.fold_sum(partial)
 
     def start(self, model: Model) -> None:
         self.rule.start(model)

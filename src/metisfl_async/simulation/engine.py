@@ -1,0 +1,176 @@
+"""Runs simulated learners: takes in their tasks, has workers do them, and hands in what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from metisfl_async.controller.crowd import Crowd
+from metisfl_async.controller.job import Job
+from metisfl_async.core.config import ControllerConfig
+from metisfl_async.core.federation.inputs import Moved, Served
+from metisfl_async.core.federation.tasks import TaskKind
+from metisfl_async.core.ids import LearnerId, ModelRef, TaskId
+from metisfl_async.core.messages import TaskOffer
+from metisfl_async.simulation.errand import Done, Errand, Task, Weighing, failed
+from metisfl_async.simulation.handing_in import HandingIn
+from metisfl_async.simulation.hands import Hands
+from metisfl_async.simulation.lending import Lending
+from metisfl_async.simulation.process import WorkerDied
+from metisfl_async.simulation.simulation import Simulation
+from metisfl_async.transport.concurrency import to_the_end
+
+__all__ = ["Engine"]
+
+logger = logging.getLogger(__name__)
+
+Begin: TypeAlias = Callable[[], object]
+
+ERRANDS = 32  #: into which the tasks of a round are cut, unless there are so many that `MOST_TASKS` cuts them smaller
+MOST_TASKS = 8  #: of one errand
+DIED_TWICE = (
+    "the worker died, twice (stderr may say why); make_learner must be in a module that can be imported, not in a "
+    'notebook cell, and a script must start under `if __name__ == "__main__":`'
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """An errand under way."""
+
+    tasks: Sequence[Task]
+    before: asyncio.Event  #: set once the errand before it is handed in
+    after: asyncio.Event = field(default_factory=asyncio.Event)  #: set once this one is
+    wanted: set[TaskId] = field(default_factory=set)
+    doing: asyncio.Task[None] | None = None
+
+
+class Engine:
+    """Stands between a controller and the workers of a simulation.
+
+    A round is cut into errands by its learners alone, and sums are folded in that order: so its model does not depend
+    on how many workers there are, nor on who is faster. Where a scheduler decides on who has reported, they are folded
+    as they come.
+    """
+
+    def __init__(self, simulation: Simulation, crowd: Crowd, config: ControllerConfig) -> None:
+        self._simulation, self._crowd, self._config = simulation, crowd, config
+        self._numbers = {learner: number for number, learner in enumerate(simulation.ids)}
+        self._runs: dict[TaskId, _Run] = {}
+        self._served: dict[LearnerId, ModelRef] = {}  # of each learner: the last model that it was given
+        self._handing_in = HandingIn(crowd)
+
+    async def run(self) -> None:
+        """Join, work until the federation is over, and leave."""
+        try:
+            with ThreadPoolExecutor(1, "metisfl-simulation") as writer:
+                async with self._simulation.hands() as hands:
+                    await self._work(hands, Lending(hands.directory, writer))
+        finally:
+            await to_the_end(self._crowd.leave())
+
+    async def _work(self, hands: Hands, lending: Lending) -> None:
+        async with asyncio.TaskGroup() as group:
+            await self._crowd.join(list(self._numbers))
+            while not self._crowd.is_dismissed:
+                offers, withdrawn = await self._crowd.heard()
+                for run in self._dealt(offers):
+                    run.doing = group.create_task(self._carry_out(run, hands, lending))
+                for task_id in withdrawn:
+                    self._drop(task_id)
+            for task_id in list(self._runs):
+                self._drop(task_id)
+            await self._crowd.leave()
+
+    def _dealt(self, offers: Sequence[tuple[LearnerId, TaskOffer]]) -> Iterator[_Run]:
+        """Cut tasks that came together into errands."""
+        alike: dict[tuple[TaskKind, ModelRef], list[Task]] = {}
+        for learner, offer in offers:
+            alike.setdefault((offer.kind, offer.model), []).append(Task(self._numbers[learner], learner, offer))
+        for (_, model), tasks in alike.items():
+            job = self._crowd.job(model.federation_id)
+            is_summed = job is not None and job.takes_sums  # else an update would wait for the others of its errand
+            length = min(-(-len(tasks) // ERRANDS), MOST_TASKS) if is_summed else 1
+            before = asyncio.Event()
+            before.set()
+            for start in range(0, len(tasks), length):
+                run = _Run(tasks[start : start + length], before)
+                run.wanted.update(task.offer.task_id for task in run.tasks)
+                self._runs.update(dict.fromkeys(run.wanted, run))
+                before = run.after
+                yield run
+
+    def _drop(self, task_id: TaskId) -> None:
+        """Let a task go; an errand of which nothing is wanted any more ends."""
+        if (run := self._runs.pop(task_id, None)) is not None:
+            run.wanted.discard(task_id)
+            if not run.wanted and run.doing is not None:
+                run.doing.cancel()
+
+    async def _carry_out(self, run: _Run, hands: Hands, lending: Lending) -> None:
+        try:
+            job = self._crowd.job(run.tasks[0].offer.model.federation_id)
+            for done in [] if job is None else await self._done(job, run.tasks, hands, lending):
+                assert job is not None
+                await self._handing_in.take(job, done, run.before if job.may_order else None)
+        finally:
+            for task in run.tasks:
+                self._runs.pop(task.offer.task_id, None)
+            run.after.set()
+
+    async def _done(self, job: Job, tasks: Sequence[Task], hands: Hands, lending: Lending) -> list[Done]:
+        directory, owns = hands.directory, hands.owns_processes
+        if tasks[0].offer.kind is TaskKind.GET_WEIGHTS:
+            return await _tried(Errand(tasks, None, None, directory, owns), hands, lambda: None)
+        model = job.published().model
+        ref = ModelRef(job.id, model.version)
+
+        def begin() -> None:
+            for task in tasks:
+                if task.offer.task_id in self._runs:  # it is still wanted
+                    self._serve(job, task.learner, ref, model.manifest.size_bytes)
+
+        is_folded = job.takes_sums and tasks[0].offer.kind is TaskKind.TRAIN
+        weighing = Weighing(self._config.scaling_factor, self._config.max_weight) if is_folded else None
+        async with lending.lent(ref, model) as moved:
+            return await _tried(Errand(tasks, moved, weighing, directory, owns), hands, begin)
+
+    def _serve(self, job: Job, learner: LearnerId, ref: ModelRef, size_bytes: int) -> None:
+        """Note that a learner has a model now; a real one would keep the last that it fetched."""
+        if self._served.get(learner) != ref:
+            self._served[learner] = ref
+            job.post(Served(learner, ref.version))
+            job.post(Moved(learner, sent=size_bytes, is_all=True))
+
+
+async def _tried(errand: Errand, hands: Hands, begin: Begin) -> list[Done]:
+    """Have an errand done; the tasks of a worker that died are tried once more, each by itself."""
+    try:
+        return [await _done_or_failed(errand, hands, begin)]
+    except WorkerDied:
+        logger.warning("a worker died at the tasks of %s; they are tried once more", _listed(errand))
+    return [await _tried_again(single, hands, begin) for single in errand.apart()]
+
+
+async def _tried_again(errand: Errand, hands: Hands, begin: Begin) -> Done:
+    try:
+        return await _done_or_failed(errand, hands, begin)
+    except WorkerDied:
+        return failed(errand, WorkerDied(DIED_TWICE))
+
+
+def _listed(errand: Errand) -> str:
+    return ", ".join(task.learner for task in errand.tasks)
+
+
+async def _done_or_failed(errand: Errand, hands: Hands, begin: Begin) -> Done:
+    try:
+        return await hands.do(errand, begin)
+    except WorkerDied:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever an executor of the user's raises, or pickling for it
+        return failed(errand, error)

@@ -1,0 +1,101 @@
+"""Learners that are simulated: so many, made when they have something to do."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from concurrent.futures import Executor, ProcessPoolExecutor
+
+from metisfl_async.core.checks import integer
+from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.ids import LearnerId
+from metisfl_async.core.strategies.scaling import ScalingFactor
+from metisfl_async.simulation.hands import Borrowed, Hands, Processes
+from metisfl_async.simulation.work import MakeLearner
+
+__all__ = ["Simulation"]
+
+
+class Simulation:
+    """Many learners in place of a session's list of learners; each exists only while it does a task.
+
+    ::
+
+        def make_learner(number: int) -> Learner:  # called in a worker; data is loaded there
+            return MyLearner(load_part(number))
+
+        simulation = Simulation(make_learner, learners=1_000, workers=4)
+        session = DriverSession(Controller(controller_config=config), simulation, signals)
+
+    Rules, schedulers, selectors, events and records are the same as with any learners. Where the rule is a weighted
+    mean, updates are folded by the workers. The result does not depend on how many workers there are.
+
+    Parameters
+    ----------
+    make_learner : callable
+        ``make_learner(number)`` makes the learner "learner-<number>" for one task, with 0 <= number < `learners`. What
+        it remembers is gone after that. The function must be one that a worker can import.
+    learners : int
+        How many there are.
+    workers : int, optional
+        How many processes do the work; without it, as many as there are cores.
+    executor : concurrent.futures.Executor, optional
+        Does the work instead: threads, or processes on other machines. It is not closed.
+    """
+
+    def __init__(
+        self,
+        make_learner: MakeLearner,
+        *,
+        learners: int,
+        workers: int | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        if not callable(make_learner):
+            raise ConfigError("make_learner", make_learner, "a function that makes the learner of a number")
+        integer("learners", learners, 1)
+        if workers is not None:
+            integer("workers", workers, 1)
+        if executor is not None and not isinstance(executor, Executor):
+            raise ConfigError("executor", executor, "a concurrent.futures.Executor, or None")
+        if executor is not None and workers is not None:
+            raise ConfigError("workers", workers, "None with an executor, which has workers of its own")
+        self.make_learner, self.ids = make_learner, [LearnerId(f"learner-{number}") for number in range(learners)]
+        self.workers, self.executor = workers or _cores(), executor
+        if self._is_elsewhere:
+            _check_importable("make_learner", make_learner)
+
+    def __repr__(self) -> str:
+        by = f"workers={self.workers}" if self.executor is None else f"executor={type(self.executor).__name__}"
+        return f"Simulation({len(self)} learners, {by})"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        """Whether workers are known to be other processes."""
+        return self.executor is None or isinstance(self.executor, ProcessPoolExecutor)
+
+    def check(self, scaling_factor: str | ScalingFactor) -> None:
+        """Refuse what a worker that folds updates could not import."""
+        if self._is_elsewhere:
+            _check_importable("scaling_factor", scaling_factor)
+
+    def hands(self) -> Hands:
+        """Make ready for a run: who does the work."""
+        if self.executor is not None:
+            return Borrowed(self.make_learner, self.executor)
+        return Processes(self.make_learner, self.workers)
+
+
+def _check_importable(field: str, function: object) -> None:
+    try:
+        pickle.dumps(function)
+    except Exception as error:  # whatever a user's object raises
+        allowed = f"a function of a module, or another object that can be pickled ({error})"
+        raise ConfigError(field, function, allowed) from error
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
