@@ -117,8 +117,9 @@ class Federation(Course):
                 self._evaluated(learner, task_id, plain_names(metrics))
             case Served(learner, version):
                 self._models[learner] = version
-                if (task := self.ledger.awaited.get(learner)) is not None:
+                for task in self.ledger.open_of(learner):  # whichever it fetches it for
                     task.newest_version = version
+                if (task := self.ledger.awaited.get(learner)) is not None:
                     self._moved(task, "fetching")
             case CentralEvaluation():
                 self._on_central(happened)
