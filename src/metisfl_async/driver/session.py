@@ -345,7 +345,11 @@ class DriverSession:
             following = self._follow(link, lambda event: self._note(event, display, central))
             finished = await central.beside(following, self._federation_id)
             self._reached.end(finished.reason)
-            failure = await self._collect(link)
+            failure: MetisError | None = None
+            try:
+                self._result = await collect(link, self._federation_id, self._reached, self._lost_secs)
+            except MetisError as error:  # what the events told is the result then
+                failure = error
         except (asyncio.CancelledError, NothingBegun):
             if not self._hosting.owns_controller and self._federation_id:
                 with suppress(MetisError, TimeoutError):
@@ -358,14 +362,6 @@ class DriverSession:
             assert failure is not None
             raise failure
         return self._result
-
-    async def _collect(self, link: ControllerLink) -> MetisError | None:
-        """Fetch the result; say why it cannot be had, if it cannot: then what the events told is the result."""
-        try:
-            self._result = await collect(link, self._federation_id, self._reached, self._lost_secs)
-        except MetisError as error:
-            return error
-        return None
 
     async def _begin(self, link: ControllerLink, *, resume: bool) -> None:
         """Start a federation, or find the one that goes on."""
