@@ -25,13 +25,14 @@ export PYTHONDONTWRITEBYTECODE :=
 UPLOT := 1.6.32
 STATIC := src/metisfl_async/web/static
 
-.PHONY: help quickstart lora test fast check unit soak matrix fuzz bench bench-quick figures pictures proto vendor clean
+.PHONY: help quickstart lora test fast check unit site soak matrix fuzz bench bench-quick figures pictures proto vendor clean
 
 help:
 	@echo 'make quickstart   set up, then train a real model on real images in five processes (about two minutes; downloads TensorFlow, about 2 GB on disk)'
 	@echo 'make lora         set up, then fine-tune a real language model with LoRA on three learners (some minutes; downloads PyTorch, transformers and 93 MB of weights)'
 	@echo 'make test         set up, with PyTorch (about 0.8 GB, or several with GPU support) and Flower, then run every check and test (needs Node.js 20, npm, redis-server and Chromium; on Debian it installs the last two, with sudo)'
 	@echo 'make fast         set up, then run the tests that need neither Redis, Node.js nor a machine learning framework, and take no seconds each (about a minute)'
+	@echo 'make site         set up, then make the pages in docs/ into a site, in site/; a link that leads nowhere is an error (some seconds)'
 	@echo 'make soak         set up, then kill, stop and cut off the parties of 200 federations at random, and see that nothing is lost (a few minutes; SOAK_RUNS=... SOAK_SEED=... for others)'
 	@echo 'make matrix       set up, then run federations in virtual time: each scheduler under each fault with 20 seeds, and 600 orders of their tasks (about a minute; MATRIX_SEEDS=... for more)'
 	@echo 'make fuzz         set up, then spoil what comes from the network for an hour, and see that only documented errors come of it (FUZZ_SECONDS=... FUZZ_SEED=... for more)'
@@ -89,11 +90,15 @@ test: $(READY)
 	$(MAKE) --no-print-directory -j2 check bench-quick
 	$(MAKE) --no-print-directory unit
 
-check: $(READY)
+check: $(READY) site
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+# Material for MkDocs announces its successor with each build, unless it is told not to.
+site: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 
 # core and codec are covered by their own tests, in processes of their own; measuring would double the time of the others.
 unit: $(READY) $(TORCH_READY) $(NODE_READY)
@@ -143,4 +148,4 @@ vendor:
 
 clean:
 	find src tests bench examples fuzzing -name __pycache__ -prune -exec rm -rf {} +
-	rm -rf $(VENV) $(FLOWER) $(INTEROP)/node_modules dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(FLOWER) $(INTEROP)/node_modules dist build site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

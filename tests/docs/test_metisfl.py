@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from federations import PATIENCE_S, Adds
-from pages import ROOT
+from pages import ROOT, members
 
 import metisfl_async
 from metisfl_async import (
@@ -61,13 +59,6 @@ def test_every_row_says_here_refused_or_not_here() -> None:
 
 
 # --- here ------------------------------------------------------------------------------------------------------------
-
-
-def members(owner: Any) -> set[str]:
-    """Fields, methods and arguments."""
-    fields = {field.name for field in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else set()
-    methods = {name for name in dir(owner) if callable(getattr(owner, name))}
-    return fields | methods | inspect.signature(owner).parameters.keys()
 
 
 @pytest.mark.parametrize(("name", "what"), HERE)
