@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, session_of, until
@@ -190,10 +191,19 @@ async def test_cancelled_once_more_they_are_not_waited_for() -> None:
     assert watching.is_set()
 
 
-def test_what_cannot_watch_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("watch", "message"),
+    [
+        (["run.jsonl"], "watch is 'run.jsonl'; allowed: trackers, and async functions"),
+        ([Notes], "watch is <class .*Notes'>; allowed: trackers, and async functions"),
+        (Notes(), "watch is <.*Notes object.*>; allowed: a list of trackers, and async functions"),
+        ("run.jsonl", "watch is 'run.jsonl'; allowed: a list of trackers, and async functions"),
+    ],
+)
+def test_what_cannot_watch_is_refused(watch: Any, message: str) -> None:
     session = session_of([Adds(1)])
-    with pytest.raises(ConfigError, match=r"watch is 'run.jsonl'; allowed: trackers, and async functions"):
-        session.run_sync(watch=["run.jsonl"])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match=message):
+        session.run_sync(watch=watch)
 
 
 def test_run_sync_has_watchers_too() -> None:
