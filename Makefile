@@ -31,7 +31,7 @@ help:
 	@echo 'make quickstart   set up, then train a real model on real images in five processes (about two minutes; downloads TensorFlow, about 2 GB on disk)'
 	@echo 'make lora         set up, then fine-tune a real language model with LoRA on three learners (some minutes; downloads PyTorch, transformers and 93 MB of weights)'
 	@echo 'make test         set up, with PyTorch (about 0.8 GB, or several with GPU support) and Flower, then run every check and test (needs Node.js 20, npm, redis-server and Chromium; on Debian it installs the last two, with sudo)'
-	@echo 'make fast         set up, then run the tests that need neither Redis, Node.js nor a machine learning framework, and take no seconds each (under a minute)'
+	@echo 'make fast         set up, then run the tests that need neither Redis, Node.js nor a machine learning framework, and take no seconds each (about a minute)'
 	@echo 'make site         set up, then make the pages in docs/ into a site, in site/; a link that leads nowhere is an error (some seconds)'
 	@echo 'make soak         set up, then kill, stop and cut off the parties of 200 federations at random, and see that nothing is lost (a few minutes; SOAK_RUNS=... SOAK_SEED=... for others)'
 	@echo 'make matrix       set up, then run federations in virtual time: each scheduler under each fault with 20 seeds, and 600 orders of their tasks (about a minute; MATRIX_SEEDS=... for more)'

@@ -33,14 +33,13 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
-    Event,
     FederationResult,
     Learner,
     MetisError,
     ModelStoreConfig,
     TerminationSignals,
 )
-from metisfl_async.events import FederationStarted, event_to_dict
+from metisfl_async.events import Event, FederationStarted, event_to_dict
 from metisfl_async.web import Dashboard
 
 Weights = list[NDArray[Any]]

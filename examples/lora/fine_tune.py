@@ -23,8 +23,8 @@ from metisfl_async import (
     DriverSession,
     FederationResult,
     TerminationSignals,
-    TorchLearner,
 )
+from metisfl_async.adapters import TorchLearner
 
 NUM_LEARNERS, ROUNDS, RANK = 3, 3, 4
 WINDOW, NUM_TRAIN, NUM_TEST = 64, 128, 16  # tokens in an example; examples of each learner

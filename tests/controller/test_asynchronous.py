@@ -160,12 +160,13 @@ async def test_stopping_and_cancelling_leave_nothing_behind() -> None:
             session = DriverSession(controller, [Adds(1), Adds(2)], TerminationSignals(execution_cutoff_time_mins=9))
             running = asyncio.create_task(session.run())
             async for event in session.events():
-                if isinstance(event, UpdateCounted) and event.number == 3:
+                if isinstance(event, UpdateCounted) and event.number >= 3:
                     await session.stop("seen enough")
+                    break
             assert (await running).reason == "seen enough"
             running = asyncio.create_task(session.run())
             async for event in session.events():
-                if isinstance(event, UpdateCounted) and event.number == 3:
+                if isinstance(event, UpdateCounted) and event.number >= 3:
                     running.cancel()
                     break
             with pytest.raises(asyncio.CancelledError):

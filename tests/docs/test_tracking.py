@@ -36,7 +36,6 @@ async def test_the_table_of_names_is_whole() -> None:
 
 async def test_the_first_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").mkdir()
     code = compile(blocks(PAGE)[0], PAGE.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     await eval(code, {"session": session_of([Adds(1)])})
     assert (tmp_path / "runs" / "first.jsonl").read_text().count("RoundFinished") == 3

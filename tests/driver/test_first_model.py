@@ -14,7 +14,15 @@ from digit_models import keras_model, torch_learner, torch_model
 from digits import parts
 from federations import Adds
 
-from metisfl_async import ConfigError, Controller, DriverSession, FederationResult, KerasLearner, TerminationSignals
+from metisfl_async import (
+    ConfigError,
+    Controller,
+    ControllerConfig,
+    DriverSession,
+    FederationResult,
+    KerasLearner,
+    TerminationSignals,
+)
 from metisfl_async.core.model import Model
 from metisfl_async.driver.first_model import first_model
 
@@ -104,3 +112,17 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=match):
             first_model(given, [torch_learner()])
     assert first_model([np.zeros(1)], [Adds(1)]).manifest.names == ["0"]
+
+
+async def test_the_best_model_goes_into_a_model_and_another_federation(tmp_path: Path) -> None:
+    config = ControllerConfig(best_metric="loss", best_mode="min")
+    signals = TerminationSignals(federation_rounds=2)
+    learners = [torch_learner(model=torch_model)]
+    result = await DriverSession(Controller(controller_config=config), learners, signals).run()
+    result.save_model(tmp_path / "best.safetensors", best=True)
+    fresh, again = torch_model(), first_model(tmp_path / "best.safetensors", [])
+    result.load_into(fresh, best=True)
+    for name, array in zip(again.manifest.names, again.arrays(), strict=True):
+        np.testing.assert_array_equal(fresh.state_dict()[name].numpy(), array)
+        np.testing.assert_array_equal(result.named_arrays(best=True)[name], array)
+    assert (await result_of(initial_weights=tmp_path / "best.safetensors")).first_weights == "given"

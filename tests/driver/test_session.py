@@ -5,6 +5,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from metisfl_async import (
     LearnerEvaluated,
     LearnerJoined,
     ModelPublished,
+    ModelStoreConfig,
     ProtocolError,
     QuorumLost,
     RoundFinished,
@@ -36,6 +38,7 @@ from metisfl_async import (
     run_learner,
     testing,
 )
+from metisfl_async.core.errors import UnexpectedMessage
 from metisfl_async.core.federation.events import UpdateFolded
 from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.federation.inputs import (
@@ -167,6 +170,16 @@ async def test_a_share_of_the_learners_takes_part_in_each_round() -> None:
     assert {len(cohort) for cohort in cohorts} == {3}
     assert len({learner for cohort in cohorts for learner in cohort}) == 6
     assert all(sorted(record.learners) == record.participants for record in result.rounds)  # evaluated on it as well
+
+
+async def test_a_session_that_opens_its_controller_runs_already(tmp_path: Path) -> None:
+    kept = ModelStoreConfig(model_store="Disk", directory=tmp_path)  # which takes a while to open
+    session = DriverSession(Controller(None, None, kept), [Adds(1)], TerminationSignals(federation_rounds=1))
+    running = asyncio.create_task(session.run())
+    await asyncio.sleep(0)
+    with pytest.raises(UnexpectedMessage, match="the session is running already"):
+        await session.run()
+    assert (await running).model_version == 1
 
 
 async def test_events_come_in_order_and_end() -> None:

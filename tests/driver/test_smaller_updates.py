@@ -40,6 +40,7 @@ async def test_learners_train_from_a_rounded_model_and_change_the_exact_one(code
     np.testing.assert_array_max_ulp(result.final_model[0], expected(codec, down), maxulp=2)
     sent = result.rounds[-1].bytes_sent / (2 * 4 * SIZE)
     assert sent == pytest.approx({"bf16": 0.5, "int8": 0.25}[down], abs=0.01)
+    assert all(part.fetch_ms is not None for part in result.rounds[-1].learners.values())  # fewer bytes are all of it
     for learner in learners:
         *rounded, final = learner.fetched
         assert all(np.allclose(array, said(down, array), rtol=1e-6) for array in rounded)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, session_of, until
@@ -20,6 +21,7 @@ from metisfl_async import (
     RoundFinished,
     ServerParams,
     TerminationSignals,
+    TransportError,
     run_learner,
 )
 from metisfl_async.driver.watching import Watched
@@ -64,6 +66,20 @@ async def test_who_attaches_may_watch_too() -> None:
         await taking_part
     assert notes[1].reason == "federation_rounds=3 reached"
     assert notes[0].events == notes[1].events
+
+
+async def test_a_run_that_fails_does_not_have_the_result_of_the_one_before() -> None:
+    async with Controller(ServerParams()) as controller:
+        dial = controller.client_params
+        taking_part = asyncio.create_task(run_learner(Adds(1), dial))
+        await DriverSession(dial, 1, ENDS, keep_running=True).run()
+        attached = DriverSession.attach(dial, lost_secs=0.1)
+        await attached.run(shut_down=True)
+        assert attached.result is not None
+        await taking_part
+    with pytest.raises(TransportError):
+        await attached.run()
+    assert attached.result is None
 
 
 async def raises(session: Watched) -> None:
@@ -175,10 +191,19 @@ async def test_cancelled_once_more_they_are_not_waited_for() -> None:
     assert watching.is_set()
 
 
-def test_what_cannot_watch_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("watch", "message"),
+    [
+        (["run.jsonl"], "watch is 'run.jsonl'; allowed: trackers, and async functions"),
+        ([Notes], "watch is <class .*Notes'>; allowed: trackers, and async functions"),
+        (Notes(), "watch is <.*Notes object.*>; allowed: a list of trackers, and async functions"),
+        ("run.jsonl", "watch is 'run.jsonl'; allowed: a list of trackers, and async functions"),
+    ],
+)
+def test_what_cannot_watch_is_refused(watch: Any, message: str) -> None:
     session = session_of([Adds(1)])
-    with pytest.raises(ConfigError, match=r"watch is 'run.jsonl'; allowed: trackers, and async functions"):
-        session.run_sync(watch=["run.jsonl"])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match=message):
+        session.run_sync(watch=watch)
 
 
 def test_run_sync_has_watchers_too() -> None:

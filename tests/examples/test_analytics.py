@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "analytics" / "hospitals.py"
 DIGITS = 1e-4  #: as it is printed

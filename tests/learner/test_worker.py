@@ -9,6 +9,7 @@ import logging
 import math
 import multiprocessing
 import os
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -125,6 +126,16 @@ async def test_a_process_that_died_is_replaced_for_the_next_task(tmp_path: Path)
         result = await session.run()
     assert [record.is_published for record in result.rounds] == [False, True]
     assert result.rounds[0].learners["learner-0"].failures[0].type == "BrokenProcessPool"
+
+
+async def test_a_process_that_is_killed_while_it_writes_a_result_is_not_waited_for() -> None:
+    worker = Worker(Adds(1), "process")
+    async with asyncio.timeout(PATIENCE_S), nothing_left_behind():
+        await worker.get_weights()
+        assert worker._process is not None
+        results = worker._process[0]._result_queue._writer  # type: ignore[attr-defined]
+        os.write(results.fileno(), struct.pack("!i", 2**20))  # what is left to be seen of it: how long it would be
+        await worker.close()
 
 
 async def test_work_that_waits_for_a_thread_never_begins_once_it_is_cancelled() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import simulated
-from federations import nothing_left_behind, session_of
+from federations import PATIENCE_S, nothing_left_behind, session_of
 
 from metisfl_async import (
     ClientParams,
@@ -19,6 +19,7 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
+    Failure,
     FederationResult,
     FedRec,
     Median,
@@ -27,9 +28,11 @@ from metisfl_async import (
     QuorumLost,
     RoundStarted,
     Scheduler,
+    ServerParams,
     Simulation,
     TerminationSignals,
 )
+from metisfl_async.core.messages import NO_ANSWERS
 
 HALF = ControllerConfig(participation_ratio=0.5)
 
@@ -210,6 +213,21 @@ async def test_a_controller_that_is_started_again_goes_on_with_simulated_learner
     result = await DriverSession(again, simulation, signals).run(resume=True)
     assert len(result.rounds) == 6
     assert weights(result).tobytes() == weights(expected).tobytes()
+
+
+async def test_another_driver_hears_at_once_that_simulated_learners_answer_no_questions(threads: Executor) -> None:
+    async with Controller(ServerParams()) as controller:
+        simulation = Simulation(simulated.Draws, learners=3, executor=threads)
+        endless = DriverSession(controller, simulation, TerminationSignals(federation_rounds=10**6))
+        run = asyncio.create_task(endless.run())
+        async for event in endless.events():
+            if isinstance(event, RoundStarted):
+                break
+        async with asyncio.timeout(PATIENCE_S):
+            answers = await DriverSession.attach(controller.client_params).ask("describe", timeout_secs=1_000.0)
+        assert answers == dict.fromkeys(simulation.ids, Failure("describe", "UnexpectedMessage", NO_ANSWERS))
+        await endless.stop()
+        await run
 
 
 async def test_learners_that_cannot_be_made_are_failures_and_not_a_crash(threads: Executor) -> None:

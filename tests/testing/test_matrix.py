@@ -61,7 +61,16 @@ async def restart(fed: Recorded, rng: random.Random) -> str:
     return who
 
 
-FAULTS: list[Fault] = [drop, delay, duplicate, cut, kill, restart]
+async def silence(fed: Recorded, rng: random.Random) -> str:
+    fed.silence(who := rng.choice([*NAMES, "driver"]), rng.uniform(1.0, 100.0))
+    return who  # it may be given up
+
+
+async def anything(fed: Recorded, rng: random.Random) -> str | None:
+    return await rng.choice([drop, delay, duplicate, cut, kill, restart, silence])(fed, rng)
+
+
+FAULTS: list[Fault] = [drop, delay, duplicate, cut, kill, restart, silence, anything]
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -79,7 +88,7 @@ def test_nothing_is_lost_doubled_or_hung(
     learners = {name: Trains(2**index, takes=rng.uniform(5.0, 30.0)) for index, name in enumerate(NAMES)}
 
     async def main() -> list[str]:
-        fed = Recorded(learners, signals, controller_config=config, model_store_config=store, seed=seed)
+        fed = Recorded(learners, signals, controller_config=config, model_store_config=store, seed=seed, lost_secs=None)
         disturbed = set[str | None]()
         with fed.written_down():
             async with fed:

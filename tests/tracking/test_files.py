@@ -45,6 +45,15 @@ async def test_lines_are_json_for_everybody(tmp_path: Path) -> None:
     assert '"metrics": {"loss": null}' in (tmp_path / "run.jsonl").read_text()
 
 
+@pytest.mark.parametrize("tracker", [JSONLines, CSV])
+async def test_a_directory_that_is_not_there_is_made(
+    tmp_path: Path, tracker: type[JSONLines | CSV], caplog: pytest.LogCaptureFixture
+) -> None:
+    await session_of([Adds(1)], rounds=1).run(watch=[tracker(tmp_path / "runs" / "today" / "run")])
+    assert (tmp_path / "runs" / "today" / "run").stat().st_size > 0
+    assert not caplog.records
+
+
 async def test_every_number_is_a_row(tmp_path: Path) -> None:
     result = await session_of([Adds(1), Adds(2)]).run(watch=[CSV(tmp_path / "run.csv")])
     with (tmp_path / "run.csv").open(newline="") as file:

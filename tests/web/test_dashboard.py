@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -240,6 +241,25 @@ async def test_another_run_of_a_session_is_shown_instead(monkeypatch: pytest.Mon
         await viewer.until(lambda viewer: is_over(viewer) and viewer.run["federation"] != before)
         assert viewer.resets == 2
         assert len(viewer.rows("round")) == 2
+
+
+async def test_a_run_of_which_the_beginning_is_not_kept_is_no_other_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "KEPT", 40)
+    monkeypatch.setattr(feed, "AGAIN_S", 0.001)
+    session = session_of([Adds(1), Adds(2)], rounds=12)
+    looks = 0
+
+    def events() -> event_log.EventStream:
+        nonlocal looks
+        looks += 1
+        return session.events()
+
+    source = SimpleNamespace(events=events)
+    async with viewing(Dashboard(source)) as viewer:
+        await session.run()
+        await viewer.until(is_over)
+        await until(lambda: looks > 3)
+        assert viewer.resets == 1
 
 
 async def test_nothing_is_followed_while_nobody_watches() -> None:

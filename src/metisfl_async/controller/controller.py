@@ -258,7 +258,7 @@ class Controller:
     def crowd(self) -> Crowd:
         """Make room for learners of this process that have no connections of their own."""
         parts = self._open
-        return Crowd(parts.registry, parts.jobs, parts.service.farewells)
+        return Crowd(parts.registry, parts.jobs, parts.service.farewells, parts.service.questions)
 
     async def close(self) -> None:
         """Stop listening and end everything; may be called twice."""

@@ -12,11 +12,21 @@ from metisfl_async.controller.connection import Connection
 from metisfl_async.controller.farewell import Farewells
 from metisfl_async.controller.job import Job
 from metisfl_async.controller.jobs import Jobs
+from metisfl_async.controller.questions import Questions
 from metisfl_async.controller.registry import Member, Registry
-from metisfl_async.core.errors import ConnectionLost, UnknownFederation
+from metisfl_async.core.errors import ConnectionLost, UnexpectedMessage, UnknownFederation
 from metisfl_async.core.federation.inputs import Accepted, Joined, Left
 from metisfl_async.core.ids import FederationId, LearnerId, TaskId, Token
-from metisfl_async.core.messages import ControllerMessage, Farewell, TaskOffer, UpdateReply, Withdrawn
+from metisfl_async.core.messages import (
+    NO_ANSWERS,
+    Answer,
+    ControllerMessage,
+    Farewell,
+    Question,
+    TaskOffer,
+    UpdateReply,
+    Withdrawn,
+)
 from metisfl_async.core.model import Model
 from metisfl_async.transport.memory import frames_in_memory, go_ahead
 
@@ -43,9 +53,9 @@ class _Seat(Connection):
 class Crowd:
     """Many learners with one connection, in the controller's process. Their leases do not end."""
 
-    def __init__(self, registry: Registry, jobs: Jobs, farewells: Farewells) -> None:
+    def __init__(self, registry: Registry, jobs: Jobs, farewells: Farewells, questions: Questions) -> None:
         self.is_dismissed = False  #: whether the federation is over for them
-        self._registry, self._jobs, self._farewells = registry, jobs, farewells
+        self._registry, self._jobs, self._farewells, self._questions = registry, jobs, farewells, questions
         self._members: list[Member] = []
         self._offers: list[tuple[LearnerId, TaskOffer]] = []
         self._withdrawn: set[TaskId] = set()
@@ -114,6 +124,10 @@ class Crowd:
                 self._withdrawn.add(task_id)
             case Farewell():
                 self.is_dismissed = True
+            case Question(question_id):
+                refused = Answer(question_id, error_type=UnexpectedMessage.__name__, message=NO_ANSWERS)
+                self._questions.answered(learner, refused)
+                return
             case _:
                 return  # what counted and what is settled changes nothing: nothing is kept here
         self._has_heard.set()

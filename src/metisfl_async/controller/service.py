@@ -72,9 +72,9 @@ class Service:
         self.closing = asyncio.Event()
         self.listeners = Listeners(named_learners("learners", config.learners), self.closing, server_params)
         self.farewells = Farewells(registry, config.farewell_timeout_secs, clock)
-        self._questions = Questions(registry)
+        self.questions = Questions(registry)
         self.conversations = Conversations(
-            config, registry, jobs, self.listeners, self.farewells, questions=self._questions
+            config, registry, jobs, self.listeners, self.farewells, questions=self.questions
         )
         self._config, self._registry, self._jobs = config, registry, jobs
         self._clock = clock
@@ -114,20 +114,22 @@ class Service:
         latest = job.published().model
         if latest.version < model.version:
             raise UnexpectedMessage(f"model version {model.version} is not here; the latest is {latest.version}")
-        turn, sent_bytes = self._downloads.turn(latest.manifest.size_bytes), 0
+        turn, sent_bytes, left_bytes = self._downloads.turn(latest.manifest.size_bytes), 0, 0
 
         def begin() -> Publication:
+            nonlocal left_bytes
             publication = job.published()  # without rounds, it may be newer than the one that was asked for
             job.post(Served(member.id, publication.model.version))
-            return publication.in_codec(codec)
+            publication = publication.in_codec(codec)
+            left_bytes = publication.model.manifest.size_bytes
+            return publication
 
         def moved(size_bytes: int) -> None:
-            nonlocal sent_bytes
+            nonlocal sent_bytes, left_bytes
             turn.moved()
             member.heard(self._clock())
-            was_all, sent_bytes = sent_bytes >= latest.manifest.size_bytes, sent_bytes + size_bytes
-            is_all = sent_bytes >= latest.manifest.size_bytes and not was_all
-            job.post(Moved(member.id, sent=size_bytes, is_all=is_all))
+            sent_bytes, had_bytes, left_bytes = sent_bytes + size_bytes, left_bytes, left_bytes - size_bytes
+            job.post(Moved(member.id, sent=size_bytes, is_all=left_bytes <= 0 < had_bytes))
             self.farewells.moved(member.id, sent_bytes)
 
         @asynccontextmanager
@@ -241,7 +243,7 @@ class Service:
         self._audit.note("asked", caller, method=request.method)
         if request.learners:
             self.listeners.name(request.learners)
-        async with aclosing(self._questions.ask(request)) as answers:
+        async with aclosing(self.questions.ask(request)) as answers:
             async for answer in answers:
                 yield answer
 

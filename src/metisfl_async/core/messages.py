@@ -16,6 +16,7 @@ from metisfl_async.core.metrics import Json, Metrics
 __all__ = [
     "MAX_ANSWER_BYTES",
     "MAX_QUESTION_BYTES",
+    "NO_ANSWERS",
     "PROTOCOL",
     "TRAINED_BEFORE",
     "Accept",
@@ -48,6 +49,7 @@ __all__ = [
 TRAINED_BEFORE = "trained_before"  #: in the metadata of first weights: whether their learner had trained before
 MAX_QUESTION_BYTES = 48 * 1024  #: of the parameters of a question to learners, as JSON
 MAX_ANSWER_BYTES = 96 * 1024  #: of what a learner answers, as JSON
+NO_ANSWERS = "simulated learners exist only while they work, and answer no questions"
 PROTOCOL = 3  #: the version of what is said here; parties of different versions refuse each other
 
 

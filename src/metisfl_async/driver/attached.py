@@ -57,7 +57,7 @@ class AttachedSession:
         TransportError
             If the controller cannot be reached for `lost_secs`.
         """
-        link, self._reached = GrpcLink(self._params), Reached(None)
+        link, self._reached, self.result = GrpcLink(self._params), Reached(None), None
         if self._log.is_closed:
             self._log = EventLog()
         async with watched(self, checked_watchers(watch), self._log, STOP_TIMEOUT_S):

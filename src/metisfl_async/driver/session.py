@@ -16,7 +16,7 @@ from metisfl_async.core.errors import ConfigError, ConnectionLost, MetisError, U
 from metisfl_async.core.federation.events import Event, FederationFinished, RoundFinished
 from metisfl_async.core.federation.records import Failure
 from metisfl_async.core.ids import FederationId
-from metisfl_async.core.messages import StartRequest
+from metisfl_async.core.messages import NO_ANSWERS, StartRequest
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Array
 from metisfl_async.driver.asking import ask, checked_question
@@ -126,7 +126,7 @@ class DriverSession:
             raise ConfigError("evaluate", evaluate, "a function (parameters, round_number) -> metrics, or None")
         if keep_running and num_here:
             raise ConfigError("keep_running", keep_running, "False with live learners: they end with their session")
-        self._controller, self._learners, self._is_asking = controller, live, False
+        self._controller, self._learners = controller, live
         self._request = StartRequest(
             termination_signals,
             num_learners,
@@ -140,6 +140,7 @@ class DriverSession:
         self._evaluate = evaluate
         self._stopping = Stopping(stop_timeout_secs)
         self._hosting = Hosting(controller, live, worker, self._stopping, self._simulation)
+        self._busy = ""  # with what: it does one thing at a time
         self._stop: StopRequest | None = None  # of the run that was called
         self._keep_running, self._lost_secs = keep_running, lost_secs
         self._log = EventLog()
@@ -206,7 +207,7 @@ class DriverSession:
             If it is running already, or a live learner is still in a method that was given up.
         """
         stop, watch = StopRequest(), checked_watchers(watch)
-        if self._link is None and not self._is_asking:
+        if not self._busy:
             self._stop = stop  # it may be asked for from now on, although nothing runs before this is awaited
             self._has_link = asyncio.Event()
         return self._run(stop, watch, progress=progress, resume=resume)
@@ -214,8 +215,9 @@ class DriverSession:
     async def _run(
         self, stop: StopRequest, watch: Watchers[DriverSession], *, progress: bool, resume: bool
     ) -> FederationResult:
-        self._check_idle()
-        self._stop = stop
+        self._begin_with("running")
+        if self._stop is not stop:  # something else went on when it was called
+            self._stop, self._has_link = stop, asyncio.Event()
         if self._log.is_closed:
             self._log = EventLog()
         self._forget_run()
@@ -223,7 +225,7 @@ class DriverSession:
             async with watched(self, watch, self._log, self._stopping.timeout_s):
                 return await self._run_parts(stop, progress=progress, resume=resume)
         finally:
-            self._link = self._driving = self._stop = None
+            self._link, self._driving, self._stop, self._busy = None, None, None, ""
             self._has_link.set()
 
     async def _run_parts(self, stop: StopRequest, *, progress: bool, resume: bool) -> FederationResult:
@@ -308,7 +310,7 @@ class DriverSession:
             If a remote controller cannot be reached.
         """
         if self._simulation is not None:
-            raise UnexpectedMessage("simulated learners exist only while they work, and answer no questions")
+            raise UnexpectedMessage(NO_ANSWERS)
         request, given = checked_question(method, params, timeout_secs), self._request
         if self._stop is not None:
             await self._has_link.wait()
@@ -317,18 +319,18 @@ class DriverSession:
             request = replace(request, num_learners=count, join_timeout_secs=wait_s, learners=given.learners)
         if self._link is not None:
             return await ask(self._link, request, self._lost_secs)
-        self._check_idle()
-        self._is_asking = True
+        self._begin_with("asking")
         try:
             return await self._hosting.ask(request, self._lost_secs)
         finally:
-            self._is_asking = False
+            self._busy = ""
 
     # --- the parts -------------------------------------------------------------------------------------------------
 
-    def _check_idle(self) -> None:
-        if self._link is not None or self._is_asking:
-            raise UnexpectedMessage(f"the session is {'running' if self._link is not None else 'asking'} already")
+    def _begin_with(self, what: str) -> None:
+        if self._busy:
+            raise UnexpectedMessage(f"the session is {self._busy} already")
+        self._busy = what
 
     async def _drive(self, stop: StopRequest, display: ProgressDisplay | None, *, resume: bool) -> FederationResult:
         """Start the federation, or come back to it; follow it to its end, and collect what came of it."""
@@ -343,7 +345,11 @@ class DriverSession:
             following = self._follow(link, lambda event: self._note(event, display, central))
             finished = await central.beside(following, self._federation_id)
             self._reached.end(finished.reason)
-            failure = await self._collect(link)
+            failure: MetisError | None = None
+            try:
+                self._result = await collect(link, self._federation_id, self._reached, self._lost_secs)
+            except MetisError as error:  # what the events told is the result then
+                failure = error
         except (asyncio.CancelledError, NothingBegun):
             if not self._hosting.owns_controller and self._federation_id:
                 with suppress(MetisError, TimeoutError):
@@ -356,14 +362,6 @@ class DriverSession:
             assert failure is not None
             raise failure
         return self._result
-
-    async def _collect(self, link: ControllerLink) -> MetisError | None:
-        """Fetch the result; say why it cannot be had, if it cannot: then what the events told is the result."""
-        try:
-            self._result = await collect(link, self._federation_id, self._reached, self._lost_secs)
-        except MetisError as error:
-            return error
-        return None
 
     async def _begin(self, link: ControllerLink, *, resume: bool) -> None:
         """Start a federation, or find the one that goes on."""

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound="Watched")
 Watchers: TypeAlias = Sequence[Callable[[S], Awaitable[None]]]
+WATCHERS = "trackers, and async functions that take the session"
 CLOSED_S = 1.0  #: for a watcher that was cancelled
 
 
@@ -35,9 +36,11 @@ class Watched(Protocol):
 
 def checked_watchers(watch: Watchers[S]) -> Watchers[S]:
     """Refuse what cannot watch."""
+    if isinstance(watch, str) or not isinstance(watch, Sequence):
+        raise ConfigError("watch", watch, f"a list of {WATCHERS}")
     for watcher in watch:
-        if not callable(watcher):
-            raise ConfigError("watch", watcher, "trackers, and async functions that take the session")
+        if isinstance(watcher, type) or not callable(watcher):
+            raise ConfigError("watch", watcher, WATCHERS)
     return watch
 
 

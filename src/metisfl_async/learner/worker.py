@@ -308,6 +308,8 @@ class Worker:
             for child in multiprocessing.active_children():  # by now the id may be another process's
                 if child.pid == process_id:
                     child.kill()
+            # The pool has both ends of the pipe: half a result, of a process that was killed, would never end.
+            pool._result_queue._writer.close()  # type: ignore[attr-defined]
             pool.shutdown()
 
 

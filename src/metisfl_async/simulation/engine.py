@@ -48,6 +48,10 @@ class _Run:
     wanted: set[TaskId] = field(default_factory=set)
     doing: asyncio.Task[None] | None = None
 
+    def is_over(self, _: object) -> None:
+        """Let the next one be handed in."""
+        self.after.set()
+
 
 class Engine:
     """Stands between a controller and the workers of a simulation.
@@ -80,6 +84,7 @@ class Engine:
                 offers, withdrawn = await self._crowd.heard()
                 for run in self._dealt(offers):
                     run.doing = group.create_task(self._carry_out(run, hands, lending))
+                    run.doing.add_done_callback(run.is_over)  # also of one that ends before it has begun
                 for task_id in withdrawn:
                     self._drop(task_id)
             for task_id in list(self._runs):
@@ -120,7 +125,6 @@ class Engine:
         finally:
             for task in run.tasks:
                 self._runs.pop(task.offer.task_id, None)
-            run.after.set()
 
     async def _done(self, job: Job, tasks: Sequence[Task], hands: Hands, lending: Lending) -> list[Done]:
         directory, owns = hands.directory, hands.owns_processes

@@ -78,7 +78,10 @@ class Processes:
                 return await asyncio.wrap_future(doing)
             except asyncio.CancelledError:
                 process.end()
-                await to_the_end(_ended(doing))
+                try:
+                    await to_the_end(_unwanted(doing))
+                finally:
+                    process.close()  # it may have been ended after its errand, or before it
                 raise
         finally:
             self._free.put_nowait(process)
@@ -111,6 +114,7 @@ class Borrowed:
                 raise WorkerDied from error
 
 
-async def _ended(doing: Future[Done]) -> None:
+async def _unwanted(doing: Future[Done]) -> None:
+    """Wait for the end of an errand, and remove what came of it."""
     with suppress(WorkerDied, asyncio.CancelledError):
-        await asyncio.wrap_future(doing)
+        (await asyncio.wrap_future(doing)).discard()

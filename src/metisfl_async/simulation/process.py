@@ -39,7 +39,6 @@ class Process:
         WorkerDied
             If the process died, or was ended.
         """
-        self._is_ended = False
         if self._process is None:
             self._start()
         assert self._pipe is not None
@@ -60,10 +59,10 @@ class Process:
             process.kill()
 
     def close(self) -> None:
-        """End it for good; nothing is being done."""
-        self.end()
+        """End the process while nothing is being done; if more is to be done, another one is made."""
         if self._process is not None:
             self._bury()
+        self._is_ended = False
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")  # forking after gRPC or TensorFlow ran hangs

@@ -98,6 +98,10 @@ class EventStream:
             raise StopAsyncIteration
         return events[0]
 
+    def has_same_run(self, other: object) -> bool:
+        """Say whether another stream follows the same run: where its beginning is not kept, events do not tell."""
+        return isinstance(other, EventStream) and other._log is self._log
+
     async def batch(self) -> list[Event]:
         """Wait for the next events, and give all that are there, 256 at most; none once it is over."""
         return await self._next(MOST)

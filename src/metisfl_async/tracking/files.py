@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from metisfl_async.core.federation.events import Event, event_to_dict
 from metisfl_async.core.federation.records import RoundRecord
@@ -22,14 +23,14 @@ class JSONLines(Tracker):
     Parameters
     ----------
     path : str or Path
-        Where; a file that is there is written anew.
+        Where; directories are made, and a file that is there is written anew.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
 
     def open(self) -> None:
-        self._file = self._path.open("w", encoding="utf-8")
+        self._file = _anew(self._path)
 
     def take(self, events: Sequence[Event]) -> None:
         self._file.writelines(json.dumps(as_json(event_to_dict(event))) + "\n" for event in events)
@@ -45,14 +46,14 @@ class CSV(RoundTracker):
     Parameters
     ----------
     path : str or Path
-        Where; a file that is there is written anew.
+        Where; directories are made, and a file that is there is written anew.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
 
     def open(self) -> None:
-        self._file = self._path.open("w", encoding="utf-8", newline="")
+        self._file = _anew(self._path, newline="")
         self._rows = csv.writer(self._file)
         self._rows.writerow(["step", "learner", "name", "value"])
 
@@ -64,3 +65,8 @@ class CSV(RoundTracker):
 
     def close(self, result: FederationResult | None) -> None:
         self._file.close()
+
+
+def _anew(path: Path, newline: str | None = None) -> TextIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("w", encoding="utf-8", newline=newline)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from metisfl_async.core.errors import ConfigError, MetisError
 from metisfl_async.driver.attached import AttachedSession
 from metisfl_async.driver.session import DriverSession
-from metisfl_async.transport.concurrency import first_of
+from metisfl_async.transport.concurrency import aside, first_of
 from metisfl_async.web.feed import Feed, Watched
 from metisfl_async.web.files import FILES, page
 from metisfl_async.web.saved import as_file
@@ -112,7 +112,9 @@ class Dashboard:
             await first_of(self._stream(feed, _last_id(scope), send), _gone(receive), self._closing.wait())
             await send({"type": "http.response.body", "body": b""})
         elif file == "run.html":
-            await answer(send, 200, as_file(await feed.rows()), "text/html; charset=utf-8", as_is=True)
+            rows = await feed.rows()
+            saved = await aside(sum(map(len, rows)), as_file, rows)
+            await answer(send, 200, saved, "text/html; charset=utf-8", as_is=True)
         elif file in FILES:
             await answer(send, 200, *FILES[file])
         else:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from metisfl_async.core.federation.events import Event, EventsMissed
 from metisfl_async.driver.result import FederationResult
+from metisfl_async.store.event_log import EventStream
 from metisfl_async.transport.concurrency import end_all
 from metisfl_async.web.board import Board
 from metisfl_async.web.rows import Changes
@@ -129,6 +130,8 @@ class Feed:
         while True:
             await asyncio.sleep(AGAIN_S)
             events = self._session.events()
+            if isinstance(events, EventStream) and events.has_same_run(self._events):
+                continue
             event = await anext(events, None)
             if event is not None and event != self._first:
                 break

@@ -53,6 +53,18 @@ def test_watchers_hear_how_far_a_learner_is_with_its_task() -> None:
     assert (part.fetch_ms, part.train_ms) == (3_000.0, 7_000.0)
 
 
+def test_a_learner_that_fetches_and_sends_again_and_again_is_told_of_once() -> None:
+    sandbox = training(A, config=ControllerConfig(evaluate_every=0))
+    sandbox.accept(A)
+    for _ in range(3):
+        sandbox.served(A, 0)
+        sandbox.moved(A, sent=10, is_all=True)
+    for _ in range(3):
+        sandbox.begin_upload(A)
+        sandbox.served(A, 0)
+    assert [event.state for event in sandbox.events_of(TaskMoved)] == ["fetching", "working", "uploading"]
+
+
 def test_a_learner_that_has_the_model_works_at_once_and_fetches_again_after_it_was_away() -> None:
     sandbox = training(A)
     sandbox.served(A, 0)

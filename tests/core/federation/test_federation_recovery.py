@@ -183,6 +183,13 @@ def test_tasks_that_a_learner_should_not_hold_are_discarded_with_the_reason() ->
     assert of_another.state is TaskState.OFFERED
 
 
+def test_an_update_of_a_task_that_nobody_knows_any_more_after_the_end_is_none_that_was_refused() -> None:
+    sandbox = training(A)
+    assert sandbox.admit(A, STRANGE) == UNKNOWN
+    sandbox.stop("enough")
+    assert sandbox.admit(A, STRANGE) == UpdateReply(Outcome.CANCELLED, "the federation ended")
+
+
 def test_a_learner_that_comes_back_after_the_end_hears_that_its_task_is_over() -> None:
     sandbox = training(A)
     sandbox.disconnect(A)

@@ -79,6 +79,22 @@ def test_all_that_a_learner_holds_is_taken_up_and_comes_in_any_order() -> None:
     assert sandbox.federation.standing.num_published == 1
 
 
+def test_a_newer_model_may_be_fetched_for_any_task_that_a_learner_holds() -> None:
+    sandbox = begun(num_learners=2)
+    comes_with(sandbox, A, first=True, second=False)
+    comes_with(sandbox, B, a=True, b=True, c=True)
+    for name in "abc":
+        sandbox.fold(uploaded(sandbox, B, name))
+    sandbox.publish()
+    sandbox.served(A, 1)
+    second, first = (
+        sandbox.admit(A, TaskId(name), trained_from) for name, trained_from in (("second", 1), ("first", 0))
+    )
+    assert isinstance(second, Task)
+    assert isinstance(first, Task)
+    assert (second.model_version, first.model_version) == (1, 0)
+
+
 def test_what_a_learner_does_not_hold_any_more_is_given_up_all_of_it() -> None:
     sandbox = begun(num_learners=2)
     comes_with(sandbox, A, first=True, second=False)

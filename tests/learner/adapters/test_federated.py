@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,20 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from digit_models import torch_learner, torch_model
-from digits import accuracy_of
+from digit_models import keras_model, torch_learner, torch_model
+from digits import accuracy_of, parts
 from federations import Adds, session_of
 
-from metisfl_async import ConfigError, Controller, ControllerConfig, DriverSession, TerminationSignals, load_into
+from metisfl_async import (
+    ConfigError,
+    Controller,
+    ControllerConfig,
+    DriverSession,
+    Learner,
+    TerminationSignals,
+    load_into,
+)
+from metisfl_async.adapters import KerasLearner
 
 pytestmark = pytest.mark.slow
 
@@ -85,6 +95,34 @@ async def test_what_is_a_learners_own_never_leaves_it(federated: Any, is_own: st
     states = [learner.model.state_dict() for learner in learners]
     for name in states[0]:
         assert (states[0][name] == states[1][name]).all() != name.startswith(is_own) or "batches" in name
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch_learner(model=named_model(), federated=["body.*", "bn.*"]),
+        lambda: KerasLearner(keras_model, *parts()[0], federated=["dense/*"]),
+    ],
+    ids=["torch", "Keras"],
+)
+async def test_what_a_learners_own_model_reaches_after_training_is_in_the_record(make: Callable[[], Learner]) -> None:
+    learner: Any = make()
+    weights, metrics, _ = learner.train(learner.get_weights(), {"batch_size": 16, "epochs": 1})
+    measured = learner.evaluate(weights, {})  # with its own part as it is
+    measured.pop("num_examples")
+    assert measured.keys() == {"loss", "accuracy"}
+    assert metrics.items() >= {f"personal/{name}": value for name, value in measured.items()}.items()
+    (record,) = (await session_of([learner], rounds=1, config=CONFIG).run()).rounds
+    names = {"loss", "accuracy", "personal/loss", "personal/accuracy"}
+    assert record.learners["learner-0"].train_metrics.keys() == record.train_metrics.keys() == names
+    assert record.evaluation_metrics.keys() == {"loss", "accuracy"}
+
+
+@pytest.mark.parametrize("federated", ["all", "trainable"])
+async def test_without_a_trained_part_of_its_own_there_is_one_number(federated: str) -> None:
+    learners = [torch_learner(n, model=named_model(), federated=federated) for n in range(2)]
+    (record,) = (await session_of(learners, rounds=1, config=CONFIG).run()).rounds
+    assert record.train_metrics.keys() == {"loss", "accuracy"}
 
 
 async def test_files_lineage_and_errors_have_the_models_own_names(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import sys
 for name in ("jax", "keras", "tensorflow", "torch", "sklearn", "xgboost"):
     sys.modules[name] = None
 from metisfl_async import *
+from metisfl_async.adapters import *
 for make in (
     lambda: SklearnLearner("not a model", (), ()),
     lambda: TorchLearner("not a model", (), (), optimizer=print),

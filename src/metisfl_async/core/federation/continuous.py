@@ -14,6 +14,7 @@ from metisfl_async.core.federation.running_means import RunningEvaluation
 from metisfl_async.core.federation.standing import OpenRound
 from metisfl_async.core.federation.tasks import HeldTask, Task, TaskKind, TaskState, Verdict
 from metisfl_async.core.federation.termination import reason_to_stop
+from metisfl_async.core.federation.uploads import ENDED
 from metisfl_async.core.ids import FederationId, LearnerId
 from metisfl_async.core.strategies.strategies import Strategies
 
@@ -205,7 +206,7 @@ class ContinuousFederation(Federation):
             self._enter(Phase.EVALUATING)
             for task in self.ledger.open():
                 if task.kind is TaskKind.TRAIN:
-                    self._desk.give_up(task, TaskState.CANCELLED, "the federation ended")
+                    self._desk.give_up(task, TaskState.CANCELLED, ENDED)
 
     def _on_unpublished(self, unpublished: Unpublished) -> None:
         if unpublished.may_pass:  # the record stays open, and the same updates are tried again

@@ -34,6 +34,7 @@ from metisfl_async.core.federation.round import Round
 from metisfl_async.core.federation.standing import OpenRound, Standing
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
 from metisfl_async.core.federation.termination import cutoff_s
+from metisfl_async.core.federation.uploads import ENDED
 from metisfl_async.core.ids import FederationId, LearnerId
 from metisfl_async.core.strategies.strategies import Strategies
 
@@ -282,7 +283,7 @@ class Course(ABC):
             self._do(StartTimer("ending", ENDING_S))
             return
         self.phase = Phase.FINISHED
-        self._desk.give_up_all(TaskState.CANCELLED, "the federation ended")
+        self._desk.give_up_all(TaskState.CANCELLED, ENDED)
         self._on_finish()
         timers: tuple[TimerName, ...] = ("gather", "phase", "cutoff", "return", "ending", "central")
         self._do(*(StopTimer(name) for name in timers), Discard())

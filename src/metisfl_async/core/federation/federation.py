@@ -54,7 +54,7 @@ from metisfl_async.core.federation.inputs import (
 from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.federation.tasks import HeldTask, Task, TaskKind, TaskState, Verdict
 from metisfl_async.core.federation.termination import cutoff_s
-from metisfl_async.core.federation.uploads import reply_of
+from metisfl_async.core.federation.uploads import ENDED, reply_of
 from metisfl_async.core.ids import LearnerId, StreamId, TaskId
 from metisfl_async.core.messages import TRAINED_BEFORE, Outcome, UpdateReply
 from metisfl_async.core.metrics import NUM_EXAMPLES, Metrics
@@ -62,6 +62,8 @@ from metisfl_async.core.strategies.scheduling import timing_of
 from metisfl_async.core.texts import MAX_NAME, plain, plain_names
 
 __all__ = ["Federation"]
+
+MOVES = "fetching", "working", "uploading"  #: the steps of a learner at its task, in order
 
 
 class Federation(Course):
@@ -117,8 +119,9 @@ class Federation(Course):
                 self._evaluated(learner, task_id, plain_names(metrics))
             case Served(learner, version):
                 self._models[learner] = version
-                if (task := self.ledger.awaited.get(learner)) is not None:
+                for task in self.ledger.open_of(learner):  # whichever it fetches it for
                     task.newest_version = version
+                if (task := self.ledger.awaited.get(learner)) is not None:
                     self._moved(task, "fetching")
             case CentralEvaluation():
                 self._on_central(happened)
@@ -129,7 +132,7 @@ class Federation(Course):
                     self.ledger.fetched(task)
                     self._moved(task, "working")
             case Admit():
-                uploads.admit(happened)
+                uploads.admit(happened, is_finished=self.is_finished)
                 if (task := uploads.task_of(happened.stream)) is not None and task.state is TaskState.UPLOADING:
                     self._moved(task, "uploading")
             case Interrupted(stream):
@@ -225,7 +228,7 @@ class Federation(Course):
 
     def _judge(self, learner: LearnerId, held: HeldTask) -> tuple[Verdict, str]:
         if self.is_finished and self.ledger.find(learner, held.task_id) is None:
-            return Verdict.DISCARD, "the federation ended"
+            return Verdict.DISCARD, ENDED
         return self._desk.judge(learner, held)
 
     def _disconnected(self, learner: LearnerId, reason: str) -> None:
@@ -299,7 +302,10 @@ class Federation(Course):
             self._progress()
 
     def _moved(self, task: Task, state: Literal["fetching", "working", "uploading"]) -> None:
-        """Say how far a learner is."""
+        """Say how far a learner is, once: who fetches again and again leaves the others room in what watchers hear."""
+        if (moved := MOVES.index(state) + 1) <= task.moved:
+            return
+        task.moved = moved
         assert self._started_at is not None
         at_ms = (self._now - self._started_at) * 1e3
         self._announce(TaskMoved(task.round_number, task.learner, task.kind.value, task.id, state, at_ms))

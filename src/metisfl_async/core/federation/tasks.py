@@ -69,6 +69,7 @@ class Task:
     reason: str = ""  #: why it ended as it did, for its learner
     error_type: str = ""  #: if it did not count: the exception's class, or the state it ended in
     has_model: bool = False  #: whether its learner was sent a model for it
+    moved: int = 0  #: how many steps of its learner's were told: fetching, working, uploading
     damages: int = 0  #: how many times its update was damaged on its way
     content: bytes = b""  #: what tells its update from another one, once it is whole
     streams: list[StreamId] = field(default_factory=list)  #: which bring its update, or wait to hear what became of it

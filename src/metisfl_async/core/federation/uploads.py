@@ -13,10 +13,11 @@ from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
 from metisfl_async.core.ids import StreamId
 from metisfl_async.core.messages import Outcome, UpdateReply
 
-__all__ = ["UNKNOWN", "Uploads", "reply_of", "why"]
+__all__ = ["ENDED", "UNKNOWN", "Uploads", "reply_of", "why"]
 
 TAKEN = (TaskState.RECEIVED, TaskState.FOLDED, TaskState.COUNTED)
 UNKNOWN = "no such task; its round is over"
+ENDED = "the federation ended"
 OTHER_CONTENT = "another update of the same task was taken in before; a task has one outcome"
 MOST_DAMAGES = 3  #: of one update; then its learner, or its link, is at fault
 
@@ -32,11 +33,15 @@ class Uploads:
         """Find whose update the stream brings; None once it has its answer, or was abandoned."""
         return self._tasks.get(stream)
 
-    def admit(self, admit: Admit) -> None:
-        """Decide on a header: receive the update, answer at once, or answer with the stream that came before."""
+    def admit(self, admit: Admit, *, is_finished: bool) -> None:
+        """Decide on a header: receive the update, answer at once, or answer with the stream that came before.
+
+        When the federation is finished, no more is known of a task that is not known.
+        """
         stream, task = admit.stream, self._ledger.find(admit.learner, admit.task_id)
         if task is None or task.kind is TaskKind.EVALUATE:
-            self._do(Answer(stream, UpdateReply(Outcome.REFUSED, UNKNOWN)))
+            unknown = UpdateReply(Outcome.CANCELLED, ENDED) if is_finished else UpdateReply(Outcome.REFUSED, UNKNOWN)
+            self._do(Answer(stream, unknown))
             return
         if task.content not in (b"", admit.content) and task.state in TAKEN:
             task.part.failures.append(Failure(task.kind.value, "OtherContent", OTHER_CONTENT))

@@ -7,9 +7,12 @@ from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.metrics import NUM_EXAMPLES, Metrics
 from metisfl_async.core.model import DTYPES
 
-__all__ = ["Federated", "check_federated", "chosen", "not_carried"]
+__all__ = ["Federated", "check_federated", "chosen", "not_carried", "personal_metrics"]
+
+PERSONAL = "personal/"  #: before the name of what a learner's own model is measured by
 
 Federated: TypeAlias = str | Sequence[str] | Callable[[str], bool]
 
@@ -52,6 +55,11 @@ def chosen(federated: Federated, names: Sequence[str], trained: Collection[str])
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:20]) + (f", and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def personal_metrics(measured: Metrics) -> Metrics:
+    """Name what was measured of a learner's own model, after its training, among the metrics of that."""
+    return {f"{PERSONAL}{name}": value for name, value in measured.items() if name != NUM_EXAMPLES}
 
 
 def not_carried(name: str) -> str:

@@ -15,7 +15,7 @@ from metisfl_async.core.model import DTYPES, Array
 from metisfl_async.learner.adapters.alone import alone_with
 from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.adapters.examples import count_in_batches, count_rows
-from metisfl_async.learner.adapters.federated import Federated, check_federated, chosen, not_carried
+from metisfl_async.learner.adapters.federated import Federated, check_federated, chosen, not_carried, personal_metrics
 from metisfl_async.learner.adapters.keras_draws import can_be_gathered, keras_batches, reseed_dropout
 from metisfl_async.learner.adapters.keras_parts import (
     array_of_variable,
@@ -75,7 +75,8 @@ class KerasLearner(Learner):
     -----
     `train` takes "batch_size", "epochs", "num_local_updates", "learning_rate", "max_grad_norm" and "proximal_mu" (see
     `keras_proximal_term`), `evaluate` "batch_size"; also lists "metrics" and "metadata" of names that the result
-    must have. Other keys are refused.
+    must have. Other keys are refused. Where a weight that is trained stays with the learner, the metrics of training
+    have what its own model reaches on the test data after training, too, with "personal/" before the names.
     """
 
     train_keys: ClassVar[frozenset[str]] = KEYS | {"proximal_mu", "max_grad_norm"}
@@ -200,7 +201,11 @@ class KerasLearner(Learner):
                 callbacks=[keras_budget_callback(budget)],
                 verbose=0,
             ).history
-        return self.get_weights(), {name: values[-1] for name, values in history.items()}, budget.metadata()
+        metrics = {name: values[-1] for name, values in history.items()}
+        own = set(map(id, self.model.trainable_weights)) - set(map(id, self._weights().values()))
+        if own:
+            metrics |= personal_metrics(self._measured({}))
+        return self.get_weights(), metrics, budget.metadata()
 
     def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
         with alone_with(self.model, self):
@@ -208,10 +213,14 @@ class KerasLearner(Learner):
 
     def _evaluate(self, parameters: list[Array], config: Config) -> Metrics:
         only(config, {"batch_size", "metrics", "round_number"})
+        self._set_weights(parameters)
+        return self._measured(config)
+
+    def _measured(self, config: Config) -> Metrics:
+        """Measure the model, as it is, on the test data."""
         batch_size = whole_number(config, "batch_size", 32) if isinstance(self.test_data, tuple) else None
         if batch_size is None and "batch_size" in config:
             raise ConfigError("config['batch_size']", config["batch_size"], "no such key: the data comes in batches")
-        self._set_weights(parameters)
         x, y, weights = _parts("test_data", self.test_data)
         measured: Metrics = self.model.evaluate(
             x, y, batch_size=batch_size, sample_weight=weights, return_dict=True, verbose=0

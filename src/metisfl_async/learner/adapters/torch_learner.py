@@ -16,7 +16,7 @@ from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.alone import alone_with
 from metisfl_async.learner.adapters.budget import BatchBudget
 from metisfl_async.learner.adapters.examples import first_leaf, mapped
-from metisfl_async.learner.adapters.federated import Federated, check_federated, chosen
+from metisfl_async.learner.adapters.federated import Federated, check_federated, chosen, personal_metrics
 from metisfl_async.learner.adapters.needed import needed
 from metisfl_async.learner.adapters.options import (
     KEYS,
@@ -100,7 +100,8 @@ class TorchLearner(Learner):
     `train` takes "batch_size", "epochs", "num_local_updates", "learning_rate" (of all parameter groups),
     "max_grad_norm" and "proximal_mu" (see `torch_proximal_term`), `evaluate` "batch_size"; also lists "metrics" and
     "metadata" of names that the result must have. Other keys are refused. Metrics of training are means over the
-    batches of the last epoch, or of as many batches.
+    batches of the last epoch, or of as many batches. Where a tensor that is trained stays with the learner, they have
+    what its own model reaches on the test data after training, too, with "personal/" before the names.
     """
 
     train_keys: ClassVar[frozenset[str]] = KEYS | {"proximal_mu", "max_grad_norm"}
@@ -247,20 +248,27 @@ class TorchLearner(Learner):
                     torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
                 self.optimizer.step()
                 measured.append((len(first_leaf(batch)), {"loss": float(loss.detach()), **others()}))
-        return self.get_weights(), weighted_means(measured), budget.metadata()
+        metrics = weighted_means(measured)
+        if not trained_names(self.model) <= set(self.weight_names()):  # it has something of its own
+            metrics |= personal_metrics(self._measured({}))
+        return self.get_weights(), metrics, budget.metadata()
 
     def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
         with alone_with(self.model, self):
             return self._evaluate(parameters, config)
 
     def _evaluate(self, parameters: list[Array], config: Config) -> Metrics:
+        only(config, {"batch_size", "metrics", "round_number"})
+        self._set_weights(parameters)
+        return self._measured(config)
+
+    def _measured(self, config: Config) -> Metrics:
+        """Measure the model, as it is, on the test data."""
         import torch
 
-        only(config, {"batch_size", "metrics", "round_number"})
         if self._test_data.is_batched and "batch_size" in config:
             raise ConfigError("config['batch_size']", config["batch_size"], "no such key: the data comes in batches")
         size = whole_number(config, "batch_size", 32)
-        self._set_weights(parameters)
         self.model.eval()
         measured: list[tuple[float, Metrics]] = []
         with torch.no_grad():  # not inference_mode: a model may keep what it computes here, and train with it later

@@ -144,6 +144,17 @@ class Logs(FedAvg):
         super().discard()
 
 
+class Looks:
+    """Is mixed into rules, and looks at each update."""
+
+    def fold(self, update: Update) -> None:
+        super().fold(update)  # type: ignore[misc]
+
+
+class LooksAtAll(Looks, FedAvg):
+    """A mean that wants to see each update."""
+
+
 class Halves(FedAvgM):
     def fold(self, update: Update) -> None:
         super().fold(Update(update.learner, update.model, update.weight / 2))
@@ -156,7 +167,7 @@ def test_a_rule_that_wants_to_see_each_update_refuses_sums_by_name(rule: Aggrega
         rule.fold_sum(summed([of(1.0)], [1.0]))
 
 
-@pytest.mark.parametrize("rule", [Shortens(), Halves(), FedAvgM(Shortens())])
+@pytest.mark.parametrize("rule", [Shortens(), LooksAtAll(), Halves(), FedAvgM(Shortens())])
 def test_a_rule_that_changes_how_another_one_folds_is_no_mean(rule: AggregationRule) -> None:
     assert not rule.is_mean
 

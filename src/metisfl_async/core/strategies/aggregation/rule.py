@@ -55,8 +55,9 @@ class AggregationRule(ABC):
     is_mean: bool = False  #: whether it makes a weighted mean of a round's updates: then sums of them do as well
 
     def __init_subclass__(cls) -> None:
-        if "fold" in vars(cls) and "fold_sum" not in vars(cls):
-            cls.is_mean = False  # what it does with each update, it cannot do with a sum
+        super().__init_subclass__()
+        folds, sums = (next(kind for kind in cls.__mro__ if name in vars(kind)) for name in ("fold", "fold_sum"))
+        cls.is_mean = cls.is_mean and folds in sums.__mro__  # what it does with each update, it cannot with a sum
 
     @abstractmethod
     def start(self, model: Model) -> None:
