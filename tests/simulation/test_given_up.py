@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -23,8 +26,9 @@ from metisfl_async.core.messages import TaskOffer
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.partial_sum import PartialSum
 from metisfl_async.simulation.engine import Engine
-from metisfl_async.simulation.errand import Done, Errand, Task
+from metisfl_async.simulation.errand import Done, Errand, Moved, Task, Weighing
 from metisfl_async.simulation.hands import Processes
+from metisfl_async.simulation.work import work
 
 MODEL = ModelRef(FederationId("f"), 0)
 
@@ -127,3 +131,20 @@ async def test_a_process_whose_errand_is_given_up_when_it_is_done_does_the_next_
         assert os.listdir(hands.directory) == []
         done = await hands.do(errand, lambda: None)
         assert [single.task for single in done.singles] == [task]
+
+
+def test_a_full_disk_is_a_failure_of_the_tasks_and_not_of_the_worker(tmp_path: Path) -> None:
+    moved = Moved.of(Model.from_arrays([np.zeros(100_000, np.float32)]), None)
+    tasks = [Task(number, LearnerId(f"learner-{number}"), offer_of(number)) for number in (0, 1)]
+    errand = Errand(tasks, moved, Weighing("NumTrainingExamples", 1e6), str(tmp_path))
+    used, limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit))
+    try:
+        done = work(simulated.large, errand)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (used, limit))
+        signal.signal(signal.SIGXFSZ, before)
+    assert [(task, raised.name) for task, raised in done.failed] == [(task, "OSError") for task in tasks]
+    assert done.parts is None
+    assert os.listdir(tmp_path) == []

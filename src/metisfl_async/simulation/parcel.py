@@ -32,10 +32,15 @@ class Parcel:
         if directory is None or sum(array.nbytes for array in arrays) < FILE_BYTES:
             return cls(arrays)
         number, path = tempfile.mkstemp(dir=directory)
-        with os.fdopen(number, "wb", buffering=0) as file:
-            for array in arrays:
-                array.tofile(file)
-        return cls((), path, arrays[0].dtype.str, tuple(len(array) for array in arrays))
+        parcel = cls((), path, arrays[0].dtype.str, tuple(len(array) for array in arrays))
+        try:
+            with os.fdopen(number, "wb", buffering=0) as file:
+                for array in arrays:
+                    array.tofile(file)
+        except OSError:
+            parcel.discard()
+            raise
+        return parcel
 
     def unpack(self) -> list[NDArray[Any]]:
         """Give the arrays; those in a file are read-only, and stay when it is discarded."""

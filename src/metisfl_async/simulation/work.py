@@ -24,7 +24,7 @@ from metisfl_async.learner.elsewhere import Raised
 from metisfl_async.learner.learner import Config, Learner
 from metisfl_async.learner.outcome import Trained, checked_evaluation
 from metisfl_async.learner.worker import users_part
-from metisfl_async.simulation.errand import Done, Errand, Moved, Single, Task, Weighing
+from metisfl_async.simulation.errand import Done, Errand, Moved, Single, Task, Weighing, failed
 from metisfl_async.simulation.parcel import Parcel
 
 __all__ = ["MakeLearner", "work"]
@@ -43,7 +43,10 @@ def work(make_learner: MakeLearner, errand: Errand) -> Done:
             worker.fail(task, error, users_part(error.__traceback__, __name__))
         except BaseException as error:  # noqa: BLE001 - an exit is the learner's own, and not the worker's
             worker.fail(task, RuntimeError(f"{type(error).__name__}: {error}"), None)
-    return worker.finished()
+    try:
+        return worker.finished()
+    except OSError as error:  # there is no room for the file
+        return failed(errand, error)
 
 
 class _Worker:
