@@ -20,7 +20,7 @@ MOST = 1000  #: metrics in one request
 
 
 class MLflow(RoundTracker):
-    """Makes a run for the federation, and one below it for each learner. Needs ``pip install "metisfl-async[mlflow]"``.
+    """Makes a run for the federation, and one below it for each learner. Needs ``pip install mlflow-skinny``.
 
     At the end, ``results.json`` and ``model.safetensors`` are artifacts of the run. A run of your own that is active
     stays what it is.
@@ -45,7 +45,7 @@ class MLflow(RoundTracker):
         run_name: str | None = None,
         learners: bool = True,
     ) -> None:
-        self._package = package("mlflow", "MLflow", "mlflow")
+        self._package = package("mlflow", "MLflow", "mlflow-skinny")
         self._uri, self._experiment, self._name, self._learners = tracking_uri, experiment, run_name, learners
 
     def open(self) -> None:

@@ -21,7 +21,7 @@ __all__ = ["OpenTelemetry"]
 
 
 class OpenTelemetry(Tracker):
-    """Makes spans from the times that are in the records. Needs ``pip install "metisfl-async[opentelemetry]"``.
+    """Makes spans from the times that are in the records. Needs ``pip install opentelemetry-sdk``.
 
     The trace's id is the federation's. A learner's spans join its training: `Learner.traceparent` is their parent, also
     in another process or on another machine. "fetch" lasts from the acknowledgement of the task until the model was
@@ -34,7 +34,7 @@ class OpenTelemetry(Tracker):
     """
 
     def __init__(self, tracer_provider: TracerProvider) -> None:
-        self._trace = package("opentelemetry.trace", "OpenTelemetry", "opentelemetry")
+        self._trace = package("opentelemetry.trace", "OpenTelemetry", "opentelemetry-sdk")
         self._tracer = copy.copy(tracer_provider.get_tracer("metisfl_async"))  # another id generator, and for us alone
         self._ids = self._tracer.id_generator = _Ids()
 

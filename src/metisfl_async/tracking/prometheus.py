@@ -24,7 +24,7 @@ __all__ = ["Prometheus"]
 
 
 class Prometheus(RoundTracker):
-    """Keeps gauges and counters in a registry. Needs ``pip install "metisfl-async[prometheus]"``.
+    """Keeps gauges and counters in a registry. Needs ``pip install prometheus-client``.
 
     They are `metisfl_round`, `metisfl_learners_connected`, `metisfl_value` (with the label `name`, such as
     "train/loss"), `metisfl_updates_counted_total`, `metisfl_tasks_failed_total` (with the label `task`) and
@@ -39,7 +39,7 @@ class Prometheus(RoundTracker):
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, *, learners: bool = False) -> None:
-        client = package("prometheus_client", "Prometheus", "prometheus")
+        client = package("prometheus_client", "Prometheus", "prometheus-client")
         registry = client.REGISTRY if registry is None else registry
         self._learners = learners
         self._round = client.Gauge("metisfl_round", "The latest round or model", registry=registry)

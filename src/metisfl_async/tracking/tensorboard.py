@@ -13,7 +13,7 @@ __all__ = ["TensorBoard"]
 
 
 class TensorBoard(RoundTracker):
-    """Writes event files that ``tensorboard --logdir`` shows. Needs ``pip install "metisfl-async[tensorboard]"``.
+    """Writes event files that ``tensorboard --logdir`` shows. Needs ``pip install tensorboardX``.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class TensorBoard(RoundTracker):
     """
 
     def __init__(self, directory: str | Path, *, learners: bool = True) -> None:
-        self._package = package("tensorboardX", "TensorBoard", "tensorboard")
+        self._package = package("tensorboardX", "TensorBoard", "tensorboardX")
         self._directory, self._learners = Path(directory), learners
 
     def open(self) -> None:

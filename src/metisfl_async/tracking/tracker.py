@@ -80,9 +80,9 @@ def save_all(result: FederationResult, directory: str) -> None:
         result.save_model(Path(directory) / "model.safetensors")
 
 
-def package(module: str, tracker: str, extra: str) -> Any:
+def package(module: str, tracker: str, name: str) -> Any:
     """Import what a tracker needs, or say how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(tracker, module, f'once it is installed: pip install "metisfl-async[{extra}]"') from error
+        raise ConfigError(tracker, module, f"once it is installed: pip install {name}") from error

@@ -16,7 +16,7 @@ __all__ = ["WandB"]
 
 
 class WandB(RoundTracker):
-    """Makes a run for the federation. Needs ``pip install "metisfl-async[wandb]"``.
+    """Makes a run for the federation. Needs ``pip install wandb``.
 
     At the end, ``results.json`` and ``model.safetensors`` are an artifact of the run. A run of your own that is active
     stays what it is.
