@@ -357,6 +357,16 @@ def test_a_federation_that_fails_saves_what_was_reached(tmp_path: Path, free_por
     assert len(json.loads((tmp_path / "results.json").read_text())["rounds"]) == 3  # max_failed_rounds
 
 
+def test_a_driver_that_reached_nothing_leaves_earlier_results(tmp_path: Path, free_port: int, start: Start) -> None:
+    (tmp_path / "results.json").write_text("earlier")
+    process = start("driver", environment(tmp_path, free_port), "-o", tmp_path)
+    wait_for(process, "the driver waits for")
+    process.send_signal(signal.SIGINT)
+    assert "saved" not in output_of(process)
+    assert process.returncode == 130
+    assert (tmp_path / "results.json").read_text() == "earlier"
+
+
 def test_the_help_teaches(start: Start) -> None:
     for command in ([], ["controller"], ["learner"], ["driver"], ["run"], ["certs"]):
         process = start(*command, "--help")
@@ -386,6 +396,16 @@ def test_check_learner_says_what_failed(start: Start) -> None:
     assert process.returncode == 1
     assert re.match(r"waiting for a learner that dials 127\.0\.0\.1:\d+\nFAILED  takes part: it must join, ", output)
     assert output.endswith("0 of 9 cases passed\n")
+
+
+def test_check_learner_says_verdicts_and_nothing_else(tmp_path: Path, start: Start) -> None:
+    process = start("check-learner", "127.0.0.1:0")
+    assert process.stdout is not None
+    port = int(process.stdout.readline().rpartition(":")[2])
+    start("learner", environment(tmp_path, port), *MODULE, "--id", "site-1")
+    said = output_of(process).splitlines()
+    assert [line.split()[0] for line in said] == ["FAILED", "QuorumLost:", "0"]
+    assert "KeyError: 'epochs'" in said[1]  # it asks for more than --train-params says
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ def test_a_class_or_a_function_in_the_current_directory_makes_a_learner(module: 
     [
         ("sites_for_a_test", "a module and a name in it"),
         (":Site", "a module and a name in it"),
+        ("sites_for_a_test.py:Site", "a module and a name in it"),
+        ("./sites_for_a_test:Site", "a module and a name in it"),
         ("sites_for_a_tests:Site", "there is no 'sites_for_a_tests' in"),
         ("sites_for_a_test.more:Site", "a module that can be imported"),
         ("sites_for_a_test:Sight", "a name that is in sites_for_a_test; 'Sight' is not"),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import pytest
 from federations import Adds, until
 from proxy import proxy_to_port
 
-from metisfl_async import ClientParams, Learner, run_learner
+from metisfl_async import ClientParams, ConfigError, Learner, run_learner
 from metisfl_async.conformance import CASES, Verdict, check_learner
 from metisfl_async.core.model import Array
+from metisfl_async.errors import TransportError
 from metisfl_async.learner.learner import Config, TrainResult
 
 Start = Callable[[ClientParams], Coroutine[Any, Any, None]]
@@ -45,6 +48,15 @@ async def test_a_learner_of_ours_passes_all_cases() -> None:
     seen: list[Verdict] = []
     assert await checked(taking_part(Adds(1, size=5000)), on_verdict=seen.append) == {}
     assert [verdict.case for verdict in seen] == list(CASES)
+
+
+async def test_an_address_that_cannot_be_listened_at_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(TransportError, match=f"127.0.0.1:{port}: cannot listen there"):
+            await check_learner("127.0.0.1", port)
+    with pytest.raises(ConfigError, match="port is 99999; allowed: an integer >= 0 and <= 65535"):
+        await check_learner("127.0.0.1", 99999)
 
 
 class WrongShape(Adds):

@@ -109,6 +109,14 @@ def test_what_was_saved_is_loaded_again(result: FederationResult, tmp_path: Path
     assert loaded.plot() is not None
 
 
+def test_a_directory_that_is_not_there_is_made(result: FederationResult, tmp_path: Path) -> None:
+    result.save(tmp_path / "a" / "b" / "results.json")
+    result.save_model(tmp_path / "c" / "d" / "model.safetensors")
+    result.save_page(tmp_path / "e" / "f" / "run.html")
+    result.plot(tmp_path / "g" / "h" / "results.png")
+    assert len(list(tmp_path.glob("?/?/*.*"))) == 4
+
+
 def test_the_best_model_is_saved_and_loaded_beside_the_final_one(result: FederationResult, tmp_path: Path) -> None:
     final, best = [np.zeros(2, np.float32)], [np.ones(2, np.float32)]
     score = BestScore("accuracy", 0.75, 2, 2)

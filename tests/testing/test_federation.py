@@ -308,6 +308,18 @@ async def test_wrong_faults_are_refused(federation: New) -> None:
             fed.drop("driver", "letter")  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="during is 'join'; allowed: 'upload', 'download'"):
             fed.cut("driver", during="join")
+        with pytest.raises(ConfigError, match="at is 50; allowed: a finite number >= 0 and < 1"):
+            fed.cut("driver", during="upload", at=50)
+        with pytest.raises(ConfigError, match="seconds is -1; allowed: a finite number >= 0"):
+            fed.delay("driver", -1)
+
+
+async def test_a_federation_that_has_not_begun_says_so(federation: New) -> None:
+    fed = federation([FakeLearner()], TWO)
+    with pytest.raises(RuntimeError, match="has not begun; write: async with"):
+        await fed.result()
+    with pytest.raises(RuntimeError, match="has not begun; write: async with"):
+        await fed.event(RoundStarted)
 
 
 def test_it_works_without_pytest() -> None:

@@ -303,7 +303,7 @@ def _drive(session: DriverSession, output: Path, *, resume: bool, has_page: bool
     try:
         result = run(showing(session, has_page, lambda: session.run(progress=True, resume=resume)))
     except (MetisError, SystemExit):  # it failed, or was interrupted: what was reached is saved all the same
-        if session.result is not None:
+        if session.result is not None and session.result.rounds:
             _save(session.result, output, has_page=has_page)
         raise
     _save(result, output, has_page=has_page)

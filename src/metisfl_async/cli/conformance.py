@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 
 import click
@@ -40,6 +41,7 @@ def check_learner(address: str, train_params: str, case_timeout_secs: float) -> 
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError("HOST:PORT", address, "a host and a port, such as 127.0.0.1:50051")
+    logging.getLogger("metisfl_async").addHandler(logging.NullHandler())  # what the cases break on purpose
     verdicts = run(
         check(
             host,

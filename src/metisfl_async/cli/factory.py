@@ -23,7 +23,7 @@ Factory: TypeAlias = Callable[..., object]
 def import_factory(module: str) -> Factory:
     """Import what "package.module:Name" names, from the current directory or what is installed."""
     name, _, attribute = module.partition(":")
-    if not name or not attribute:
+    if not name or not attribute or name.startswith(".") or name.endswith(".py"):
         raise ConfigError("--module", module, "a module and a name in it, such as learners:MyLearner")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)

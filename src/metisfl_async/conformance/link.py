@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+from metisfl_async.core.checks import integer
+from metisfl_async.core.errors import TransportError
 from metisfl_async.transport.concurrency import first_of
 
 __all__ = ["Link", "link_at"]
@@ -65,8 +67,12 @@ class Link:
 @asynccontextmanager
 async def link_at(host: str, port: int) -> AsyncIterator[tuple[Link, int]]:
     """Listen there, and give the port, too: 0 asks for a free one."""
+    integer("port", port, least=0, most=65535)
     link = Link()
-    server = await asyncio.start_server(link.handle, host, port)
+    try:
+        server = await asyncio.start_server(link.handle, host, port)
+    except OSError as error:
+        raise TransportError(f"{host}:{port}", f"cannot listen there ({error.strerror or error})") from error
     try:
         yield link, server.sockets[0].getsockname()[1]
     finally:

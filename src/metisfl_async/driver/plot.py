@@ -26,5 +26,6 @@ def plot_rounds(records: Sequence[RoundRecord], path: str | Path | None, x: Lite
 
 def _saved(figure: Figure, path: str | Path | None) -> Figure:
     if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     return figure

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from metisfl_async.controller.controller import Controller
 from metisfl_async.controller.snapshot import Snapshot
+from metisfl_async.core.checks import number
 from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, TerminationSignals
 from metisfl_async.core.errors import ConfigError, ConnectionLost
 from metisfl_async.core.federation.events import Event
@@ -42,6 +43,7 @@ NO_VIRTUAL_LOOP = (
     "a test federation needs a virtual loop: metisfl_async.testing.run(main()), or in a pytest test the fixture "
     "`federation` and pytest-asyncio 1.4 or newer"
 )
+NOT_BEGUN = "the federation has not begun; write: async with federation(...) as fed"
 LEAVING_S = 60.0  #: for learners; one that was away when it ended does not hear of it
 
 
@@ -159,6 +161,7 @@ class Federation:
     @property
     def is_over(self) -> bool:
         """Whether the driver has the result, or has failed."""
+        self._check_begun()
         return self._parties[DRIVER].done()
 
     async def sleep(self, seconds: float) -> None:
@@ -173,6 +176,7 @@ class Federation:
         LookupError
             If the federation ended without it.
         """
+        self._check_begun()
         seen = 0
         while True:
             for event in self.events[seen:]:
@@ -189,6 +193,7 @@ class Federation:
 
         Learners that hear of the end take over the final model before it returns.
         """
+        self._check_begun()
         driver: asyncio.Task[FederationResult] = self._parties[DRIVER]
         await asyncio.wait([driver], timeout=self._at_most_secs)
         if not driver.done():
@@ -220,6 +225,7 @@ class Federation:
 
     def delay(self, who: str, seconds: float) -> None:
         """Let all that passes on a party's line take up to so much longer from now on; 0 ends that."""
+        number("seconds", seconds, least=0)
         self._wire(who).faults.delay_s = seconds
         self._note(f"{who}: is slower by up to {seconds:g} s")
 
@@ -284,6 +290,10 @@ class Federation:
             await self.kill(who)
         self._note(f"{who}: is started again")
         self._start(who)
+
+    def _check_begun(self) -> None:
+        if DRIVER not in self._parties:
+            raise RuntimeError(NOT_BEGUN)
 
     def _check_mortal(self, who: str) -> None:
         if who not in (CONTROLLER, *self.learners):
