@@ -12,6 +12,17 @@ import pytest
 from metisfl_async import ConfigError
 from metisfl_async.cli.new import write_project
 
+DEADLINE = """\
+from learners import MyLearner
+from metisfl_async import ControllerConfig, TerminationSignals
+
+CONFIG = ControllerConfig(train_params={"epochs": 1, "learning_rate": 0.1})
+
+async def test_in_virtual_time(federation):
+    async with federation([MyLearner(1)], TerminationSignals(federation_rounds=2), controller_config=CONFIG) as fed:
+        assert (await fed.result()).model_version == 2
+"""
+
 
 def run(directory: Path, *command: str) -> str:
     done = subprocess.run([sys.executable, "-m", *command], cwd=directory, capture_output=True, text=True, check=False)
@@ -22,9 +33,10 @@ def run(directory: Path, *command: str) -> str:
 def test_it_is_written_and_runs_at_once(tmp_path: Path) -> None:
     directory = tmp_path / "mine"
     names = [Path(line).name for line in run(tmp_path, "metisfl_async.cli", "new", "mine").splitlines()]
-    assert names == ["README.md", "federation.yaml", "learners.py", "test_federation.py"]
+    assert names == ["README.md", "federation.yaml", "learners.py", "pytest.ini", "test_federation.py"]
     assert sorted(path.name for path in directory.iterdir()) == names
-    assert "1 passed" in run(directory, "pytest", "-q", "-p", "no:cacheprovider")
+    (directory / "test_deadline.py").write_text(DEADLINE)
+    assert "2 passed" in run(directory, "pytest", "-q", "-p", "no:cacheprovider")
     (command,) = [line.strip() for line in (directory / "README.md").read_text().splitlines() if " run " in line]
     run(directory, "metisfl_async.cli", *command.split()[1:])
     rounds = json.loads((directory / "results" / "results.json").read_text())["rounds"]
