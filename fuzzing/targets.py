@@ -94,18 +94,21 @@ def of(message: object) -> list[bytes]:
 
 
 SIGNALS = pb.TerminationSignals(federation_rounds=3, evaluation_metric="loss", evaluation_metric_cutoff_score=0.5)
+ANSWER = pb.Answer(question_id="1", answer_json='{"mean": [0.5]}')
 LEARNER = [
     pb.LearnerMessage(hello=pb.Hello(token="t", held=[pb.HeldTask(task_id="1", kind="train", model_version=2)])),
     pb.LearnerMessage(accept=pb.Accept(task_id="1")),
     pb.LearnerMessage(heartbeat=pb.Heartbeat()),
     pb.LearnerMessage(evaluated=pb.Evaluated(task_id="1", metrics={"loss": 0.5, "accuracy": 1.0})),
     pb.LearnerMessage(failed=pb.Failed(task_id="1", error_type="ValueError", message="no data")),
+    pb.LearnerMessage(answer=ANSWER),
 ]
 OFFER = pb.TaskOffer(task_id="1", kind="train", round_number=1, config_json='{"epochs": [1, {"x": null}]}')
 CONTROLLER = [
     pb.ControllerMessage(counted=["1", "2"], task=OFFER),
     pb.ControllerMessage(welcome=pb.Welcome(verdicts=[pb.TaskVerdict(task_id="1", verdict="upload", reason="late")])),
     pb.ControllerMessage(settled=pb.Settled(task_id="1")),
+    pb.ControllerMessage(question=pb.Question(question_id="1", method="describe", params_json='{"bins": [3]}')),
     pb.ControllerMessage(withdrawn=pb.Withdrawn(task_id="1", reason="late")),
     pb.ControllerMessage(farewell=pb.Farewell(reason="over", model_version=3, then="stay")),
 ]
@@ -149,6 +152,11 @@ TARGETS: dict[str, Target] = {
     ),
     "UpdateReply": Target(convert.from_update_reply, of(pb.UpdateReply(state="folded", reason="it is"))),
     "StartRequest": Target(convert_driver.from_start_request, of(START), (CodecError, WrongProtocol)),
+    "AskRequest": Target(
+        convert_driver.from_ask,
+        of(pb.AskRequest(method="describe", params_json='{"bins": [3]}', timeout_secs=1, num_learners=2)),
+    ),
+    "AskReply": Target(convert_driver.from_answer, of(pb.AskReply(learner_id="a", answer=ANSWER))),
     "Status": Target(
         convert_driver.from_status,
         of(

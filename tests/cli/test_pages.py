@@ -90,8 +90,8 @@ async def test_a_page_is_made_of_what_was_saved(tmp_path: Path) -> None:
         done = CliRunner().invoke(app, ["page", *given])
         assert done.output == f"{tmp_path / made}\n"
         assert 'id="saved"' in (tmp_path / made).read_text()
-    missing = str(tmp_path / "missing" / "x.html")
-    assert isinstance(CliRunner().invoke(app, ["page", str(tmp_path), "-o", missing]).exception, ConfigError)
+    below_a_file = str(tmp_path / "results.json" / "x.html")
+    assert isinstance(CliRunner().invoke(app, ["page", str(tmp_path), "-o", below_a_file]).exception, ConfigError)
 
 
 def test_without_uvicorn_it_says_so_before_anything_begins(monkeypatch: pytest.MonkeyPatch) -> None:

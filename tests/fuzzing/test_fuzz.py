@@ -18,6 +18,7 @@ COUNT = 10_000  #: inputs of each target: some seconds in all
 INSIDE = {
     *(
         "Accept",
+        "Answer",
         "BestModel",
         "Chunk",
         "Empty",
@@ -29,7 +30,7 @@ INSIDE = {
         "Hello",
         "NamedLearner",
     ),
-    *("Settled", "TaskOffer", "TaskVerdict", "TerminationSignals", "Welcome", "Withdrawn"),
+    *("Question", "Settled", "TaskOffer", "TaskVerdict", "TerminationSignals", "Welcome", "Withdrawn"),
 }
 
 

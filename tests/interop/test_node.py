@@ -216,7 +216,7 @@ async def test_javascript_beside_python_computes_what_a_plain_loop_computes(tmp_
     assert sum(len(said["task_ids"]) for said in learner.of("counted")) == ROUNDS
     assert len(learner.of("settled")) == ROUNDS
     assert _last(learner)["what"] == "final"
-    assert learner.said[-1]["loss"] == pytest.approx(sites["node"].loss(plain_loop(list(sites.values()), ROUNDS)[-1]))
+    assert _last(learner)["loss"] == pytest.approx(sites["node"].loss(plain_loop(list(sites.values()), ROUNDS)[-1]))
 
 
 async def test_a_learner_that_knows_nothing_of_codecs_goes_on_with_those_who_do(tmp_path: Path) -> None:
