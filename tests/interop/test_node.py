@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federations import PATIENCE_S
+from federations import PATIENCE_S, until
 from numpy.typing import NDArray
 from proxy import Proxy, proxy_to
 
@@ -359,7 +359,11 @@ async def test_without_rounds_javascript_and_python_take_turns(tmp_path: Path) -
         Controller(ServerParams(), config) as controller,
         node(controller, sites["node"], tmp_path) as learner,
     ):
-        result = await federation(controller, {"a": LinearLearner(sites["a"])}, signals)
+        slow = SlowLearner(sites["a"])
+        running = asyncio.create_task(federation(controller, {"a": slow}, signals))
+        await until(lambda: (controller.snapshot().model_version or 0) >= 1)  # which is of the other one's update
+        slow.may_train.set()
+        result = await running
         assert await learner.end() == 0
     assert result.final_model is not None
     assert _last(learner) == {"what": "final", "loss": pytest.approx(sites["node"].loss(result.final_model))}
