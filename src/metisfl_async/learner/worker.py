@@ -245,8 +245,10 @@ class Worker:
             if not is_being_cancelled():
                 raise RuntimeError("the executor was shut down before it came to this") from None
             self._learner.is_cancelled = True
-            work.cancel()
-            self._end_process()
+            if self._process is None:
+                work.cancel()
+            else:  # a pool that ends stumbles over work that was cancelled, and leaves its process behind
+                self._end_process()
             if not await self._has_ended(future):
                 if isinstance(self._executor, DaemonThreads):
                     self._executor.leave(work)
