@@ -87,8 +87,8 @@ class Refusals:
     def pause_s(self, now: float) -> float:
         """Say how long a refusal waits that is due now; none waits for longer than `MOST_PAUSE_S`."""
         at = max(now, self._next_at)
-        self._next_at = min(at + 1 / REFUSALS_PER_S, now + MOST_PAUSE_S)
-        return at - now
+        self._next_at = at + 1 / REFUSALS_PER_S
+        return (at - now) % MOST_PAUSE_S  # with more of them, more come at a time, but not all at once
 
 
 class Access:
