@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -83,6 +84,17 @@ class Hangs(Draws):
         while self.number == 0:
             time.sleep(0.1)
         return super().train(parameters, config)
+
+
+class Batches(Draws):
+    """Trains whole epochs of ten batches, or as many batches as it is told to, and says how fast its machine is."""
+
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        began_at, batches = time.perf_counter(), cast("int", config.get("num_local_updates", 10))
+        super().train(parameters, config)
+        ms_per_batch = 1e3 * (time.perf_counter() - began_at) / batches
+        timings = {"processing_ms_per_batch": ms_per_batch, "processing_ms_per_epoch": ms_per_batch * 10}
+        return parameters, {}, {"num_completed_batches": batches, **timings}
 
 
 class Counts(Draws):

@@ -26,6 +26,7 @@ class Hands(Protocol):
 
     directory: str | None  #: where workers and we exchange files; None: they may be on other machines
     owns_processes: bool  #: whether nothing else runs in its processes
+    ahead: int  #: how many errands keep it busy
 
     async def __aenter__(self) -> Self: ...
     async def __aexit__(
@@ -50,6 +51,7 @@ class Processes:
 
     def __init__(self, make_learner: MakeLearner, count: int) -> None:
         self.directory: str | None = None
+        self.ahead = 2 * count
         self._processes = [Process(make_learner) for _ in range(count)]
         self._free: asyncio.Queue[Process] = asyncio.Queue()  # as many as there are
         self._threads = ThreadPoolExecutor(count, "metisfl-simulation")  # each waits for a process
@@ -91,6 +93,7 @@ class Borrowed:
     """An executor of the user's. It is not closed, and what has begun in it goes on to its end."""
 
     owns_processes = False
+    ahead = AT_ONCE
 
     def __init__(self, make_learner: MakeLearner, executor: Executor) -> None:
         self.directory: str | None = None

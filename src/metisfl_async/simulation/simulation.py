@@ -11,6 +11,7 @@ from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.strategies.scaling import ScalingFactor
 from metisfl_async.simulation.hands import Borrowed, Hands, Processes
+from metisfl_async.simulation.speeds import OfEach, Speeds, of_each
 from metisfl_async.simulation.work import MakeLearner
 
 __all__ = ["Simulation"]
@@ -41,6 +42,13 @@ class Simulation:
         How many processes do the work; without it, as many as there are cores.
     executor : concurrent.futures.Executor, optional
         Does the work instead: threads, or processes on other machines. It is not closed.
+    sizes : sequence of float, or callable, optional
+        What a task of each learner costs, such as its number of examples; or a function of the learner's number. Work
+        is dealt to the workers greedily, the largest first.
+    speeds : sequence of float, or callable, optional
+        How much of that each learner does in a second of the federation's time, which is that of the event loop: it
+        trains for ``size / speed`` seconds, whatever the work really takes. With `metisfl_async.testing.run` in place
+        of `asyncio.run`, nobody waits for that time.
     """
 
     def __init__(
@@ -50,6 +58,8 @@ class Simulation:
         learners: int,
         workers: int | None = None,
         executor: Executor | None = None,
+        sizes: OfEach | None = None,
+        speeds: OfEach | None = None,
     ) -> None:
         if not callable(make_learner):
             raise ConfigError("make_learner", make_learner, "a function that makes the learner of a number")
@@ -60,6 +70,10 @@ class Simulation:
             raise ConfigError("executor", executor, "a concurrent.futures.Executor, or None")
         if executor is not None and workers is not None:
             raise ConfigError("workers", workers, "None with an executor, which has workers of its own")
+        if speeds is not None and sizes is None:
+            raise ConfigError("sizes", sizes, "what a task of each learner costs, with speeds")
+        self.sizes = None if sizes is None else of_each("sizes", sizes, learners)
+        self.speeds = None if speeds is None else of_each("speeds", speeds, learners)
         self.make_learner, self.ids = make_learner, [LearnerId(f"learner-{number}") for number in range(learners)]
         self.workers, self.executor = workers or _cores(), executor
         if self._is_elsewhere:
@@ -81,6 +95,12 @@ class Simulation:
         """Refuse what a worker that folds updates could not import."""
         if self._is_elsewhere:
             _check_importable("scaling_factor", scaling_factor)
+
+    def pace(self) -> Speeds | None:
+        """Make ready for a run: how long learners take, if they have speeds."""
+        if self.sizes is None or self.speeds is None:
+            return None
+        return Speeds([size / speed for size, speed in zip(self.sizes, self.speeds, strict=True)])
 
     def hands(self) -> Hands:
         """Make ready for a run: who does the work."""
