@@ -138,6 +138,21 @@ def not_one(number: int) -> Learner:
     return "a learner"  # type: ignore[return-value]
 
 
+class Kept(Draws):
+    """Says how many learners its process has made."""
+
+    keeps_state = False
+    made = 0
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        type(self).made += 1
+
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        super().train(parameters, config)
+        return parameters, {}, {"made": self.made}
+
+
 class Waits(Draws):
     """Says where it trains, and goes on once it may."""
 

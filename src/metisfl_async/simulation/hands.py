@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from metisfl_async.simulation.errand import Done, Errand
+from metisfl_async.simulation.maker import MakeLearner
 from metisfl_async.simulation.process import Process, WorkerDied
-from metisfl_async.simulation.work import MakeLearner, work
+from metisfl_async.simulation.work import work
 from metisfl_async.transport.concurrency import to_the_end
 
 __all__ = ["Borrowed", "Hands", "Processes"]
@@ -49,10 +50,10 @@ class Processes:
 
     owns_processes = True
 
-    def __init__(self, make_learner: MakeLearner, count: int) -> None:
+    def __init__(self, make_learner: MakeLearner, count: int, cached: int = 0) -> None:
         self.directory: str | None = None
         self.ahead = 2 * count
-        self._processes = [Process(make_learner) for _ in range(count)]
+        self._processes = [Process(make_learner, cached) for _ in range(count)]
         self._free: asyncio.Queue[Process] = asyncio.Queue()  # as many as there are
         self._threads = ThreadPoolExecutor(count, "metisfl-simulation")  # each waits for a process
 

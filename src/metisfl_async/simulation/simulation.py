@@ -11,8 +11,8 @@ from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.strategies.scaling import ScalingFactor
 from metisfl_async.simulation.hands import Borrowed, Hands, Processes
+from metisfl_async.simulation.maker import MakeLearner
 from metisfl_async.simulation.speeds import OfEach, Speeds, of_each
-from metisfl_async.simulation.work import MakeLearner
 
 __all__ = ["Simulation"]
 
@@ -49,6 +49,9 @@ class Simulation:
         How much of that each learner does in a second of the federation's time, which is that of the event loop: it
         trains for ``size / speed`` seconds, whatever the work really takes. With `metisfl_async.testing.run` in place
         of `asyncio.run`, nobody waits for that time.
+    cached : int
+        How many learners each process keeps, those that worked last, instead of making them for each task. They must
+        have `keeps_state = False`: a result does not depend on what is kept.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Simulation:
         executor: Executor | None = None,
         sizes: OfEach | None = None,
         speeds: OfEach | None = None,
+        cached: int = 0,
     ) -> None:
         if not callable(make_learner):
             raise ConfigError("make_learner", make_learner, "a function that makes the learner of a number")
@@ -70,11 +74,15 @@ class Simulation:
             raise ConfigError("executor", executor, "a concurrent.futures.Executor, or None")
         if executor is not None and workers is not None:
             raise ConfigError("workers", workers, "None with an executor, which has workers of its own")
+        integer("cached", cached, 0)
+        if cached and executor is not None:
+            raise ConfigError("cached", cached, "0 with an executor, whose workers may come and go")
         if speeds is not None and sizes is None:
             raise ConfigError("sizes", sizes, "what a task of each learner costs, with speeds")
         self.sizes = None if sizes is None else of_each("sizes", sizes, learners)
         self.speeds = None if speeds is None else of_each("speeds", speeds, learners)
         self.make_learner, self.ids = make_learner, [LearnerId(f"learner-{number}") for number in range(learners)]
+        self.cached = cached
         self.workers, self.executor = workers or _cores(), executor
         if self._is_elsewhere:
             _check_importable("make_learner", make_learner)
@@ -106,7 +114,7 @@ class Simulation:
         """Make ready for a run: who does the work."""
         if self.executor is not None:
             return Borrowed(self.make_learner, self.executor)
-        return Processes(self.make_learner, self.workers)
+        return Processes(self.make_learner, self.workers, self.cached)
 
 
 def _check_importable(field: str, function: object) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.federation.tasks import TaskKind
@@ -25,17 +25,22 @@ from metisfl_async.learner.learner import Config, Learner
 from metisfl_async.learner.outcome import Trained, checked_evaluation
 from metisfl_async.learner.worker import users_part
 from metisfl_async.simulation.errand import Done, Errand, Moved, Single, Task, Weighing, failed
+from metisfl_async.simulation.maker import MakeLearner, Maker
 from metisfl_async.simulation.parcel import Parcel
 
-__all__ = ["MakeLearner", "work"]
+__all__ = ["work", "work_with"]
 
-MakeLearner: TypeAlias = Callable[[int], Learner]
 T = TypeVar("T")
 
 
 def work(make_learner: MakeLearner, errand: Errand) -> Done:
-    """Do an errand: a learner exists while it does its task. What one of them raises costs nobody else anything."""
-    worker = _Worker(make_learner, errand)
+    """Do an errand: a learner exists while it does its task."""
+    return work_with(Maker(make_learner), errand)
+
+
+def work_with(maker: Maker, errand: Errand) -> Done:
+    """Do an errand. What one learner raises costs nobody else anything."""
+    worker = _Worker(maker, errand)
     for task in errand.tasks:
         try:
             worker.do(task)
@@ -52,18 +57,16 @@ def work(make_learner: MakeLearner, errand: Errand) -> Done:
 class _Worker:
     """Has one learner after another do its task."""
 
-    def __init__(self, make_learner: MakeLearner, errand: Errand) -> None:
+    def __init__(self, maker: Maker, errand: Errand) -> None:
         self.done = Done()
-        self._make_learner, self._errand = make_learner, errand
+        self._maker, self._errand = maker, errand
         self._model = None if errand.model is None else errand.model.unpack()
         self._folder: _Folder | None = None
         if self._model is not None and errand.weighing is not None:
             self._folder = _Folder(self._model, errand.weighing)
 
     def do(self, task: Task) -> None:
-        learner = self._make_learner(task.number)
-        if not isinstance(learner, Learner):
-            raise ConfigError("make_learner", type(learner).__name__, "a function that gives a Learner")
+        learner = self._maker.learner(task.number)
         learner.task_seed, learner.owns_process = task.offer.seed or None, self._errand.owns_process
         config: Config = {"round_number": task.offer.round_number, **task.offer.config}
         if self._model is None:
