@@ -153,6 +153,40 @@ class Kept(Draws):
         return parameters, {}, {"made": self.made}
 
 
+class Remembers(Draws):
+    """Adds a part of its own, which grows, and is half-changed when its training fails."""
+
+    own_size = SIZE
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.own: Array = np.zeros(self.own_size, np.float32)
+
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        self.own = self.own + np.float32(1 + self.number)
+        if self.number == 3 and config["round_number"] == 2:
+            self.own = self.own - np.float32(1 + self.number)
+            raise ValueError("no luck")
+        super().train(parameters, config)
+        parameters[0] += self.own[: self.size]
+        return parameters, {}
+
+    def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
+        return {"own": float(self.own.mean())}
+
+    def state(self) -> bytes:
+        return self.own.tobytes()
+
+    def restore(self, state: bytes) -> None:
+        self.own = np.frombuffer(state, np.float32)
+
+
+class RemembersMuch(Remembers):
+    """Its state goes by file."""
+
+    own_size = 50_000
+
+
 class Waits(Draws):
     """Says where it trains, and goes on once it may."""
 

@@ -24,6 +24,7 @@ from metisfl_async.simulation.hands import Hands
 from metisfl_async.simulation.lending import Lending
 from metisfl_async.simulation.process import WorkerDied
 from metisfl_async.simulation.simulation import Simulation
+from metisfl_async.simulation.states import States
 from metisfl_async.simulation.timetable import Place, Timetable, clock_held
 from metisfl_async.transport.concurrency import to_the_end
 
@@ -55,6 +56,16 @@ class _Run:
         return self.tasks[0].offer.kind
 
 
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """What a run works with."""
+
+    hands: Hands
+    lending: Lending
+    states: States | None
+    timetable: Timetable
+
+
 class Engine:
     """Stands between a controller and the workers of a simulation.
 
@@ -74,22 +85,22 @@ class Engine:
     async def run(self) -> None:
         """Join, work until the federation is over, and leave."""
         try:
-            with ThreadPoolExecutor(1, "metisfl-simulation") as writer:
+            with ThreadPoolExecutor(1, "metisfl-simulation") as writer, self._simulation.states(writer) as states:
                 async with self._simulation.hands() as hands:
-                    await self._work(hands, Lending(hands.directory, writer), Timetable(hands.ahead))
+                    await self._work(_Means(hands, Lending(hands.directory, writer), states, Timetable(hands.ahead)))
         finally:
             await to_the_end(self._crowd.leave())
 
-    async def _work(self, hands: Hands, lending: Lending, timetable: Timetable) -> None:
+    async def _work(self, means: _Means) -> None:
         async with asyncio.TaskGroup() as group:
             await self._crowd.join(list(self._numbers))
             while not self._crowd.is_dismissed:
                 offers, withdrawn = await self._crowd.heard()
                 for run in self._dealt(offers):
                     if self._speeds is not None:
-                        run.place = timetable.enter(max(map(self._speeds.of, run.tasks)))
-                    run.doing = group.create_task(self._carry_out(run, hands, lending, timetable))
-                    run.doing.add_done_callback(partial(_is_over, run, timetable))  # also before it has begun
+                        run.place = means.timetable.enter(max(map(self._speeds.of, run.tasks)))
+                    run.doing = group.create_task(self._carry_out(run, means))
+                    run.doing.add_done_callback(partial(_is_over, run, means.timetable))  # also before it has begun
                 for task_id in withdrawn:
                     self._drop(task_id)
             for task_id in list(self._runs):
@@ -124,20 +135,21 @@ class Engine:
             if not run.wanted and run.doing is not None:
                 run.doing.cancel()
 
-    async def _carry_out(self, run: _Run, hands: Hands, lending: Lending, timetable: Timetable) -> None:
+    async def _carry_out(self, run: _Run, means: _Means) -> None:
         try:
             job = self._crowd.job(run.tasks[0].offer.model.federation_id)
-            for done in [] if job is None else await self._done(job, run, hands, lending, timetable):
+            for done in [] if job is None else await self._done(job, run, means):
                 assert job is not None
-                await self._handing_in.take(job, done, run.before if job.may_order else None)
+                kept = done if means.states is None else await _with_states_kept(done, run.tasks, means.states)
+                await self._handing_in.take(job, kept, run.before if job.may_order else None)
         finally:
             for task in run.tasks:
                 self._runs.pop(task.offer.task_id, None)
 
-    async def _done(self, job: Job, run: _Run, hands: Hands, lending: Lending, timetable: Timetable) -> list[Done]:
+    async def _done(self, job: Job, run: _Run, means: _Means) -> list[Done]:
+        where = means.hands.directory, means.hands.owns_processes, means.states is not None
         if run.kind is TaskKind.GET_WEIGHTS:
-            errand = Errand(run.tasks, None, None, hands.directory, hands.owns_processes)
-            return await self._timed(run, errand, hands, timetable, lambda: None)
+            return await self._timed(run, Errand(run.tasks, None, None, *where), means, lambda: None)
         manifest, version = job.published().model.manifest, job.published().model.version
         ref = ModelRef(job.id, version)
 
@@ -148,17 +160,17 @@ class Engine:
 
         is_folded = run.kind is TaskKind.TRAIN and self._is_summed(job, run.kind)
         weighing = Weighing(self._config.scaling_factor, self._config.max_weight) if is_folded else None
-        async with lending.lent(ref, job.published().model) as moved:
-            errand = Errand(run.tasks, moved, weighing, hands.directory, hands.owns_processes)
-            return await self._timed(run, errand, hands, timetable, begin)
+        async with means.lending.lent(ref, job.published().model) as moved:
+            tasks = run.tasks if means.states is None else await means.states.given(run.tasks)
+            return await self._timed(run, Errand(tasks, moved, weighing, *where), means, begin)
 
-    async def _timed(self, run: _Run, errand: Errand, hands: Hands, timetable: Timetable, begin: Begin) -> list[Done]:
+    async def _timed(self, run: _Run, errand: Errand, means: _Means, begin: Begin) -> list[Done]:
         """Have an errand done: as soon as there is a worker, or when it is due."""
         if run.place is None or self._speeds is None:
             with clock_held():
-                return await _tried(errand, hands, begin)
+                return await _tried(errand, means.hands, begin)
         begin()  # by the timetable, each learner is a machine of its own
-        dones = await timetable.result(run.place, lambda: _tried(errand, hands, lambda: None))
+        dones = await means.timetable.result(run.place, lambda: _tried(errand, means.hands, lambda: None))
         for done in dones:
             done.singles = [self._speeds.retold(single) for single in done.singles]
         return dones
@@ -178,6 +190,16 @@ def _is_over(run: _Run, timetable: Timetable, _: object) -> None:
         timetable.leave(run.place)
 
 
+async def _with_states_kept(done: Done, tasks: Sequence[Task], states: States) -> Done:
+    """Keep what learners remember; where that fails, so do their tasks."""
+    try:
+        await states.take(done)
+    except OSError as error:  # there is no room, say
+        done.discard()
+        return failed(tasks, error)
+    return done
+
+
 async def _tried(errand: Errand, hands: Hands, begin: Begin) -> list[Done]:
     """Have an errand done; the tasks of a worker that died are tried once more, each by itself."""
     try:
@@ -191,7 +213,7 @@ async def _tried_again(errand: Errand, hands: Hands, begin: Begin) -> Done:
     try:
         return await _done_or_failed(errand, hands, begin)
     except WorkerDied:
-        return failed(errand, WorkerDied(DIED_TWICE))
+        return failed(errand.tasks, WorkerDied(DIED_TWICE))
 
 
 def _listed(errand: Errand) -> str:
@@ -204,4 +226,4 @@ async def _done_or_failed(errand: Errand, hands: Hands, begin: Begin) -> Done:
     except WorkerDied:
         raise
     except Exception as error:  # noqa: BLE001 - whatever an executor of the user's raises, or pickling for it
-        return failed(errand, error)
+        return failed(errand.tasks, error)

@@ -112,6 +112,8 @@ class Borrowed:
     async def do(self, errand: Errand, begin: Callable[[], object]) -> Done:
         async with self._room:
             begin()
+            if errand.keeps_state:
+                errand = await asyncio.to_thread(errand.carried)
             try:
                 return await asyncio.wrap_future(self._executor.submit(work, self._make_learner, errand))
             except BrokenExecutor as error:

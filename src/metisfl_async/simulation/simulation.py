@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from metisfl_async.core.checks import integer
 from metisfl_async.core.errors import ConfigError
@@ -13,6 +17,7 @@ from metisfl_async.core.strategies.scaling import ScalingFactor
 from metisfl_async.simulation.hands import Borrowed, Hands, Processes
 from metisfl_async.simulation.maker import MakeLearner
 from metisfl_async.simulation.speeds import OfEach, Speeds, of_each
+from metisfl_async.simulation.states import States
 
 __all__ = ["Simulation"]
 
@@ -51,7 +56,10 @@ class Simulation:
         of `asyncio.run`, nobody waits for that time.
     cached : int
         How many learners each process keeps, those that worked last, instead of making them for each task. They must
-        have `keeps_state = False`: a result does not depend on what is kept.
+        have `keeps_state = False`, or `keep_state`: a result does not depend on what is kept.
+    keep_state : bool or path
+        Whether what a learner remembers, its `Learner.state`, is kept from task to task, in files: in a directory that
+        is removed at the end, or in this one, from which another run goes on.
     """
 
     def __init__(
@@ -64,6 +72,7 @@ class Simulation:
         sizes: OfEach | None = None,
         speeds: OfEach | None = None,
         cached: int = 0,
+        keep_state: bool | str | Path = False,
     ) -> None:
         if not callable(make_learner):
             raise ConfigError("make_learner", make_learner, "a function that makes the learner of a number")
@@ -82,7 +91,9 @@ class Simulation:
         self.sizes = None if sizes is None else of_each("sizes", sizes, learners)
         self.speeds = None if speeds is None else of_each("speeds", speeds, learners)
         self.make_learner, self.ids = make_learner, [LearnerId(f"learner-{number}") for number in range(learners)]
-        self.cached = cached
+        if not isinstance(keep_state, bool | str | Path):
+            raise ConfigError("keep_state", keep_state, "True, False, or a directory")
+        self.cached, self.keep_state = cached, keep_state
         self.workers, self.executor = workers or _cores(), executor
         if self._is_elsewhere:
             _check_importable("make_learner", make_learner)
@@ -109,6 +120,17 @@ class Simulation:
         if self.sizes is None or self.speeds is None:
             return None
         return Speeds([size / speed for size, speed in zip(self.sizes, self.speeds, strict=True)])
+
+    @contextmanager
+    def states(self, writer: Executor) -> Iterator[States | None]:
+        """Make ready for a run: what learners remember, if that is kept."""
+        if self.keep_state is False:
+            yield None
+        elif self.keep_state is True:
+            with TemporaryDirectory(prefix="metisfl-simulation-") as directory:
+                yield States(Path(directory), writer)
+        else:
+            yield States(Path(self.keep_state), writer)
 
     def hands(self) -> Hands:
         """Make ready for a run: who does the work."""

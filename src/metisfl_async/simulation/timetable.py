@@ -8,14 +8,14 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
+from metisfl_async.simulation.errand import Done
 from metisfl_async.transport.concurrency import end_all
 
 __all__ = ["Place", "Timetable", "clock_held"]
 
 APART_S = 1e-6  #: between results that are due together: what the one leads to comes before the other
-T = TypeVar("T")
 
 
 def clock_held() -> AbstractContextManager[None]:
@@ -61,7 +61,7 @@ class Timetable:
         loop.call_soon(self._begin_some)  # once those that come together all have their places
         return place
 
-    async def result(self, place: Place, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def result(self, place: Place, work: Callable[[], Coroutine[Any, Any, list[Done]]]) -> list[Done]:
         """Do some work, and give what came of it when that is due. The place is left then."""
         await place.may_begin.wait()
         working = asyncio.create_task(work(), name="simulated-work")
@@ -69,9 +69,13 @@ class Timetable:
             await place.may_end.wait()
             with clock_held():
                 return await working
-        finally:
+        except asyncio.CancelledError:
             with clock_held():
                 await end_all([working])
+            for done in [] if working.cancelled() else working.result():
+                done.discard()
+            raise
+        finally:
             self.leave(place)
 
     def leave(self, place: Place) -> None:

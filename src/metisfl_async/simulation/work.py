@@ -9,6 +9,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
+import numpy as np
+
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.messages import TRAINED_BEFORE
@@ -51,7 +53,8 @@ def work_with(maker: Maker, errand: Errand) -> Done:
     try:
         return worker.finished()
     except OSError as error:  # there is no room for the file
-        return failed(errand, error)
+        worker.done.discard()
+        return failed(errand.tasks, error)
 
 
 class _Worker:
@@ -66,13 +69,16 @@ class _Worker:
             self._folder = _Folder(self._model, errand.weighing)
 
     def do(self, task: Task) -> None:
-        learner = self._maker.learner(task.number)
+        learner = self._maker.learner(task.number, keeps_state=self._errand.keeps_state, is_new=task.state is None)
         learner.task_seed, learner.owns_process = task.offer.seed or None, self._errand.owns_process
         config: Config = {"round_number": task.offer.round_number, **task.offer.config}
         if self._model is None:
             first = calls.pack_weights(learner, _awaited(learner.get_weights()))
             self._keep(task, first, {}, {TRAINED_BEFORE: learner.was_trained})
             return
+        if task.state is not None:
+            (state,) = task.state.unpack()
+            learner.restore(state.tobytes())
         _awaited(learner.set_weights(calls.copied(learner, self._model)))
         if self._errand.kind is TaskKind.EVALUATE:
             self._evaluate(task, learner, self._model, config)
@@ -100,6 +106,9 @@ class _Worker:
         result = _awaited(learner.train(calls.copied(learner, model), calls.own(config)))
         trained = calls.pack_result(learner, result, model.manifest, config)
         self.done.left_out |= trained.left_out
+        if self._errand.keeps_state and (state := learner.state()) is not None:
+            parcel = Parcel.pack([np.frombuffer(state, np.uint8)], self._errand.directory)
+            self.done.states.append((task, parcel))
         if self._folder is None:
             update = replace(trained.model, version=model.version)
             self._keep(task, update, trained.metrics, trained.metadata)
