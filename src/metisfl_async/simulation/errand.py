@@ -27,6 +27,10 @@ class Task:
     offer: TaskOffer
     state: Parcel | None = None  #: what the learner remembers, as bytes
 
+    def bare(self) -> Task:
+        """Give the same without the state."""
+        return self if self.state is None else replace(self, state=None)
+
 
 @dataclass(frozen=True, slots=True)
 class Moved:
@@ -113,4 +117,4 @@ class Done:
 def failed(tasks: Sequence[Task], error: Exception) -> Done:
     """Say of an errand's tasks that nothing came of them, and why."""
     raised = Raised.of(error, error.__traceback__)
-    return Done(failed=[(task, raised) for task in tasks])
+    return Done(failed=[(task.bare(), raised) for task in tasks])

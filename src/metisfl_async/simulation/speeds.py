@@ -58,7 +58,7 @@ class Speeds:
         metadata, task = single.metadata, single.task
         if (measured := timing_of(metadata)) is None:
             return single
-        per_epoch = round(measured.ms_per_epoch / measured.ms_per_batch) if measured.ms_per_batch else 1
+        per_epoch = max(round(measured.ms_per_epoch / measured.ms_per_batch), 1) if measured.ms_per_batch else 1
         if task.number not in self._per_batch:
             self._per_batch[task.number] = self._seconds[task.number] / _batches(metadata, per_epoch)
         ms_per_batch = 1e3 * self._per_batch[task.number]
@@ -68,4 +68,4 @@ class Speeds:
 
 def _batches(metadata: Mapping[str, Json], per_epoch: int) -> int:
     completed = metadata.get("num_completed_batches")
-    return completed if isinstance(completed, int) and completed > 0 else max(per_epoch, 1)
+    return completed if isinstance(completed, int) and completed > 0 else per_epoch

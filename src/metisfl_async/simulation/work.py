@@ -43,9 +43,10 @@ def work(make_learner: MakeLearner, errand: Errand) -> Done:
 def work_with(maker: Maker, errand: Errand) -> Done:
     """Do an errand. What one learner raises costs nobody else anything."""
     worker = _Worker(maker, errand)
-    for task in errand.tasks:
+    for given in errand.tasks:
+        task = given.bare()  # what is said of it need not carry the state back
         try:
-            worker.do(task)
+            worker.do(task, given.state)
         except Exception as error:  # noqa: BLE001 - it is the user's code
             worker.fail(task, error, users_part(error.__traceback__, __name__))
         except BaseException as error:  # noqa: BLE001 - an exit is the learner's own, and not the worker's
@@ -68,17 +69,17 @@ class _Worker:
         if self._model is not None and errand.weighing is not None:
             self._folder = _Folder(self._model, errand.weighing)
 
-    def do(self, task: Task) -> None:
-        learner = self._maker.learner(task.number, keeps_state=self._errand.keeps_state, is_new=task.state is None)
+    def do(self, task: Task, state: Parcel | None) -> None:
+        learner = self._maker.learner(task.number, keeps_state=self._errand.keeps_state, is_new=state is None)
         learner.task_seed, learner.owns_process = task.offer.seed or None, self._errand.owns_process
         config: Config = {"round_number": task.offer.round_number, **task.offer.config}
         if self._model is None:
             first = calls.pack_weights(learner, _awaited(learner.get_weights()))
             self._keep(task, first, {}, {TRAINED_BEFORE: learner.was_trained})
             return
-        if task.state is not None:
-            (state,) = task.state.unpack()
-            learner.restore(state.tobytes())
+        if state is not None:
+            (remembered,) = state.unpack()
+            learner.restore(remembered.tobytes())
         _awaited(learner.set_weights(calls.copied(learner, self._model)))
         if self._errand.kind is TaskKind.EVALUATE:
             self._evaluate(task, learner, self._model, config)
