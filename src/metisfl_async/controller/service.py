@@ -149,7 +149,7 @@ class Service:
     def revoked(self, identity: Identity) -> None:
         """Take a learner out whose credential is not good any more."""
         member = self._registry.get(LearnerId(identity.name)) if identity.role is Role.LEARNER else None
-        if member is not None:
+        if member is not None and not member.is_simulated:  # those have no credentials
             self.conversations.forget(member, "its certificate or token was revoked")
 
     def watch_files(self) -> None:
