@@ -41,7 +41,7 @@ async def test_a_stream_holds_the_sender_back_when_nobody_reads() -> None:
     assert not held.done()
     assert [await pipe.get() for _ in range(QUEUE_SIZE + 1)] == list(range(QUEUE_SIZE + 1))
     await held
-    await pipe.end()
+    pipe.end()
     assert await pipe.get() is None
     with pytest.raises(TransportError):
         await pipe.put(0)
