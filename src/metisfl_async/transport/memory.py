@@ -174,6 +174,7 @@ class MemoryLink:
         async with aclosing(self._service.get_logs(LOCAL, federation_id)) as records:
             async for record in records:
                 yield record
+                await asyncio.sleep(0)  # each was read from a text that may have a megabyte, and there may be thousands
 
     async def get_model(
         self, federation_id: FederationId, heard: Callable[[], object] = lambda: None, *, best: bool = False
