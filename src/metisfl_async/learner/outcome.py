@@ -103,8 +103,10 @@ def order_of(own: Sequence[str] | None, manifest: Manifest) -> list[int] | None:
     ConfigError
         If they have other names.
     """
+    if own is None:
+        return None
     theirs = manifest.names
-    if own is None or theirs == list(own) or theirs == [str(place) for place in range(len(theirs))]:
+    if theirs == list(own) or theirs == [str(place) for place in range(len(theirs))]:
         return None
     missing, strange = ([name for name in a if name not in set(b)] for a, b in ((own, theirs), (theirs, own)))
     if not missing and not strange:

@@ -72,11 +72,11 @@ def _is_whole(run: Run) -> bool:
 
 def _add(values: Array, base: Array, width: int, parts: dict[int, tuple[float, Floats]], part: slice) -> None:
     square, sketch = 0.0, np.zeros(width)
-    dtype = np.float64 if values.dtype == np.float64 else np.float32
+    dtype: np.dtype[Any] = np.dtype(np.float64 if values.dtype == np.float64 else np.float32)
     step, longest = 1 if len(values) <= BLOCK else SAMPLED, min(BLOCK, part.stop - part.start)
     room: NDArray[Any] = np.empty(longest, dtype)
     signed: NDArray[Any] = np.zeros(-(-longest // step // width) * width, dtype)  # whole rows
-    signs = _signs(np.dtype(dtype).name)
+    signs = _signs(dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         for block in blocks(part.stop, part.start):
             length = block.stop - block.start
@@ -97,7 +97,7 @@ def _add(values: Array, base: Array, width: int, parts: dict[int, tuple[float, F
 
 
 @cache
-def _signs(dtype: str) -> NDArray[Any]:
+def _signs(dtype: np.dtype[Any]) -> NDArray[Any]:
     """Draw a sign for each element of a block, always the same."""
     signs = np.random.default_rng(0).integers(0, 2, BLOCK) * 2 - 1
     return signs.astype(dtype)
