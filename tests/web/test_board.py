@@ -231,6 +231,17 @@ def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert rows(board, "run")[0]["failures"] == 20
 
 
+def test_of_rounds_it_remembers_the_latest_and_takes_none_in_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board_module, "MOST_ROUNDS", 7)
+    made = [record(number, {"a": counted(number, "a")}) for number in range(1, 21)]
+    board = take(Board(), (RoundFinished(each) for each in made if each.number != 16))
+    for _ in board.load(made):  # as when the run is over
+        pass
+    assert rows(board, "learner")[0]["asked"] == 20
+    assert sorted(row["number"] for row in rows(board, "round")) == [*range(14, 21)]
+    assert len(board._known) == len(board._latest) == 7
+
+
 def test_a_record_of_thousands_is_taken_in_slices() -> None:
     parts = {f"site-{number}": counted(1, str(number), train_metrics={"loss": 1.0}) for number in range(1_000)}
     assert sum(1 for _ in Board().take(RoundFinished(record(1, parts)))) == 10
