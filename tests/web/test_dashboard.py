@@ -102,7 +102,7 @@ async def test_names_are_escaped_where_several_are_listed() -> None:
 
 @pytest.mark.parametrize("sessions", [7, {}, {"a": 7}, {"a/b": Source()}, {"": Source()}])
 def test_what_cannot_be_shown_is_refused(sessions: Any) -> None:
-    with pytest.raises(ConfigError, match="^(a name of )?sessions is .*; allowed: "):
+    with pytest.raises(ConfigError, match=r"^(a name of )?sessions is .*; allowed: "):
         Dashboard(sessions)
 
 
