@@ -16,16 +16,13 @@ from metisfl_async import (
     ConfigError,
     Controller,
     DriverSession,
-    Event,
-    FederationFinished,
-    FederationStarted,
-    RoundFinished,
     ServerParams,
     TerminationSignals,
     TransportError,
     run_learner,
 )
 from metisfl_async.driver.watching import Watched
+from metisfl_async.events import Event, FederationFinished, FederationStarted, RoundFinished
 
 ENDS = TerminationSignals(federation_rounds=3)
 

@@ -8,19 +8,17 @@ from typing import Any
 import pytest
 from federations import Adds, session_of
 
-from metisfl_async import (
-    ControllerConfig,
+from metisfl_async import ControllerConfig, Failure, LearnerRecord, RoundRecord
+from metisfl_async.core.model import Array
+from metisfl_async.events import (
     Event,
-    Failure,
     FederationFinished,
     FederationResumed,
     FederationStarted,
     FirstWeights,
     LearnerJoined,
     LearnerLeft,
-    LearnerRecord,
     RoundFinished,
-    RoundRecord,
     RoundStarted,
     StoreRecovered,
     StoreStalled,
@@ -29,7 +27,6 @@ from metisfl_async import (
     UpdateCounted,
     UpdateFolded,
 )
-from metisfl_async.core.model import Array
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.web import board as board_module
 from metisfl_async.web import figures, lanes

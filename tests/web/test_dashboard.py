@@ -14,18 +14,17 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from viewers import Source, Viewer, ask, scope_of, served, viewing
 
-from metisfl_async import (
-    ConfigError,
+from metisfl_async import ConfigError, FederationResult
+from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
+from metisfl_async.events import (
     Event,
     EventsMissed,
     FederationFinished,
-    FederationResult,
     FederationResumed,
     FederationStarted,
     LearnerJoined,
     RoundFinished,
 )
-from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
 from metisfl_async.store import event_log
 from metisfl_async.web import Dashboard, dashboard, feed
 from metisfl_async.web.files import FILES
