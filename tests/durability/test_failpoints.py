@@ -20,13 +20,13 @@ from metisfl_async import (
     ClientParams,
     ControllerConfig,
     DriverSession,
-    FedBuff,
     FederationResult,
     ModelStoreConfig,
     TerminationSignals,
 )
 from metisfl_async.core.ids import NO_FEDERATION
 from metisfl_async.driver import following
+from metisfl_async.strategies import FedBuff
 from metisfl_async.transport import retry
 from metisfl_async.transport.grpc_link import GrpcLink
 from metisfl_async.transport.retry import insisting

@@ -7,11 +7,12 @@ from typing import cast
 import pytest
 from federations import Adds, session_of
 
-from metisfl_async import Controller, ProtocolError, TransportError
+from metisfl_async import Controller, TransportError
 from metisfl_async.core.access import Caller
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId, LearnerId, Token
 from metisfl_async.core.messages import Evaluated, Heartbeat, Hello, JoinRequest, Welcome
+from metisfl_async.errors import ProtocolError
 from metisfl_async.transport.base import ControllerService
 from metisfl_async.transport.memory import QUEUE_SIZE, MemoryLink
 

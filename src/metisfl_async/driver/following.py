@@ -20,6 +20,7 @@ from metisfl_async.core.errors import (
     StoreError,
     TransportError,
     UnexpectedMessage,
+    UnknownFederation,
 )
 from metisfl_async.core.federation.events import Event, EventsMissed, FederationFinished, FederationStarted
 from metisfl_async.core.ids import FederationId
@@ -245,7 +246,10 @@ async def collect(
             model = await link.get_model(federation_id, watch.heard)
         except UnexpectedMessage:  # nobody ever gave the first weights
             return FederationResult(None, None, records, reached.reason, started_at=reached.started_at)
-        best, parameters = (await link.status()).best, model.arrays()
+        status, parameters = await link.status(), model.arrays()
+        if status.federation_id != federation_id:  # the controller was started again meanwhile
+            raise UnknownFederation(federation_id, status.federation_id)
+        best = status.best
         best_model = None if best is None else parameters
         if best is not None and best.model_version != model.version:
             best_model = (await link.get_model(federation_id, watch.heard, best=True)).arrays()

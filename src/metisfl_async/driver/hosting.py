@@ -54,8 +54,12 @@ class Hosting:
         controller = self._controller
         self.owns_controller = isinstance(controller, Controller) and not controller.is_open
         if isinstance(controller, Controller) and self.owns_controller:
-            controller.resume = controller.resume or resume
-            await stack.enter_async_context(controller)
+            by_itself = controller.resume
+            controller.resume = by_itself or resume
+            try:
+                await stack.enter_async_context(controller)
+            finally:
+                controller.resume = by_itself
         link = self.new_link()
         stack.push_async_callback(link.close)
         return link

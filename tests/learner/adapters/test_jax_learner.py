@@ -15,7 +15,8 @@ import pytest
 from digits import check_metadata
 from federations import session_of
 
-from metisfl_async import ConfigError, ControllerConfig, JaxLearner
+from metisfl_async import ConfigError, ControllerConfig
+from metisfl_async.adapters import JaxLearner
 from metisfl_async.core.model import Array
 from metisfl_async.learner.learner import Config
 

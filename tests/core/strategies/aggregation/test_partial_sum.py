@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from rules import fold, of, started
 
-from metisfl_async import ConfigError, FedAdam, FedAvg, FedAvgM, FedRec, FedStride, Krum, NormBound, Update
+from metisfl_async import ConfigError
 from metisfl_async.core.ids import LearnerId, TaskId
 from metisfl_async.core.model import Array, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import CompensatedSum, Sum
 from metisfl_async.core.strategies.aggregation.partial_sum import Contribution, PartialSum
 from metisfl_async.core.strategies.aggregation.resemblance import Portrait
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
+from metisfl_async.strategies import FedAdam, FedAvg, FedAvgM, FedRec, FedStride, Krum, NormBound, Update
 
 SEEN = Portrait(1.0, False, np.zeros(1), b"")
 
