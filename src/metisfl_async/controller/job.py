@@ -87,10 +87,12 @@ class Job:
         self.aggregator = Aggregator(
             strategies.rule, self.keeper, self.post, threads, codecs, keeps_updates=keeps_updates
         )
-        self.updates = Updates(config, self.aggregator, codecs, self.post, self.staging, clock=clock)
-        self.sums = Sums(self.updates, self.aggregator, self.post)
         #: whether several learners' updates may come as one sum; and whether sums may wait for one another
-        self.takes_sums = strategies.in_rounds and strategies.rule.is_mean and not keeps_updates
+        self.takes_sums = takes_sums = strategies.in_rounds and strategies.rule.is_mean and not keeps_updates
+        self.updates = Updates(
+            config, self.aggregator, codecs, self.post, self.staging, clock=clock, takes_sums=takes_sums
+        )
+        self.sums = Sums(self.updates, self.aggregator, self.post)
         self.may_order = strategies.waits_for_all
         self._dispatcher.connect(self.aggregator, self.updates, self.keeper)
 

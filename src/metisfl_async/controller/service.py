@@ -143,7 +143,7 @@ class Service:
         self, caller: Caller, token: Token, frames: AsyncIterator[Frame], go_ahead: GoAhead
     ) -> UpdateReply:
         member = self._registry.heard(token, caller)
-        header = await header_of(frames, "update", member.id, self._config.upload_idle_secs)
+        header = await header_of(frames, ("update", "sum"), member.id, self._config.upload_idle_secs)
         return await self._jobs.of(header.federation_id).updates.receive(member, header, frames, go_ahead)
 
     def revoked(self, identity: Identity) -> None:
