@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from metisfl_async.core.checks import integer
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage, brief
 from metisfl_async.core.metrics import Json, Metrics, checked_metrics
-from metisfl_async.core.strategies.scaling import MIN_WEIGHT
+from metisfl_async.core.strategies.scaling import MAX_WEIGHT, MIN_WEIGHT
 
-__all__ = ["MOST_CONTRIBUTORS", "Contributor", "contributors_of", "said_of"]
+__all__ = ["MOST_CONTRIBUTORS", "Contributor", "contributors_of", "num_learners_of", "said_of"]
 
 MOST_CONTRIBUTORS = 500  #: in one update: its header is read in one step
 MOST_LEARNERS = 2**31  #: that one of them can stand for
@@ -55,6 +55,12 @@ def contributors_of(metadata: Mapping[str, Json], scaling_factor: str, max_weigh
         return {name: _contributor(name, entry, max_weight) for name, entry in entries.items()}
     except ConfigError as error:
         raise UnexpectedMessage(f"a contributor of the sum cannot be: {error}") from error
+
+
+def num_learners_of(metadata: Mapping[str, Json]) -> int:
+    """Count the learners in a sum whose metadata were looked at before."""
+    contributors = contributors_of(metadata, str(metadata[SCALING]), MAX_WEIGHT)
+    return sum(each.num_learners for each in contributors.values())
 
 
 def _contributor(name: str, entry: Json, max_weight: float) -> Contributor:
