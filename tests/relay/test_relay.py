@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from metisfl_async import (
     DriverSession,
     FederationResult,
     Learner,
+    ModelStoreConfig,
     QuorumLost,
     Relay,
     ServerParams,
@@ -29,7 +31,7 @@ from metisfl_async import (
 )
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Metrics
-from metisfl_async.core.model import Array
+from metisfl_async.core.model import Array, Model
 from metisfl_async.errors import UnexpectedMessage
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.strategies import Selector, Synchronous
@@ -312,6 +314,45 @@ async def test_a_relay_that_died_comes_back_as_a_learner_does() -> None:
     assert result.final_model is not None
     assert result.final_model[0][0] == 2.0
     assert result.rounds[-1].participants == ["north"]
+
+
+async def test_a_sum_outlives_the_controller_above(tmp_path: Path) -> None:
+    slow, site, config = AddsOnLoop(1), Adds(2), ControllerConfig(min_learners=2)
+    slow.may_train.clear()
+    store = ModelStoreConfig(model_store="Disk", directory=tmp_path)
+    controller = Controller(ServerParams(), config, store)
+    async with asyncio.timeout(PATIENCE_S), controller, region(controller.client_params, "north", {"site-0": site}):
+        params = controller.client_params
+        running = asyncio.create_task(DriverSession(params, 2, TerminationSignals(federation_rounds=1)).run())
+        learning = asyncio.create_task(run_learner(slow, params, learner_id="slow"))
+        await until(lambda: controller.snapshot().folded == ("north",))
+        await controller.abort()
+        async with Controller(ServerParams(port=params.port), config, store, resume=True) as again:
+            await until(lambda: again.snapshot().folded == ("north",))
+            slow.may_train.set()
+            await again.serve()
+        await learning
+        result = await running
+    assert result.final_model is not None
+    assert result.final_model[0][0] == np.float32((1 + 4) / 3)
+    assert len(site.configs) == 1  # nothing was trained again
+
+
+async def test_learners_wait_for_a_relay_that_was_stopped() -> None:
+    site = Adds(2)
+    async with asyncio.timeout(PATIENCE_S):
+        async with Relay(None, ServerParams(), parent=ClientParams("localhost", 1), relay_id="north") as relay:
+            params = relay.client_params
+            below = relay._region.below
+            learning = asyncio.create_task(run_learner(site, params, learner_id="site-0"))
+            await until(lambda: below.snapshot().connected == ("site-0",))
+            await below.train(Model.from_arrays(weights(0)), seed=1)  # as the parent has it done
+        again = Relay(None, ServerParams(port=params.port), parent=ClientParams("localhost", 1))
+        async with again:
+            await until(lambda: len(again._region.below.snapshot().connected) == 1)
+            assert (await again._region.below.train(Model.from_arrays(weights(5)), seed=1)).sum.arrays()[0][0] == 14.0
+            await again._region.below.end(None, keep_running=False)
+            await learning
 
 
 async def test_a_mask_is_nobodys_to_train() -> None:

@@ -26,14 +26,15 @@ class Exchange:
     """Takes a sum for a model; one at a time."""
 
     def __init__(self) -> None:
-        self.summed: Summed | None = None  #: the latest
-        self.arrived = asyncio.Event()  #: set while a sum is there for which no model is
-        self._model: asyncio.Future[Model] | None = None
+        self.summed: Summed | None = None  #: for which no model is there
+        self.arrived = asyncio.Event()  #: set while there is one
+        self._model: asyncio.Future[Model] | None = None  # while there is one
+        self._refusal: str | None = None  # why none is taken
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether a sum is there for which no model is."""
-        return self._model is not None and not self._model.done()
+    def open(self) -> None:
+        """Take sums, of another federation than before."""
+        self.summed = self._model = self._refusal = None
+        self.arrived.clear()
 
     async def swap(self, summed: Summed) -> Model:
         """Show a sum, and wait for the model.
@@ -43,18 +44,24 @@ class Exchange:
         NoModel
             If none will come.
         """
+        if self._refusal is not None:
+            raise NoModel(self._refusal)
         self.summed, self._model = summed, asyncio.get_running_loop().create_future()
         self.arrived.set()
         return await self._model
 
     def give(self, model: Model) -> None:
-        """Give the model that is waited for."""
-        assert self._model is not None
-        self.arrived.clear()
-        self._model.set_result(model)
+        """Give the model for the sum that is there."""
+        self._take().set_result(model)
 
     def refuse(self, reason: str) -> None:
-        """Say that none will come, if one is waited for."""
-        if self._model is not None and not self._model.done():
-            self.arrived.clear()
-            self._model.set_exception(NoModel(reason))
+        """Say that no model will come, for a sum that is there or comes yet."""
+        self._refusal = reason
+        if self._model is not None:
+            self._take().set_exception(NoModel(reason))
+
+    def _take(self) -> asyncio.Future[Model]:
+        assert self._model is not None
+        model, self.summed, self._model = self._model, None, None
+        self.arrived.clear()
+        return model

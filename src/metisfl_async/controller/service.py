@@ -299,7 +299,7 @@ class Service:
         job = self._jobs.current
         if self.closing.is_set() or not any(member.connection is not None for member in self._registry):
             return
-        if job is None or (is_durable and not job.is_over):
+        if job is None or self._is_led or (is_durable and not job.is_over):
             farewell = Farewell("the controller was closed, and may be started again", None, Afterwards.RETURN)
         else:
             farewell = self._farewell("the controller was closed", Afterwards.LEAVE)

@@ -130,7 +130,7 @@ class Below(Controller):
     def _takes(self, model: Model) -> bool:
         """Whether a sum waits for such a model."""
         summed = self._swaps.summed
-        return self._swaps.is_waiting and summed is not None and summed.of == model.manifest
+        return summed is not None and summed.of == model.manifest
 
     async def _give(self, model: Model) -> None:
         self._measured = None
@@ -140,7 +140,7 @@ class Below(Controller):
         jobs, federation_id = self._open.jobs, new_federation_id()
         if first is not None:
             jobs.give(federation_id, first)
-        self._swaps.arrived.clear()
+        self._swaps.open()
         self._measured = None
         await jobs.start(StartRequest(ENDLESS, 1, seed, None, federation_id, has_model=first is not None))
         assert jobs.current is not None
