@@ -260,6 +260,27 @@ async def test_a_relay_that_was_left_out_goes_on_from_the_model_of_now() -> None
     assert north.taken_over[-1][0][0] == south.taken_over[-1][0][0] == result.final_model[0][0]
 
 
+class Blind(Adds):
+    def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
+        raise RuntimeError("no data to look at")
+
+
+async def test_a_region_in_which_nobody_can_evaluate_says_why() -> None:
+    async with top(1) as controller, region(controller.client_params, "north", {"site-0": Blind(1)}):
+        result = await DriverSession(controller, 1, TerminationSignals(federation_rounds=1)).run()
+    (failure,) = result.rounds[0].learners["north"].failures
+    expected = "nobody below evaluated it; one of them: RuntimeError: no data to look at"
+    assert (failure.task, failure.message) == ("evaluate", expected)
+
+
+async def test_a_relay_answers_no_questions() -> None:
+    async with top(1) as controller, region(controller.client_params, "north", {"site-0": Adds(1)}):
+        session = DriverSession(controller, 1, TerminationSignals(federation_rounds=1))
+        answers = await session.ask("anything")
+        assert "a relay answers no questions" in str(answers)
+        await session.run()
+
+
 async def test_without_evaluations_the_final_model_comes_down_all_the_same() -> None:
     site = AddsOnLoop(2)
     options: dict[str, Any] = {"evaluate_every": 0, "aggregation_rule": "FedAvgM"}
