@@ -22,7 +22,7 @@ from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.ids import new_federation_id, new_token
 from metisfl_async.core.messages import StartRequest
-from metisfl_async.core.model import Model
+from metisfl_async.core.model import Model, allocate
 from metisfl_async.store.event_log import EventStream
 from metisfl_async.transport.concurrency import aside, first_of, to_the_end
 
@@ -90,11 +90,10 @@ class Below(Controller):
         """Have a model evaluated that came of a round here, among others; the record of that round."""
         job = self._job
         if job is not None and self._takes(model):
-            number = job.federation.standing.num_published + 1
-            events = job.events.follow()
+            events = job.events.from_now()
             job.post(Proceed(TaskKind.EVALUATE))
             await self._give(model)
-            self._measured = await self._while_it_runs(job, _until_over(events, number))
+            self._measured = await self._while_it_runs(job, _until_over(events))
         elif job is None or self._measured is None or not await _is_same(job, model):
             raise UnexpectedMessage("no round here has come to a model; only who trained for one can evaluate it")
         return self._measured
@@ -104,9 +103,9 @@ class Below(Controller):
         service, current = self._open.service, self._open.jobs.current
         job = self._job
         if job is not None and final is not None and self._takes(final):
-            events, number = job.events.follow(), job.federation.standing.num_published + 1
+            events = job.events.from_now()
             await self._give(final)
-            await self._while_it_runs(job, _until_over(events, number))
+            await self._while_it_runs(job, _until_over(events))
         await self._end("the federation above is over")
         if current is not None and final is not None and not await _is_same(current, final):
             version = 0 if current.aggregator.publication is None else current.published().model.version + 1
@@ -177,17 +176,23 @@ async def _until_begun(events: EventStream) -> None:
             return
 
 
-async def _until_over(events: EventStream, number: int) -> RoundRecord:
-    """Wait for the record of a round that came to a model."""
+async def _until_over(events: EventStream) -> RoundRecord:
+    """Wait for the record of the round that is open."""
     async for event in events:
-        if isinstance(event, RoundFinished) and event.record.number == number and event.record.is_published:
+        if isinstance(event, RoundFinished):
             return event.record
     raise AssertionError  # whoever waits hears before that the federation is over
 
 
 async def _copy(model: Model) -> Model:
     """Copy a model whose memory is used again for the next one."""
-    return await aside(len(model.buffer), lambda: replace(model, buffer=model.buffer.copy()))
+
+    def copied() -> Model:
+        buffer = allocate(len(model.buffer))
+        buffer[:] = model.buffer
+        return replace(model, buffer=buffer)
+
+    return await aside(len(model.buffer), copied)
 
 
 async def _is_same(job: Job, model: Model) -> bool:
