@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from redis_server import RedisServer
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's threads wait at work, on processors that other tests need
 settings.register_profile("no deadline", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("no deadline")
+# So is one where the loop, in debug mode, finds that a step took long: no warning of ours.
+logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).startswith("Executing "))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

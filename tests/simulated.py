@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -85,6 +86,17 @@ class Hangs(Draws):
         return super().train(parameters, config)
 
 
+class Batches(Draws):
+    """Trains whole epochs of ten batches, or as many batches as it is told to, and says how fast its machine is."""
+
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        began_at, batches = time.perf_counter(), cast("int", config.get("num_local_updates", 10))
+        super().train(parameters, config)
+        ms_per_batch = 1e3 * (time.perf_counter() - began_at) / batches
+        timings = {"processing_ms_per_batch": ms_per_batch, "processing_ms_per_epoch": ms_per_batch * 10}
+        return parameters, {}, {"num_completed_batches": batches, **timings}
+
+
 class Counts(Draws):
     """Says in which process it is, and how many learners were alive there."""
 
@@ -124,6 +136,55 @@ def in_float64(number: int) -> Learner:
 
 def not_one(number: int) -> Learner:
     return "a learner"  # type: ignore[return-value]
+
+
+class Kept(Draws):
+    """Says how many learners its process has made."""
+
+    keeps_state = False
+    made = 0
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        type(self).made += 1
+
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        super().train(parameters, config)
+        return parameters, {}, {"made": self.made}
+
+
+class Remembers(Draws):
+    """Adds a part of its own, which grows, and is half-changed when its training fails."""
+
+    own_size = SIZE
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.own: Array = np.zeros(self.own_size, np.float32)
+
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        self.own = self.own + np.float32(1 + self.number)
+        if self.number == 3 and config["round_number"] == 2:
+            self.own = self.own - np.float32(1 + self.number)
+            raise ValueError("no luck")
+        super().train(parameters, config)
+        parameters[0] += self.own[: self.size]
+        return parameters, {}
+
+    def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
+        return {"own": float(self.own.mean())}
+
+    def state(self) -> bytes:
+        return self.own.tobytes()
+
+    def restore(self, state: bytes) -> None:
+        self.own = np.frombuffer(state, np.float32)
+
+
+class RemembersMuch(Remembers):
+    """Its state goes by file."""
+
+    own_size = 50_000
 
 
 class Waits(Draws):

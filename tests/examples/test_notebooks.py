@@ -63,6 +63,16 @@ async def test_a_rule_of_ones_own_bears_a_liar() -> None:
     assert float(lines["without extremes"]) < 0.1
 
 
+async def test_a_day_in_virtual_time() -> None:
+    outputs = await run(read("virtual_time.ipynb"))
+    lines = "".join(output["text"] for output in outputs if output.get("name") == "stdout").splitlines()
+    assert lines[0] == "rounds 12"
+    assert lines[1].startswith("22.0 hours in ")
+    assert lines[2] == "minutes [5.83, 3.17, 1.83, 1.03, 0.77, 0.63, 0.55]"
+    assert lines[3] == "without south: rounds 2 to 61 of 80"
+    assert len(shown(outputs, "image/png")) == 1
+
+
 SESSION = """
 import numpy as np
 from metisfl_async import Controller, DriverSession, Learner, TerminationSignals

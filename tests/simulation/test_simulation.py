@@ -157,6 +157,24 @@ async def test_one_learner_is_alive_at_a_time_in_a_worker() -> None:
     assert {part.train_metrics["alive"] for part in parts} == {1.0}
 
 
+async def test_workers_keep_the_learners_that_worked_last_and_the_result_is_the_same() -> None:
+    results = [
+        await session(Simulation(simulated.Kept, learners=4, workers=workers, cached=cached)).run()
+        for workers, cached in ((1, 0), (1, 4), (1, 3), (2, 2))
+    ]
+    assert len({weights(result).tobytes() for result in results}) == 1
+    made = [
+        max(int(str(part.train_metadata["made"])) for part in result.rounds[-1].learners.values()) for result in results
+    ]
+    assert made[:2] == [25 - 4, 4]  # without: one for first weights, and for each task before the last evaluation
+    assert made[2] > 4  # of four in turn, three kept are always the wrong ones
+
+
+async def test_what_remembers_things_is_not_kept() -> None:
+    with pytest.raises(QuorumLost, match="cached is 3; allowed: 0, or a learner with keeps_state = False"):
+        await session(Simulation(simulated.Draws, learners=2, workers=1, cached=3)).run()
+
+
 async def test_learners_may_have_coroutines(threads: Executor) -> None:
     expected = await session(Simulation(simulated.Draws, learners=3, executor=threads)).run()
     result = await session(Simulation(simulated.DrawsOnLoop, learners=3, executor=threads)).run()
@@ -252,6 +270,10 @@ def test_what_cannot_be_simulated_is_refused(threads: Executor) -> None:
         Simulation(simulated.Draws, learners=1, workers=2, executor=threads)
     with pytest.raises(ConfigError, match="executor is 'threads'"):
         Simulation(simulated.Draws, learners=1, executor="threads")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="cached is -1"):
+        Simulation(simulated.Draws, learners=1, cached=-1)
+    with pytest.raises(ConfigError, match="cached is 2; allowed: 0 with an executor"):
+        Simulation(simulated.Draws, learners=1, cached=2, executor=threads)
     simulation = Simulation(simulated.Draws, learners=3, executor=threads)
     with pytest.raises(ConfigError, match="a Controller of this process, for learners that are simulated"):
         DriverSession(ClientParams("localhost", 1), simulation, TerminationSignals(federation_rounds=1))

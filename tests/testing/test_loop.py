@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -46,6 +48,22 @@ def test_a_job_that_is_cancelled_before_its_turn_is_not_done() -> None:
 
     run(main())
     assert done == []
+
+
+def test_while_it_is_held_the_clock_waits_for_another_thread() -> None:
+    async def main() -> tuple[bool, float]:
+        loop, may_end = asyncio.get_running_loop(), threading.Event()
+        assert isinstance(loop, VirtualLoop)
+        with ThreadPoolExecutor(1) as executor:
+            working = asyncio.wrap_future(executor.submit(may_end.wait))
+            hour = loop.call_later(3600.0, print)
+            loop.call_soon(may_end.set)
+            with loop.held():
+                is_done = await working
+            hour.cancel()
+        return is_done, loop.time()
+
+    assert run(main()) == (True, 0.0)
 
 
 def test_a_deadlock_says_who_waits() -> None:

@@ -214,6 +214,12 @@ async def test_a_learner_is_nobody_else(door: Door) -> None:
             await link.close()
 
 
+async def test_a_session_in_the_controllers_own_process_needs_no_credentials(door: Door) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        result = await DriverSession(Controller(door.server_params), [Adds(1), Adds(2)], ROUND).run()
+    assert result.rounds[0].participants == ["learner-0", "learner-1"]
+
+
 async def test_whoever_is_revoked_is_out_at_once_and_the_record_says_so(
     door: Door, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -262,9 +262,11 @@ class Controller:
         return {member.id: member.longest_silence_s * 1e3 for member in self._open.registry}
 
     def connect(self) -> ControllerLink:
-        """Make a link to this controller: over its port if it has one, else in memory."""
-        parts = self._open
-        return GrpcLink(self.client_params) if parts.server is not None else MemoryLink(parts.service)
+        """Make a link to this controller: over its port, if it has one that asks for no credentials, else in memory."""
+        parts, params = self._open, self.server_params
+        if params is None or params.asks_for_credentials:  # this process may do everything
+            return MemoryLink(parts.service)
+        return GrpcLink(self.client_params)
 
     async def abort(self) -> None:
         """End as if the process were killed: nobody is told, and nothing more is saved. For tests."""

@@ -47,6 +47,7 @@ class _Seat(Connection):
         self._crowd._hear(self._learner, message)
 
     def close(self) -> None:
+        """Be over for all of them: only the controller's end closes a seat."""
         self._crowd.dismiss()
 
 
@@ -65,7 +66,7 @@ class Crowd:
         """Join with all of them."""
         for number, learner in enumerate(learners):
             member = self._registry.join(learner, Token(""))
-            member.heard_at = math.inf
+            member.heard_at, member.is_simulated = math.inf, True
             member.connection = _Seat(self, learner)
             self._members.append(member)
             self._jobs.post(Joined(learner))

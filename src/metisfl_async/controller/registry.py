@@ -33,6 +33,7 @@ class Member:
     address: str = ""  #: where it is dialled, if it listens
     pace: Pace = field(default_factory=Pace, repr=False)  #: of what is sent to it
     longest_silence_s: float = 0.0  #: while connected
+    is_simulated: bool = False  #: whether it is one of a crowd of this process; nobody can take its place
     connection: Connection | None = field(default=None, repr=False)
     joined_at: deque[float] = field(default_factory=lambda: deque(maxlen=OFTEN), repr=False)  #: the latest times
 
@@ -77,6 +78,8 @@ class Registry:
             If the id is not that of the caller's identity.
         Superseded
             If a learner of that id is connected, and nothing shows that it is the same one.
+        ConfigError
+            If the id is none, or that of a simulated learner.
         """
         identity = caller.identity
         if identity is not None and learner_id not in ("", identity.name):
@@ -86,6 +89,10 @@ class Registry:
             raise ConfigError("learner_id", learner_id, f"1 to {MAX_ID_LENGTH} printable characters")
         earlier = self._by_id.get(learner_id)
         incarnation, pace = 1, Pace()
+        if earlier is not None and earlier.is_simulated:
+            raise ConfigError(
+                "learner_id", learner_id, "an id that no simulated learner of the controller's process has"
+            )
         if earlier is not None:
             is_the_same = token == earlier.token or (address != "" and address == earlier.address)
             is_the_same = is_the_same or identity is not None

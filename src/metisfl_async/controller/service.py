@@ -17,10 +17,10 @@ from metisfl_async.controller.latest import Latest
 from metisfl_async.controller.listeners import Listeners
 from metisfl_async.controller.open_files import scarce
 from metisfl_async.controller.questions import Questions
-from metisfl_async.controller.registry import Registry
+from metisfl_async.controller.registry import Member, Registry
 from metisfl_async.controller.snapshot import Snapshot, snapshot
 from metisfl_async.controller.threads import Threads
-from metisfl_async.controller.turns import Turns
+from metisfl_async.controller.turns import Turn, Turns
 from metisfl_async.controller.updates import GoAhead, header_of
 from metisfl_async.core.access import LOCAL, Caller, Identity, Role
 from metisfl_async.core.codecs import RAW
@@ -134,12 +134,13 @@ class Service:
             job.post(Moved(member.id, sent=size_bytes, is_all=left_bytes <= 0 < had_bytes))
             self.farewells.moved(member.id, sent_bytes)
 
-        @asynccontextmanager
-        async def alone() -> AsyncIterator[None]:
-            async with self._fetches.of(member.id, Superseded(member.id)), turn:
-                yield
+        return Download(begin, moved, self._alone(member, turn), member.pace)
 
-        return Download(begin, moved, alone(), member.pace)
+    @asynccontextmanager
+    async def _alone(self, member: Member, turn: Turn) -> AsyncIterator[None]:
+        """Wait for the turn of a learner's download, which ends its older one."""
+        async with self._fetches.of(member.id, Superseded(member.id)), turn:
+            yield
 
     async def train_done(
         self, caller: Caller, token: Token, frames: AsyncIterator[Frame], go_ahead: GoAhead
@@ -151,7 +152,7 @@ class Service:
     def revoked(self, identity: Identity) -> None:
         """Take a learner out whose credential is not good any more."""
         member = self._registry.get(LearnerId(identity.name)) if identity.role is Role.LEARNER else None
-        if member is not None:
+        if member is not None and not member.is_simulated:  # those have no credentials
             self.conversations.forget(member, "its certificate or token was revoked")
 
     def watch_files(self) -> None:

@@ -305,9 +305,12 @@ class Model:
         return model
 
     def consists_of(self, arrays: Sequence[Array]) -> bool:
-        """Say whether these are the tensors in its buffer, and no copies of them."""
-        pairs = zip(self.arrays(), arrays, strict=True)
-        return all(mine.__array_interface__ == array.__array_interface__ for mine, array in pairs)
+        """Say whether arrays that fit its manifest are the tensors in its buffer, and no copies of them."""
+        start = self.buffer.ctypes.data
+        return all(
+            (array.flags.c_contiguous and array.__array_interface__["data"][0] == start + place.start) or not array.size
+            for array, (place, _, _) in zip(arrays, self.manifest.places, strict=True)
+        )
 
     def arrays(self) -> list[Array]:
         """View the tensors in the buffer; nothing is copied."""

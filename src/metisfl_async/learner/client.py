@@ -377,11 +377,12 @@ class LearnerClient:
         """Call the controller until it answers; broken connections are waited out, each for so long if it is said."""
 
         async def attempt() -> T:
-            try:
-                async with asyncio.timeout(patience_s):
-                    await self._is_connected.wait()
-            except TimeoutError:
-                raise _Gone(f"no connection to {self._link.address} was made in {patience_s:g} s") from None
+            if not self._is_connected.is_set():
+                try:
+                    async with asyncio.timeout(patience_s):
+                        await self._is_connected.wait()
+                except TimeoutError:
+                    raise _Gone(f"no connection to {self._link.address} was made in {patience_s:g} s") from None
             assert self._joined is not None
             return await call(self._joined.token)
 

@@ -111,6 +111,17 @@ class Learner(ABC):
         "num_examples" among the metrics says on how many examples; where all say it, it weighs the means over learners.
         """
 
+    def state(self) -> bytes | None:
+        """Say what it remembers from one training to the next, such as layers of its own and an optimizer's momentum.
+
+        A `Simulation` with `keep_state` asks for it after each training, and gives it back before the next task of this
+        learner. None if there is nothing.
+        """
+        return None
+
+    def restore(self, state: bytes) -> None:  # noqa: B027 - most remember nothing
+        """Take up what `state` gave, before `set_weights`."""
+
 
 def examples_of(learner: Learner) -> int | None:
     """Say how many examples a learner trains on, as far as is known without asking `train`."""

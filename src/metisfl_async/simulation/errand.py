@@ -25,6 +25,11 @@ class Task:
     number: int  #: of the learner, with which it is made
     learner: LearnerId
     offer: TaskOffer
+    state: Parcel | None = None  #: what the learner remembers, as bytes
+
+    def bare(self) -> Task:
+        """Give the same without the state."""
+        return self if self.state is None else replace(self, state=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +66,16 @@ class Errand:
     weighing: Weighing | None = None  #: where updates are folded
     directory: str | None = None  #: for large arrays; without one, all goes along with the message
     owns_process: bool = False  #: whether the worker is a process in which nothing else runs
+    keeps_state: bool = False  #: whether learners' states are kept
 
     @property
     def kind(self) -> TaskKind:
         return self.tasks[0].offer.kind
+
+    def carried(self) -> Errand:
+        """Have all states go along, for a worker that may be on another machine."""
+        tasks = [task if task.state is None else replace(task, state=task.state.carried()) for task in self.tasks]
+        return replace(self, tasks=tasks)
 
     def apart(self) -> list[Errand]:
         """Make one of each task."""
@@ -92,16 +103,18 @@ class Done:
     evaluated: list[tuple[Task, Metrics]] = field(default_factory=list)
     refused: list[tuple[Task, str, str]] = field(default_factory=list)  #: updates: the error's type, and its text
     failed: list[tuple[Task, Raised]] = field(default_factory=list)
+    states: list[tuple[Task, Parcel]] = field(default_factory=list)  #: of learners that have trained
     left_out: dict[str, str] = field(default_factory=dict)  #: what learners said that cannot be used, and why
 
     def discard(self) -> None:
         """Remove what lies in files."""
-        for parcel in [self.parts, *(single.model.parcel for single in self.singles)]:
+        states = (state for _, state in self.states)
+        for parcel in [self.parts, *(single.model.parcel for single in self.singles), *states]:
             if parcel is not None:
                 parcel.discard()
 
 
-def failed(errand: Errand, error: Exception) -> Done:
-    """Say of an errand that nothing came of it, and why."""
+def failed(tasks: Sequence[Task], error: Exception) -> Done:
+    """Say of an errand's tasks that nothing came of them, and why."""
     raised = Raised.of(error, error.__traceback__)
-    return Done(failed=[(task, raised) for task in errand.tasks])
+    return Done(failed=[(task.bare(), raised) for task in tasks])

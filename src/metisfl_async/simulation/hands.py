@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from metisfl_async.simulation.errand import Done, Errand
+from metisfl_async.simulation.maker import MakeLearner
 from metisfl_async.simulation.process import Process, WorkerDied
-from metisfl_async.simulation.work import MakeLearner, work
+from metisfl_async.simulation.work import work
 from metisfl_async.transport.concurrency import to_the_end
 
 __all__ = ["Borrowed", "Hands", "Processes"]
@@ -26,6 +27,7 @@ class Hands(Protocol):
 
     directory: str | None  #: where workers and we exchange files; None: they may be on other machines
     owns_processes: bool  #: whether nothing else runs in its processes
+    ahead: int  #: how many errands keep it busy
 
     async def __aenter__(self) -> Self: ...
     async def __aexit__(
@@ -48,9 +50,10 @@ class Processes:
 
     owns_processes = True
 
-    def __init__(self, make_learner: MakeLearner, count: int) -> None:
+    def __init__(self, make_learner: MakeLearner, count: int, cached: int = 0) -> None:
         self.directory: str | None = None
-        self._processes = [Process(make_learner) for _ in range(count)]
+        self.ahead = 2 * count
+        self._processes = [Process(make_learner, cached) for _ in range(count)]
         self._free: asyncio.Queue[Process] = asyncio.Queue()  # as many as there are
         self._threads = ThreadPoolExecutor(count, "metisfl-simulation")  # each waits for a process
 
@@ -91,6 +94,7 @@ class Borrowed:
     """An executor of the user's. It is not closed, and what has begun in it goes on to its end."""
 
     owns_processes = False
+    ahead = AT_ONCE
 
     def __init__(self, make_learner: MakeLearner, executor: Executor) -> None:
         self.directory: str | None = None
@@ -108,6 +112,8 @@ class Borrowed:
     async def do(self, errand: Errand, begin: Callable[[], object]) -> Done:
         async with self._room:
             begin()
+            if errand.keeps_state:
+                errand = await asyncio.to_thread(errand.carried)
             try:
                 return await asyncio.wrap_future(self._executor.submit(work, self._make_learner, errand))
             except BrokenExecutor as error:

@@ -37,6 +37,7 @@ class Lending:
                 loop = asyncio.get_running_loop()
                 moved = await loop.run_in_executor(self._writer, Moved.of, model, self._directory)
                 self._lent[ref] = _Lent(moved)
+            del model  # the reader may wait for long
             lent = self._lent[ref]
             lent.readers += 1
         self._clear()

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,16 @@ class Parcel:
             parcel.discard()
             raise
         return parcel
+
+    @classmethod
+    def lying_at(cls, path: Path) -> Parcel:
+        """Give the bytes of a file."""
+        size_bytes = path.stat().st_size  # what is empty cannot be mapped
+        return cls((), str(path), "|u1", (size_bytes,)) if size_bytes else cls([np.empty(0, np.uint8)])
+
+    def carried(self) -> Parcel:
+        """Give the same, to go along with the message."""
+        return Parcel([np.array(array) for array in self.unpack()])
 
     def unpack(self) -> list[NDArray[Any]]:
         """Give the arrays; those in a file are read-only, and stay when it is discarded."""

@@ -13,7 +13,8 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from metisfl_async.simulation.errand import Done, Errand
-from metisfl_async.simulation.work import MakeLearner, work
+from metisfl_async.simulation.maker import MakeLearner, Maker
+from metisfl_async.simulation.work import work_with
 
 __all__ = ["Process", "WorkerDied"]
 
@@ -25,8 +26,8 @@ class WorkerDied(Exception):
 class Process:
     """Made when it is needed, and again after it died. `do` blocks; another thread may `end` it meanwhile."""
 
-    def __init__(self, make_learner: MakeLearner) -> None:
-        self._make_learner = make_learner
+    def __init__(self, make_learner: MakeLearner, cached: int) -> None:
+        self._make_learner, self._cached = make_learner, cached
         self._process: SpawnProcess | None = None
         self._pipe: Connection[Any, Any] | None = None
         self._is_ended = False
@@ -68,7 +69,9 @@ class Process:
         context = multiprocessing.get_context("spawn")  # forking after gRPC or TensorFlow ran hangs
         self._pipe, theirs = context.Pipe()
         with theirs:
-            process = context.Process(target=_serve, args=(theirs, self._make_learner), name="metisfl-simulation")
+            process = context.Process(
+                target=_serve, args=(theirs, self._make_learner, self._cached), name="metisfl-simulation"
+            )
             process.start()
         self._process = process
 
@@ -81,13 +84,14 @@ class Process:
         self._process = self._pipe = None
 
 
-def _serve(pipe: Connection[Any, Any], make_learner: MakeLearner) -> None:
+def _serve(pipe: Connection[Any, Any], make_learner: MakeLearner, cached: int) -> None:
     """Do errands until the other end is gone."""
     # Ctrl-C in a terminal reaches this process too; it is ours, and we end it when the federation has heard of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    maker = Maker(make_learner, cached)
     while True:
         try:
             errand = pipe.recv()
         except EOFError:
             return
-        pipe.send(work(make_learner, errand))
+        pipe.send(work_with(maker, errand))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
 
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.federation.tasks import TaskKind
@@ -25,20 +27,26 @@ from metisfl_async.learner.learner import Config, Learner
 from metisfl_async.learner.outcome import Trained, checked_evaluation
 from metisfl_async.learner.worker import users_part
 from metisfl_async.simulation.errand import Done, Errand, Moved, Single, Task, Weighing, failed
+from metisfl_async.simulation.maker import MakeLearner, Maker
 from metisfl_async.simulation.parcel import Parcel
 
-__all__ = ["MakeLearner", "work"]
+__all__ = ["work", "work_with"]
 
-MakeLearner: TypeAlias = Callable[[int], Learner]
 T = TypeVar("T")
 
 
 def work(make_learner: MakeLearner, errand: Errand) -> Done:
-    """Do an errand: a learner exists while it does its task. What one of them raises costs nobody else anything."""
-    worker = _Worker(make_learner, errand)
-    for task in errand.tasks:
+    """Do an errand: a learner exists while it does its task."""
+    return work_with(Maker(make_learner), errand)
+
+
+def work_with(maker: Maker, errand: Errand) -> Done:
+    """Do an errand. What one learner raises costs nobody else anything."""
+    worker = _Worker(maker, errand)
+    for given in errand.tasks:
+        task = given.bare()  # what is said of it need not carry the state back
         try:
-            worker.do(task)
+            worker.do(task, given.state)
         except Exception as error:  # noqa: BLE001 - it is the user's code
             worker.fail(task, error, users_part(error.__traceback__, __name__))
         except BaseException as error:  # noqa: BLE001 - an exit is the learner's own, and not the worker's
@@ -46,30 +54,32 @@ def work(make_learner: MakeLearner, errand: Errand) -> Done:
     try:
         return worker.finished()
     except OSError as error:  # there is no room for the file
-        return failed(errand, error)
+        worker.done.discard()
+        return failed(errand.tasks, error)
 
 
 class _Worker:
     """Has one learner after another do its task."""
 
-    def __init__(self, make_learner: MakeLearner, errand: Errand) -> None:
+    def __init__(self, maker: Maker, errand: Errand) -> None:
         self.done = Done()
-        self._make_learner, self._errand = make_learner, errand
+        self._maker, self._errand = maker, errand
         self._model = None if errand.model is None else errand.model.unpack()
         self._folder: _Folder | None = None
         if self._model is not None and errand.weighing is not None:
             self._folder = _Folder(self._model, errand.weighing)
 
-    def do(self, task: Task) -> None:
-        learner = self._make_learner(task.number)
-        if not isinstance(learner, Learner):
-            raise ConfigError("make_learner", type(learner).__name__, "a function that gives a Learner")
+    def do(self, task: Task, state: Parcel | None) -> None:
+        learner = self._maker.learner(task.number, keeps_state=self._errand.keeps_state, is_new=state is None)
         learner.task_seed, learner.owns_process = task.offer.seed or None, self._errand.owns_process
         config: Config = {"round_number": task.offer.round_number, **task.offer.config}
         if self._model is None:
             first = calls.pack_weights(learner, _awaited(learner.get_weights()))
             self._keep(task, first, {}, {TRAINED_BEFORE: learner.was_trained})
             return
+        if state is not None:
+            (remembered,) = state.unpack()
+            learner.restore(remembered.tobytes())
         _awaited(learner.set_weights(calls.copied(learner, self._model)))
         if self._errand.kind is TaskKind.EVALUATE:
             self._evaluate(task, learner, self._model, config)
@@ -97,6 +107,9 @@ class _Worker:
         result = _awaited(learner.train(calls.copied(learner, model), calls.own(config)))
         trained = calls.pack_result(learner, result, model.manifest, config)
         self.done.left_out |= trained.left_out
+        if self._errand.keeps_state and (state := learner.state()) is not None:
+            parcel = Parcel.pack([np.frombuffer(state, np.uint8)], self._errand.directory)
+            self.done.states.append((task, parcel))
         if self._folder is None:
             update = replace(trained.model, version=model.version)
             self._keep(task, update, trained.metrics, trained.metadata)

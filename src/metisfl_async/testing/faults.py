@@ -75,7 +75,7 @@ class Faults:
 
     def cut_during(self, during: Call, at: float) -> None:
         if during not in ("upload", "download"):
-            raise ConfigError("during", during, "'upload', 'download', or None for now")
+            raise ConfigError("during", during, "'upload', 'download', or None to cut at once")
         number("at", at, least=0, below=1)
         self._cuts.append(_Cut(during, at))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import selectors
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 __all__ = ["Deadlock", "VirtualLoop", "run"]
@@ -24,8 +25,11 @@ class _Clock(selectors.DefaultSelector):
     """Stands for the selector of a loop, and moves its clock instead of waiting."""
 
     now = 0.0  #: seconds
+    holders = 0  #: who wait for other threads
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self.holders:
+            return super().select(None if timeout is None or timeout > 0 else 0)
         if ready := super().select(0):
             return ready
         if timeout is None:
@@ -56,6 +60,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._clock.now
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let the clock stand still while something is waited for that another thread or process does."""
+        self._clock.holders += 1
+        try:
+            yield
+        finally:
+            self._clock.holders -= 1
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., T], *args: Any

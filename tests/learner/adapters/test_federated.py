@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import keras
 import ml_dtypes
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from metisfl_async import (
     ControllerConfig,
     DriverSession,
     Learner,
+    Simulation,
     TerminationSignals,
     load_into,
 )
@@ -200,3 +204,32 @@ async def test_a_learner_of_ones_own_names_its_weights_or_they_are_numbered() ->
         Controller(), [Named(1)], TerminationSignals(federation_rounds=1), initial_weights=Adds(1).get_weights()
     )
     assert (await given.run()).model_version == 1  # numbers are no names: places decide
+
+
+def personal_torch(number: int) -> Learner:
+    momentum = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+    return torch_learner(number, model=named_model, optimizer=momentum, federated=["body.*"])
+
+
+def personal_keras(number: int) -> Learner:
+    def model() -> Any:
+        made = keras_model()
+        made.compile(optimizer=keras.optimizers.Adam(0.01), loss=made.loss, metrics=["accuracy"])
+        return made
+
+    return KerasLearner(model, *parts()[number], federated=["dense/*"], seed=number)
+
+
+@pytest.mark.parametrize("make", [personal_torch, personal_keras])
+async def test_simulated_learners_keep_layers_and_momentum_of_their_own(make: Callable[[int], Learner]) -> None:
+    config = ControllerConfig(train_params={"batch_size": 16, "epochs": 1})
+    live = await session_of([make(0), make(1)], 2, config=config).run()
+    with ThreadPoolExecutor(1) as thread:
+        simulation = Simulation(make, learners=2, executor=thread, keep_state=True)
+        signals = TerminationSignals(federation_rounds=2)
+        simulated = await DriverSession(Controller(controller_config=config), simulation, signals).run()
+    for ours, theirs in zip(simulated.rounds, live.rounds, strict=True):
+        assert ours.train_metrics == pytest.approx(theirs.train_metrics, rel=1e-5)
+        assert ours.evaluation_metrics == pytest.approx(theirs.evaluation_metrics, rel=1e-5)
+    for mine, its in zip(simulated.final_model or [], live.final_model or [], strict=True):
+        np.testing.assert_allclose(mine, its, atol=1e-6)

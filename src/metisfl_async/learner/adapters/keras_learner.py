@@ -24,6 +24,7 @@ from metisfl_async.learner.adapters.keras_parts import (
     keras_proximal_term,
     keras_variables,
 )
+from metisfl_async.learner.adapters.keras_state import restore_keras, state_of_keras
 from metisfl_async.learner.adapters.options import (
     KEYS,
     check_schedule,
@@ -226,6 +227,15 @@ class KerasLearner(Learner):
             x, y, batch_size=batch_size, sample_weight=weights, return_dict=True, verbose=0
         )
         return measured | {NUM_EXAMPLES: self._count_test_examples()}
+
+    def state(self) -> bytes:
+        """Give what stays with the learner: its own weights, the optimizer's momentum, and what `seed` draws next."""
+        with alone_with(self.model, self):
+            return state_of_keras(self.model, self._weights().keys(), self._rng)
+
+    def restore(self, state: bytes) -> None:
+        with alone_with(self.model, self):
+            restore_keras(state, self.model, self._weights().keys(), self._rng)
 
     def _count_test_examples(self) -> int:
         if self._num_test_examples is None:

@@ -42,6 +42,7 @@ from metisfl_async.learner.adapters.torch_parts import (
     torch_proximal_term,
     trained_names,
 )
+from metisfl_async.learner.adapters.torch_state import restore_torch, state_of_torch
 from metisfl_async.learner.learner import Config, Learner
 
 if TYPE_CHECKING:
@@ -276,6 +277,17 @@ class TorchLearner(Learner):
                 loss, others = self._measure(self.model, batch)
                 measured.append((len(first_leaf(batch)), {"loss": float(loss), **others()}))
         return weighted_means(measured) | {NUM_EXAMPLES: sum(count for count, _ in measured)}
+
+    def state(self) -> bytes:
+        """Give what stays with the learner: its own tensors, the optimizer's momentum, and what `seed` draws next."""
+        model, optimizer, names = self._parts()
+        with alone_with(model, self):
+            return state_of_torch(model, optimizer, names, self._rng)
+
+    def restore(self, state: bytes) -> None:
+        model, optimizer, _ = self._parts()
+        with alone_with(model, self):
+            restore_torch(state, model, optimizer, self._rng)
 
     def _check_dtypes(self, model: torch.nn.Module) -> None:
         """Refuse what NumPy makes by default and no layer takes."""
