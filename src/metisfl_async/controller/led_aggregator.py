@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from metisfl_async.controller.aggregator import Aggregator
+from metisfl_async.controller.aggregator import Aggregator, Job, Post
+from metisfl_async.controller.codecs import Codecs
 from metisfl_async.controller.exchange import Exchange, Summed
+from metisfl_async.controller.keeper import Keeper
+from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.upload import Upload
 from metisfl_async.core.errors import NoModel
 from metisfl_async.core.federation.commands import Discard
@@ -14,6 +15,7 @@ from metisfl_async.core.strategies.aggregation.contributors import Contributor, 
 from metisfl_async.core.strategies.aggregation.fedavg import FedAvg
 from metisfl_async.core.strategies.aggregation.partial_sum import packed_sum, sum_manifest
 from metisfl_async.core.strategies.aggregation.resemblance import Portrait
+from metisfl_async.core.strategies.aggregation.rule import AggregationRule
 
 __all__ = ["LedAggregator"]
 
@@ -21,8 +23,18 @@ __all__ = ["LedAggregator"]
 class LedAggregator(Aggregator):
     """Has no model of its own: the sum of a round goes up whole, and the next global model comes down."""
 
-    def __init__(self, *args: Any, exchange: Exchange, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        rule: AggregationRule,
+        keeper: Keeper,
+        post: Post,
+        threads: Threads,
+        codecs: Codecs,
+        *,
+        keeps_updates: bool,
+        exchange: Exchange,
+    ) -> None:
+        super().__init__(rule, keeper, post, threads, codecs, keeps_updates=keeps_updates)
         self._exchange = exchange
         self._contributors: dict[str, Contributor] = {}  # to what is folded
 
@@ -33,7 +45,7 @@ class LedAggregator(Aggregator):
         self._contributors[upload.learner] = Contributor(upload.weight, count, header.metrics)
         return seen
 
-    async def _do(self, job: Any, submitted: int) -> None:
+    async def _do(self, job: Job, submitted: int) -> None:
         await super()._do(job, submitted)
         if isinstance(job, Discard):
             self._contributors = {}
