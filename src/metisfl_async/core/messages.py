@@ -73,6 +73,7 @@ class JoinReply:
     federation_id: FederationId = NO_FEDERATION  #: which federation runs; empty: none
     update_codec: str = RAW  #: how updates should travel; "raw" may always be sent
     download_codec: str = RAW  #: how global models may be asked for; "raw" may always be
+    relays: tuple[str, ...] = ()  #: of a relay's controller: its key, then those of the relays above it
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ class Trained:
     metrics: Metrics = field(default_factory=dict)
     metadata: dict[str, Json] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)  #: what else was said, and why it cannot be used
+    sum_of: Manifest | None = None  #: if the model is a weighted sum, in float64: what the models in it are like
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,10 @@ class EventLog:
         """Give all events, those that happened before included, and end when the log is closed."""
         return EventStream(self)
 
+    def from_now(self) -> EventStream:
+        """Give the events that happen from now on."""
+        return EventStream(self, self._total)
+
     async def after(self, seen: int, most: int = MOST) -> list[Told]:
         """Wait for events after the first `seen` ones: those that are there, or none if none will come.
 
@@ -87,8 +91,8 @@ class EventLog:
 class EventStream:
     """One watcher's place among the events. It can be dropped at any time: unlike a generator's, its end is nothing."""
 
-    def __init__(self, log: EventLog) -> None:
-        self._log, self._seen = log, 0
+    def __init__(self, log: EventLog, seen: int = 0) -> None:
+        self._log, self._seen = log, seen
 
     def __aiter__(self) -> Self:
         return self

@@ -122,6 +122,9 @@ class Course(ABC):
     def _train(self) -> None:
         """Begin to train, or go on: there is a model, and enough learners are connected."""
 
+    def _proceed(self, kind: TaskKind) -> None:  # noqa: B027 - most are not led
+        """Go on with what a federation that is led waits for; others go on by themselves."""
+
     @abstractmethod
     def _resume_rounds(self, rounds: list[Round]) -> None:
         """Go on with the rounds that were not complete when the controller died, oldest first."""
