@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from federations import PATIENCE_S
-from puppet import Puppet, puppet, weights
+from federations import PATIENCE_S, until
+from puppet import FEDERATION, Puppet, begun, puppet, weights
 
 from metisfl_async import Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals
 from metisfl_async.codec.frame import Frame, Header, frames_of
-from metisfl_async.core.messages import Farewell, Outcome, TaskOffer, UpdateReply
+from metisfl_async.core.ids import LearnerId, Token
+from metisfl_async.core.messages import Farewell, Hello, JoinRequest, Outcome, TaskOffer, UpdateReply
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.arithmetic import Sum
 from metisfl_async.core.strategies.aggregation.contributors import Contributor, said_of
@@ -80,6 +81,30 @@ async def test_a_sum_counts_as_those_in_it_would_and_the_record_names_them() -> 
         "b": {"weight": 20.0, "num_learners": 1, "metrics": {"loss": 4.0}},
     }
     assert part.bytes_received == WIDE.size_bytes
+
+
+async def test_a_sum_counts_in_memory_as_well() -> None:
+    async with asyncio.timeout(PATIENCE_S), Controller(None, CONFIG) as controller:
+        link = controller.connect()
+        reply = await link.join(JoinRequest(LearnerId("north"), Token("")))
+        async with link.tasks() as stream:
+            await stream.send(Hello(reply.token))
+            await begun(link, BASE)
+            offers: list[TaskOffer] = []
+            while not offers:
+                offers = [message for message in await stream.receive() or () if isinstance(message, TaskOffer)]
+            (offer,) = offers
+            header = Header(
+                "sum",
+                BASE.manifest,
+                0,
+                task_id=offer.task_id,
+                metadata=said_of(CONTRIBUTORS, "NumTrainingExamples"),
+                federation_id=offer.model.federation_id,
+            )
+            assert (await link.train_done(reply.token, header, summed())).is_taken
+            await until(lambda: controller.snapshot().model_version == 1)
+            assert set((await link.get_model(FEDERATION)).arrays()[0]) == {3.0}
 
 
 def _wrong(how: str) -> tuple[Model, dict[str, Any]]:
