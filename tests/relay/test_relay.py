@@ -281,6 +281,20 @@ async def test_a_relay_answers_no_questions() -> None:
         await session.run()
 
 
+async def test_what_goes_on_below_can_be_followed() -> None:
+    site = AddsOnLoop(2)
+    site.may_train.clear()
+    async with top(1) as controller, region(controller.client_params, "north", {"site-0": site}) as relay:
+        running = asyncio.create_task(DriverSession(controller, 1, TerminationSignals(federation_rounds=2)).run())
+        await site.is_training.wait()
+        attached = asyncio.create_task(DriverSession.attach(relay.client_params).run())
+        await until(lambda: relay._region.below._open.service._drivers == 1)
+        site.may_train.set()
+        await running
+        below = await attached
+    assert [record.participants for record in below.rounds] == [["site-0"], ["site-0"]]
+
+
 async def test_without_evaluations_the_final_model_comes_down_all_the_same() -> None:
     site = AddsOnLoop(2)
     options: dict[str, Any] = {"evaluate_every": 0, "aggregation_rule": "FedAvgM"}
