@@ -64,7 +64,7 @@ async def relay(name: str, headquarters: ClientParams) -> None:
 
 
 async def main() -> None:
-    config = ControllerConfig(min_learners=len(REGIONS))  # at the top, a region is one learner
+    config = ControllerConfig(min_learners=len(REGIONS), max_relayed_learners=3)  # a region is one learner here
     async with Controller(ServerParams(), config) as headquarters:
         session = DriverSession(headquarters, len(REGIONS), SIGNALS)
         result, *_ = await asyncio.gather(session.run(), *(relay(name, headquarters.client_params) for name in REGIONS))

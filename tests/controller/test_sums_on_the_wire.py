@@ -25,7 +25,7 @@ BASE = Model.from_arrays(weights(0, SIZE))
 WIDE = sum_manifest(BASE.manifest)
 SHARES = {"a": (1.0, 10.0), "b": (4.0, 20.0)}  # each one's value and weight
 CONTRIBUTORS = {name: Contributor(weight, metrics={"loss": value}) for name, (value, weight) in SHARES.items()}
-CONFIG = ControllerConfig(evaluate_every=0)
+CONFIG = ControllerConfig(evaluate_every=0, max_relayed_learners=2)
 
 
 def summed() -> Model:
@@ -119,6 +119,8 @@ def _wrong(how: str) -> tuple[Model, dict[str, Any]]:
             return model, {"metadata": said_of({}, "NumTrainingExamples")}
         case "another weight":
             return model, {"metadata": said_of(CONTRIBUTORS, "NumParticipants")}
+        case "too many":
+            return model, {"metadata": said_of({"a": Contributor(1.0, 3)}, "NumTrainingExamples")}
         case "too much":
             heavy = {"a": Contributor(2e9)}
             return model, {"metadata": said_of(heavy, "NumTrainingExamples")}
@@ -139,6 +141,7 @@ def _wrong(how: str) -> tuple[Model, dict[str, Any]]:
         ("another model", Outcome.REFUSED, "the update does not fit the global model"),
         ("nobody", Outcome.REFUSED, "the contributors of a sum are 0 of them"),
         ("another weight", Outcome.REFUSED, "the sum is weighted by scaling_factor 'NumParticipants'; allowed:"),
+        ("too many", Outcome.REFUSED, "the sum is of 3 learners; allowed: at most max_relayed_learners=2"),
         ("too much", Outcome.REFUSED, "contributors['a'].weight"),
         ("not a number", Outcome.REFUSED, "tensor '0' holds a value that is not finite"),
         ("too large a mean", Outcome.REFUSED, "the mean of the sum: tensor '0' holds a value that is not finite"),
@@ -167,10 +170,11 @@ async def test_a_bad_sum_is_refused_and_the_round_goes_on(how: str, outcome: Out
     ("changed", "message"),
     [
         ({"aggregation_rule": "FedRec"}, "a sum of updates came to rule FedRec under scheduler Synchronous"),
+        ({"max_relayed_learners": 0}, "a sum of updates came; allowed only from relays, with max_relayed_learners > 0"),
         ({"scheduler": "Asynchronous"}, "a sum of updates came to rule FedAvg under scheduler Asynchronous"),
     ],
 )
-async def test_who_needs_each_update_refuses_sums_by_name(changed: dict[str, Any], message: str) -> None:
+async def test_who_takes_no_sums_says_why(changed: dict[str, Any], message: str) -> None:
     config = replace(CONFIG, **changed)
     is_asynchronous = "scheduler" in changed
     signals = TerminationSignals(

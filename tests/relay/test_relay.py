@@ -95,7 +95,7 @@ async def region(
 
 @asynccontextmanager
 async def top(num_relays: int, **options: Any) -> AsyncIterator[Controller]:
-    config = ControllerConfig(**({"min_learners": num_relays} | options))
+    config = ControllerConfig(**({"min_learners": num_relays, "max_relayed_learners": 10} | options))
     async with asyncio.timeout(PATIENCE_S), Controller(ServerParams(), config) as controller:
         yield controller
 
@@ -140,7 +140,7 @@ async def test_two_regions_of_three_are_the_flat_federation_bit_for_bit() -> Non
 async def test_a_relay_may_have_relays_below_it() -> None:
     expected = await flat({number: Drifts(number) for number in range(4)}, 2, ControllerConfig(min_learners=4))
     learners = {number: Drifts(number) for number in range(4)}
-    own = ControllerConfig(min_learners=2, train_params={"epochs": 1, "batch_size": 8})
+    own = ControllerConfig(min_learners=2, max_relayed_learners=3, train_params={"epochs": 1, "batch_size": 8})
     async with (
         nothing_left_behind(),
         top(1, train_params={"epochs": 5}) as controller,
@@ -281,6 +281,20 @@ async def test_a_relay_answers_no_questions() -> None:
         await session.run()
 
 
+async def test_what_goes_on_below_can_be_followed() -> None:
+    site = AddsOnLoop(2)
+    site.may_train.clear()
+    async with top(1) as controller, region(controller.client_params, "north", {"site-0": site}) as relay:
+        running = asyncio.create_task(DriverSession(controller, 1, TerminationSignals(federation_rounds=2)).run())
+        await site.is_training.wait()
+        attached = asyncio.create_task(DriverSession.attach(relay.client_params).run())
+        await until(lambda: relay._region.below._open.service._drivers == 1)
+        site.may_train.set()
+        await running
+        below = await attached
+    assert [record.participants for record in below.rounds] == [["site-0"], ["site-0"]]
+
+
 async def test_without_evaluations_the_final_model_comes_down_all_the_same() -> None:
     site = AddsOnLoop(2)
     options: dict[str, Any] = {"evaluate_every": 0, "aggregation_rule": "FedAvgM"}
@@ -338,7 +352,7 @@ async def test_a_relay_that_died_comes_back_as_a_learner_does() -> None:
 
 
 async def test_a_sum_outlives_the_controller_above(tmp_path: Path) -> None:
-    slow, site, config = AddsOnLoop(1), Adds(2), ControllerConfig(min_learners=2)
+    slow, site, config = AddsOnLoop(1), Adds(2), ControllerConfig(min_learners=2, max_relayed_learners=1)
     slow.may_train.clear()
     store = ModelStoreConfig(model_store="Disk", directory=tmp_path)
     controller = Controller(ServerParams(), config, store)

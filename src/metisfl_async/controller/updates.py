@@ -216,6 +216,8 @@ class Updates:
     def _check_sum(self, header: Header) -> float:
         """Look at what the header of a sum tells; its scaling factor is that of all who contributed."""
         config = self._config
+        if not config.max_relayed_learners:
+            raise UnexpectedMessage("a sum of updates came; allowed only from relays, with max_relayed_learners > 0")
         if not self._takes_sums:
             rule, scheduler = (_called(each) for each in (config.aggregation_rule, config.scheduler))
             raise UnexpectedMessage(
@@ -224,7 +226,8 @@ class Updates:
             )
         if header.codec != RAW:
             raise UnexpectedMessage(f"the sum has codec {header.codec!r}; allowed: {RAW!r}")
-        contributors = contributors_of(header.metadata, name_of(config.scaling_factor), config.max_weight)
+        factor, most = name_of(config.scaling_factor), config.max_relayed_learners
+        contributors = contributors_of(header.metadata, factor, config.max_weight, most)
         return sum(each.weight for each in contributors.values())
 
     async def _fill(self, stream: _Stream, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> tuple[Room, bool]:

@@ -83,6 +83,7 @@ WRONG: list[tuple[Callable[..., object], dict[str, Any], str, object, str]] = [
             ("max_model_bytes", 1e9, "an integer >= 1"),
             ("max_inflight_bytes", 0, "an integer >= 1"),
             ("max_downloads", 0, "an integer >= 1"),
+            ("max_relayed_learners", -1, "an integer >= 0"),
             ("update_codec", "int4", UPDATE_CODECS),
             ("update_codec", None, UPDATE_CODECS),
             ("update_codec", "topk:0", UPDATE_CODECS),

@@ -47,6 +47,7 @@ class ControllerConfig:
     scheduler: str | Scheduler = "Synchronous"  #: when one is made: "Synchronous", "SemiSynchronous", "Asynchronous"
     scaling_factor: str | ScalingFactor = "NumTrainingExamples"  #: the weight of an update in the mean
     max_weight: float = 1e9  #: an update that claims more is refused; bounds what a learner makes of itself
+    max_relayed_learners: int = 0  #: how many may be behind one relay, whose updates come as one sum; 0 = no relays
     selector: str | Selector | None = None  #: None = "Scheduled" with rounds, "ScheduledCardinality" without
     stride_length: int | None = None  #: for FedStride; None = all learners of a round
     semi_sync_lambda: float | None = None  #: for SemiSynchronous: a round is so many epochs of its slowest learner
@@ -119,6 +120,7 @@ class ControllerConfig:
         integer("max_model_bytes", self.max_model_bytes, 1)
         integer("max_inflight_bytes", self.max_inflight_bytes, 1)
         integer("max_downloads", self.max_downloads, 1)
+        integer("max_relayed_learners", self.max_relayed_learners, 0)
         one_of("on_driver_lost", self.on_driver_lost, ("finish", "stop"))
         for name in ("round_timeout_secs", "quorum_timeout_secs", "driver_lost_secs"):
             if getattr(self, name) is not None:

@@ -19,11 +19,11 @@ FACTOR = "NumTrainingExamples"
 
 def test_what_is_said_is_read_again() -> None:
     contributors = {"a": Contributor(40.0, 1, {"loss": 0.5}), "north": Contributor(3e9, 4)}
-    assert contributors_of(said_of(contributors, FACTOR), FACTOR, 1e9) == contributors
+    assert contributors_of(said_of(contributors, FACTOR), FACTOR, 1e9, 10) == contributors
 
 
 def test_what_may_be_left_out_has_its_default() -> None:
-    assert contributors_of(_metadata({"a": {"weight": 2}}), FACTOR, 1e9) == {"a": Contributor(2.0)}
+    assert contributors_of(_metadata({"a": {"weight": 2}}), FACTOR, 1e9, 10) == {"a": Contributor(2.0)}
 
 
 @pytest.mark.parametrize(
@@ -45,19 +45,23 @@ def test_what_may_be_left_out_has_its_default() -> None:
         ({"a": {"weight": 1.0, "num_learners": 0}}, "contributors['a'].num_learners"),
         ({"a": {"weight": 1.0, "num_learners": 2.0}}, "contributors['a'].num_learners"),
         ({"a": {"weight": 1.0, "num_learners": 2**32}}, "contributors['a'].num_learners"),
+        (
+            {"a": {"weight": 1.0, "num_learners": 4}, "b": {"weight": 1.0, "num_learners": 7}},
+            "the sum is of 11 learners",
+        ),
         ({"a": {"weight": 1.0, "metrics": {"loss": "low"}}}, "contributors['a'].metrics"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(contributors: object, message: str) -> None:
     with pytest.raises(UnexpectedMessage) as refused:
-        contributors_of(_metadata(contributors), FACTOR, 10.0)
+        contributors_of(_metadata(contributors), FACTOR, 10.0, 10)
     assert message in str(refused.value)
 
 
 def test_weights_that_mean_something_else_are_refused() -> None:
     message = "the sum is weighted by scaling_factor 'NumTrainingExamples'; allowed: that of this controller, 'mine'"
     with pytest.raises(UnexpectedMessage, match=message):
-        contributors_of(_metadata({"a": {"weight": 1.0}}), "mine", 10.0)
+        contributors_of(_metadata({"a": {"weight": 1.0}}), "mine", 10.0, 10)
 
 
 def _metadata(contributors: Any) -> dict[str, Any]:

@@ -35,8 +35,10 @@ def said_of(contributors: Mapping[str, Contributor], scaling_factor: str) -> dic
     return {SCALING: scaling_factor, CONTRIBUTORS: entries}
 
 
-def contributors_of(metadata: Mapping[str, Json], scaling_factor: str, max_weight: float) -> dict[str, Contributor]:
-    """Read it from the metadata of a sum; `max_weight` bounds each learner's weight.
+def contributors_of(
+    metadata: Mapping[str, Json], scaling_factor: str, max_weight: float, max_learners: int
+) -> dict[str, Contributor]:
+    """Read it from the metadata of a sum of at most `max_learners`; `max_weight` bounds each one's weight.
 
     Raises
     ------
@@ -52,14 +54,20 @@ def contributors_of(metadata: Mapping[str, Json], scaling_factor: str, max_weigh
         allowed = f"a map of 1 to {MOST_CONTRIBUTORS}; a relay with more learners needs relays below it"
         raise UnexpectedMessage(f"the contributors of a sum are {what}; allowed: {allowed}")
     try:
-        return {name: _contributor(name, entry, max_weight) for name, entry in entries.items()}
+        contributors = {name: _contributor(name, entry, max_weight) for name, entry in entries.items()}
     except ConfigError as error:
         raise UnexpectedMessage(f"a contributor of the sum cannot be: {error}") from error
+    if (count := _count(contributors)) > max_learners:
+        raise UnexpectedMessage(f"the sum is of {count} learners; allowed: at most max_relayed_learners={max_learners}")
+    return contributors
 
 
 def num_learners_of(metadata: Mapping[str, Json]) -> int:
     """Count the learners in a sum whose metadata were looked at before."""
-    contributors = contributors_of(metadata, str(metadata[SCALING]), MAX_WEIGHT)
+    return _count(contributors_of(metadata, str(metadata[SCALING]), MAX_WEIGHT, MOST_LEARNERS))
+
+
+def _count(contributors: Mapping[str, Contributor]) -> int:
     return sum(each.num_learners for each in contributors.values())
 
 
@@ -68,7 +76,7 @@ def _contributor(name: str, entry: Json, max_weight: float) -> Contributor:
     if not isinstance(entry, dict):
         raise ConfigError(where, entry, "a map with weight, num_learners and metrics")
     count, weight = entry.get("num_learners", 1), entry.get("weight")
-    integer(f"{where}.num_learners", count, 1, MOST_LEARNERS)
+    integer(f"{where}.num_learners", count, 1, MOST_LEARNERS)  # so that its weight is a float
     assert isinstance(count, int)
     most = count * max_weight
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not MIN_WEIGHT <= weight <= most:
