@@ -11,7 +11,14 @@ import pytest
 from federations import PATIENCE_S, until
 from puppet import FEDERATION, Puppet, begun, puppet, weights
 
-from metisfl_async import Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals
+from metisfl_async import (
+    Controller,
+    ControllerConfig,
+    DriverSession,
+    ModelStoreConfig,
+    ServerParams,
+    TerminationSignals,
+)
 from metisfl_async.codec.frame import Frame, Header, frames_of
 from metisfl_async.core.ids import LearnerId, Token
 from metisfl_async.core.messages import Farewell, Hello, JoinRequest, Outcome, TaskOffer, UpdateReply
@@ -167,28 +174,16 @@ async def test_a_bad_sum_is_refused_and_the_round_goes_on(how: str, outcome: Out
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("most", "keeps_updates", "message"),
     [
-        ({"aggregation_rule": "FedRec"}, "a sum of updates came to rule FedRec under scheduler Synchronous"),
-        ({"max_relayed_learners": 0}, "a sum of updates came; allowed only from relays, with max_relayed_learners > 0"),
-        ({"scheduler": "Asynchronous"}, "a sum of updates came to rule FedAvg under scheduler Asynchronous"),
+        (0, False, "a sum of updates came; allowed only from relays, with max_relayed_learners > 0"),
+        (2, True, "a sum of updates came to rule FedAvg under scheduler Synchronous, where each update is needed"),
     ],
 )
-async def test_who_takes_no_sums_says_why(changed: dict[str, Any], message: str) -> None:
-    config = replace(CONFIG, **changed)
-    is_asynchronous = "scheduler" in changed
-    signals = TerminationSignals(
-        global_updates=1 if is_asynchronous else None, federation_rounds=None if is_asynchronous else 1
-    )
-    async with Controller(ServerParams(), config) as controller:
-        running = asyncio.create_task(
-            DriverSession(
-                controller,
-                2,
-                signals,
-                initial_weights=BASE.arrays(),
-            ).run()
-        )
+async def test_who_takes_no_sums_says_why(most: int, keeps_updates: bool, message: str) -> None:
+    config, store = replace(CONFIG, max_relayed_learners=most), ModelStoreConfig(keep_local_models=keeps_updates)
+    async with Controller(ServerParams(), config, store) as controller:
+        running = asyncio.create_task(session(controller, 2).run())
         async with puppet(controller, "north") as north, puppet(controller, "good") as good:
             reply = await north.push(frames(north, await north.task(), summed()))
             assert reply.outcome is Outcome.REFUSED

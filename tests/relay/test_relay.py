@@ -180,7 +180,7 @@ async def test_a_round_below_that_comes_to_nothing_is_a_failure_above_and_the_ne
     first, second = result.rounds
     trained, evaluated = first.learners["north"].failures
     assert (first.participants, trained.type) == (["south"], "QuorumLost")
-    assert "below: round 1 has 0 of min_learners=1 updates, 1 times in a row" in trained.message
+    assert "below: round 1 has 0 of min_learners=1 updates, 1 time in a row" in trained.message
     assert "the disk is full" in trained.message
     assert evaluated.message == "no round here has come to a model; only who trained for one can evaluate it"
     assert second.participants == ["north", "south"]
@@ -405,13 +405,13 @@ async def test_a_mask_is_nobodys_to_train() -> None:
 # --- what is refused -----------------------------------------------------------------------------------------------
 
 
-async def test_a_rule_above_that_is_no_mean_is_named() -> None:
+async def test_a_parent_that_takes_no_relays_says_so() -> None:
     async with (
         nothing_left_behind(),
-        top(1, aggregation_rule="FedRec", max_failed_rounds=1) as controller,
+        top(1, max_relayed_learners=0, max_failed_rounds=1) as controller,
         region(controller.client_params, "north", {"site-0": Adds(1)}),
     ):
-        with pytest.raises(QuorumLost, match="a sum of updates came to rule FedRec"):
+        with pytest.raises(QuorumLost, match="a sum of updates came; allowed only from relays"):
             await DriverSession(controller, 1, TerminationSignals(federation_rounds=1)).run()
 
 

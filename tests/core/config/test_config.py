@@ -494,6 +494,12 @@ def test_nan_is_no_time(field: str) -> None:
         TerminationSignals(execution_cutoff_time_mins=math.nan)
 
 
+@pytest.mark.parametrize("other", [{"aggregation_rule": "FedRec"}, {"scheduler": "Asynchronous"}])
+def test_relays_need_a_mean_in_rounds(other: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="max_relayed_learners is 3; allowed: 0 with"):
+        ControllerConfig(max_relayed_learners=3, **other)
+
+
 def test_nan_is_no_score() -> None:
     with pytest.raises(ConfigError, match="evaluation_metric_cutoff_score is nan; allowed: a finite number"):
         TerminationSignals(evaluation_metric="accuracy", evaluation_metric_cutoff_score=math.nan)

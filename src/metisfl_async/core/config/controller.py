@@ -144,6 +144,9 @@ class ControllerConfig:
         if rule.in_rounds is not None and rule.in_rounds is not scheduler.in_rounds:
             allowed = "Synchronous or SemiSynchronous" if rule.in_rounds else "Asynchronous"
             raise ConfigError("scheduler", self.scheduler, f"{allowed}, which the rule {type(rule).__name__} needs")
+        if self.max_relayed_learners and not (rule.is_mean and scheduler.in_rounds):
+            allowed = f"0 with {type(rule).__name__} and {type(scheduler).__name__}: only a mean in rounds takes sums"
+            raise ConfigError("max_relayed_learners", self.max_relayed_learners, allowed)
         if self.update_codec != RAW and not scheduler.in_rounds:
             allowed = f"{RAW!r} without rounds: a change says nothing where the model that it changes may be gone"
             raise ConfigError("update_codec", self.update_codec, allowed)

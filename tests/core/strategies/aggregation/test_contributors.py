@@ -58,6 +58,14 @@ def test_what_cannot_be_is_refused_by_name(contributors: object, message: str) -
     assert message in str(refused.value)
 
 
+def test_where_all_weigh_alike_nobody_weighs_more() -> None:
+    two = {"north": Contributor(2.0, 2)}
+    assert contributors_of(said_of(two, "NumParticipants"), "NumParticipants", 1e9, 5) == two
+    more = said_of({"north": Contributor(2.5, 2)}, "NumParticipants")
+    with pytest.raises(UnexpectedMessage, match="<= 2, max_weight for each"):
+        contributors_of(more, "NumParticipants", 1e9, 5)
+
+
 def test_weights_that_mean_something_else_are_refused() -> None:
     message = "the sum is weighted by scaling_factor 'NumTrainingExamples'; allowed: that of this controller, 'mine'"
     with pytest.raises(UnexpectedMessage, match=message):

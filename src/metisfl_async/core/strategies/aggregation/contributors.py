@@ -53,6 +53,8 @@ def contributors_of(
         what = f"{len(entries)} of them" if isinstance(entries, dict) else brief(entries)
         allowed = f"a map of 1 to {MOST_CONTRIBUTORS}; a relay with more learners needs relays below it"
         raise UnexpectedMessage(f"the contributors of a sum are {what}; allowed: {allowed}")
+    if scaling_factor == "NumParticipants":  # each learner weighs 1, whatever it says
+        max_weight = 1.0
     try:
         contributors = {name: _contributor(name, entry, max_weight) for name, entry in entries.items()}
     except ConfigError as error:
