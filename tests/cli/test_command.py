@@ -322,6 +322,14 @@ def test_a_wrong_file_is_one_message_and_exit_code_2(tmp_path: Path, free_port: 
             ["run", "FILE", *MODULE, "--initial-weights", "learners.py"],
             "weights is 'learners.py'; allowed: a safetensors file",
         ),
+        (
+            ["driver", "FILE", "-o", "DIR"],
+            "allowed: a directory without results.json, model.safetensors; or give --overwrite",
+        ),
+        (
+            ["run", "FILE", *MODULE, "-o", "DIR"],
+            "allowed: a directory without results.json, model.safetensors; or give --overwrite",
+        ),
         (["certs", "learners.py"], "DIR is 'learners.py'; allowed: a directory that can be written to"),
     ],
 )
@@ -329,7 +337,10 @@ def test_wrong_arguments_are_one_message_and_exit_code_2(
     tmp_path: Path, free_port: int, start: Start, arguments: list[str], message: str
 ) -> None:
     file = environment(tmp_path, free_port)
-    process = start(*(str(file) if argument == "FILE" else argument for argument in arguments))
+    for name in ("model.safetensors", "results.json"):  # of another run
+        (tmp_path / name).write_text("earlier")
+    places = {"FILE": file, "DIR": tmp_path}
+    process = start(*(places.get(argument, argument) for argument in arguments))
     said = output_of(process)
     assert said.startswith("error: ")
     assert message in said
@@ -359,7 +370,7 @@ def test_a_federation_that_fails_saves_what_was_reached(tmp_path: Path, free_por
 
 def test_a_driver_that_reached_nothing_leaves_earlier_results(tmp_path: Path, free_port: int, start: Start) -> None:
     (tmp_path / "results.json").write_text("earlier")
-    process = start("driver", environment(tmp_path, free_port), "-o", tmp_path)
+    process = start("driver", environment(tmp_path, free_port), "-o", tmp_path, "--overwrite")
     wait_for(process, "the driver waits for")
     process.send_signal(signal.SIGINT)
     assert "saved" not in output_of(process)
