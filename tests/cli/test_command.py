@@ -110,7 +110,8 @@ def test_five_processes_train_together(tmp_path: Path, free_port: int, start: St
         )
     file.write_text(file.read_text().replace("  - learner_id: site-3\n", f"  - learner_id: site-3\n{listening}"))
     learners = [start("learner", file, *MODULE, "--id", site) for site in SITES]
-    driver, controller = start("driver", file, "--output", tmp_path / "out"), start("controller", file)
+    driver = start("driver", file, "--output", tmp_path / "out")
+    controller = start("controller", file, "--audit", tmp_path / "audit.jsonl")
     said = output_of(driver)
     assert driver.returncode == 0, said
     assert said.count("3 of 3 updates") == 3
@@ -119,6 +120,10 @@ def test_five_processes_train_together(tmp_path: Path, free_port: int, start: St
         said = output_of(process)
         assert process.returncode == 0, said
         assert "Traceback" not in said
+    assert "INFO audit: joined: " in said  # the controller's
+    assert "{" not in said
+    audit = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [line["what"] for line in audit].count("joined") == 3
     check_results(tmp_path / "out")
 
 
@@ -330,6 +335,7 @@ def test_a_wrong_file_is_one_message_and_exit_code_2(tmp_path: Path, free_port: 
             ["run", "FILE", *MODULE, "-o", "DIR"],
             "allowed: a directory without results.json, model.safetensors; or give --overwrite",
         ),
+        (["controller", "FILE", "--audit", "DIR"], "allowed: a file that can be written (Is a directory)"),
         (["certs", "learners.py"], "DIR is 'learners.py'; allowed: a directory that can be written to"),
     ],
 )

@@ -13,7 +13,7 @@ import click
 
 from metisfl_async import __version__
 from metisfl_async.cli.conformance import check_learner
-from metisfl_async.cli.console import show_log
+from metisfl_async.cli.console import keep_audit, show_log
 from metisfl_async.cli.credentials import certs, token
 from metisfl_async.cli.factory import Simulated, import_factory, make_learner, read_args
 from metisfl_async.cli.new import new
@@ -138,8 +138,9 @@ def app() -> None:
 @env_argument
 @resume_option
 @page_option
+@click.option("--audit", type=A_PATH, metavar="FILE", help="Also append to it who did what, as lines of JSON.")
 @verbose_option
-def controller(env: Path, resume: bool, has_page: bool, verbose: bool) -> None:
+def controller(env: Path, resume: bool, has_page: bool, audit: Path | None, verbose: bool) -> None:
     """Run the controller until a driver has shut it down.
 
     Each learner that dials is an open file of this process, or two while it sends a large update: the soft limit
@@ -148,9 +149,11 @@ def controller(env: Path, resume: bool, has_page: bool, verbose: bool) -> None:
     \b
     Example:
       metisfl-async controller federation.yaml
-      metisfl-async controller federation.yaml --resume
+      metisfl-async controller federation.yaml --resume --audit audit.jsonl
     """
     show_log(PARTY, verbose=verbose)
+    if audit is not None:
+        keep_audit(audit)
     allow_many_files()
     run(_serve(FederationEnvironment.from_yaml(env).controller(resume=resume), has_page))
 
