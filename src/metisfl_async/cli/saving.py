@@ -70,7 +70,7 @@ class Output:
 
     def _own_directory(self) -> Path:
         """Give the directory; one below it, if another run has saved there since this one began."""
-        if _files_in(self._directory) == self._found:
+        if _files_in(self._directory).items() <= self._found.items():
             return self._directory
         for number in count(2):
             own = self._directory / f"run-{number}"
