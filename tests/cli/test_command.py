@@ -119,7 +119,8 @@ def test_five_processes_train_together(tmp_path: Path, free_port: int, start: St
         )
     file.write_text(file.read_text().replace("  - learner_id: site-3\n", f"  - learner_id: site-3\n{listening}"))
     learners = [start("learner", file, *MODULE, "--id", site) for site in SITES]
-    driver, controller = start("driver", file, "--output", tmp_path / "out"), start("controller", file)
+    driver = start("driver", file, "--output", tmp_path / "out")
+    controller = start("controller", file, "--audit", tmp_path / "audit.jsonl")
     said = output_of(driver)
     assert driver.returncode == 0, said
     assert said.count("3 of 3 updates") == 3
@@ -128,6 +129,10 @@ def test_five_processes_train_together(tmp_path: Path, free_port: int, start: St
         said = output_of(process)
         assert process.returncode == 0, said
         assert "Traceback" not in said
+    assert "INFO audit: joined: " in said  # the controller's
+    assert "{" not in said
+    audit = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [line["what"] for line in audit].count("joined") == 3
     check_results(tmp_path / "out")
 
 
@@ -331,6 +336,15 @@ def test_a_wrong_file_is_one_message_and_exit_code_2(tmp_path: Path, free_port: 
             ["run", "FILE", *MODULE, "--initial-weights", "learners.py"],
             "weights is 'learners.py'; allowed: a safetensors file",
         ),
+        (
+            ["driver", "FILE", "-o", "DIR"],
+            "allowed: a directory without results.json, model.safetensors; or give --overwrite",
+        ),
+        (
+            ["run", "FILE", *MODULE, "-o", "DIR"],
+            "allowed: a directory without results.json, model.safetensors; or give --overwrite",
+        ),
+        (["controller", "FILE", "--audit", "DIR"], "allowed: a file that can be written (Is a directory)"),
         (["certs", "learners.py"], "DIR is 'learners.py'; allowed: a directory that can be written to"),
     ],
 )
@@ -338,7 +352,10 @@ def test_wrong_arguments_are_one_message_and_exit_code_2(
     tmp_path: Path, free_port: int, start: Start, arguments: list[str], message: str
 ) -> None:
     file = environment(tmp_path, free_port)
-    process = start(*(str(file) if argument == "FILE" else argument for argument in arguments))
+    for name in ("model.safetensors", "results.json"):  # of another run
+        (tmp_path / name).write_text("earlier")
+    places = {"FILE": file, "DIR": tmp_path}
+    process = start(*(places.get(argument, argument) for argument in arguments))
     said = output_of(process)
     assert said.startswith("error: ")
     assert message in said
@@ -368,7 +385,7 @@ def test_a_federation_that_fails_saves_what_was_reached(tmp_path: Path, free_por
 
 def test_a_driver_that_reached_nothing_leaves_earlier_results(tmp_path: Path, free_port: int, start: Start) -> None:
     (tmp_path / "results.json").write_text("earlier")
-    process = start("driver", environment(tmp_path, free_port), "-o", tmp_path)
+    process = start("driver", environment(tmp_path, free_port), "-o", tmp_path, "--overwrite")
     wait_for(process, "the driver waits for")
     process.send_signal(signal.SIGINT)
     assert "saved" not in output_of(process)

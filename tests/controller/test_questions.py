@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import aclosing
+from typing import TypeAlias
 
 import pytest
 
+from metisfl_async.controller import questions
 from metisfl_async.controller.connection import Connection
 from metisfl_async.controller.questions import MAX_OPEN, Questions
 from metisfl_async.controller.registry import Member, Registry
@@ -15,6 +18,7 @@ from metisfl_async.core.ids import LearnerId, Token
 from metisfl_async.core.messages import Answer, AskRequest, ControllerMessage, Question
 
 HOUR_S = 3600.0
+Asking: TypeAlias = "asyncio.Task[dict[str, Answer]]"
 
 
 class Wire(Connection):
@@ -42,7 +46,7 @@ class Ground:
         self.questions.joined(member)
         return member
 
-    def ask(self, *, timeout_s: float = HOUR_S, count: int = 0, join_s: float | None = None) -> asyncio.Task[object]:
+    def ask(self, *, timeout_s: float = HOUR_S, count: int = 0, join_s: float | None = None) -> Asking:
         request = AskRequest("describe", {"bins": 3}, timeout_s, count, join_s)
 
         async def collect() -> dict[str, Answer]:
@@ -95,7 +99,6 @@ async def test_at_the_deadline_those_that_did_not_answer_are_told() -> None:
     await turn()
     ground.questions.answered(member.id, Answer(question_to(member).id, "1"))
     answers = await asking
-    assert isinstance(answers, dict)
     assert answers["a"].json == "1"
     assert (answers["b"].error_type, answers["b"].message) == (
         "PeerTimeout",
@@ -126,7 +129,6 @@ async def test_as_many_are_waited_for_as_are_to_be_asked() -> None:
     for member in (a, b):
         ground.questions.answered(member.id, Answer(question_to(member).id, "1"))
     answers = await asking
-    assert isinstance(answers, dict)
     assert answers.keys() == {"a", "b"}
 
 
@@ -154,3 +156,36 @@ async def test_so_many_questions_at_one_time_are_enough() -> None:
     for asking in asked:
         asking.cancel()
     await asyncio.wait(asked)
+
+
+async def test_unread_answers_are_bounded_and_who_reads_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "SHARED_BYTES", 40_000)
+    monkeypatch.setattr(questions, "OWN_BYTES", 12_000)
+    ground = Ground()
+    members = [ground.connect(f"site-{number}") for number in range(10)]
+    large = "x" * 10_000
+    async with aclosing(ground.questions.ask(AskRequest("describe", {}, HOUR_S))) as unread:
+        reading = asyncio.ensure_future(anext(unread))
+        await turn()
+        first = question_to(members[0])
+        for member in members:
+            ground.questions.answered(member.id, Answer(first.id, large))
+        asking = ground.ask()
+        await turn()
+        second = question_to(members[0])
+        for member in members:
+            ground.questions.answered(member.id, Answer(second.id, large))
+            await turn()
+        assert await asking == {member.id: Answer(second.id, large) for member in members}
+        answers = dict([await reading, *[answer async for answer in unread]])
+    dropped = [learner for learner, answer in answers.items() if answer.error_type == "TooLarge"]
+    assert dropped == [f"site-{number}" for number in range(3, 10)]
+    assert re.match(r"its answer was dropped: 3\d{4} bytes of answers wait", answers[members[9].id].message)
+    assert all(answers[member.id].json == large for member in members[:3])
+    asking = ground.ask()  # what was read, or given up, does not count any more
+    await turn()
+    for member in members[:4]:
+        ground.questions.answered(member.id, Answer(question_to(member).id, large[:9_000]))
+    for member in members[4:]:
+        ground.questions.answered(member.id, Answer(question_to(member).id, "1"))
+    assert {answer.error_type for answer in (await asking).values()} == {""}

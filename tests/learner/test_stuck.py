@@ -6,18 +6,23 @@ import asyncio
 import logging
 import re
 import threading
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 
 import numpy as np
 import pytest
-from federations import Adds, AddsOnLoop, nothing_left_behind, until
+from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, until
 from stuck import NeverEnds, Stuck, StuckOnLoop
 
-from metisfl_async import ClientParams, ConfigError, run_learner
+from metisfl_async import ClientParams, ConfigError, askable, run_learner
 from metisfl_async.controller.farewell import FAREWELL_S
 from metisfl_async.core.errors import UnexpectedMessage
+from metisfl_async.core.messages import Answer, Question
 from metisfl_async.core.model import Array, Model
 from metisfl_async.learner import stopping
+from metisfl_async.learner.answering import Answering
+from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.learner.stopping import STOP_TIMEOUT_S, Stopping
 from metisfl_async.learner.threads import DaemonThreads
@@ -162,6 +167,63 @@ async def test_who_shares_threads_with_one_that_is_stuck_still_has_one() -> None
             await cancelled(first)
             await second
         stuck.may_end.set()
+
+
+class AsksForEver(Stuck):
+    """Answers when it may end, whether it is cancelled or not."""
+
+    @askable
+    def in_thread(self, params: Config) -> bool:
+        self.has_begun.set()
+        return self.may_end.wait()
+
+    @askable
+    async def on_loop(self, params: Config) -> None:
+        while not self.may_end.is_set():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(SOON)
+
+
+@asynccontextmanager
+async def answering(worker: Worker) -> AsyncIterator[tuple[Answering, list[Answer]]]:
+    said: list[Answer] = []
+    answers = Answering(worker, FailureLog(), said.append)
+    running = asyncio.create_task(answers.run())
+    yield answers, said
+    running.cancel()
+    await asyncio.wait([running])
+    await worker.close()
+
+
+async def test_an_answer_that_comes_too_late_is_given_up_like_a_task_that_is_told_to_end() -> None:
+    learner = AsksForEver()
+    async with nothing_left_behind():
+        worker = Worker(learner, "thread", name="site-1", stopping=Stopping(SOON))
+        async with answering(worker) as (answers, said):
+            answers.take(Question("first", "in_thread", {}, SOON))
+            await until(lambda: worker.is_given_up)
+            assert learner.has_begun.is_set()
+            with pytest.raises(UnexpectedMessage, match=r"site-1 is still in in_thread\(\)"):
+                await worker.train(MODEL, {})
+            answers.take(Question("second", "in_thread", {}, PATIENCE_S))
+            await until(lambda: bool(said))
+            assert [(answer.question_id, answer.error_type) for answer in said] == [("second", "UnexpectedMessage")]
+            learner.may_end.set()
+            await until(lambda: not worker.is_given_up)
+            await worker.train(MODEL, {})
+            answers.take(Question("third", "in_thread", {}, PATIENCE_S))
+            await until(lambda: said[-1] == Answer("third", "true"))
+
+
+async def test_a_coroutine_that_answers_too_late_is_closed_and_the_learner_trains() -> None:
+    learner = AsksForEver()
+    async with nothing_left_behind():
+        worker = Worker(learner, "thread", stopping=Stopping(SOON))
+        async with answering(worker) as (answers, said):
+            answers.take(Question("first", "on_loop", {}, SOON))
+            await until(lambda: learner.is_cancelled)
+            await worker.evaluate(MODEL, {})
+            assert not said
 
 
 async def test_one_line_names_all_that_are_waited_for(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import socket
 import weakref
 from pathlib import Path
 
@@ -129,6 +130,24 @@ async def test_a_second_controller_on_the_same_port_fails() -> None:
         with pytest.raises(TransportError, match="is the port taken"):
             await second.__aenter__()
         assert not second.is_open
+
+
+async def test_a_name_whose_port_is_taken_at_one_address_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        controller = Controller(ServerParams(hostname="localhost", port=port))
+        with pytest.raises(TransportError, match=f"localhost:{port}: .*the port is taken at 127.0.0.1:{port}"):
+            await controller.__aenter__()
+        assert not controller.is_open
+
+
+async def test_a_port_is_free_again_once_its_controller_has_closed() -> None:
+    async with Controller(ServerParams(hostname="localhost")) as controller:
+        port = controller.client_params.port
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await channel.channel_ready()
+    async with Controller(ServerParams(hostname="localhost", port=port)) as again:
+        assert again.client_params.port == port
 
 
 async def test_a_request_that_is_not_whole_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

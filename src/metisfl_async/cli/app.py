@@ -13,15 +13,15 @@ import click
 
 from metisfl_async import __version__
 from metisfl_async.cli.conformance import check_learner
-from metisfl_async.cli.console import show_log
+from metisfl_async.cli.console import keep_audit, show_log
 from metisfl_async.cli.credentials import certs, token
 from metisfl_async.cli.factory import Simulated, import_factory, make_learner, read_args
 from metisfl_async.cli.new import new
 from metisfl_async.cli.pages import page, page_option, showing
 from metisfl_async.cli.running import allow_many_files, exit_on_signals, run
+from metisfl_async.cli.saving import Output
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.errors import ConfigError, MetisError
-from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.session import DriverSession
 from metisfl_async.environment.entries import InProcess
 from metisfl_async.environment.environment import FederationEnvironment
@@ -54,6 +54,11 @@ output_option = click.option(
     default=Path(),
     metavar="DIR",
     help="For results.json, results.png, model.safetensors, and best.safetensors; without it, the current directory.",
+)
+overwrite_option = click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace the results of an earlier run in DIR; without it or --resume, none may be there.",
 )
 CREDENTIALS = (
     click.option("--certificate", type=A_PATH, metavar="FILE", help="Who you are, for a controller that asks for it."),
@@ -133,8 +138,9 @@ def app() -> None:
 @env_argument
 @resume_option
 @page_option
+@click.option("--audit", type=A_PATH, metavar="FILE", help="Also append to it who did what, as lines of JSON.")
 @verbose_option
-def controller(env: Path, resume: bool, has_page: bool, verbose: bool) -> None:
+def controller(env: Path, resume: bool, has_page: bool, audit: Path | None, verbose: bool) -> None:
     """Run the controller until a driver has shut it down.
 
     Each learner that dials is an open file of this process, or two while it sends a large update: the soft limit
@@ -143,9 +149,11 @@ def controller(env: Path, resume: bool, has_page: bool, verbose: bool) -> None:
     \b
     Example:
       metisfl-async controller federation.yaml
-      metisfl-async controller federation.yaml --resume
+      metisfl-async controller federation.yaml --resume --audit audit.jsonl
     """
     show_log(PARTY, verbose=verbose)
+    if audit is not None:
+        keep_audit(audit)
     allow_many_files()
     run(_serve(FederationEnvironment.from_yaml(env).controller(resume=resume), has_page))
 
@@ -217,11 +225,21 @@ def learner(
 @app.command()
 @env_argument
 @output_option
+@overwrite_option
 @resume_option
 @page_option
 @takes_credentials
 @verbose_option
-def driver(*, env: Path, output: Path, resume: bool, has_page: bool, verbose: bool, **credentials: Path | None) -> None:
+def driver(
+    *,
+    env: Path,
+    output: Path,
+    overwrite: bool,
+    resume: bool,
+    has_page: bool,
+    verbose: bool,
+    **credentials: Path | None,
+) -> None:
     """Start the federation, show how it goes, end it, and save what came of it.
 
     \b
@@ -230,7 +248,8 @@ def driver(*, env: Path, output: Path, resume: bool, has_page: bool, verbose: bo
     """
     show_log(DRIVER, verbose=verbose)
     environment = with_credentials(FederationEnvironment.from_yaml(env), credentials)
-    _drive(environment.session(), output, resume=resume, has_page=has_page)
+    results = Output(output, replaces=overwrite or resume)
+    _drive(environment.session(), results, resume=resume, has_page=has_page)
 
 
 @app.command("run")
@@ -238,6 +257,7 @@ def driver(*, env: Path, output: Path, resume: bool, has_page: bool, verbose: bo
 @module_option
 @args_option
 @output_option
+@overwrite_option
 @resume_option
 @page_option
 @click.option("--listen", is_flag=True, help="Talk over the controller's port instead of in memory.")
@@ -255,6 +275,7 @@ def run_all(
     module: str,
     args: tuple[str, ...],
     output: Path,
+    overwrite: bool,
     resume: bool,
     has_page: bool,
     listen: bool,
@@ -291,44 +312,20 @@ def run_all(
         if simulate is None
         else Simulation(Simulated(module, given), learners=simulate, workers=workers)
     )
+    results = Output(output, replaces=overwrite or resume)
     session = environment.session(learners, listen=listen, initial_weights=initial_weights)
-    _drive(session, output, resume=resume, has_page=has_page)
+    _drive(session, results, resume=resume, has_page=has_page)
 
 
-def _drive(session: DriverSession, output: Path, *, resume: bool, has_page: bool) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError("--output", str(output), f"a directory that can be written to ({error.strerror})") from error
+def _drive(session: DriverSession, output: Output, *, resume: bool, has_page: bool) -> None:
     try:
         result = run(showing(session, has_page, lambda: session.run(progress=True, resume=resume)))
     except (MetisError, SystemExit):  # it failed, or was interrupted: what was reached is saved all the same
         if session.result is not None and session.result.rounds:
-            _save(session.result, output, has_page=has_page)
+            output.save(session.result, has_page=has_page)
         raise
-    _save(result, output, has_page=has_page)
+    output.save(result, has_page=has_page)
     click.echo(result)
-
-
-def _save(result: FederationResult, output: Path, *, has_page: bool) -> None:
-    saved = ["results.json"]
-    result.save(output / saved[0])
-    if has_page:
-        saved.append("page.html")
-        result.save_page(output / saved[-1])
-    if result.final_model is not None:
-        saved.append("model.safetensors")
-        result.save_model(output / saved[-1])
-    if result.best_model is not None:
-        saved.append("best.safetensors")
-        result.save_model(output / saved[-1], best=True)
-    if any(record.is_published for record in result.rounds):
-        try:
-            result.plot(output / "results.png")
-            saved.append("results.png")
-        except ImportError as error:
-            logger.warning("no results.png: %s", error)
-    logger.info("saved in %s: %s", output.resolve(), ", ".join(saved))
 
 
 for command in (certs, check_learner, new, page, token):

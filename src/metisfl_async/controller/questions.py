@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from metisfl_async.controller.registry import Member, Registry
-from metisfl_async.core.errors import PeerTimeout, QuorumLost, UnexpectedMessage, UnknownLearner
+from metisfl_async.core.errors import PeerTimeout, QuorumLost, TooLarge, UnexpectedMessage, UnknownLearner
 from metisfl_async.core.ids import LearnerId, new_task_id
 from metisfl_async.core.messages import Answer, AskRequest, Question
 from metisfl_async.core.texts import MAX_NAME, plain
@@ -16,20 +17,30 @@ from metisfl_async.core.texts import MAX_NAME, plain
 __all__ = ["Questions"]
 
 MAX_OPEN = 16  #: questions at one time, of all drivers
+# Answers that no driver has read yet, of all questions; beyond that, each question has a little of its own, so that who
+# does not read takes nothing from who does.
+SHARED_BYTES = 128 * 2**20
+OWN_BYTES = 8 * 2**20
 
 
 @dataclass(slots=True)
 class _Asked:
-    """A question that is open: who has still to answer it. Each learner answers once, so the queue needs no bound."""
+    """A question that is open: who has still to answer it, and what nobody has read. Each learner answers once."""
 
     question: Question
     awaited: set[LearnerId]
     answers: asyncio.Queue[tuple[LearnerId, Answer]] = field(default_factory=asyncio.Queue)
+    unread_bytes: int = 0
 
-    def answer(self, learner: LearnerId, answer: Answer) -> None:
-        if learner in self.awaited:
-            self.awaited.remove(learner)
-            self.answers.put_nowait((learner, answer))
+    def put(self, learner: LearnerId, answer: Answer) -> None:
+        self.awaited.remove(learner)
+        self.unread_bytes += _size_of(answer)
+        self.answers.put_nowait((learner, answer))
+
+    async def get(self) -> tuple[LearnerId, Answer]:
+        learner, answer = await self.answers.get()
+        self.unread_bytes -= _size_of(answer)
+        return learner, answer
 
 
 class Questions:
@@ -62,7 +73,7 @@ class Questions:
             while asked.awaited or not asked.answers.empty():
                 try:
                     async with asyncio.timeout_at(due_at):
-                        answer = await asked.answers.get()
+                        answer = await asked.get()
                 except TimeoutError:
                     break
                 yield answer
@@ -76,7 +87,7 @@ class Questions:
         """Take an answer in; one that nobody waits for goes."""
         if (asked := self._open.get(answer.question_id)) is not None:
             error_type, message = plain(answer.error_type, MAX_NAME), plain(answer.message)
-            asked.answer(learner, Answer(answer.question_id, answer.json, error_type, message))
+            self._put(asked, learner, Answer(answer.question_id, answer.json, error_type, message))
 
     def joined(self, member: Member) -> None:
         """Take note that a learner has connected."""
@@ -88,7 +99,19 @@ class Questions:
     def left(self, learner: LearnerId, reason: str) -> None:
         """Take note that a learner will not answer."""
         for asked in self._open.values():
-            asked.answer(learner, Answer(asked.question.id, error_type=UnknownLearner.__name__, message=plain(reason)))
+            gone = Answer(asked.question.id, error_type=UnknownLearner.__name__, message=plain(reason))
+            self._put(asked, learner, gone)
+
+    def _put(self, asked: _Asked, learner: LearnerId, answer: Answer) -> None:
+        """Keep an answer until its driver reads it; where too much waits, only say that there was one."""
+        if learner not in asked.awaited:
+            return
+        size = _size_of(answer)
+        unread_bytes = sum(each.unread_bytes for each in self._open.values())
+        if unread_bytes + size > SHARED_BYTES and asked.unread_bytes + size > OWN_BYTES:
+            why = f"its answer was dropped: {unread_bytes} bytes of answers wait at the controller for their drivers"
+            answer = Answer(answer.question_id, error_type=TooLarge.__name__, message=why)
+        asked.put(learner, answer)
 
     async def _until_there(self, request: AskRequest) -> list[Member]:
         """Wait until as many are connected as are to be asked."""
@@ -106,6 +129,10 @@ class Questions:
 
     def _connected(self) -> list[Member]:
         return [member for member in self._registry if member.connection is not None]
+
+
+def _size_of(answer: Answer) -> int:
+    return sys.getsizeof(answer.json) + sys.getsizeof(answer.message)
 
 
 def _tell(member: Member, question: Question) -> None:

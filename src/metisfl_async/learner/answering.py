@@ -39,10 +39,17 @@ class Answering:
                 self._open.discard(question.id)
 
     async def _answer(self, question: Question, due_at: float) -> Answer | None:
-        """Call the method, unless nobody waits for it any more; whatever goes wrong becomes the answer."""
+        """Call the method, as long as somebody waits for it; whatever goes wrong becomes the answer.
+
+        One that goes on after that keeps the learner from its tasks: it is told to end, like a task that is withdrawn.
+        """
+        patience = asyncio.timeout_at(due_at)
         try:
-            text = await self._worker.ask(question.method, question.params, due_at)
+            async with patience:
+                text = await self._worker.ask(question.method, question.params, due_at)
         except Exception as error:  # noqa: BLE001 - it is the user's code
+            if patience.expired():
+                return None
             self._failures.tell(self._worker.name, f"answer {question.method!r}", "", error, text_of(error))
             return Answer(question.id, error_type=type(error).__name__, message=text_of(error))
         return None if text is None else Answer(question.id, text)

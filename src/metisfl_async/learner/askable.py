@@ -30,8 +30,8 @@ def askable(method: F) -> F:
 
     It is given the driver's parameters, a dict, and gives something JSON-like, in which arrays and tensors become
     lists. A ``def`` runs in the learner's worker, an ``async def`` on the event loop; like all its methods, it waits
-    until the one before has ended. It may be called twice for one question, after a broken connection. Who overrides it
-    marks it again.
+    until the one before has ended. It may be called twice for one question, after a broken connection. When the
+    question's time is over, it is told to end as training is: `is_cancelled` is set. Who overrides it marks it again.
     """
     setattr(method, MARK, True)
     return method

@@ -6,12 +6,16 @@ import asyncio
 import json
 import logging
 from collections import OrderedDict
+from datetime import UTC, datetime
 
 from metisfl_async.core.access import Caller
+from metisfl_async.core.texts import plain
 
-__all__ = ["Audit"]
+__all__ = ["AUDIT", "Audit", "in_words"]
 
-logger = logging.getLogger("metisfl_async.audit")
+AUDIT = "metisfl_async.audit"  #: the logger
+
+logger = logging.getLogger(AUDIT)
 
 QUIET_S = 60.0  #: a line that was written is only counted for so long
 MOST = 1024  #: different lines that are remembered
@@ -37,7 +41,17 @@ class Audit:
         while len(self._written) > MOST:
             self._written.popitem(last=False)
         if not is_quiet:
-            line = {"what": what, "who": who, "peer": caller.peer, **facts}
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            line = {"at": at, "what": what, "who": who, "peer": caller.peer, **facts}
             if left_out:
                 line["left_out"] = left_out  # so many of the same since the last
             logger.info("%s", json.dumps(line, default=str))
+
+
+def in_words(line: str) -> str:
+    """Write a line of the audit for people, without its time, which their logs have anyway."""
+    facts = json.loads(line)
+    del facts["at"]
+    what, who, peer = facts.pop("what"), facts.pop("who"), facts.pop("peer")
+    details = "".join(f", {name}={json.dumps(value)}" for name, value in facts.items())
+    return plain(f"audit: {what}: {who or 'somebody'} at {peer}{details}")

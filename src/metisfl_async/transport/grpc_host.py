@@ -36,6 +36,7 @@ from metisfl_async.transport.grpc_errors import theirs
 from metisfl_async.transport.grpc_guard import ServerGuard
 from metisfl_async.transport.grpc_options import GUARDED_OPTIONS, SERVER_OPTIONS, TOKEN
 from metisfl_async.transport.malloc import keep_freed_memory
+from metisfl_async.transport.ports import check_free
 from metisfl_async.transport.reading import frames_in
 
 __all__ = [
@@ -220,6 +221,7 @@ class GrpcHost:
         if self._reflection:
             _add_reflection(self._name, others)
         address = address_of(self._params.hostname, self._params.port)
+        await check_free(self._params.hostname, self._params.port)
         try:
             if self._params.server_certificate is None:
                 self.port = server.add_insecure_port(address)

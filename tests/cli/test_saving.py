@@ -1,0 +1,64 @@
+"""A directory has the results of one run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from federations import Adds, session_of
+
+from metisfl_async import ConfigError
+from metisfl_async.cli.saving import Output
+from metisfl_async.driver.result import FederationResult
+
+
+async def result_of(rounds: int) -> FederationResult:
+    return await session_of([Adds(1)], rounds=rounds).run()
+
+
+def rounds_in(directory: Path) -> int:
+    return len(json.loads((directory / "results.json").read_text())["rounds"])
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+SAVED = ["model.safetensors", "results.json", "results.png"]
+
+
+async def test_a_directory_with_results_is_refused(tmp_path: Path) -> None:
+    Output(tmp_path / "out", replaces=False).save(await result_of(1), has_page=False)
+    with pytest.raises(ConfigError) as raised:
+        Output(tmp_path / "out", replaces=False)
+    assert raised.value.field == "--output"
+    assert "a directory without results.json, model.safetensors, results.png" in str(raised.value)
+    (tmp_path / "mine.txt").write_text("no result")
+    Output(tmp_path, replaces=False)
+
+
+async def test_nothing_of_the_earlier_run_is_left_and_it_stays_until_there_is_more(tmp_path: Path) -> None:
+    for name in ("best.safetensors", "page.html", "mine.txt"):
+        (tmp_path / name).write_text("earlier")
+    output = Output(tmp_path, replaces=True)
+    assert names_in(tmp_path) == ["best.safetensors", "mine.txt", "page.html"]
+    (tmp_path / "page.html").unlink()  # no other run's doing
+    output.save(await result_of(1), has_page=False)
+    assert names_in(tmp_path) == sorted([*SAVED, "mine.txt"])
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+async def test_runs_that_end_in_one_directory_are_kept_apart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, replaces: bool
+) -> None:
+    caplog.set_level(logging.WARNING)
+    if replaces:
+        Output(tmp_path, replaces=False).save(await result_of(4), has_page=False)
+    outputs = [Output(tmp_path, replaces=replaces) for _ in range(3)]
+    for rounds, output in enumerate(outputs, start=1):
+        output.save(await result_of(rounds), has_page=False)
+    assert [rounds_in(tmp_path / name) for name in ("", "run-2", "run-3")] == [1, 2, 3]
+    assert names_in(tmp_path) == sorted([*SAVED, "run-2", "run-3"])
+    assert caplog.text.count("another run has saved") == 2
