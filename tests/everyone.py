@@ -14,6 +14,7 @@ from metisfl_async.core.errors import UnexpectedMessage
 from metisfl_async.core.federation import inputs as happened
 from metisfl_async.core.federation.commands import Fold
 from metisfl_async.core.federation.course import Phase
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState, Verdict
 from metisfl_async.core.ids import LearnerId, StreamId, TaskId
@@ -219,7 +220,7 @@ class Everyone(RuleBasedStateMachine):
     @rule(dice=st.integers(0, 50))
     def meddle(self, dice: int) -> None:
         if dice == 37:
-            self.sandbox.stop("enough", is_failure=True)
+            self.sandbox.stop("enough", Ending.QUORUM_LOST)
         else:
             with pytest.raises(UnexpectedMessage):
                 self.sandbox.start(1)

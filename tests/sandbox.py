@@ -32,6 +32,7 @@ from metisfl_async.core.federation.commands import (
 )
 from metisfl_async.core.federation.continuous import ContinuousFederation
 from metisfl_async.core.federation.course import Phase
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.events import Event, RoundFinished
 from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.federation.in_rounds import FederationInRounds
@@ -160,8 +161,8 @@ class Sandbox:
         while self.unsaved:
             self.hear(happened.Saved(self.unsaved.pop(0)))
 
-    def stop(self, reason: str = "enough", *, is_failure: bool = False) -> list[Command]:
-        return self.hear(happened.Stop(reason, is_failure))
+    def stop(self, reason: str = "enough", ending: Ending = Ending.STOPPED) -> list[Command]:
+        return self.hear(happened.Stop(reason, ending))
 
     def wait(self, seconds: float) -> None:
         """Let time pass; timers fire when they are due."""

@@ -1,5 +1,6 @@
 """What happens in a federation, as `DriverSession.events` tells it."""
 
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.events import (
     Event,
     EventsMissed,
@@ -27,6 +28,7 @@ from metisfl_async.core.federation.events import (
 from metisfl_async.store.event_log import EventStream
 
 __all__ = [
+    "Ending",
     "Event",
     "EventStream",
     "EventsMissed",

@@ -15,7 +15,7 @@ from metisfl_async.core.errors import MetisError
 from metisfl_async.core.federation.events import UpdateFolded
 from metisfl_async.core.messages import Accept, Farewell, TaskOffer
 from metisfl_async.core.model import Array
-from metisfl_async.events import LearnerJoined, LearnerLeft, UpdateCounted
+from metisfl_async.events import Ending, LearnerJoined, LearnerLeft, UpdateCounted
 from metisfl_async.strategies import FedAsync, FedBuff
 
 LEARNERS = 12
@@ -115,7 +115,7 @@ async def test_every_rule_that_can_runs_without_rounds(rule: object, over_grpc: 
     async with nothing_left_behind():
         session = DriverSession(controller, learners, TerminationSignals(global_updates=12))
         result = await session.run()
-    assert result.reason == "global_updates=12 reached"
+    assert result.ending is Ending.GLOBAL_UPDATES
     assert result.model_version == 12
     published = [record for record in result.rounds if record.is_published]
     assert [record.number for record in published] == list(range(1, 13))

@@ -29,6 +29,7 @@ from metisfl_async.core.messages import MAX_ANSWER_BYTES, MAX_QUESTION_BYTES, An
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Array
 from metisfl_async.driver.asking import _value
+from metisfl_async.events import Ending
 from metisfl_async.learner.learner import Config, TrainResult
 
 TWO = TerminationSignals(federation_rounds=2)
@@ -101,7 +102,7 @@ async def test_before_it_runs_and_after_all_learners_of_a_session_answer(server:
             assert await session.ask("on_loop") == {"site-0": True, "site-1": True}
             assert params == {"bins": [0, 1]}
             result = await session.run()
-            assert result.reason == "federation_rounds=2 reached"
+            assert result.ending is Ending.FEDERATION_ROUNDS
 
 
 @OVER

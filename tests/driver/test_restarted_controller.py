@@ -33,6 +33,7 @@ from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import NO_FEDERATION, FederationId
 from metisfl_async.core.messages import PROTOCOL, StartRequest, Status
 from metisfl_async.driver import session as module
+from metisfl_async.events import Ending
 from metisfl_async.transport.grpc_link import GrpcLink
 
 ROUND = TerminationSignals(federation_rounds=1)
@@ -66,7 +67,7 @@ async def test_a_controller_that_is_lost_before_the_result_is_collected_is_an_er
         with pytest.raises(error):
             await session.run()
         assert session.result is not None
-        assert session.result.reason == "federation_rounds=1 reached"
+        assert session.result.ending is Ending.FEDERATION_ROUNDS
         assert session.result.model_version == 1
         assert [record.number for record in session.result.rounds] == [1]
         if comes_back:
@@ -160,4 +161,4 @@ async def test_a_controller_that_resumed_for_one_session_does_not_resume_for_the
         with pytest.raises(ConfigError, match="resume is False; allowed: True, to go on with federation"):
             await DriverSession(controller, [Adds(1)], ROUND).run()
         result = await DriverSession(controller, [Adds(1)], ROUND).run(resume=True)
-    assert result.reason == "federation_rounds=1 reached"
+    assert result.ending is Ending.FEDERATION_ROUNDS

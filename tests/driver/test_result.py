@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from metisfl_async import BestScore, ConfigError, FederationResult, LearnerRecord, RoundRecord
 from metisfl_async.data import plot_partitions
-from metisfl_async.events import FederationStarted
+from metisfl_async.events import Ending, FederationStarted
 
 
 @pytest.fixture
@@ -98,6 +98,7 @@ def test_what_was_saved_is_loaded_again(result: FederationResult, tmp_path: Path
         assert (loaded.tensor_names, loaded.untrained_names) == (names, ["layer.10", "layer.11"])
         assert repr(loaded) == repr(saved)
         assert (loaded.first_weights, loaded.model_version) == ("given", 3)
+        assert loaded.ending is result.ending is Ending.FEDERATION_ROUNDS
         assert loaded.rounds[1:] == saved.rounds[1:]
         assert np.isnan(loaded.rounds[0].train_metrics["loss"])
     assert loaded.plot() is not None

@@ -45,6 +45,7 @@ from metisfl_async.core.federation.inputs import (
 from metisfl_async.core.model import Array
 from metisfl_async.errors import ProtocolError
 from metisfl_async.events import (
+    Ending,
     FederationFinished,
     FederationStarted,
     FirstWeights,
@@ -71,7 +72,7 @@ async def test_federation_gives_the_weighted_mean_of_every_round(over_grpc: bool
     assert result.final_model is not None
     np.testing.assert_allclose(result.final_model[0], [3 * step], rtol=1e-6)
     assert result.model_version == 3
-    assert result.reason == "federation_rounds=3 reached"
+    assert result.ending is Ending.FEDERATION_ROUNDS
     assert [record.number for record in result.rounds] == [1, 2, 3]
     last = result.rounds[-1]
     assert last.participants == ["learner-0", "learner-1", "learner-2"]
@@ -329,7 +330,7 @@ async def test_when_everybody_fails_the_error_names_them_and_the_result_is_kept(
         with pytest.raises(QuorumLost, match=r"3 times in a row.*learner-0, learner-1: ValueError: no data") as caught:
             await session.run()
     assert session.result is not None
-    assert session.result.reason == str(caught.value)
+    assert (session.result.reason, session.result.ending) == (str(caught.value), Ending.QUORUM_LOST)
     assert [record.is_published for record in session.result.rounds] == [False] * 3
     assert session.result.final_model is not None  # the first weights
 
@@ -466,7 +467,7 @@ async def test_it_ends_by_time_even_in_the_middle_of_a_round(federation: Callabl
     ) as fed:
         result = await fed.result()
         assert fed.now == pytest.approx(3600.0, abs=1.0)
-    assert result.reason == "execution_cutoff_time_mins=60 reached"
+    assert result.ending is Ending.CUTOFF_TIME
     assert result.rounds[0].learners["learner-0"].failures[0].type == "cancelled"
 
 

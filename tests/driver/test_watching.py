@@ -22,7 +22,7 @@ from metisfl_async import (
     run_learner,
 )
 from metisfl_async.driver.watching import Watched
-from metisfl_async.events import Event, FederationFinished, FederationStarted, RoundFinished
+from metisfl_async.events import Ending, Event, FederationFinished, FederationStarted, RoundFinished
 
 ENDS = TerminationSignals(federation_rounds=3)
 
@@ -125,7 +125,7 @@ async def test_one_that_does_not_end_is_given_up(
     monkeypatch.setattr("metisfl_async.driver.watching.CLOSED_S", 0.05)
     session = DriverSession(Controller(), [Adds(1)], ENDS, stop_timeout_secs=0.05)
     result = await session.run(watch=[watcher])
-    assert result.reason == "federation_rounds=3 reached"
+    assert result.ending is Ending.FEDERATION_ROUNDS
     (told,) = [record.getMessage() for record in caplog.records if record.name.endswith("watching")]
     assert told == f"not waiting any longer for watch-{watcher.__name__}, within 0.05 s"
     for task in asyncio.all_tasks() - {asyncio.current_task()}:

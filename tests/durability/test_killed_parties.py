@@ -34,6 +34,7 @@ from metisfl_async import (
     TerminationSignals,
     run_learner,
 )
+from metisfl_async.events import Ending
 from metisfl_async.transport import retry
 
 pytestmark = pytest.mark.slow
@@ -156,7 +157,7 @@ async def test_the_result_of_a_driver_that_is_killed_is_had_by_another_one(
                 session = DriverSession(dial, 2, signals, initial_weights=first_weights(), keep_running=True)
                 result = await session.run()
             before = controller_._open.jobs.id
-            assert result.reason == f"federation_rounds={ROUNDS} reached", death
+            assert result.ending is Ending.FEDERATION_ROUNDS, death
             assert result.first_weights == "given", death
             assert [record.number for record in result.rounds] == [*range(1, ROUNDS + 1)], death
             assert all(record.participants == ["site-0", "site-1"] for record in result.rounds), death

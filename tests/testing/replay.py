@@ -22,9 +22,10 @@ from metisfl_async.core.errors import MetisError
 from metisfl_async.core.federation import desk, inputs
 from metisfl_async.core.federation.commands import Command
 from metisfl_async.core.federation.continuous import ContinuousFederation
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.federation.in_rounds import FederationInRounds
-from metisfl_async.core.federation.inputs import Input, Joined, Resume, Start
+from metisfl_async.core.federation.inputs import Input, Joined, Resume, Start, Stop
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.federation.tasks import HeldTask
@@ -191,6 +192,8 @@ def _input(told: Line, saved: Sequence[str]) -> Input:
                     if as_far_as_known(plain(text), facts["standing"]) == facts["standing"]
                 )
             )
+        case Stop.__name__:
+            facts["ending"] = Ending(facts["ending"])
         case Joined.__name__ if facts["held"] is not None:
             facts["held"] = [HeldTask(id_, done, of, ModelRef(*model)) for id_, done, of, model in facts["held"]]
     if "content" in facts:

@@ -22,7 +22,7 @@ from metisfl_async import (
     FederationResult,
     TerminationSignals,
 )
-from metisfl_async.events import Event
+from metisfl_async.events import Ending, Event
 from metisfl_async.tracking import (
     JSONLines,
     MLflow,
@@ -50,7 +50,7 @@ async def test_one_that_breaks_is_closed_and_told_of_once(caplog: pytest.LogCapt
     breaks = Breaks()
     async with nothing_left_behind():
         result = await session_of([Adds(1)]).run(watch=[breaks])
-    assert result.reason == "federation_rounds=3 reached"
+    assert result.ending is Ending.FEDERATION_ROUNDS
     assert breaks.closed == 1
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
         "Breaks failed, and watches no longer; the federation goes on"
@@ -75,7 +75,7 @@ async def test_one_that_blocks_holds_up_nobody_and_is_left(caplog: pytest.LogCap
             "not waiting any longer for watch-Blocks, within 0.05 s"
         ]
         blocks.may_go_on.set()
-    assert result.reason == "federation_rounds=3 reached"
+    assert result.ending is Ending.FEDERATION_ROUNDS
 
 
 class Counts(RoundTracker):

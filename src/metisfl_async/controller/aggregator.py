@@ -28,6 +28,7 @@ from metisfl_async.core.errors import (
     UnexpectedMessage,
 )
 from metisfl_async.core.federation.commands import Aggregate, Discard, Forget, Save
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.inputs import Folded, Input, Published, Rejected, Stop, Unpublished
 from metisfl_async.core.federation.inputs import Saved as SavedInput
 from metisfl_async.core.federation.tasks import TaskKind
@@ -101,10 +102,10 @@ class Aggregator:
                     await self._do(job, submitted)
                 except StoreError as error:  # it was tried again for as long as was allowed
                     self._keeper.hurry()
-                    self._post(Stop(str(error), is_failure=True, error_type=type(error).__name__))
-                except MemoryError as error:  # what is half done is not used again
+                    self._post(Stop(str(error), Ending.STORE_FAILED))
+                except MemoryError:  # what is half done is not used again
                     reason = f"there was no memory for it: {type(job).__name__.lower()} failed"
-                    self._post(Stop(reason, is_failure=True, error_type=type(error).__name__))
+                    self._post(Stop(reason, Ending.NO_MEMORY))
         finally:
             self._has_ended = True
 

@@ -64,7 +64,7 @@ class AttachedSession:
             try:
                 federation_id = await self._find(link)
                 finished = await follow(link, federation_id, self._note, self._lost_secs)
-                self._reached.end(finished.reason)
+                self._reached.end(finished.reason, finished.ending)
                 self.result = await collect(link, federation_id, self._reached, self._lost_secs)
                 if shut_down:
                     await end(link, federation_id)

@@ -22,6 +22,7 @@ from metisfl_async.core.errors import (
     UnexpectedMessage,
     UnknownFederation,
 )
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.events import Event, EventsMissed, FederationFinished, FederationStarted
 from metisfl_async.core.ids import FederationId
 from metisfl_async.core.messages import StartRequest, Status
@@ -183,10 +184,10 @@ def check_same(status: Status, request: StartRequest) -> None:
 
 def raise_failure(finished: FederationFinished) -> None:
     """Raise why a federation failed, if it did."""
-    if finished.error_type == StoreError.__name__:
+    if finished.ending is Ending.STORE_FAILED:
         where, _, why = finished.reason.partition(": ")
         raise StoreError(where, why)
-    if finished.error_type == NoModel.__name__:
+    if finished.ending is Ending.NO_MODEL:
         raise NoModel(finished.reason)
     if finished.is_failure:
         raise QuorumLost(finished.reason)
@@ -245,7 +246,9 @@ async def collect(
         try:
             model = await link.get_model(federation_id, watch.heard)
         except UnexpectedMessage:  # nobody ever gave the first weights
-            return FederationResult(None, None, records, reached.reason, started_at=reached.started_at)
+            return FederationResult(
+                None, None, records, reached.reason, started_at=reached.started_at, ending=reached.ending
+            )
         status, parameters = await link.status(), model.arrays()
         if status.federation_id != federation_id:  # the controller was started again meanwhile
             raise UnknownFederation(federation_id, status.federation_id)
@@ -255,6 +258,8 @@ async def collect(
             best_model = (await link.get_model(federation_id, watch.heard, best=True)).arrays()
         names, untrained = model.manifest.names, [model.manifest.names[place] for place in model.manifest.untrained]
         facts = model.version, records, reached.reason, reached.first_weights
-        return FederationResult(parameters, *facts, names, untrained, reached.started_at, best, best_model)
+        return FederationResult(
+            parameters, *facts, names, untrained, reached.started_at, best, best_model, reached.ending
+        )
 
     return await insisting(WHO, link.address, lost_s, watch.over, get)

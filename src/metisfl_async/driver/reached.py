@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.events import Event, FederationStarted, FirstWeights, ModelPublished, RoundFinished
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.repeats import Repeats
@@ -23,6 +24,7 @@ class Reached:
     def __init__(self, evaluation_metric: str | None) -> None:
         self.first_weights = ""  #: where they came from
         self.reason = NOT_OVER
+        self.ending: Ending | None = None
         self.started_at = 0.0
         self._metric, self._repeats = evaluation_metric, Repeats()
         self._rounds = EventLog()
@@ -40,17 +42,17 @@ class Reached:
             case FirstWeights(source):
                 self.first_weights, self._version = source, self._version or 0
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str, ending: Ending | None = None) -> None:
         """Take note of why it is over; the first reason stays."""
         if self.reason == NOT_OVER:
-            self.reason = reason
+            self.reason, self.ending = reason, ending
 
     def result(self) -> FederationResult:
         """Give it as a result, without a model."""
         records = [event.record for event in self._rounds.kept() if isinstance(event, RoundFinished)]
         records.sort(key=lambda record: record.number)
         facts = self._version, records, self.reason, self.first_weights
-        return FederationResult(None, *facts, started_at=self.started_at)
+        return FederationResult(None, *facts, started_at=self.started_at, ending=self.ending)
 
     def _look_for_metric(self, record: RoundRecord) -> None:
         """Warn if the metric that should end it is not measured: it would never end."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.records import BestScore, RoundRecord
 from metisfl_async.core.model import Array
 from metisfl_async.core.texts import plain
@@ -43,6 +44,7 @@ class FederationResult:
     started_at: float = field(default=0.0, repr=False)  #: seconds since the epoch; 0.0 if nobody was told
     best: BestScore | None = None  #: how good `best_model` is, its version, and in which round it was made
     best_model: list[Array] | None = field(default=None, repr=False)  #: None without `ControllerConfig.best_metric`
+    ending: Ending | None = None  #: `reason` as a code; None if the federation was not seen to end
 
     def __repr__(self) -> str:
         published = [record for record in self.rounds if record.is_published]
@@ -66,6 +68,7 @@ class FederationResult:
         """Give everything but the model as JSON-like data."""
         return {
             "reason": self.reason,
+            "ending": self.ending,
             "started_at": self.started_at,
             "model_version": self.model_version,
             "first_weights": self.first_weights,
@@ -122,6 +125,7 @@ class FederationResult:
             records = [RoundRecord.from_dict(_with_numbers(record)) for record in data["rounds"]]
             facts = data["model_version"], records, data["reason"], data["first_weights"]
             started_at, best = data.get("started_at", 0.0), _best(data["best"]) if data.get("best") else None
+            ending = Ending(data["ending"]) if data.get("ending") else None
         except (OSError, ValueError, LookupError, TypeError) as error:
             allowed = f"a results.json, or a directory with one ({type(error).__name__}: {error})"
             raise ConfigError("path", str(path), allowed) from error
@@ -129,7 +133,7 @@ class FederationResult:
         best_arrays = read(best_model)[0] if best is not None and best_model.is_file() else {}
         names = list(arrays or best_arrays)
         final, of_best = list(arrays.values()) or None, list(best_arrays.values()) or None
-        return cls(final, *facts, names, list(untrained or ()), started_at, best, of_best)
+        return cls(final, *facts, names, list(untrained or ()), started_at, best, of_best, ending)
 
     def to_frame(self, by: By = "round") -> pd.DataFrame:
         """Give the records as a pandas frame. Needs pandas: ``pip install pandas``.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.config import ClientParams, ServerParams, TerminationSignals, named_learners
 from metisfl_async.core.errors import ConfigError, MetisError, UnexpectedMessage
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.events import Event, RoundFinished
 from metisfl_async.core.federation.records import Failure
 from metisfl_async.core.ids import FederationId
@@ -254,7 +255,7 @@ class DriverSession:
                 try:
                     return await beside(driving, *others, before_cancelling=self._end_in_order)
                 except NothingBegun:
-                    self._result = FederationResult(None, None, [], stop.reason)
+                    self._result = FederationResult(None, None, [], stop.reason, ending=Ending.STOPPED)
                     return self._result
             raise AssertionError  # an AsyncExitStack of ours swallows nothing
         except BaseException as error:
@@ -353,7 +354,7 @@ class DriverSession:
                 link, self._federation_id, lambda event: self._note(event, display, central), self._lost_secs
             )
             finished = await central.beside(following, self._federation_id)
-            self._reached.end(finished.reason)
+            self._reached.end(finished.reason, finished.ending)
             failure: MetisError | None = None
             try:
                 self._result = await collect(link, self._federation_id, self._reached, self._lost_secs)

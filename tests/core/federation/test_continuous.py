@@ -11,6 +11,7 @@ from sandbox import A, B, C, D, Sandbox
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.federation.course import LEFT_BEFORE, Phase
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.events import RoundStarted, TaskFailed, UpdateCounted
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
 from metisfl_async.core.ids import LearnerId
@@ -232,7 +233,7 @@ def test_it_ends_after_so_many_global_updates_and_their_evaluation() -> None:
     assert C not in at_work(sandbox)
     sandbox.evaluate(B, accuracy=0.2)
     assert sandbox.finish is not None
-    assert (sandbox.finish.reason, sandbox.finish.is_failure) == ("global_updates=2 reached", False)
+    assert (sandbox.finish.reason, sandbox.finish.ending) == ("global_updates=2 reached", Ending.GLOBAL_UPDATES)
     assert [record.number for record in sandbox.records] == [1, 2]
 
 
@@ -263,7 +264,7 @@ def test_it_ends_with_the_score_and_by_time() -> None:
     assert by_time.finish is None  # a model is being made of what was folded in time
     by_time.publish()
     assert by_time.finish is not None
-    assert not by_time.finish.is_failure
+    assert not by_time.finish.ending.is_failure
     assert [record.is_published for record in by_time.records] == [True]
 
 
@@ -307,7 +308,7 @@ def test_when_everybody_fails_all_are_asked_again_a_few_times() -> None:
         sandbox.fail(A)
         sandbox.fail(B)
     assert sandbox.finish is not None
-    assert sandbox.finish.is_failure
+    assert sandbox.finish.ending.is_failure
     assert sandbox.finish.reason == (
         "nobody could train for model version 1, 3 times in a row; last: a, b: ValueError: no data"
     )
@@ -405,7 +406,7 @@ def test_no_new_work_is_given_while_too_few_are_connected() -> None:
     sandbox.leave(B)
     sandbox.wait(60)
     assert sandbox.finish is not None
-    assert sandbox.finish.is_failure
+    assert sandbox.finish.ending.is_failure
 
 
 def test_the_participation_ratio_is_the_share_at_work_at_a_time() -> None:

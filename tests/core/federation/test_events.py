@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.events import (
     Event,
     EventsMissed,
@@ -67,7 +68,7 @@ EVENTS: list[Event] = [
     ModelEvaluated(2, {"accuracy": 0.5}),
     RoundFinished(RECORD),
     FederationFinished("federation_rounds=2 reached"),
-    FederationFinished("nobody came", True),
+    FederationFinished("nobody came", True, Ending.QUORUM_LOST),
     EventsMissed(12),
 ]
 

@@ -8,6 +8,7 @@ from sandbox import A, B, C, D, Sandbox, training
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.federation.commands import Finish
 from metisfl_async.core.federation.course import Phase
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.events import (
     FederationFinished,
     FirstWeights,
@@ -229,9 +230,9 @@ def test_too_many_rounds_below_quorum_end_it_as_a_failure_that_names_the_errors_
     for attempt in range(3):
         sandbox.fail(B, f"attempt {attempt}")
     assert sandbox.finish == Finish(
-        "round 1 has 1 of min_learners=2 updates, 3 times in a row; last: b: ValueError: attempt 2", True
+        "round 1 has 1 of min_learners=2 updates, 3 times in a row; last: b: ValueError: attempt 2", Ending.QUORUM_LOST
     )
-    assert sandbox.events[-1] == FederationFinished(sandbox.finish.reason, True)
+    assert sandbox.events[-1] == FederationFinished(sandbox.finish.reason, True, Ending.QUORUM_LOST)
     assert [record.number for record in sandbox.records] == [1, 1, 1]
 
 
@@ -305,7 +306,7 @@ def test_a_quorum_that_does_not_come_back_ends_it_as_a_failure() -> None:
     assert sandbox.phase() is Phase.GATHERING
     sandbox.join(B)
     sandbox.wait(600.0)
-    assert sandbox.finish == Finish("1 of 2 learners are connected after 600 s (b)", True)
+    assert sandbox.finish == Finish("1 of 2 learners are connected after 600 s (b)", Ending.QUORUM_LOST)
 
 
 def test_without_a_quorum_timeout_learners_are_waited_for() -> None:

@@ -9,6 +9,7 @@ from sandbox import A, B, C, D, Sandbox, training
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.federation.commands import Finish
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.events import FederationFinished, LearnerJoined, LearnerLeft, RoundStarted
 from metisfl_async.core.federation.tasks import TaskState
 
@@ -22,8 +23,8 @@ def test_it_ends_after_as_many_published_rounds_as_were_asked_for() -> None:
         assert sandbox.finish is None
         sandbox.train(A)
         sandbox.publish()
-    assert sandbox.finish == Finish("federation_rounds=2 reached", False)
-    assert sandbox.events[-1] == FederationFinished("federation_rounds=2 reached", False)
+    assert sandbox.finish == Finish("federation_rounds=2 reached", Ending.FEDERATION_ROUNDS)
+    assert sandbox.events[-1] == FederationFinished("federation_rounds=2 reached", False, Ending.FEDERATION_ROUNDS)
     assert [record.number for record in sandbox.records] == [1, 1, 2]
     assert sandbox.federation.model_version == 2
 
@@ -52,7 +53,7 @@ def test_it_ends_when_the_evaluation_reaches_the_cutoff_score(
         sandbox.publish()
         sandbox.evaluate(A, score=score + 1)
         sandbox.evaluate(B, score=score - 1)
-    assert sandbox.finish == Finish(reason, False)
+    assert sandbox.finish == Finish(reason, Ending.CUTOFF_SCORE)
 
 
 def test_it_ends_at_the_cutoff_time_which_runs_from_the_moment_that_the_learners_are_there() -> None:
@@ -68,7 +69,7 @@ def test_it_ends_at_the_cutoff_time_which_runs_from_the_moment_that_the_learners
     sandbox.wait(20.0)
     sandbox.join(A)  # gathering again does not start the time anew
     sandbox.wait(10.0)
-    assert sandbox.finish == Finish("execution_cutoff_time_mins=0.5 reached", False)
+    assert sandbox.finish == Finish("execution_cutoff_time_mins=0.5 reached", Ending.CUTOFF_TIME)
     assert sandbox.timers == {}
 
 
@@ -130,7 +131,7 @@ def test_a_stop_ends_it_at_once_whatever_is_under_way(reach: Callable[[], Sandbo
         was_open = [task for task in was_open if task.state is not TaskState.FOLDED]
         sandbox.publish()
     assert sandbox.federation.is_finished
-    assert sandbox.finish == Finish("enough", False)
+    assert sandbox.finish == Finish("enough", Ending.STOPPED)
     assert sandbox.events[-1] == FederationFinished("enough", False)
     assert sandbox.timers == {}
     assert sandbox.mean_of == []
@@ -154,7 +155,7 @@ def test_nothing_but_joins_and_leaves_happens_after_the_end(reach: Callable[[], 
         assert sandbox.arrived(task) is not None
         assert sandbox.rejected(task) == sandbox.interrupted(task) == []
     assert sandbox.fire("gather") == sandbox.fire("phase") == sandbox.fire("cutoff") == []
-    assert sandbox.stop("again") == sandbox.stop("again", is_failure=True) == sandbox.published(9) == []
+    assert sandbox.stop("again") == sandbox.stop("again", ending=Ending.STORE_FAILED) == sandbox.published(9) == []
     sandbox.join(D)
     sandbox.disconnect(D)
     sandbox.leave(D)
@@ -163,8 +164,8 @@ def test_nothing_but_joins_and_leaves_happens_after_the_end(reach: Callable[[], 
 
 def test_a_stop_may_be_a_failure() -> None:
     sandbox = training(A)
-    sandbox.stop("the disk is full", is_failure=True)
-    assert sandbox.finish == Finish("the disk is full", True)
+    sandbox.stop("the disk is full", ending=Ending.STORE_FAILED)
+    assert sandbox.finish == Finish("the disk is full", Ending.STORE_FAILED)
 
 
 def test_what_a_stopped_round_had_reached_is_on_record() -> None:

@@ -11,6 +11,7 @@ from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.errors import UnexpectedMessage
 from metisfl_async.core.federation.commands import Finish
 from metisfl_async.core.federation.course import Phase
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.events import RoundStarted, UpdateFolded
 from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.ids import LearnerId
@@ -78,14 +79,14 @@ def test_too_few_learners_in_time_end_it_as_a_failure_that_names_who_came() -> N
     sandbox.wait(14.9)
     assert sandbox.finish is None
     sandbox.wait(0.2)
-    assert sandbox.finish == Finish("2 of 3 learners are connected after 20 s (a, b)", True)
+    assert sandbox.finish == Finish("2 of 3 learners are connected after 20 s (a, b)", Ending.QUORUM_LOST)
 
 
 def test_no_learner_in_time_is_said_too() -> None:
     sandbox = Sandbox()
     sandbox.start(join_timeout_s=1.5)
     sandbox.wait(1.5)
-    assert sandbox.finish == Finish("0 of 1 learners are connected after 2 s (nobody)", True)
+    assert sandbox.finish == Finish("0 of 1 learners are connected after 2 s (nobody)", Ending.QUORUM_LOST)
 
 
 def test_without_a_timeout_learners_are_waited_for_and_with_enough_of_them_the_timeout_is_over() -> None:
@@ -205,7 +206,7 @@ def test_a_federation_without_first_weights_ends_as_a_failure_that_names_each_er
     assert sandbox.finish == Finish(
         "no learner gave the first weights, 5 times in a row; "
         "last: a: ValueError: no data; a: KeyError; a: lost: it left",
-        True,
+        Ending.QUORUM_LOST,
     )
     assert sandbox.records == []
 

@@ -7,6 +7,7 @@ from sandbox import FEDERATION, STRANGE, A, B, Sandbox
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.federation import inputs as happened
 from metisfl_async.core.federation.course import Phase
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.events import FederationFinished
 from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.federation.tasks import HeldTask, Task, TaskKind, TaskState, Verdict
@@ -57,10 +58,10 @@ def test_one_that_is_finished_says_so_again_and_who_has_not_heard_it() -> None:
     sandbox.give_model()
     sandbox.join(A)
     sandbox.start()
-    sandbox.stop("enough", is_failure=True)
+    sandbox.stop("enough", ending=Ending.STORE_FAILED)
     again = resumed(ControllerConfig(), sandbox.saved[-1], 0)
     assert again.phase() is Phase.FINISHED
-    assert again.events_of(FederationFinished) == [FederationFinished("enough", True, "")]
+    assert again.events_of(FederationFinished) == [FederationFinished("enough", True, Ending.STORE_FAILED)]
     assert list(again.federation.returning) == [A]
     verdicts = again.come_back(A, [(TaskId("x" * 32), True)])  # it was awaited when the end came
     assert verdicts == {"x" * 32: (Verdict.DISCARD, "the federation ended")}

@@ -7,9 +7,12 @@ import pytest
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.federation.termination import cutoff_s, reason_to_stop
+
+SCORE = Ending.CUTOFF_SCORE
 
 
 def record(**metrics: float) -> RoundRecord:
@@ -23,19 +26,19 @@ def stop(
     latest: RoundRecord,
     config: ControllerConfig | None = None,
     scores: Sequence[float] = (),
-) -> str | None:
+) -> tuple[str, Ending] | None:
     evaluations = [{"score": score} for score in scores]
     standing = Standing(num_published=num_published)
     return reason_to_stop(signals, standing, latest, config or ControllerConfig(), evaluations)
 
 
 def test_as_many_models_as_were_asked_for_are_enough() -> None:
-    for name, signals in (
-        ("federation_rounds", TerminationSignals(federation_rounds=2)),
-        ("global_updates", TerminationSignals(global_updates=2)),
+    for ending, signals in (
+        (Ending.FEDERATION_ROUNDS, TerminationSignals(federation_rounds=2)),
+        (Ending.GLOBAL_UPDATES, TerminationSignals(global_updates=2)),
     ):
         assert stop(signals, 1, record()) is None
-        assert stop(signals, 2, record()) == f"{name}=2 reached"
+        assert stop(signals, 2, record()) == (f"{ending}=2 reached", ending)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_only_the_named_metric_is_looked_at() -> None:
     signals = TerminationSignals(evaluation_metric="auc", evaluation_metric_cutoff_score=0.5)
     assert stop(signals, 1, record()) is None
     assert stop(signals, 1, record(accuracy=0.9)) is None
-    assert stop(signals, 1, record(auc=0.9)) == "auc=0.9 reached evaluation_metric_cutoff_score=0.5"
+    assert stop(signals, 1, record(auc=0.9)) == ("auc=0.9 reached evaluation_metric_cutoff_score=0.5", SCORE)
 
 
 def test_a_configuration_knows_which_signals_it_never_reaches() -> None:
@@ -116,7 +119,7 @@ def test_a_central_evaluation_is_named_with_a_word_before_it() -> None:
         latest.central = {"auc": 0.4}
         assert stop(signals, 1, latest, config) is None
         latest.central = {"auc": 0.5}
-        assert stop(signals, 1, latest, config) == "central/auc=0.5 reached evaluation_metric_cutoff_score=0.5"
+        assert stop(signals, 1, latest, config) == ("central/auc=0.5 reached evaluation_metric_cutoff_score=0.5", SCORE)
 
 
 def test_the_first_signal_that_is_reached_ends_it() -> None:
@@ -124,8 +127,8 @@ def test_the_first_signal_that_is_reached_ends_it() -> None:
         federation_rounds=3, evaluation_metric="auc", evaluation_metric_cutoff_score=0.5, execution_cutoff_time_mins=1.0
     )
     assert stop(signals, 1, record(auc=0.1)) is None
-    assert stop(signals, 1, record(auc=0.5)) == "auc=0.5 reached evaluation_metric_cutoff_score=0.5"
-    assert stop(signals, 3, record(auc=0.1)) == "federation_rounds=3 reached"
+    assert stop(signals, 1, record(auc=0.5)) == ("auc=0.5 reached evaluation_metric_cutoff_score=0.5", SCORE)
+    assert stop(signals, 3, record(auc=0.1)) == ("federation_rounds=3 reached", Ending.FEDERATION_ROUNDS)
 
 
 def test_the_cutoff_time_is_given_in_minutes_and_kept_in_seconds() -> None:
@@ -171,7 +174,8 @@ def test_it_ends_when_it_gets_no_better(
     assert (reason is not None) == (ends_after is not None)
     if reason is not None:
         assert standing.num_published == ends_after
-        assert reason == f"patience_rounds=2 reached; the best was score={best[0]:g}, after {best[1]} models"
+        text = f"patience_rounds=2 reached; the best was score={best[0]:g}, after {best[1]} models"
+        assert reason == (text, Ending.PATIENCE)
 
 
 LIAR = 1e300
@@ -213,4 +217,4 @@ def test_one_liar_ends_it_with_the_mean_only(
         mode=mode,  # type: ignore[arg-type]
     )
     reason = stop(signals, 1, record(score=sum(scores) / len(scores)), config, scores)
-    assert reason == (expected and f"{expected} reached evaluation_metric_cutoff_score=0.5")
+    assert reason == (expected and (f"{expected} reached evaluation_metric_cutoff_score=0.5", SCORE))

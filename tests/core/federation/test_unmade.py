@@ -7,6 +7,7 @@ from sandbox import A, B, Sandbox, training
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.federation import inputs as happened
 from metisfl_async.core.federation.course import Phase
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.events import FederationFinished
 
 IN_ROUNDS = ControllerConfig(evaluate_every=0, max_failed_rounds=2)
@@ -37,7 +38,7 @@ def test_when_it_fails_too_often_the_federation_ends() -> None:
     unmade(sandbox)
     unmade(sandbox)
     (finished,) = sandbox.events_of(FederationFinished)
-    assert finished.is_failure
+    assert (finished.is_failure, finished.ending) == (True, Ending.NO_MODEL)
     assert finished.reason == "no model could be published, 2 times in a row; last: there is no memory"
 
 

@@ -8,6 +8,7 @@ from sandbox import A, B, C, D, Sandbox, training
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.federation.commands import Finish
 from metisfl_async.core.federation.course import Phase
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.events import TaskFailed
 from metisfl_async.core.federation.records import Failure, RoundRecord
 from metisfl_async.core.federation.tasks import TaskState
@@ -51,7 +52,7 @@ def test_it_ends_as_a_failure_when_it_happens_again_and_again(config: Controller
         sandbox.train(A)
         sandbox.unpublished("it is NaN")
     reason = "no model could be published, 3 times in a row; last: it is NaN"
-    assert sandbox.finish == Finish(reason, is_failure=True, error_type="NoModel")
+    assert sandbox.finish == Finish(reason, Ending.NO_MODEL)
     assert sandbox.federation.model_version == 0
 
 
@@ -131,7 +132,7 @@ def test_a_stop_waits_for_it_and_a_late_one_changes_nothing() -> None:
     sandbox.stop("enough")
     assert sandbox.finish is None
     sandbox.unpublished("it is NaN")
-    assert sandbox.finish == Finish("enough", is_failure=False)
+    assert sandbox.finish == Finish("enough", Ending.STOPPED)
     assert sandbox.records[0].failure == "it is NaN"
     assert sandbox.unpublished() == []
 

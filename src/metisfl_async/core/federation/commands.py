@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.events import Event
 from metisfl_async.core.federation.tasks import TaskKind, Verdict
 from metisfl_async.core.ids import LearnerId, StreamId, TaskId
@@ -173,8 +174,7 @@ class Finish:
     """Training is over; the last command there is."""
 
     reason: str
-    is_failure: bool
-    error_type: str = ""
+    ending: Ending
 
 
 Command: TypeAlias = (

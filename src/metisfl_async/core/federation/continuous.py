@@ -71,7 +71,7 @@ class ContinuousFederation(Federation):
     def _advance(self) -> None:
         if self.phase is Phase.EVALUATING:  # the last model
             if not self.ledger.awaited:
-                self._finish(self._reason_to_stop() or "")
+                self._end_if_due()
             return
         if self._is_aggregating:
             return
@@ -143,7 +143,7 @@ class ContinuousFederation(Federation):
         for of_before in rounds:
             self._close_record(of_before, self._evaluations.mean())
         if self._is_counted_out:
-            self._finish(self._reason_to_stop() or "")
+            self._end_if_due()
         else:
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
 
@@ -235,13 +235,14 @@ class ContinuousFederation(Federation):
         self._close_record(measured, evaluation)
         if self.phase is not Phase.TRAINING or self._is_counted_out:  # then evaluations are waited for
             return
-        if reason := self._reason_to_stop():
-            self._finish(reason)
+        self._end_if_due()
 
-    def _reason_to_stop(self) -> str | None:
+    def _end_if_due(self) -> None:
+        """End it if a signal has been reached."""
         assert self._latest is not None
         evaluations = [metrics for _, metrics in self._evaluations.reports().values()]
-        return reason_to_stop(self._signals, self.standing, self._latest, self.config, evaluations)
+        if reached := reason_to_stop(self._signals, self.standing, self._latest, self.config, evaluations):
+            self._finish(*reached)
 
     def _close_record(self, closing: Round, evaluation: Evaluation = NO_EVALUATION) -> None:
         record = self._close(closing, evaluation)

@@ -13,7 +13,6 @@ from enum import StrEnum
 from functools import partial
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
-from metisfl_async.core.errors import NoModel
 from metisfl_async.core.federation.commands import (
     Aggregate,
     Announce,
@@ -27,6 +26,7 @@ from metisfl_async.core.federation.commands import (
     TimerName,
 )
 from metisfl_async.core.federation.desk import Desk
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.events import Event, FederationFinished, FirstWeights, RoundFinished
 from metisfl_async.core.federation.inputs import CentralEvaluation, Input, Unpublished
 from metisfl_async.core.federation.records import Evaluation, LearnerRecord, RoundRecord
@@ -263,7 +263,7 @@ class Course(ABC):
         self.standing.failed_rounds += 1
         if self.standing.failed_rounds >= self.config.max_failed_rounds:
             last = self._round.failures()
-            self._finish(f"{what}, {_in_a_row(self.standing.failed_rounds)}; last: {last}", is_failure=True)
+            self._finish(f"{what}, {_in_a_row(self.standing.failed_rounds)}; last: {last}", Ending.QUORUM_LOST)
         else:
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
 
@@ -273,16 +273,16 @@ class Course(ABC):
         standing.failed_models += 1
         if standing.failed_models >= self.config.max_failed_rounds:
             reason = f"no model could be published, {_in_a_row(standing.failed_models)}; last: {last}"
-            self._finish(reason, is_failure=True, error_type=NoModel.__name__)
+            self._finish(reason, Ending.NO_MODEL)
         else:
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
 
-    def _finish(self, reason: str, *, is_failure: bool = False, error_type: str = "") -> None:
+    def _finish(self, reason: str, ending: Ending) -> None:
         """End it: what is in no model does not count, and its learners are told."""
         if self.is_finished:
             return
-        if self._is_aggregating and not error_type:  # a model is being made, and its updates are to count
-            self._ending = self._ending or partial(self._finish, reason, is_failure=is_failure)
+        if self._is_aggregating and not ending.is_sudden:  # a model is being made, and its updates are to count
+            self._ending = self._ending or partial(self._finish, reason, ending)
             self._do(StartTimer("ending", ENDING_S))
             return
         self.phase = Phase.FINISHED
@@ -290,15 +290,14 @@ class Course(ABC):
         self._on_finish()
         timers: tuple[TimerName, ...] = ("gather", "phase", "cutoff", "return", "ending", "central")
         self._do(*(StopTimer(name) for name in timers), Discard())
-        standing = self.standing
-        standing.is_finished, standing.reason = True, reason
-        standing.is_failure, standing.error_type = is_failure, error_type
+        self.standing.is_finished, self.standing.reason, self.standing.ending = True, reason, ending
         self._save(self._say_finished)
 
     def _say_finished(self) -> None:
-        how = self.standing.reason, self.standing.is_failure, self.standing.error_type
-        self._announce(FederationFinished(*how))
-        self._do(Finish(*how))
+        reason, ending = self.standing.reason, self.standing.ending
+        assert ending is not None
+        self._announce(FederationFinished(reason, ending.is_failure, ending))
+        self._do(Finish(reason, ending))
 
     # --- what must survive -----------------------------------------------------------------------------------------
 

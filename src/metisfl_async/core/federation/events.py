@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.metrics import Metrics
 
@@ -199,7 +200,7 @@ class FederationFinished(_Numbered):
 
     reason: str
     is_failure: bool = False  #: whether it ended without reaching a termination signal or being stopped
-    error_type: str = ""  #: of the error that ended it, if one did
+    ending: Ending = Ending.STOPPED  #: the same reason as a code
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,4 +265,6 @@ def event_from_dict(data: dict[str, Any]) -> Event:
     kind = _KINDS[facts.pop("event")]
     if kind is RoundFinished:
         facts["record"] = RoundRecord.from_dict(facts["record"])
+    if kind is FederationFinished:
+        facts["ending"] = Ending(facts["ending"])
     return kind(**facts)

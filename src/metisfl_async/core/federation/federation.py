@@ -13,6 +13,7 @@ from typing import Literal, assert_never
 from metisfl_async.core.errors import ConfigError, NoModel, UnexpectedMessage
 from metisfl_async.core.federation.commands import Command, Forget, Greet, StartTimer, TimerName
 from metisfl_async.core.federation.course import Course, Phase
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.events import (
     FederationResumed,
     FirstWeights,
@@ -98,8 +99,8 @@ class Federation(Course):
                 self._start(happened)
             case Resume(standing, version):
                 self._resume(standing, version)
-            case Stop(reason, is_failure, error_type):
-                self._finish(plain(reason), is_failure=is_failure, error_type=error_type)
+            case Stop(reason, ending):
+                self._finish(plain(reason), ending)
             case Joined(learner, held):
                 self._joined(learner, held)
             case Disconnected(learner, reason):
@@ -325,7 +326,7 @@ class Federation(Course):
                 self._phase_timed_out()
             case "cutoff":
                 minutes = self._signals.execution_cutoff_time_mins
-                self._finish(f"execution_cutoff_time_mins={minutes:g} reached")
+                self._finish(f"execution_cutoff_time_mins={minutes:g} reached", Ending.CUTOFF_TIME)
             case "ending":
                 self._end_without_model()
             case "central":
@@ -352,7 +353,7 @@ class Federation(Course):
             who = ", ".join(self.connected) or "nobody"
             self._finish(
                 f"{self.num_connected} of {self._needed} learners are connected after {waited:.0f} s ({who})",
-                is_failure=True,
+                Ending.QUORUM_LOST,
             )
 
     def _published(self, published: Published) -> None:

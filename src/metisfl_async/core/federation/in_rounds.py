@@ -162,8 +162,8 @@ class FederationInRounds(Federation):
         record = self._close(self._round)
         evaluations = [part.evaluation_metrics for part in record.learners.values()]
         self._look_for_best(record, evaluations)
-        if reason := reason_to_stop(self._signals, self.standing, record, self.config, evaluations):
-            self._finish(reason)
+        if reached := reason_to_stop(self._signals, self.standing, record, self.config, evaluations):
+            self._finish(*reached)
         else:
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from metisfl_async.core.config import TerminationSignals
 from metisfl_async.core.federation.commands import TimerName
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind
 from metisfl_async.core.ids import LearnerId, StreamId, TaskId
@@ -95,8 +96,7 @@ class Stop:
     """End it now; what is under way is not waited for."""
 
     reason: str
-    is_failure: bool = False
-    error_type: str = ""
+    ending: Ending = Ending.STOPPED
 
 
 # --- learners come and go --------------------------------------------------------------------------------------------

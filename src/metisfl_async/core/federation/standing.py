@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from metisfl_async.core.config import TerminationSignals
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.records import BestScore, RoundRecord
 from metisfl_async.core.federation.tasks import Task, TaskKind
 from metisfl_async.core.ids import NO_FEDERATION, FederationId, LearnerId, TaskId
@@ -74,8 +75,7 @@ class Standing:
     durable_every: int = 1  #: every how many-th global model was saved
     is_finished: bool = False
     reason: str = ""  #: why it is finished
-    is_failure: bool = False  #: whether that is a failure
-    error_type: str = ""  #: the exception's class, if one ended it
+    ending: Ending | None = None  #: the same as a code
 
     def to_json(self) -> str:
         """Write it down; `from_json` takes it back."""
@@ -98,6 +98,7 @@ class Standing:
             | {
                 "signals": TerminationSignals(**signals) if signals else None,
                 "best": BestScore(**best) if best else None,
+                "ending": Ending(facts["ending"]) if facts["ending"] else None,
                 "reported": set(facts["reported"]),
                 "timings": {learner: Timing(**timing) for learner, timing in facts["timings"].items()},
                 "evaluations": {

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
+from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.metrics import Metrics
@@ -23,30 +24,30 @@ def reason_to_stop(
     latest: RoundRecord,
     config: ControllerConfig,
     evaluations: Iterable[Metrics],
-) -> str | None:
+) -> tuple[str, Ending] | None:
     """Say which signal has been reached, and note in `standing` the best score so far; None to go on.
 
     Time is not looked at here: `cutoff_s` is a timer. `evaluations` are what each learner has measured.
     """
-    for name, limit in (
-        ("federation_rounds", signals.federation_rounds),
-        ("global_updates", signals.global_updates),
+    for ending, limit in (
+        (Ending.FEDERATION_ROUNDS, signals.federation_rounds),
+        (Ending.GLOBAL_UPDATES, signals.global_updates),
     ):
         if limit is not None and standing.num_published >= limit:
-            return f"{name}={limit} reached"
+            return f"{ending}={limit} reached", ending
     if signals.evaluation_metric is None:
         return None
     if (scored := score_of(signals.evaluation_metric, signals.mode, latest, config, evaluations)) is not None:
         what, score = scored
         cutoff, sign = signals.evaluation_metric_cutoff_score, 1.0 if signals.mode == "max" else -1.0
         if cutoff is not None and sign * (score - cutoff) >= 0:
-            return f"{what}={score:.6g} reached evaluation_metric_cutoff_score={cutoff:g}"
+            return f"{what}={score:.6g} reached evaluation_metric_cutoff_score={cutoff:g}", Ending.CUTOFF_SCORE
         if is_better(score, standing.best_score, signals.mode, signals.min_delta):
             standing.best_score, standing.best_at = score, standing.num_published
     patience, waited = signals.patience_rounds, standing.num_published - standing.best_at
     if patience is not None and standing.best_score is not None and waited >= patience:
         best_was = f"{signals.evaluation_metric}={standing.best_score:.6g}, after {standing.best_at} models"
-        return f"patience_rounds={patience} reached; the best was {best_was}"
+        return f"patience_rounds={patience} reached; the best was {best_was}", Ending.PATIENCE
     return None
 
 
