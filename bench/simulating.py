@@ -19,15 +19,8 @@ from numpy.typing import NDArray
 from processes import in_fresh_process, peak_rss_mb
 from tables import Columns, Run
 
-from metisfl_async import (
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    Learner,
-    RoundFinished,
-    Simulation,
-    TerminationSignals,
-)
+from metisfl_async import Controller, ControllerConfig, DriverSession, Learner, Simulation, TerminationSignals
+from metisfl_async.events import RoundFinished
 
 Weights = Sequence[NDArray[Any]]
 PARAMETERS = 10_000

@@ -21,16 +21,8 @@ from data import load, scaled
 from skewed import BATCH, Images, Trains, accuracy, first_model
 from tables import Columns, Run
 
-from metisfl_async import (
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    Learner,
-    Model,
-    ServerParams,
-    TerminationSignals,
-    dirichlet_partition,
-)
+from metisfl_async import Controller, ControllerConfig, DriverSession, Learner, Model, ServerParams, TerminationSignals
+from metisfl_async.data import dirichlet_partition
 
 LEARNERS = 10
 CASES = (

@@ -92,13 +92,13 @@ def use_generated_code() -> None:
                 vars(module)[name] = instead[value]
 
 
-def send_updates(port: int, parameters: int, rounds: int, generated: bool, results: Connection) -> None:
+def send_updates(client: ClientParams, parameters: int, rounds: int, generated: bool, results: Connection) -> None:
     """Be ten learners that have nothing to do but to send; report the seconds of each round's uploads."""
     if generated:
         use_generated_code()
 
     async def main() -> list[float]:
-        links = [GrpcLink(ClientParams("127.0.0.1", port)) for _ in range(SENDERS)]
+        links = [GrpcLink(client) for _ in range(SENDERS)]
         models = [Model.from_arrays([np.full(parameters, n, np.float32)]) for n in range(SENDERS)]
         seconds = []
         async with asyncio.TaskGroup() as group:
@@ -133,14 +133,14 @@ async def be_a_learner(link: GrpcLink, name: str, model: Model, barrier: asyncio
     await link.leave(reply.token)
 
 
-async def goodput(parameters: int, rounds: int, *, generated: bool) -> float:
+async def goodput(parameters: int, rounds: int, *, generated: bool, server: ServerParams | None = None) -> float:
     """Megabytes of updates a second, from the first sender's header to the last one's answer."""
     if generated:
         use_generated_code()
     receiver, sender = multiprocessing.Pipe(duplex=False)
     config = ControllerConfig(evaluate_every=0)
-    async with asyncio.timeout(TIMEOUT_S), Controller(ServerParams(), config) as controller:
-        arguments = (controller.client_params.port, parameters, rounds, generated, sender)
+    async with asyncio.timeout(TIMEOUT_S), Controller(server or ServerParams(), config) as controller:
+        arguments = (controller.client_params, parameters, rounds, generated, sender)
         child = multiprocessing.get_context("spawn").Process(target=send_updates, args=arguments)
         child.start()
         sender.close()  # so that the end of the child ends the waiting for it

@@ -9,7 +9,7 @@ import keras
 import torch
 from digits import parts
 
-from metisfl_async import KerasLearner, TorchLearner
+from metisfl_async.adapters import KerasLearner, TorchLearner
 
 
 def keras_model(learning_rate: float = 0.1, **options: Any) -> Any:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_digits
 
-from metisfl_async import DriverSession, FederationResult, Learner, iid_partition
+from metisfl_async import DriverSession, FederationResult, Learner
 from metisfl_async.core.model import Array
+from metisfl_async.data import iid_partition
 
 Part = tuple[Array, Array]
 NUM_PARTS = 3

@@ -52,11 +52,13 @@ STRANGE = TaskId("0" * 32)  #: nobody's task
 class Sandbox:
     """Carries out a federation's commands as a controller does, and keeps what it did."""
 
-    def __init__(self, config: ControllerConfig | None = None, *, durable_every: int = 0) -> None:
+    def __init__(
+        self, config: ControllerConfig | None = None, *, durable_every: int = 0, kind: type[Federation] | None = None
+    ) -> None:
         self.now = 1000.0  #: seconds
         config = config or ControllerConfig()
         self.strategies = Strategies(config)
-        kind = FederationInRounds if self.strategies.in_rounds else ContinuousFederation
+        kind = kind or (FederationInRounds if self.strategies.in_rounds else ContinuousFederation)
         self.federation: Federation = kind(FEDERATION, config, self.strategies, durable_every=durable_every)
         self.is_model_given = False
         self.records: list[RoundRecord] = []  #: by number

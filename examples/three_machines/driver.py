@@ -11,6 +11,6 @@ from metisfl_async import ClientParams, DriverSession, TerminationSignals
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 params = ClientParams(sys.argv[1], 50051, "certs/ca.pem", certificate="certs/alice.pem", private_key="certs/alice.key")
-session = DriverSession(params, 3, TerminationSignals(federation_rounds=10))
+session = DriverSession.remote(params, TerminationSignals(federation_rounds=10), wait_for=3)
 result = asyncio.run(session.run(progress=True))
 print(result, result.final_model)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from metisfl_async.learner.askable import askable
     from metisfl_async.learner.learner import Learner
     from metisfl_async.learner.run import run_learner
+    from metisfl_async.relay.relay import Relay
     from metisfl_async.simulation.simulation import Simulation
     from metisfl_async.strategies import *  # noqa: F403 - for type checkers: what was here before
 
@@ -56,6 +57,7 @@ __all__ = [
     "Model",
     "ModelStoreConfig",
     "QuorumLost",
+    "Relay",
     "RoundRecord",
     "ServerParams",
     "Simulation",
@@ -82,6 +84,7 @@ _HOMES = {
     "Model": "core.model",
     "ModelStoreConfig": "core.config",
     "QuorumLost": "core.errors",
+    "Relay": "relay.relay",
     "RoundRecord": "core.federation.records",
     "ServerParams": "core.config",
     "Simulation": "simulation.simulation",

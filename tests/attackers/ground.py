@@ -19,10 +19,7 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
-    Event,
     FederationResult,
-    LearnerJoined,
-    LearnerLeft,
     ServerParams,
     TerminationSignals,
     run_learner,
@@ -31,6 +28,7 @@ from metisfl_async.cli.tokens import add_tokens
 from metisfl_async.core.access import Identity, Role
 from metisfl_async.core.errors import MetisError
 from metisfl_async.core.messages import TaskOffer
+from metisfl_async.events import Event, LearnerJoined, LearnerLeft
 from metisfl_async.transport.grpc_errors import ours
 from metisfl_async.transport.grpc_options import CHANNEL_OPTIONS, SERVICE
 

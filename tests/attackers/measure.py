@@ -35,13 +35,13 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
-    ModelPublished,
     ServerParams,
     TerminationSignals,
     run_learner,
 )
 from metisfl_async.core.access import Identity
 from metisfl_async.core.errors import MetisError
+from metisfl_async.events import ModelPublished
 
 Secrets: TypeAlias = Mapping[Identity, str]
 

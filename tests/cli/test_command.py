@@ -50,6 +50,15 @@ def start() -> Iterator[Start]:
         yield started
 
 
+def test_the_collector_does_not_look_again_at_what_was_imported() -> None:
+    code = (
+        "import gc; from metisfl_async.cli.running import run\n"
+        "async def main(): return gc.get_freeze_count(), len(gc.get_objects())\n"
+        "frozen, others = run(main()); assert frozen > 10 * others, (frozen, others)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def output_of(process: Popen) -> str:
     output, _ = process.communicate(timeout=PATIENCE_S)
     return output

@@ -17,17 +17,16 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
-    FedAvg,
     ModelStoreConfig,
     ServerParams,
-    StoreError,
     TerminationSignals,
-    Update,
 )
 from metisfl_async.core.federation import course
 from metisfl_async.core.messages import Farewell, Outcome, UpdateReply
+from metisfl_async.errors import StoreError
 from metisfl_async.store.base import GLOBAL, Stored
 from metisfl_async.store.memory import InMemoryStore
+from metisfl_async.strategies import FedAvg, Update
 
 ENDLESS = TerminationSignals(execution_cutoff_time_mins=10)
 FED_REC = ControllerConfig(scheduler="Asynchronous", aggregation_rule="FedRec")

@@ -10,22 +10,13 @@ import pytest
 from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind
 from puppet import Puppet, puppet
 
-from metisfl_async import (
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    FedAsync,
-    FedBuff,
-    LearnerJoined,
-    LearnerLeft,
-    ServerParams,
-    TerminationSignals,
-    UpdateCounted,
-)
+from metisfl_async import Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals
 from metisfl_async.core.errors import MetisError
 from metisfl_async.core.federation.events import UpdateFolded
 from metisfl_async.core.messages import Accept, Farewell, TaskOffer
 from metisfl_async.core.model import Array
+from metisfl_async.events import LearnerJoined, LearnerLeft, UpdateCounted
+from metisfl_async.strategies import FedAsync, FedBuff
 
 LEARNERS = 12
 

@@ -16,14 +16,10 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
-    FedAvg,
     ModelStoreConfig,
-    NoModel,
     QuorumLost,
     ServerParams,
-    StoreError,
     TerminationSignals,
-    Update,
 )
 from metisfl_async.codec.frame import Data, Frame, Header, encode
 from metisfl_async.controller import staging
@@ -34,8 +30,10 @@ from metisfl_async.core.federation.events import LearnerJoined
 from metisfl_async.core.ids import FederationId, ModelRef
 from metisfl_async.core.messages import Outcome
 from metisfl_async.core.model import Model, allocate
+from metisfl_async.errors import NoModel, StoreError
 from metisfl_async.store.event_log import MOST
 from metisfl_async.store.memory import InMemoryStore
+from metisfl_async.strategies import FedAvg, Update
 from metisfl_async.transport import convert, convert_driver
 from metisfl_async.transport.grpc_errors import ours
 from metisfl_async.transport.grpc_link import GrpcLink

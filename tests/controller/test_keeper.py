@@ -17,7 +17,6 @@ from metisfl_async import (
     ControllerConfig,
     DriverSession,
     ModelStoreConfig,
-    RoundStarted,
     ServerParams,
     TerminationSignals,
     run_learner,
@@ -27,6 +26,7 @@ from metisfl_async.core.errors import ModelLost, StoreError
 from metisfl_async.core.federation.course import Course
 from metisfl_async.core.federation.events import Event, LearnerEvaluated, RoundFinished, StoreRecovered, StoreStalled
 from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
+from metisfl_async.events import RoundStarted
 from metisfl_async.learner.spool import Spool
 from metisfl_async.store.disk import DiskStore
 from metisfl_async.store.event_log import EventLog

@@ -18,7 +18,6 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
-    LearnerLeft,
     ServerParams,
     TerminationSignals,
 )
@@ -27,6 +26,7 @@ from metisfl_async.core.errors import ConnectionLost, Superseded, UnexpectedMess
 from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.ids import NO_FEDERATION, FederationId, LearnerId, Token
 from metisfl_async.core.messages import Accept, Hello, JoinRequest, StartRequest
+from metisfl_async.events import LearnerLeft
 from metisfl_async.transport.grpc_link import GrpcLink
 
 ROUND = TerminationSignals(federation_rounds=1)

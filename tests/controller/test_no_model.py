@@ -8,20 +8,11 @@ import numpy as np
 import pytest
 from federations import PATIENCE_S, Adds
 
-from metisfl_async import (
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    FedAvg,
-    FedAvgM,
-    FedBuff,
-    Model,
-    NoModel,
-    ServerParams,
-    TerminationSignals,
-)
+from metisfl_async import Controller, ControllerConfig, DriverSession, Model, ServerParams, TerminationSignals
 from metisfl_async.core.model import Array
+from metisfl_async.errors import NoModel
 from metisfl_async.learner.learner import Config, TrainResult
+from metisfl_async.strategies import FedAvg, FedAvgM, FedBuff
 
 ROUNDS = TerminationSignals(federation_rounds=5)
 

@@ -11,16 +11,15 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
-    Event,
-    FedAvgM,
     FederationResult,
-    NoModel,
     ServerParams,
     TerminationSignals,
-    UpdateRepeated,
 )
 from metisfl_async.core.model import Array
+from metisfl_async.errors import NoModel
+from metisfl_async.events import Event, UpdateRepeated
 from metisfl_async.learner.learner import Config, TrainResult
+from metisfl_async.strategies import FedAvgM
 
 
 class RidesFree(Adds):

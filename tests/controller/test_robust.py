@@ -18,18 +18,16 @@ from metisfl_async import (
     FederationEnvironment,
     FederationResult,
     Learner,
-    Median,
     Model,
     ModelStoreConfig,
-    NoModel,
-    NormBound,
     ServerParams,
     TerminationSignals,
-    TrimmedMean,
 )
 from metisfl_async.core.model import Array
 from metisfl_async.core.strategies.aggregation.by_name import RULES
+from metisfl_async.errors import NoModel
 from metisfl_async.learner.learner import Config, TrainResult
+from metisfl_async.strategies import Median, NormBound, TrimmedMean
 
 ROBUST: dict[str, tuple[dict[str, Any], int]] = {  #: parameters, and how many learners it needs
     "Median": ({}, 3),

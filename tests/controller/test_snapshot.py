@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from metisfl_async import Controller, ControllerConfig, RoundStarted, TerminationSignals
+from metisfl_async import Controller, ControllerConfig, TerminationSignals
 from metisfl_async.controller.snapshot import OpenTask
 from metisfl_async.core.errors import UnexpectedMessage
+from metisfl_async.events import RoundStarted
 from metisfl_async.testing import FakeLearner, Federation, Line
 
 

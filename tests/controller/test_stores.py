@@ -16,13 +16,13 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
-    ModelPublished,
     ModelStoreConfig,
     ServerParams,
-    StoreError,
     TerminationSignals,
     TransportError,
 )
+from metisfl_async.errors import StoreError
+from metisfl_async.events import ModelPublished
 from metisfl_async.store import redis as redis_store
 
 THREE_ROUNDS = TerminationSignals(federation_rounds=3)

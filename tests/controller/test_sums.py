@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from federations import nothing_left_behind, until
 
-from metisfl_async import Controller, ControllerConfig, FedAvg, Median, TerminationSignals
+from metisfl_async import Controller, ControllerConfig, TerminationSignals
 from metisfl_async.codec.frame import Header
 from metisfl_async.controller.crowd import Crowd
 from metisfl_async.controller.job import Job
@@ -23,6 +23,7 @@ from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.arithmetic import Sum
 from metisfl_async.core.strategies.aggregation.partial_sum import Contribution, PartialSum
 from metisfl_async.core.strategies.aggregation.resemblance import portrait
+from metisfl_async.strategies import FedAvg, Median
 
 FIRST = Model.from_arrays([np.zeros(3, np.float32)])
 

@@ -12,23 +12,13 @@ import numpy as np
 import pytest
 from federations import PATIENCE_S, Adds, nothing_left_behind
 
-from metisfl_async import (
-    ConfigError,
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    FedAvg,
-    Scheduler,
-    Selector,
-    ServerParams,
-    TerminationSignals,
-    Update,
-)
+from metisfl_async import ConfigError, Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals
 from metisfl_async.core.errors import ConnectionLost, MetisError, Truncated
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.scheduling import Timing
+from metisfl_async.strategies import FedAvg, Scheduler, Selector, Update
 from metisfl_async.transport import grpc_errors
 
 SIZES = [1, 100_000]  #: weights; the larger ones are worked on in a thread

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metisfl_async import dirichlet_partition, partition_report
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.data import dirichlet_partition, partition_report
 
 PARTS = [np.array([0, 0, 1]), [2, 1, 2], pd.Series([], dtype=int)]
 

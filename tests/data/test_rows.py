@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from metisfl_async import dirichlet_partition, iid_partition, label_partition, quantity_partition
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.data import dirichlet_partition, iid_partition, label_partition, quantity_partition
 
 COUNT = 60
 VALUES = np.arange(COUNT)

@@ -14,10 +14,12 @@ from digits import digits
 from numpy.typing import NDArray
 from pages import ROOT
 
-from metisfl_async import LoRAStacked, TorchLearner, dirichlet_partition, iid_partition
+from metisfl_async.adapters import TorchLearner
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.model import Array, Model
 from metisfl_async.core.strategies.aggregation.rule import Update
+from metisfl_async.data import dirichlet_partition, iid_partition
+from metisfl_async.strategies import LoRAStacked
 
 ROW = re.compile(
     r"^\| (alike|skewed)(, A of each its own)? \| (\d+) \| ([\d.]+) % \| ([\d.]+) % \| (0|-)", re.MULTILINE

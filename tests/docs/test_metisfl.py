@@ -12,22 +12,23 @@ import grpc
 import numpy as np
 import pytest
 from federations import PATIENCE_S, Adds
-from pages import ROOT, members
+from pages import ROOT, members, public
 
-import metisfl_async
 from metisfl_async import (
     ClientParams,
     ConfigError,
     Controller,
     ControllerConfig,
     DriverSession,
-    EncryptionConfig,
     FederationEnvironment,
+    FederationResult,
+    LearnerRecord,
+    RoundRecord,
     ServerParams,
     TerminationSignals,
-    app,
-    iid_partition,
 )
+from metisfl_async.compat import EncryptionConfig, app
+from metisfl_async.data import iid_partition
 from metisfl_async.environment.endpoint import Endpoint
 from metisfl_async.transport._proto import metisfl_pb2
 
@@ -68,7 +69,7 @@ def test_what_is_said_to_be_here_is(name: str, what: str) -> None:
         return
     if owner in MESSAGES and (not member or member in MESSAGES[owner].fields_by_name):
         return
-    found = getattr(metisfl_async, owner)
+    found = public(owner)
     assert not member or member in members(found), what
 
 
@@ -191,10 +192,10 @@ def test_what_is_said_not_to_be_here_is_not(title: str, name: str) -> None:
         fields = {field for message in MESSAGES.values() for field in message.fields_by_name}
         assert (member or owner) not in methods | set(MESSAGES.keys()) | fields
     elif title == "Logs and results":
-        records = (metisfl_async.RoundRecord, metisfl_async.LearnerRecord, metisfl_async.FederationResult)
+        records = (RoundRecord, LearnerRecord, FederationResult)
         assert not any(member in members(record) for record in records)
     elif owner:
-        assert member not in members(getattr(metisfl_async, owner))
+        assert member not in members(public(owner))
     else:
         with pytest.raises(ImportError, match=f"cannot import name '{name}'"):
             exec(f"from metisfl_async import {name}")

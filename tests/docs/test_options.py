@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from pages import ROOT
 
-from metisfl_async import ControllerConfig, DriverSession, ModelStoreConfig, TerminationSignals, app, run_learner
+from metisfl_async import ControllerConfig, DriverSession, ModelStoreConfig, TerminationSignals, run_learner
+from metisfl_async.compat import app
 from metisfl_async.environment.entries import SessionOptions
 
 GUIDE = (ROOT / "docs" / "guide.md").read_text()

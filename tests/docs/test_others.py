@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import importlib
 import re
-from typing import Any
 
 import click
 import pytest
-from pages import ROOT, members
+from pages import GROUPS, ROOT, members, public
 
 import metisfl_async
 from metisfl_async.cli.app import app
 
 PAGES = ("flower", "nvflare")
-GROUPS = ("adapters", "compat", "data", "errors", "events", "strategies", "testing", "tracking", "types", "web")
 ROW = r"^\| `([^`]+)` \| (?:`([^`]+)`|not here) \| ?(.*?) ?\|$"
 
 
@@ -27,13 +25,6 @@ def rows_of(page: str) -> list[tuple[str, str, str]]:
 
 ROWS = [(page, *row) for page in PAGES for row in rows_of(page)]
 HERE = sorted({ours for _, _, ours, _ in ROWS if ours})
-
-
-def public(name: str) -> Any:
-    homes = [metisfl_async, *(importlib.import_module(f"metisfl_async.{group}") for group in GROUPS)]
-    found = [getattr(home, name) for home in homes if name in home.__all__]
-    assert found, f"{name} is in no public module"
-    return found[0]
 
 
 @pytest.mark.parametrize("name", HERE)

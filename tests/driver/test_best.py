@@ -23,6 +23,11 @@ from metisfl_async import (
     TerminationSignals,
     run_learner,
 )
+from metisfl_async.controller.service import Service
+from metisfl_async.core.access import Caller
+from metisfl_async.core.errors import UnknownFederation
+from metisfl_async.core.ids import FederationId
+from metisfl_async.core.messages import Status
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Array
 from metisfl_async.learner.learner import Config
@@ -108,3 +113,21 @@ async def test_a_killed_controller_still_has_it(
         check(result, result.best)
     else:
         check(result, BestScore("peak", 0.0, 1, 1))
+
+
+@pytest.mark.parametrize("theirs", [None, BestScore("peak", 7.0, 5, 5)], ids=["none", "the same version"])
+async def test_that_of_another_federation_is_not_taken_for_its_own(
+    theirs: BestScore | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The controller is started again, and begins another federation, between the latest model and the best one."""
+    other, status = FederationId("e" * 32), Service.status
+
+    async def status_of_another_one(service: Service, caller: Caller) -> Status:
+        true = await status(service, caller)
+        return Status(other, is_finished=True, best=theirs) if true.is_finished else true
+
+    monkeypatch.setattr(Service, "status", status_of_another_one)
+    async with asyncio.timeout(PATIENCE_S):
+        with pytest.raises(UnknownFederation) as caught:
+            await DriverSession(Controller(None, PEAK), [Peaks(1.0)], FIVE).run()
+    assert caught.value.running == other

@@ -17,18 +17,14 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
-    FederationResumed,
-    ModelEvaluated,
-    ModelPublished,
     ModelStoreConfig,
-    RoundFinished,
     ServerParams,
-    TaskFailed,
     TerminationSignals,
 )
 from metisfl_async.core.federation.inputs import CentralEvaluation
 from metisfl_async.core.model import Array
 from metisfl_async.driver import central
+from metisfl_async.events import FederationResumed, ModelEvaluated, ModelPublished, RoundFinished, TaskFailed
 
 SCORE = TerminationSignals(evaluation_metric="central/highest", evaluation_metric_cutoff_score=3.0)
 ROUNDS = TerminationSignals(federation_rounds=2)

@@ -14,15 +14,8 @@ from digit_models import keras_model, torch_learner, torch_model
 from digits import parts
 from federations import Adds
 
-from metisfl_async import (
-    ConfigError,
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    FederationResult,
-    KerasLearner,
-    TerminationSignals,
-)
+from metisfl_async import ConfigError, Controller, ControllerConfig, DriverSession, FederationResult, TerminationSignals
+from metisfl_async.adapters import KerasLearner
 from metisfl_async.core.model import Model
 from metisfl_async.driver.first_model import first_model
 

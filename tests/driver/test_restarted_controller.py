@@ -145,3 +145,19 @@ async def test_a_federation_goes_on_as_its_first_driver_said(tmp_path: Path) -> 
             await DriverSession(controller, [Adds(2)], ROUND).run()
         first.cancel()
         await asyncio.wait([first])
+
+
+async def test_a_controller_that_resumed_for_one_session_does_not_resume_for_the_next_unasked(tmp_path: Path) -> None:
+    store = ModelStoreConfig(model_store="Disk", directory=tmp_path)
+    controller, learner = Controller(None, ControllerConfig(), store), AddsOnLoop(1)
+    learner.may_train.clear()
+    async with asyncio.timeout(PATIENCE_S):
+        first = asyncio.create_task(DriverSession(controller, [learner], ROUND).run(resume=True))
+        await learner.is_training.wait()
+        await controller.abort()
+        with pytest.raises(ConnectionLost):
+            await first
+        with pytest.raises(ConfigError, match="resume is False; allowed: True, to go on with federation"):
+            await DriverSession(controller, [Adds(1)], ROUND).run()
+        result = await DriverSession(controller, [Adds(1)], ROUND).run(resume=True)
+    assert result.reason == "federation_rounds=1 reached"

@@ -14,15 +14,9 @@ from federations import Adds, session_of
 from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
-from metisfl_async import (
-    BestScore,
-    ConfigError,
-    FederationResult,
-    FederationStarted,
-    LearnerRecord,
-    RoundRecord,
-    plot_partitions,
-)
+from metisfl_async import BestScore, ConfigError, FederationResult, LearnerRecord, RoundRecord
+from metisfl_async.data import plot_partitions
+from metisfl_async.events import FederationStarted
 
 
 @pytest.fixture

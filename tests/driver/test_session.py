@@ -19,22 +19,10 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
-    FederationFinished,
-    FederationStarted,
-    FirstWeights,
-    LearnerEvaluated,
-    LearnerJoined,
-    ModelPublished,
     ModelStoreConfig,
-    ProtocolError,
     QuorumLost,
-    RoundFinished,
-    RoundStarted,
     ServerParams,
-    TaskFailed,
-    TaskMoved,
     TerminationSignals,
-    UpdateCounted,
     run_learner,
     testing,
 )
@@ -55,6 +43,20 @@ from metisfl_async.core.federation.inputs import (
     Start,
 )
 from metisfl_async.core.model import Array
+from metisfl_async.errors import ProtocolError
+from metisfl_async.events import (
+    FederationFinished,
+    FederationStarted,
+    FirstWeights,
+    LearnerEvaluated,
+    LearnerJoined,
+    ModelPublished,
+    RoundFinished,
+    RoundStarted,
+    TaskFailed,
+    TaskMoved,
+    UpdateCounted,
+)
 from metisfl_async.learner.learner import Config, TrainResult
 
 overs = pytest.mark.parametrize("over_grpc", [False, True], ids=["in memory", "over gRPC"])

@@ -15,24 +15,26 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
-    Event,
-    FedBuff,
     Learner,
-    RoundFinished,
-    RoundStarted,
     ServerParams,
-    TaskFailed,
     TerminationSignals,
-    UpdateCounted,
-    UpdateFolded,
-    event_to_dict,
     run_learner,
 )
 from metisfl_async.core.errors import UnexpectedMessage
 from metisfl_async.core.model import Array
 from metisfl_async.driver import stopping
+from metisfl_async.events import (
+    Event,
+    RoundFinished,
+    RoundStarted,
+    TaskFailed,
+    UpdateCounted,
+    UpdateFolded,
+    event_to_dict,
+)
 from metisfl_async.learner import stopping as patience
 from metisfl_async.learner.learner import Config, TrainResult
+from metisfl_async.strategies import FedBuff
 
 WATCHDOG = "metisfl_async.controller.watchdog"
 SOON = 0.01

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,16 +16,13 @@ from metisfl_async import (
     ConfigError,
     Controller,
     DriverSession,
-    Event,
-    FederationFinished,
-    FederationStarted,
-    RoundFinished,
     ServerParams,
     TerminationSignals,
     TransportError,
     run_learner,
 )
 from metisfl_async.driver.watching import Watched
+from metisfl_async.events import Event, FederationFinished, FederationStarted, RoundFinished
 
 ENDS = TerminationSignals(federation_rounds=3)
 
@@ -96,11 +94,7 @@ async def cancels_itself(session: Watched) -> None:
     raise asyncio.CancelledError
 
 
-def is_no_coroutine(session: Watched) -> Awaitable[None]:
-    return None  # type: ignore[return-value]
-
-
-@pytest.mark.parametrize("watcher", [raises, exits, cancels_itself, is_no_coroutine])
+@pytest.mark.parametrize("watcher", [raises, exits, cancels_itself])
 async def test_one_that_fails_is_logged_once_and_the_others_go_on(
     watcher: Callable[[Watched], Awaitable[None]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -191,9 +185,21 @@ async def test_cancelled_once_more_they_are_not_waited_for() -> None:
     assert watching.is_set()
 
 
+def is_no_coroutine(session: Watched) -> None:
+    raise AssertionError
+
+
+class IsNoCoroutine:
+    def __call__(self, session: Watched) -> None:
+        raise AssertionError
+
+
 @pytest.mark.parametrize(
     ("watch", "message"),
     [
+        ([is_no_coroutine], "watch is <function is_no_coroutine.*>; allowed: trackers, and async functions"),
+        ([partial(is_no_coroutine)], "watch is functools.partial.*; allowed: trackers, and async functions"),
+        ([IsNoCoroutine()], "watch is <.*IsNoCoroutine object.*>; allowed: trackers, and async functions"),
         (["run.jsonl"], "watch is 'run.jsonl'; allowed: trackers, and async functions"),
         ([Notes], "watch is <class .*Notes'>; allowed: trackers, and async functions"),
         (Notes(), "watch is <.*Notes object.*>; allowed: a list of trackers, and async functions"),
@@ -204,6 +210,16 @@ def test_what_cannot_watch_is_refused(watch: Any, message: str) -> None:
     session = session_of([Adds(1)])
     with pytest.raises(ConfigError, match=message):
         session.run_sync(watch=watch)
+
+
+def test_a_partial_of_a_watcher_watches() -> None:
+    notes = Notes()
+
+    async def watch(notes: Notes, session: Watched) -> None:
+        await notes(session)
+
+    session_of([Adds(1)]).run_sync(watch=[partial(watch, notes), notes.__call__])
+    assert notes.reason == "federation_rounds=3 reached"
 
 
 def test_run_sync_has_watchers_too() -> None:

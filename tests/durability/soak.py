@@ -26,11 +26,12 @@ from federations import until
 from proxy import Proxy, proxy_to_port
 from redis_server import RedisServer
 
-from metisfl_async import ControllerConfig, FedBuff, ModelStoreConfig, TerminationSignals
+from metisfl_async import ControllerConfig, ModelStoreConfig, TerminationSignals
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.rule import Update
+from metisfl_async.strategies import FedBuff
 
 __all__ = ["replayed", "soaked"]
 

@@ -12,14 +12,8 @@ import pytest
 from failing import Failing
 from testing.recorded import Trains
 
-from metisfl_async import (
-    ControllerConfig,
-    ModelStoreConfig,
-    StoreRecovered,
-    StoreStalled,
-    TerminationSignals,
-    UpdateCounted,
-)
+from metisfl_async import ControllerConfig, ModelStoreConfig, TerminationSignals
+from metisfl_async.events import StoreRecovered, StoreStalled, UpdateCounted
 from metisfl_async.testing import Federation, run
 
 pytestmark = pytest.mark.slow

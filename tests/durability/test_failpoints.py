@@ -20,13 +20,13 @@ from metisfl_async import (
     ClientParams,
     ControllerConfig,
     DriverSession,
-    FedBuff,
     FederationResult,
     ModelStoreConfig,
     TerminationSignals,
 )
 from metisfl_async.core.ids import NO_FEDERATION
-from metisfl_async.driver import session
+from metisfl_async.driver import following
+from metisfl_async.strategies import FedBuff
 from metisfl_async.transport import retry
 from metisfl_async.transport.grpc_link import GrpcLink
 from metisfl_async.transport.retry import insisting
@@ -126,7 +126,7 @@ async def test_a_controller_that_is_killed_at_any_step_changes_nothing(
     mode: str, kind: str, tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retry, "MAX_BACKOFF_S", 0.3)
-    monkeypatch.setattr(session, "ENDING_S", PATIENCE_S)  # many processes start at one time
+    monkeypatch.setattr(following, "ENDING_S", PATIENCE_S)  # many processes start at one time
 
     async def one(name: str, deaths: Sequence[Death], models: int) -> list[str]:
         of_disk = ModelStoreConfig(model_store="Disk", directory=tmp_path / name)

@@ -12,9 +12,10 @@ from durability import history
 from durability.parties import Trains, controller, first_weights, free_port, started, take_part
 from federations import PATIENCE_S, until
 
-from metisfl_async import ClientParams, ControllerConfig, DriverSession, FedBuff, ModelStoreConfig, TerminationSignals
+from metisfl_async import ClientParams, ControllerConfig, DriverSession, ModelStoreConfig, TerminationSignals
 from metisfl_async.core.errors import UnknownFederation
 from metisfl_async.core.federation.events import LearnerLeft
+from metisfl_async.strategies import FedBuff
 
 pytestmark = pytest.mark.slow
 

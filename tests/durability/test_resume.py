@@ -18,20 +18,16 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
-    FedAvg,
-    FedAvgM,
-    FedBuff,
-    FederationStarted,
     ModelStoreConfig,
-    NormBound,
     ServerParams,
-    Synchronous,
     TerminationSignals,
     run_learner,
 )
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Array
+from metisfl_async.events import FederationStarted
 from metisfl_async.store.disk import DiskStore
+from metisfl_async.strategies import FedAvg, FedAvgM, FedBuff, NormBound, Synchronous
 
 
 async def test_a_killed_controller_goes_on_where_it_was(tmp_path: Path, free_port: int) -> None:

@@ -27,10 +27,10 @@ from metisfl_async import (
     Learner,
     ModelStoreConfig,
     ServerParams,
-    TerminationSingals,
-    iid_partition,
     run_learner,
 )
+from metisfl_async.compat import TerminationSingals
+from metisfl_async.data import iid_partition
 
 pytestmark = pytest.mark.slow
 

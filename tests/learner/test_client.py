@@ -20,19 +20,17 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
-    FederationStarted,
     Learner,
-    LearnerJoined,
-    LearnerLeft,
     ServerParams,
     TerminationSignals,
-    app,
     run_learner,
 )
+from metisfl_async.compat import app
 from metisfl_async.core.errors import ConnectionLost
 from metisfl_async.core.ids import ModelRef, Token
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Array, Bytes, Model, allocate
+from metisfl_async.events import FederationStarted, LearnerJoined, LearnerLeft
 from metisfl_async.learner import client
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.transport import grpc_caller

@@ -10,7 +10,8 @@ import pytest
 from digits import parts
 from federations import session_of
 
-from metisfl_async import ControllerConfig, KerasLearner
+from metisfl_async import ControllerConfig
+from metisfl_async.adapters import KerasLearner
 
 
 def learner_of(number: int) -> KerasLearner:

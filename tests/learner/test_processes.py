@@ -13,16 +13,8 @@ from pathlib import Path
 import pytest
 from federations import PATIENCE_S
 
-from metisfl_async import (
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    LearnerJoined,
-    RoundFinished,
-    RoundStarted,
-    ServerParams,
-    TerminationSignals,
-)
+from metisfl_async import Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals
+from metisfl_async.events import LearnerJoined, RoundFinished, RoundStarted
 
 pytestmark = pytest.mark.slow
 

@@ -28,17 +28,14 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
-    FederationStarted,
     Learner,
-    LearnerJoined,
     ServerParams,
-    TaskFailed,
     TerminationSignals,
     TransportError,
-    app,
     run_learner,
 )
 from metisfl_async.codec.frame import MAX_FRAME_BYTES, Frame, Header, encode, frames_of
+from metisfl_async.compat import app
 from metisfl_async.core.errors import CodecError, ConnectionLost, TooLarge, UnexpectedMessage, UnknownLearner
 from metisfl_async.core.federation.events import UpdateFolded
 from metisfl_async.core.federation.tasks import TaskKind
@@ -56,6 +53,7 @@ from metisfl_async.core.messages import (
 )
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Array, Model
+from metisfl_async.events import FederationStarted, LearnerJoined, TaskFailed
 from metisfl_async.learner import listening as module
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.transport.convert import delivery

@@ -18,7 +18,8 @@ import simulated
 from distributed import Client
 from federations import until
 
-from metisfl_async import Controller, ControllerConfig, DriverSession, Simulation, TerminationSignals, UpdateCounted
+from metisfl_async import Controller, ControllerConfig, DriverSession, Simulation, TerminationSignals
+from metisfl_async.events import UpdateCounted
 
 
 @pytest.fixture

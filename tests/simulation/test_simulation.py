@@ -21,18 +21,16 @@ from metisfl_async import (
     DriverSession,
     Failure,
     FederationResult,
-    FedRec,
-    Median,
     MetisError,
     ModelStoreConfig,
     QuorumLost,
-    RoundStarted,
-    Scheduler,
     ServerParams,
     Simulation,
     TerminationSignals,
 )
 from metisfl_async.core.messages import NO_ANSWERS
+from metisfl_async.events import RoundStarted
+from metisfl_async.strategies import FedRec, Median, Scheduler
 
 HALF = ControllerConfig(participation_ratio=0.5)
 

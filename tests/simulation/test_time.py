@@ -16,7 +16,6 @@ from metisfl_async import (
     ControllerConfig,
     DriverSession,
     FederationResult,
-    FedRec,
     Learner,
     Simulation,
     TerminationSignals,
@@ -27,6 +26,7 @@ from metisfl_async.core.messages import TaskOffer
 from metisfl_async.events import UpdateFolded
 from metisfl_async.simulation.dealing import cut
 from metisfl_async.simulation.errand import Task
+from metisfl_async.strategies import FedRec
 from metisfl_async.testing import run
 
 TEN: dict[str, Any] = {

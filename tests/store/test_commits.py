@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from stores import FEDERATION, OWNERS, Directory, Place, keep, model_of, same, versions
 
-from metisfl_async import ConfigError, StoreError
+from metisfl_async import ConfigError
+from metisfl_async.errors import StoreError
 from metisfl_async.store.base import BEST, GLOBAL
 from metisfl_async.store.durable import BATCH
 

@@ -13,8 +13,9 @@ from federations import nothing_left_behind
 from safetensors import safe_open
 from stores import FEDERATION, model_of, versions
 
-from metisfl_async import ConfigError, Model, ModelStoreConfig, StoreError
+from metisfl_async import ConfigError, Model, ModelStoreConfig
 from metisfl_async.core.model import DTYPES
+from metisfl_async.errors import StoreError
 from metisfl_async.store.base import GLOBAL
 from metisfl_async.store.disk import DiskStore
 

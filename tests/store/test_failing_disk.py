@@ -15,7 +15,8 @@ from failing import Failing
 from federations import nothing_left_behind
 from stores import FEDERATION, model_of, versions
 
-from metisfl_async import ModelStoreConfig, StoreError
+from metisfl_async import ModelStoreConfig
+from metisfl_async.errors import StoreError
 from metisfl_async.store.base import GLOBAL, Saved
 from metisfl_async.store.disk import DiskStore
 from metisfl_async.store.journal import Journal

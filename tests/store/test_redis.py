@@ -14,7 +14,8 @@ from federations import PATIENCE_S, nothing_left_behind, until
 from redis.asyncio.client import Pipeline
 from redis_server import RedisServer
 
-from metisfl_async import Model, ModelStoreConfig, StoreError
+from metisfl_async import Model, ModelStoreConfig
+from metisfl_async.errors import StoreError
 from metisfl_async.store import redis as module
 from metisfl_async.store import redis_server as redis_server_module
 from metisfl_async.store.base import GLOBAL

@@ -9,7 +9,8 @@ from federations import PATIENCE_S, nothing_left_behind, until
 from redis_server import RedisServer
 from stores import model_of, versions
 
-from metisfl_async import ModelStoreConfig, StoreError
+from metisfl_async import ModelStoreConfig
+from metisfl_async.errors import StoreError
 from metisfl_async.store import redis_lock as module
 from metisfl_async.store.redis import RedisStore
 

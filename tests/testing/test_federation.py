@@ -14,18 +14,13 @@ from metisfl_async import (
     ConfigError,
     Controller,
     ControllerConfig,
-    LearnerLeft,
-    ModelPublished,
     ModelStoreConfig,
     QuorumLost,
-    RoundFinished,
     RoundRecord,
-    RoundStarted,
-    TaskFailed,
     TerminationSignals,
-    UpdateFolded,
 )
 from metisfl_async.core.model import Array
+from metisfl_async.events import LearnerLeft, ModelPublished, RoundFinished, RoundStarted, TaskFailed, UpdateFolded
 from metisfl_async.learner.learner import Config, Learner, TrainResult
 from metisfl_async.testing import FakeLearner, Federation, Line, run
 from metisfl_async.testing.faults import Call

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from testing.recorded import Recorded, Trains, wrong
 
-from metisfl_async import ControllerConfig, FedBuff, ModelStoreConfig, TerminationSignals
+from metisfl_async import ControllerConfig, ModelStoreConfig, TerminationSignals
+from metisfl_async.strategies import FedBuff
 from metisfl_async.testing import run
 
 ORDERS = int(os.environ.get("MATRIX_SEEDS", "4")) * 15  # `make matrix` tries 300
@@ -57,7 +58,8 @@ def test_no_order_of_tasks_loses_doubles_or_hangs_anything(
 
 PROGRAM = """
 import sys
-from metisfl_async import ControllerConfig, RoundStarted, TerminationSignals
+from metisfl_async import ControllerConfig, TerminationSignals
+from metisfl_async.events import RoundStarted
 from metisfl_async.testing import FakeLearner, Federation, run
 
 async def main():

@@ -12,7 +12,8 @@ from typing import TypeAlias
 import pytest
 from testing.recorded import Recorded, Trains, wrong
 
-from metisfl_async import ControllerConfig, FedBuff, ModelStoreConfig, TerminationSignals
+from metisfl_async import ControllerConfig, ModelStoreConfig, TerminationSignals
+from metisfl_async.strategies import FedBuff
 from metisfl_async.testing import run
 from metisfl_async.testing.faults import CALLS, Call
 

@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 from federations import Adds, nothing_left_behind, session_of
 
-from metisfl_async import (
-    FederationResult,
-    event_to_dict,
-)
+from metisfl_async import FederationResult
 from metisfl_async.core.federation.events import event_from_dict
 from metisfl_async.core.model import Array
+from metisfl_async.events import event_to_dict
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.tracking import (
     CSV,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from federations import Adds, session_of
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
 from metisfl_async.core.model import Array
 from metisfl_async.learner.learner import Config, TrainResult
-from metisfl_async.tracking import (
-    Prometheus,
-)
+from metisfl_async.tracking import Prometheus, prometheus
 
 
 class Fails(Adds):
@@ -42,3 +43,28 @@ def test_two_of_them_need_two_registries() -> None:
     Prometheus(registry)
     with pytest.raises(ValueError, match="Duplicated"):
         Prometheus(registry)
+
+
+def test_names_that_learners_choose_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(prometheus, "MOST_MEANS", 3)
+    monkeypatch.setattr(prometheus, "MOST_OF_LEARNERS", 5)
+    registry = CollectorRegistry()
+    tracker = Prometheus(registry, learners=True)
+    for number in range(1, 11):
+        part = LearnerRecord(f"task-{number}", "counted", train_metrics={f"loss-{number}": 1.0})
+        tracker.note(RoundRecord(number, number, is_published=True, learners={f"site-{number}": part}))
+        record = RoundRecord(number, number, is_published=True, train_metrics={f"loss-{number}": float(number)})
+        record.central = {"accuracy": float(number)}
+        tracker.note(record)
+    names = {
+        sample.labels["name"]: sample.value
+        for family in registry.collect()
+        if family.name == "metisfl_value"
+        for sample in family.samples
+    }
+    assert [name for name in names if name.startswith("train/")] == ["train/loss-1", "train/loss-2", "train/loss-3"]
+    assert sum(name.startswith("learner/") for name in names) == 5
+    assert names["central/accuracy"] == 10.0  # what no learner names is always there
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]

@@ -19,10 +19,10 @@ from metisfl_async import (
     Controller,
     ControllerConfig,
     DriverSession,
-    Event,
     FederationResult,
     TerminationSignals,
 )
+from metisfl_async.events import Event
 from metisfl_async.tracking import (
     JSONLines,
     MLflow,

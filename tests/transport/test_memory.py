@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
 from federations import Adds, session_of
 
-from metisfl_async import Controller, ProtocolError, TransportError
-from metisfl_async.core.ids import LearnerId, Token
+from metisfl_async import Controller, TransportError
+from metisfl_async.core.access import Caller
+from metisfl_async.core.federation.records import RoundRecord
+from metisfl_async.core.ids import FederationId, LearnerId, Token
 from metisfl_async.core.messages import Evaluated, Heartbeat, Hello, JoinRequest, Welcome
+from metisfl_async.errors import ProtocolError
+from metisfl_async.transport.base import ControllerService
 from metisfl_async.transport.memory import QUEUE_SIZE, MemoryLink
 
 
@@ -41,10 +47,30 @@ async def test_a_stream_holds_the_sender_back_when_nobody_reads() -> None:
     assert not held.done()
     assert [await pipe.get() for _ in range(QUEUE_SIZE + 1)] == list(range(QUEUE_SIZE + 1))
     await held
-    await pipe.end()
+    pipe.end()
     assert await pipe.get() is None
     with pytest.raises(TransportError):
         await pipe.put(0)
+
+
+async def test_others_get_their_turn_between_two_records_of_rounds() -> None:
+    class Keeps:
+        async def get_logs(self, _: Caller, __: FederationId) -> AsyncIterator[RoundRecord]:
+            for number in range(1, 4):
+                yield RoundRecord(number, 0)
+
+    async def others() -> None:
+        while True:
+            happened.append("a turn")
+            await asyncio.sleep(0)
+
+    happened: list[str] = []
+    working = asyncio.create_task(others())
+    async for record in MemoryLink(cast(ControllerService, Keeps())).get_logs(FederationId("f")):
+        happened += [f"record {record.number}"]
+    working.cancel()
+    first = happened.index("record 1")
+    assert happened[first : first + 5] == ["record 1", "a turn", "record 2", "a turn", "record 3"]
 
 
 async def test_a_closed_controller_cannot_be_joined() -> None:

@@ -8,17 +8,9 @@ import pytest
 from federations import PATIENCE_S, Adds
 from proxy import proxy_to
 
-from metisfl_async import (
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    LearnerLeft,
-    ServerParams,
-    TaskFailed,
-    TerminationSignals,
-    run_learner,
-)
+from metisfl_async import Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals, run_learner
 from metisfl_async.codec import pace
+from metisfl_async.events import LearnerLeft, TaskFailed
 from metisfl_async.transport import grpc_host
 
 pytestmark = pytest.mark.slow

@@ -8,19 +8,17 @@ from typing import Any
 import pytest
 from federations import Adds, session_of
 
-from metisfl_async import (
-    ControllerConfig,
+from metisfl_async import ControllerConfig, Failure, LearnerRecord, RoundRecord
+from metisfl_async.core.model import Array
+from metisfl_async.events import (
     Event,
-    Failure,
     FederationFinished,
     FederationResumed,
     FederationStarted,
     FirstWeights,
     LearnerJoined,
     LearnerLeft,
-    LearnerRecord,
     RoundFinished,
-    RoundRecord,
     RoundStarted,
     StoreRecovered,
     StoreStalled,
@@ -29,7 +27,6 @@ from metisfl_async import (
     UpdateCounted,
     UpdateFolded,
 )
-from metisfl_async.core.model import Array
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.web import board as board_module
 from metisfl_async.web import figures, lanes
@@ -229,6 +226,17 @@ def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(rows(board, "failure")) == 5
         assert [row[0] for row in rows(board, "column")] == [17, 18, 19, 20]
         assert rows(board, "run")[0]["failures"] == 20
+
+
+def test_of_rounds_it_remembers_the_latest_and_takes_none_in_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board_module, "MOST_ROUNDS", 7)
+    made = [record(number, {"a": counted(number, "a")}) for number in range(1, 21)]
+    board = take(Board(), (RoundFinished(each) for each in made if each.number != 16))
+    for _ in board.load(made):  # as when the run is over
+        pass
+    assert rows(board, "learner")[0]["asked"] == 20
+    assert sorted(row["number"] for row in rows(board, "round")) == [*range(14, 21)]
+    assert len(board._known) == len(board._latest) == 7
 
 
 def test_a_record_of_thousands_is_taken_in_slices() -> None:

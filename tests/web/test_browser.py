@@ -20,16 +20,14 @@ from metisfl_async import (
     ControllerConfig,
     DriverSession,
     Failure,
-    FederationFinished,
     FederationResult,
-    FederationStarted,
     LearnerRecord,
-    RoundFinished,
     RoundRecord,
     ServerParams,
     TerminationSignals,
     run_learner,
 )
+from metisfl_async.events import FederationFinished, FederationStarted, RoundFinished
 from metisfl_async.web import Dashboard, Page, page
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -14,18 +14,17 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from viewers import Source, Viewer, ask, scope_of, served, viewing
 
-from metisfl_async import (
-    ConfigError,
+from metisfl_async import ConfigError, FederationResult
+from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
+from metisfl_async.events import (
     Event,
     EventsMissed,
     FederationFinished,
-    FederationResult,
     FederationResumed,
     FederationStarted,
     LearnerJoined,
     RoundFinished,
 )
-from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
 from metisfl_async.store import event_log
 from metisfl_async.web import Dashboard, dashboard, feed
 from metisfl_async.web.files import FILES
@@ -100,9 +99,9 @@ async def test_names_are_escaped_where_several_are_listed() -> None:
     assert b"&lt;script&gt;" in html
 
 
-@pytest.mark.parametrize("sessions", [7, {"a": 7}, {"a/b": Source()}, {"": Source()}])
+@pytest.mark.parametrize("sessions", [7, {}, {"a": 7}, {"a/b": Source()}, {"": Source()}])
 def test_what_cannot_be_shown_is_refused(sessions: Any) -> None:
-    with pytest.raises(ConfigError, match="sessions"):
+    with pytest.raises(ConfigError, match=r"^(a name of )?sessions is .*; allowed: "):
         Dashboard(sessions)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -67,6 +68,8 @@ def run(main: Coroutine[Any, Any, T]) -> T:
                 loop.add_signal_handler(number, on_signal, number, task)
         return await main
 
+    gc.collect()
+    gc.freeze()  # what was imported stays: a full pass of the collector need not look at it while the loop waits
     try:
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             return runner.run(until_signalled())

@@ -27,6 +27,7 @@ from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metr
 from metisfl_async.core.model import Bytes, Manifest, Model
 
 __all__ = [
+    "KINDS",
     "MAX_FRAME_BYTES",
     "SHARED_MANIFEST_BYTES",
     "UNASKED_BYTES",
@@ -46,6 +47,7 @@ __all__ = [
     "most_frames",
 ]
 
+KINDS = ("global", "update", "sum")
 MAX_FRAME_BYTES = 4 * 2**20  #: a header with many tensors; nothing larger is sent or taken
 
 SHARED_MANIFEST_BYTES = 64 * 1024  #: a header with a larger manifest has a chunk of its own
@@ -68,7 +70,7 @@ _BINS = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 class Header:
     """What a receiver knows before the first byte of the model."""
 
-    kind: str  #: "global" (from the controller) or "update" (from a learner)
+    kind: str  #: of `KINDS`: "global" from the controller, "update" from a learner, "sum" of several updates
     manifest: Manifest
     model_version: int  #: of a global model; for an update: the one training started from
     task_id: str = ""
@@ -187,7 +189,8 @@ def check_size(header: Header, max_model_bytes: int) -> None:
 
 def content_of(header: Header) -> bytes:
     """Give what tells an update from another one of the same task: a hash of all that its header says about it."""
-    facts = msgpack.packb([header.codec, header.model_version, header.metrics, header.metadata, header.content])
+    how = header.kind, header.codec, header.model_version
+    facts = msgpack.packb([*how, header.metrics, header.metadata, header.content])
     return xxhash.xxh3_128_digest(packed_manifest(header.manifest) + facts)
 
 
@@ -356,8 +359,8 @@ def _decode_header(packed: dict[str, memoryview], frame: memoryview) -> Generato
     task_id, federation_id = fields.get("task_id", ""), fields.get("federation_id", "")
     content = fields.get("content", b"")
     size_bytes = fields.get("size_bytes")
-    if kind not in ("global", "update"):
-        raise Damaged("header", f"kind {brief(kind)}; allowed: 'global', 'update'")
+    if kind not in KINDS:
+        raise Damaged("header", f"kind {brief(kind)}; allowed: {', '.join(map(repr, KINDS))}")
     if not is_update_codec(codec):
         raise Damaged("header", f"codec {brief(codec)}; allowed: {UPDATE_CODECS}")
     if type(version) is not int or version < 0:

@@ -16,7 +16,7 @@ from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.codecs import Codecs
 from metisfl_async.controller.keeper import Keeper
 from metisfl_async.controller.threads import INLINE_BYTES, Threads
-from metisfl_async.controller.upload import SumUpload, Upload
+from metisfl_async.controller.upload import SumUpload, Upload, folded
 from metisfl_async.core.codecs import RAW
 from metisfl_async.core.errors import (
     CodecError,
@@ -35,7 +35,7 @@ from metisfl_async.core.ids import LearnerId, TaskId
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.infinities import Infinities
 from metisfl_async.core.strategies.aggregation.partial_sum import PartialSum
-from metisfl_async.core.strategies.aggregation.resemblance import Gallery, Portrait, portrait
+from metisfl_async.core.strategies.aggregation.resemblance import Gallery, Portrait
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update, made
 from metisfl_async.core.strategies.durable import check_kept
 from metisfl_async.store.base import BEST, GLOBAL, NO_ARRAYS, Saved
@@ -271,15 +271,17 @@ class Aggregator:
         """Fold an update, look what it is like, and keep it where updates are kept."""
         assert self.publication is not None
         assert self._base is not None
+        if upload.header.kind == "sum":
+            return await self._threads.work(upload.model.manifest.size_bytes, upload.fold_sum, self._rule, self._base)
         learner, model, weight = upload.learner, upload.model, upload.weight
         previous = await self._previous(learner) if self._rule.needs_previous else None
         staleness = self.publication.model.version - model.version
         update = Update(learner, model, weight, staleness, previous)
         base, size = self._base, model.manifest.size_bytes
         if size < FOLD_INLINE_BYTES:
-            seen = _fold(self._rule, update, base)
+            seen = folded(self._rule, update, base)
         else:
-            seen = await self._threads.work(size, _fold, self._rule, update, base)
+            seen = await self._threads.work(size, folded, self._rule, update, base)
         if self._keeps_updates:
             task_id = upload.header.task_id
             if self._infinities is not None:
@@ -303,8 +305,7 @@ class Aggregator:
                 with suppress(ConfigError):  # the rule does not want it; its learner was told nothing else
                     await self._threads.work(manifest.size_bytes, self._rule.fold, update)
         try:
-            size = max(manifest.size_bytes, INLINE_BYTES) if self._rule.is_heavy else manifest.size_bytes
-            model = await self._threads.work(size, made, self._rule, version)
+            model = await self._made(version, manifest.size_bytes)
         except MemoryError:
             if others or not self._rule.aggregates_again:
                 raise
@@ -328,6 +329,11 @@ class Aggregator:
         self.publication = publication
         self._post(Published(version, selection_s * 1e3, self._rule.notes(), cosines))
         self._gallery.clear()
+
+    async def _made(self, version: int, size_bytes: int) -> Model:
+        """Make the next global model of what is folded."""
+        size = max(size_bytes, INLINE_BYTES) if self._rule.is_heavy else size_bytes
+        return await self._threads.work(size, made, self._rule, version)
 
     async def _take_back(self, error: NoModel) -> None:
         """Go on from the latest global model, without the updates of the one that cannot be published."""
@@ -391,10 +397,3 @@ class Aggregator:
         staleness = max(self.publication.model.version - stored.model.version, 0)
         model = stored.model if self._infinities is None else self._infinities.without(stored.model)
         return Update(learner, model, stored.weight, staleness)
-
-
-def _fold(rule: AggregationRule, update: Update, base: Model) -> Portrait:
-    """Fold an update, and look what it is like."""
-    seen = portrait(update.model, base)
-    rule.fold(update)
-    return seen

@@ -9,6 +9,7 @@ from metisfl_async.codec.publication import Publication
 from metisfl_async.core.codecs import RAW
 from metisfl_async.core.errors import UnexpectedMessage
 from metisfl_async.core.model import Bytes, Manifest, Model
+from metisfl_async.core.strategies.aggregation.partial_sum import sum_manifest
 
 __all__ = ["Codecs"]
 
@@ -21,14 +22,19 @@ class Codecs:
         self._download_codec = download_codec
         self._of_updates: Layout | None = None
         self._of_downloads: Layout | None = None
+        self._of_sums: Manifest | None = None
         self._again: Bytes | None = None  # in which updates are made whole, one after another
 
     def take_up(self, manifest: Manifest) -> None:
+        self._of_sums = sum_manifest(manifest)
         self._of_updates = None if self._update is None else Layout.of(self._update, manifest)
         self._of_downloads = None if self._download is None else Layout.of(self._download, manifest)
 
     def comes_as(self, header: Header) -> Manifest:
         """Say what the frames of an update bring."""
+        if header.kind == "sum":
+            assert self._of_sums is not None, "others are refused on their header"
+            return self._of_sums
         if header.codec == RAW:
             return header.manifest
         assert self._of_updates is not None, "others are refused on their header"

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from metisfl_async.controller.crowd import Crowd
+from metisfl_async.controller.exchange import Exchange
 from metisfl_async.controller.job import Job
 from metisfl_async.controller.jobs import Jobs
 from metisfl_async.controller.registry import Registry
@@ -32,14 +33,14 @@ from metisfl_async.transport.grpc_link import GrpcLink
 from metisfl_async.transport.grpc_server import GrpcServer
 from metisfl_async.transport.memory import MemoryLink
 
-__all__ = ["Controller"]
+__all__ = ["Controller", "Parts"]
 
 logger = logging.getLogger(__name__)
 
 GRACE_S = 2.0  #: for calls under way when the controller closes
 
 
-class _Parts(NamedTuple):
+class Parts(NamedTuple):
     """What an open controller is made of."""
 
     service: Service
@@ -122,7 +123,8 @@ class Controller:
         if self.model_store_config.is_durable:
             check_durable(self.controller_config, self.model_store_config)
         self._reflection, self.resume = reflection, resume
-        self._parts: _Parts | None = None
+        self._exchange: Exchange | None = None  # by which it is led, if it is a relay's
+        self._parts: Parts | None = None
         self._is_opening = False
 
     async def __aenter__(self) -> Self:
@@ -135,7 +137,7 @@ class Controller:
             self._is_opening = False
         return self
 
-    async def _make_parts(self) -> _Parts:
+    async def _make_parts(self) -> Parts:
         config, clock = self.controller_config, asyncio.get_running_loop().time
         strategies, store_config = Strategies(config), self.model_store_config
         if store_config.is_durable and store_config.lineage_length:  # the rule may need more models than users do
@@ -145,11 +147,26 @@ class Controller:
 
         def new_job(federation_id: FederationId) -> Job:
             return Job(
-                federation_id, config, store_config, registry=registry, store=store, threads=threads, clock=clock
+                federation_id,
+                config,
+                store_config,
+                registry=registry,
+                store=store,
+                threads=threads,
+                clock=clock,
+                exchange=self._exchange,
             )
 
         jobs = Jobs(config, registry, new_job)
-        service = Service(config, registry, jobs, threads, clock=clock, server_params=self.server_params)
+        service = Service(
+            config,
+            registry,
+            jobs,
+            threads,
+            clock=clock,
+            server_params=self.server_params,
+            is_led=self._exchange is not None,
+        )
         async with AsyncExitStack() as undo:
             undo.push_async_callback(lambda: to_the_end(store.close()))
             await store.open()
@@ -160,7 +177,7 @@ class Controller:
                 await server.start()
             main = asyncio.create_task(_run(service, jobs, registry, config, threads), name="controller")
             undo.pop_all()
-        return _Parts(service, registry, store, server, main, jobs)
+        return Parts(service, registry, store, server, main, jobs)
 
     async def _resume_or_refuse(self, store: ModelStore, jobs: Jobs) -> None:
         """Go on with an unfinished federation, if that is asked for."""
@@ -269,13 +286,13 @@ class Controller:
             await to_the_end(_close(parts))
 
     @property
-    def _open(self) -> _Parts:
+    def _open(self) -> Parts:
         if self._parts is None:
             raise UnexpectedMessage("the controller is not open; use `async with Controller(...) as controller:`")
         return self._parts
 
 
-async def _close(parts: _Parts) -> None:
+async def _close(parts: Parts) -> None:
     await parts.service.say_whether_it_returns(parts.store.is_durable)
     parts.service.closing.set()
     try:
@@ -292,7 +309,7 @@ async def _close(parts: _Parts) -> None:
         raise bug  # a second `result()` would forget where it comes from
 
 
-async def _abort(parts: _Parts) -> None:
+async def _abort(parts: Parts) -> None:
     parts.main.cancel()
     if parts.server is not None:
         await parts.server.stop(0)

@@ -46,6 +46,7 @@ class Conversations:
     ) -> None:
         self._config, self._registry, self._jobs = config, registry, jobs
         self._listeners, self._farewells, self._questions = listeners, farewells, questions
+        self.relays: tuple[str, ...] = ()  #: of a relay: its key, then those of the relays above it
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()  #: fails with a bug
 
     async def join(self, caller: Caller, request: JoinRequest) -> JoinReply:
@@ -65,6 +66,7 @@ class Conversations:
             self._jobs.id,
             config.update_codec,
             config.download_codec,
+            self.relays,
         )
 
     async def tasks(self, caller: Caller, stream: Stream[LearnerMessage, Sequence[ControllerMessage]]) -> None:

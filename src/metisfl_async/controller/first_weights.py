@@ -27,7 +27,7 @@ class FirstWeights:
 
     async def receive(self, frames: AsyncIterator[Frame]) -> None:
         """Take in a model, unless a federation runs; a newer one for the same federation ends the older."""
-        header = await header_of(frames, "global", "a driver", self._config.upload_idle_secs)
+        header = await header_of(frames, ("global",), "a driver", self._config.upload_idle_secs)
         check_size(header, self._config.max_model_bytes)
         if not header.manifest.tensors:
             raise UnexpectedMessage("the model has no tensors")

@@ -8,12 +8,15 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 
 from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.aggregator import Aggregator
 from metisfl_async.controller.codecs import Codecs
 from metisfl_async.controller.dispatcher import Dispatcher
+from metisfl_async.controller.exchange import Exchange
 from metisfl_async.controller.keeper import Keeper
+from metisfl_async.controller.led_aggregator import LedAggregator
 from metisfl_async.controller.registry import Registry
 from metisfl_async.controller.staging import Staging
 from metisfl_async.controller.sums import Sums
@@ -27,6 +30,7 @@ from metisfl_async.core.federation.events import FederationStarted, RoundFinishe
 from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.federation.in_rounds import FederationInRounds
 from metisfl_async.core.federation.inputs import Resume, Start
+from metisfl_async.core.federation.led import LedFederation
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.ids import FederationId
@@ -55,9 +59,13 @@ class Job:
         store: ModelStore,
         threads: Threads,
         clock: Callable[[], float],
+        exchange: Exchange | None = None,
     ) -> None:
         strategies = Strategies(config)
-        kind = FederationInRounds if strategies.in_rounds else ContinuousFederation
+        kind: type[Federation] = FederationInRounds if strategies.in_rounds else ContinuousFederation
+        new_aggregator: Callable[..., Aggregator] = Aggregator
+        if exchange is not None:
+            kind, new_aggregator = LedFederation, partial(LedAggregator, exchange=exchange)
         self.id, self.run_id = federation_id, secrets.token_hex(8)
         self.federation: Federation = kind(
             federation_id,
@@ -84,13 +92,15 @@ class Job:
         self.post = self._dispatcher.post
         self.keeper = Keeper(store, store_config, self._dispatcher.announce, clock)
         codecs = Codecs(config.update_codec, config.download_codec)
-        self.aggregator = Aggregator(
+        self.aggregator = new_aggregator(
             strategies.rule, self.keeper, self.post, threads, codecs, keeps_updates=keeps_updates
         )
-        self.updates = Updates(config, self.aggregator, codecs, self.post, self.staging, clock=clock)
-        self.sums = Sums(self.updates, self.aggregator, self.post)
         #: whether several learners' updates may come as one sum; and whether sums may wait for one another
-        self.takes_sums = strategies.in_rounds and strategies.rule.is_mean and not keeps_updates
+        self.takes_sums = takes_sums = strategies.in_rounds and strategies.rule.is_mean and not keeps_updates
+        self.updates = Updates(
+            config, self.aggregator, codecs, self.post, self.staging, clock=clock, takes_sums=takes_sums
+        )
+        self.sums = Sums(self.updates, self.aggregator, self.post)
         self.may_order = strategies.waits_for_all
         self._dispatcher.connect(self.aggregator, self.updates, self.keeper)
 

@@ -17,10 +17,10 @@ from metisfl_async.controller.latest import Latest
 from metisfl_async.controller.listeners import Listeners
 from metisfl_async.controller.open_files import scarce
 from metisfl_async.controller.questions import Questions
-from metisfl_async.controller.registry import Registry
+from metisfl_async.controller.registry import Member, Registry
 from metisfl_async.controller.snapshot import Snapshot, snapshot
 from metisfl_async.controller.threads import Threads
-from metisfl_async.controller.turns import Turns
+from metisfl_async.controller.turns import Turn, Turns
 from metisfl_async.controller.updates import GoAhead, header_of
 from metisfl_async.core.access import LOCAL, Caller, Identity, Role
 from metisfl_async.core.codecs import RAW
@@ -68,7 +68,9 @@ class Service:
         *,
         clock: Callable[[], float],
         server_params: ServerParams | None = None,
+        is_led: bool = False,
     ) -> None:
+        self._is_led = is_led
         self.closing = asyncio.Event()
         self.listeners = Listeners(named_learners("learners", config.learners), self.closing, server_params)
         self.farewells = Farewells(registry, config.farewell_timeout_secs, clock)
@@ -132,18 +134,19 @@ class Service:
             job.post(Moved(member.id, sent=size_bytes, is_all=left_bytes <= 0 < had_bytes))
             self.farewells.moved(member.id, sent_bytes)
 
-        @asynccontextmanager
-        async def alone() -> AsyncIterator[None]:
-            async with self._fetches.of(member.id, Superseded(member.id)), turn:
-                yield
+        return Download(begin, moved, self._alone(member, turn), member.pace)
 
-        return Download(begin, moved, alone(), member.pace)
+    @asynccontextmanager
+    async def _alone(self, member: Member, turn: Turn) -> AsyncIterator[None]:
+        """Wait for the turn of a learner's download, which ends its older one."""
+        async with self._fetches.of(member.id, Superseded(member.id)), turn:
+            yield
 
     async def train_done(
         self, caller: Caller, token: Token, frames: AsyncIterator[Frame], go_ahead: GoAhead
     ) -> UpdateReply:
         member = self._registry.heard(token, caller)
-        header = await header_of(frames, "update", member.id, self._config.upload_idle_secs)
+        header = await header_of(frames, ("update", "sum"), member.id, self._config.upload_idle_secs)
         return await self._jobs.of(header.federation_id).updates.receive(member, header, frames, go_ahead)
 
     def revoked(self, identity: Identity) -> None:
@@ -196,9 +199,11 @@ class Service:
         return Status(job.id, federation.is_finished, signals, standing.evaluates, standing.best)
 
     async def set_initial_model(self, caller: Caller, frames: AsyncIterator[Frame]) -> None:
+        self._check_not_led()
         await self._first_weights.receive(frames)
 
     async def start_training(self, caller: Caller, request: StartRequest) -> None:
+        self._check_not_led()
         self._driver_at = self._clock()
         await self._jobs.start(request)
         self._is_kept = False
@@ -251,6 +256,7 @@ class Service:
         self._jobs.of(federation_id).post(report)
 
     async def stop_training(self, caller: Caller, federation_id: FederationId, reason: str) -> None:
+        self._check_not_led()
         self._jobs.of(federation_id).post(Stop(reason or "stop was asked for"))
         self._audit.note("stopped", caller, federation=federation_id, why=reason)
 
@@ -259,6 +265,11 @@ class Service:
 
         Learners get the final model. Of a controller on which nothing ever ran, the id is empty.
         """
+        self._check_not_led()
+        await self.end(caller, federation_id, keep_running)
+
+    async def end(self, caller: Caller, federation_id: FederationId, keep_running: bool) -> None:
+        """Do what `shut_down` says, also for a relay that is its controller's driver."""
         job = self._jobs.current
         if self._jobs.id != federation_id:
             raise UnknownFederation(federation_id, self._jobs.id)
@@ -280,12 +291,16 @@ class Service:
         if not keep_running:
             self.closing.set()
 
+    def _check_not_led(self) -> None:
+        if self._is_led:
+            raise UnexpectedMessage("this is a relay: its federations begin and end with its parent's")
+
     async def say_whether_it_returns(self, is_durable: bool) -> None:
         """Tell learners, before the controller closes, whether it will be back."""
         job = self._jobs.current
         if self.closing.is_set() or not any(member.connection is not None for member in self._registry):
             return
-        if job is None or (is_durable and not job.is_over):
+        if job is None or self._is_led or (is_durable and not job.is_over):
             farewell = Farewell("the controller was closed, and may be started again", None, Afterwards.RETURN)
         else:
             farewell = self._farewell("the controller was closed", Afterwards.LEAVE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -37,7 +37,8 @@ from metisfl_async.core.ids import StreamId, TaskId
 from metisfl_async.core.messages import Heartbeat, UpdateReply
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.arithmetic import Inspection
-from metisfl_async.core.strategies.scaling import weight_of
+from metisfl_async.core.strategies.aggregation.contributors import contributors_of
+from metisfl_async.core.strategies.scaling import name_of, weight_of
 from metisfl_async.transport.concurrency import Patience, is_being_cancelled
 
 __all__ = ["Arrivals", "GoAhead", "Updates", "header_of"]
@@ -80,8 +81,9 @@ class Updates:
         staging: Staging,
         *,
         clock: Callable[[], float],
+        takes_sums: bool = False,
     ) -> None:
-        self._config, self._clock = config, clock
+        self._config, self._clock, self._takes_sums = config, clock, takes_sums
         self._aggregator, self._codecs, self._post = aggregator, codecs, post
         self._staging, self._turns = staging, Turns()
         self._streams: dict[StreamId, _Stream | Share] = {}
@@ -194,6 +196,8 @@ class Updates:
         if wanted.kind is TaskKind.GET_WEIGHTS:
             if not header.manifest.tensors:
                 raise UnexpectedMessage("get_weights() gave no arrays")
+            if header.kind == "sum":
+                raise UnexpectedMessage("first weights came as a sum; allowed: kind 'update'")
             if header.codec != RAW:
                 raise UnexpectedMessage(f"first weights have codec {header.codec!r}; allowed: {RAW!r}")
             return 1.0
@@ -202,10 +206,26 @@ class Updates:
         if (difference := publication.model.manifest.difference(header.manifest)) is not None:
             raise UnexpectedMessage(f"the update does not fit the global model: {difference}")
         config, learner = self._config, stream.member.id
+        if header.kind == "sum":
+            return self._check_sum(header)
         if header.codec not in (RAW, config.update_codec):
             allowed = " or ".join(map(repr, dict.fromkeys((RAW, config.update_codec))))
             raise UnexpectedMessage(f"the update has codec {header.codec!r}; allowed: {allowed}")
         return weight_of(config.scaling_factor, learner, header.metadata, header.metrics, config.max_weight)
+
+    def _check_sum(self, header: Header) -> float:
+        """Look at what the header of a sum tells; its scaling factor is that of all who contributed."""
+        config = self._config
+        if not self._takes_sums:
+            rule, scheduler = (_called(each) for each in (config.aggregation_rule, config.scheduler))
+            raise UnexpectedMessage(
+                f"a sum of updates came to rule {rule} under scheduler {scheduler}, where each update is needed; "
+                "allowed: a weighted mean in rounds, such as FedAvg, of which no update is kept"
+            )
+        if header.codec != RAW:
+            raise UnexpectedMessage(f"the sum has codec {header.codec!r}; allowed: {RAW!r}")
+        contributors = contributors_of(header.metadata, name_of(config.scaling_factor), config.max_weight)
+        return sum(each.weight for each in contributors.values())
 
     async def _fill(self, stream: _Stream, frames: AsyncIterator[Frame], go_ahead: GoAhead) -> tuple[Room, bool]:
         """Read an update into staging, for as long as it is wanted, and look whether its values are finite.
@@ -253,13 +273,14 @@ class Updates:
             member.connection.send(Heartbeat())
 
 
-async def header_of(frames: AsyncIterator[Frame], kind: str, sender: str, idle_secs: float) -> Header:
-    """Read the header of a model of this kind."""
+async def header_of(frames: AsyncIterator[Frame], kinds: Sequence[str], sender: str, idle_secs: float) -> Header:
+    """Read the header of a model of one of these kinds."""
     header = await _next_frame(frames, sender, idle_secs)
     if header is None:
         raise Truncated("stream", "ended before the header")
-    if not isinstance(header, Header) or header.kind != kind:
-        raise errors.Damaged("stream", f"the first frame is not the header of a model of kind {kind!r}")
+    if not isinstance(header, Header) or header.kind not in kinds:
+        allowed = " or ".join(map(repr, kinds))
+        raise errors.Damaged("stream", f"the first frame is not the header of a model of kind {allowed}")
     return header
 
 
@@ -297,3 +318,8 @@ async def _next_frame(frames: AsyncIterator[Frame], sender: str, idle_secs: floa
             return await anext(frames, None)
     except TimeoutError:
         raise PeerTimeout(sender, f"nothing of the model came for upload_idle_secs={idle_secs:g}") from None
+
+
+def _called(choice: object) -> str:
+    """Say what a strategy is called, which is given by name or as an object."""
+    return choice if isinstance(choice, str) else type(choice).__name__

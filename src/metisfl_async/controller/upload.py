@@ -8,15 +8,18 @@ from dataclasses import dataclass
 
 from metisfl_async.codec.frame import Header
 from metisfl_async.controller.staging import Room
+from metisfl_async.core.errors import UnexpectedMessage
 from metisfl_async.core.federation.tasks import TaskKind
-from metisfl_async.core.ids import LearnerId, StreamId
+from metisfl_async.core.ids import LearnerId, StreamId, TaskId
 from metisfl_async.core.messages import UpdateReply
 from metisfl_async.core.model import Model, allocate
 from metisfl_async.core.strategies.aggregation.arithmetic import unfit
 from metisfl_async.core.strategies.aggregation.infinities import Infinities
-from metisfl_async.core.strategies.aggregation.partial_sum import PartialSum
+from metisfl_async.core.strategies.aggregation.partial_sum import Contribution, PartialSum, mean_of, sum_parts
+from metisfl_async.core.strategies.aggregation.resemblance import Portrait, portrait
+from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
 
-__all__ = ["SumUpload", "Upload"]
+__all__ = ["SumUpload", "Upload", "folded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Upload:
 
     def unfit(self, infinities: Infinities | None) -> str | None:
         """Say what of it is not finite, but for what is so in the global model."""
-        if infinities is not None:
+        if infinities is not None and self.header.kind != "sum":  # whoever folds one leaves them out
             infinities.clear(self.model)
         if self.is_finite:
             return None
@@ -48,6 +51,31 @@ class Upload:
         model = Model(update.manifest, allocate(len(update.buffer)), version=0)
         model.buffer[:] = update.buffer
         return model
+
+    def fold_sum(self, rule: AggregationRule, base: Model) -> Portrait:
+        """Fold a sum that came in one update, and look what its mean is like: one learner's, whoever contributed.
+
+        Raises
+        ------
+        UnexpectedMessage
+            If its mean is not finite, as a mean of finite updates would be.
+        """
+        header, version = self.header, self.model.version
+        parts = sum_parts(self.model, header.manifest)
+        mean = mean_of(parts, self.weight, header.manifest, version)
+        if (problem := unfit(mean)) is not None:
+            raise UnexpectedMessage(f"the mean of the sum: {problem}")
+        seen = portrait(mean, base)
+        share = Contribution(self.learner, TaskId(header.task_id), self.weight, seen)
+        rule.fold_sum(PartialSum(header.manifest, version, parts, (share,)))
+        return seen
+
+
+def folded(rule: AggregationRule, update: Update, base: Model) -> Portrait:
+    """Fold an update, and look what it is like."""
+    seen = portrait(update.model, base)
+    rule.fold(update)
+    return seen
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -73,6 +73,7 @@ class JoinReply:
     federation_id: FederationId = NO_FEDERATION  #: which federation runs; empty: none
     update_codec: str = RAW  #: how updates should travel; "raw" may always be sent
     download_codec: str = RAW  #: how global models may be asked for; "raw" may always be
+    relays: tuple[str, ...] = ()  #: of a relay's controller: its key, then those of the relays above it
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +245,11 @@ class AskRequest:
     num_learners: int = 0  #: wait until so many are connected ...
     join_timeout_secs: float | None = None  #: ... for so long
     learners: tuple[ClientParams, ...] = ()  #: those that listen, which the controller may dial
+
+    def once_there(self, start: StartRequest) -> AskRequest:
+        """Wait for the learners that a federation waits for before it begins."""
+        count, wait_s = start.num_learners, start.join_timeout_secs
+        return replace(self, num_learners=count, join_timeout_secs=wait_s, learners=start.learners)
 
 
 @dataclass(frozen=True, slots=True)

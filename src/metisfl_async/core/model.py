@@ -157,17 +157,21 @@ class Manifest:
         return self._cut(frozenset([*others, *self.untrained]))
 
     @cached_property
-    def untrained_parts(self) -> tuple[tuple[int, slice], ...]:
-        """Of each tensor that is not trained: the number of its run, and which of that one's elements it has."""
+    def parts(self) -> tuple[tuple[int, slice], ...]:
+        """Of each tensor: the number of its run, and which of that one's elements it has."""
         parts: list[tuple[int, slice]] = []
-        untrained, number, dtype = frozenset(self.untrained), -1, ""
-        for place, spec in enumerate(self.tensors):
+        number, dtype = -1, ""
+        for spec in self.tensors:
             if spec.dtype != dtype:
                 number, dtype = number + 1, spec.dtype
-            if place in untrained:
-                start = (spec.offset - self.runs[number].start) // DTYPES[dtype].itemsize
-                parts.append((number, slice(start, start + spec.count)))
+            start = (spec.offset - self.runs[number].start) // DTYPES[dtype].itemsize
+            parts.append((number, slice(start, start + spec.count)))
         return tuple(parts)
+
+    @property
+    def untrained_parts(self) -> tuple[tuple[int, slice], ...]:
+        """The same of those that are not trained."""
+        return tuple(self.parts[place] for place in self.untrained)
 
     def _cut(self, without: frozenset[int]) -> tuple[Run, ...]:
         runs: list[Run] = []
@@ -301,9 +305,12 @@ class Model:
         return model
 
     def consists_of(self, arrays: Sequence[Array]) -> bool:
-        """Say whether these are the tensors in its buffer, and no copies of them."""
-        pairs = zip(self.arrays(), arrays, strict=True)
-        return all(mine.__array_interface__ == array.__array_interface__ for mine, array in pairs)
+        """Say whether arrays that fit its manifest are the tensors in its buffer, and no copies of them."""
+        start = self.buffer.ctypes.data
+        return all(
+            (array.flags.c_contiguous and array.__array_interface__["data"][0] == start + place.start) or not array.size
+            for array, (place, _, _) in zip(arrays, self.manifest.places, strict=True)
+        )
 
     def arrays(self) -> list[Array]:
         """View the tensors in the buffer; nothing is copied."""

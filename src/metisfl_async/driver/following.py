@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from metisfl_async.core.errors import (
     StoreError,
     TransportError,
     UnexpectedMessage,
+    UnknownFederation,
 )
 from metisfl_async.core.federation.events import Event, EventsMissed, FederationFinished, FederationStarted
 from metisfl_async.core.ids import FederationId
@@ -30,7 +31,19 @@ from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import first_of
 from metisfl_async.transport.retry import insisting
 
-__all__ = ["ENDING_S", "WHO", "Watch", "check_same", "collect", "end", "follow", "raise_failure", "status_of", "stop"]
+__all__ = [
+    "WHO",
+    "Watch",
+    "abandon",
+    "check_same",
+    "collect",
+    "end",
+    "follow",
+    "interrupt",
+    "raise_failure",
+    "status_of",
+    "stop",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +53,7 @@ WHO = "the driver"
 PATIENCE_S = 10.0  #: with a controller that does not answer, before the connection is made anew
 SLOW_BYTES_PER_S = 2**17  #: what a slow link carries: 1 Mbit/s
 ENDING_S = 5.0  #: for telling a controller that the federation is over
+INTERRUPTED_S = 60.0  #: for stopping a federation in order when its run is cancelled
 PAUSE_S = 0.1  #: before a broken connection is made again
 
 
@@ -184,6 +198,21 @@ async def stop(link: ControllerLink, federation_id: FederationId, reason: str, l
     await insisting(WHO, link.address, lost_s, watch.over, lambda: link.stop_training(federation_id, reason))
 
 
+async def interrupt(link: ControllerLink, federation_id: FederationId, driving: asyncio.Task[Any]) -> None:
+    """Stop a federation whose run is to be cancelled, and let it come to its end, if it can be told."""
+    with suppress(MetisError, TimeoutError):
+        async with asyncio.timeout(INTERRUPTED_S):
+            await link.stop_training(federation_id, "the session was interrupted")
+            await asyncio.wait([driving])
+
+
+async def abandon(link: ControllerLink, federation_id: FederationId, *, keep_running: bool) -> None:
+    """Tell a controller that its driver goes before the end, if it can be told."""
+    with suppress(MetisError, TimeoutError):
+        async with asyncio.timeout(ENDING_S):
+            await link.shut_down(federation_id, keep_running)
+
+
 async def end(link: ControllerLink, federation_id: FederationId, *, keep_running: bool = False) -> None:
     """Tell a controller that the result is here; it may have ended meanwhile, or died once more."""
     watch = Watch(link, None)
@@ -217,7 +246,10 @@ async def collect(
             model = await link.get_model(federation_id, watch.heard)
         except UnexpectedMessage:  # nobody ever gave the first weights
             return FederationResult(None, None, records, reached.reason, started_at=reached.started_at)
-        best, parameters = (await link.status()).best, model.arrays()
+        status, parameters = await link.status(), model.arrays()
+        if status.federation_id != federation_id:  # the controller was started again meanwhile
+            raise UnknownFederation(federation_id, status.federation_id)
+        best = status.best
         best_model = None if best is None else parameters
         if best is not None and best.model_version != model.version:
             best_model = (await link.get_model(federation_id, watch.heard, best=True)).arrays()

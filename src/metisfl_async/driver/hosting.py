@@ -11,8 +11,11 @@ from typing import Any
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import ConnectionLost
+from metisfl_async.core.federation.events import Event, FederationFinished
+from metisfl_async.core.ids import FederationId
 from metisfl_async.core.messages import AskRequest
 from metisfl_async.driver.asking import Answers, ask
+from metisfl_async.driver.following import follow
 from metisfl_async.driver.parties import link_to
 from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.failing import FailureLog
@@ -51,8 +54,12 @@ class Hosting:
         controller = self._controller
         self.owns_controller = isinstance(controller, Controller) and not controller.is_open
         if isinstance(controller, Controller) and self.owns_controller:
-            controller.resume = controller.resume or resume
-            await stack.enter_async_context(controller)
+            by_itself = controller.resume
+            controller.resume = by_itself or resume
+            try:
+                await stack.enter_async_context(controller)
+            finally:
+                controller.resume = by_itself
         link = self.new_link()
         stack.push_async_callback(link.close)
         return link
@@ -89,6 +96,17 @@ class Hosting:
         if simulation is None:
             return [serving]
         return [serving, Engine(simulation, controller.crowd(), controller.controller_config).run()]
+
+    async def follow(
+        self, link: ControllerLink, federation_id: FederationId, on_event: Callable[[Event], None], lost_s: float | None
+    ) -> FederationFinished:
+        """Follow a federation to its end; a bug that ends a live controller is raised."""
+        try:
+            return await follow(link, federation_id, on_event, lost_s)
+        except ConnectionLost:
+            if isinstance(self._controller, Controller) and self._controller.is_open:
+                await self._controller.serve()  # raises why, if it was a bug
+            raise
 
     def clients(self, stack: AsyncExitStack) -> list[LearnerClient]:
         """Make the live learners ready to take part."""

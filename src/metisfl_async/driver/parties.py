@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 from metisfl_async.controller.controller import Controller
-from metisfl_async.core.config import ClientParams, ServerParams
+from metisfl_async.core.config import ClientParams, ServerParams, TerminationSignals
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.driver.central import Evaluate
 from metisfl_async.learner.learner import Learner
 from metisfl_async.simulation.simulation import Simulation
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.grpc_link import GrpcLink
 
-__all__ = ["LearnersGiven", "check_fit", "checked_learners", "link_to"]
+__all__ = [
+    "LearnersGiven",
+    "RemoteOptions",
+    "check_options",
+    "check_remote",
+    "checked_learners",
+    "link_to",
+    "told_apart",
+]
 
 KINDS = (Learner, ServerParams, ClientParams)
 LearnersGiven: TypeAlias = (
     Sequence[Learner | ServerParams | ClientParams] | Mapping[str, Learner] | Simulation | int
 )  #: what users give
+
+
+class RemoteOptions(TypedDict, total=False):
+    """Options of a session whose controller and learners run elsewhere."""
+
+    initial_weights: Any
+    evaluate: Evaluate | None
+    seed: int
+    join_timeout_secs: float | None
+    keep_running: bool
+    lost_secs: float | None
 
 
 def link_to(controller: Controller | ClientParams | ServerParams) -> ControllerLink:
@@ -32,10 +52,54 @@ def link_to(controller: Controller | ClientParams | ServerParams) -> ControllerL
             return GrpcLink(controller)
 
 
-def checked_learners(
-    learners: LearnersGiven,
-) -> tuple[dict[str, Learner], list[ServerParams | ClientParams], int]:
-    """Give the live ones by name, the addresses of those that listen, and how many learners there are in all."""
+def check_options(
+    controller: object,
+    termination_signals: object,
+    evaluate: object,
+    join_timeout_secs: float | None,
+    lost_secs: float | None,
+) -> None:
+    """Refuse what cannot be, and signals that a live controller's configuration cannot reach."""
+    if not isinstance(controller, Controller | ClientParams | ServerParams):
+        raise ConfigError("controller", controller, "a Controller, or the ClientParams or ServerParams of one")
+    if not isinstance(termination_signals, TerminationSignals):
+        raise ConfigError("termination_signals", termination_signals, "a TerminationSignals")
+    if evaluate is not None and not callable(evaluate):
+        raise ConfigError("evaluate", evaluate, "a function (parameters, round_number) -> metrics, or None")
+    if isinstance(controller, Controller):
+        controller.controller_config.check_signals(termination_signals, evaluates=evaluate is not None)
+    for name, secs in (("join_timeout_secs", join_timeout_secs), ("lost_secs", lost_secs)):
+        if secs is not None and not secs > 0:
+            raise ConfigError(name, secs, "a number > 0, or None")
+
+
+def check_remote(controller: object, wait_for: object) -> None:
+    """Refuse what is in this process."""
+    if not isinstance(controller, ClientParams | ServerParams):
+        allowed = "the ClientParams of a controller elsewhere; one of this process is given to DriverSession itself"
+        raise ConfigError("controller", controller, allowed)
+    if not isinstance(wait_for, int) and not (
+        isinstance(wait_for, Sequence)
+        and wait_for
+        and all(isinstance(x, ServerParams | ClientParams) for x in wait_for)
+    ):
+        allowed = "how many learners to wait for, or a list of the addresses of those that listen"
+        raise ConfigError("wait_for", wait_for, allowed)
+
+
+Parties: TypeAlias = tuple[dict[str, Learner], list[ServerParams | ClientParams], int]
+"""The live ones by name, the addresses of those that listen, and how many learners there are in all."""
+
+
+def checked_learners(controller: Controller | ClientParams | ServerParams, learners: LearnersGiven) -> Parties:
+    """Tell learners apart, and refuse those that this controller cannot reach."""
+    live, named, count = told_apart(learners)
+    _check_fit(controller, learners, count - (count if isinstance(learners, Simulation) else len(live)))
+    return live, named, count
+
+
+def told_apart(learners: LearnersGiven) -> Parties:
+    """Say which learners are given."""
     if isinstance(learners, Simulation):
         return {}, [], len(learners)
     if isinstance(learners, Mapping):
@@ -60,7 +124,7 @@ def checked_learners(
     return named, [x for x in learners if not isinstance(x, Learner)], len(learners)
 
 
-def check_fit(controller: Controller | ClientParams | ServerParams, learners: LearnersGiven, num_remote: int) -> None:
+def _check_fit(controller: Controller | ClientParams | ServerParams, learners: LearnersGiven, num_remote: int) -> None:
     """Refuse learners that this controller cannot reach; so many of them do not run in this process."""
     if not isinstance(controller, Controller):
         if isinstance(learners, Simulation):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.config import ClientParams, ServerParams, TerminationSignals, named_learners
-from metisfl_async.core.errors import ConfigError, ConnectionLost, MetisError, UnexpectedMessage
-from metisfl_async.core.federation.events import Event, FederationFinished, RoundFinished
+from metisfl_async.core.errors import ConfigError, MetisError, UnexpectedMessage
+from metisfl_async.core.federation.events import Event, RoundFinished
 from metisfl_async.core.federation.records import Failure
 from metisfl_async.core.ids import FederationId
 from metisfl_async.core.messages import NO_ANSWERS, StartRequest
@@ -24,10 +23,10 @@ from metisfl_async.driver.attached import AttachedSession
 from metisfl_async.driver.beginning import begin
 from metisfl_async.driver.central import Central, Evaluate
 from metisfl_async.driver.first_model import first_model
-from metisfl_async.driver.following import ENDING_S, collect, end, follow, raise_failure
+from metisfl_async.driver.following import abandon, collect, end, interrupt, raise_failure
 from metisfl_async.driver.following import stop as ask_to_stop
 from metisfl_async.driver.hosting import Hosting
-from metisfl_async.driver.parties import LearnersGiven, check_fit, checked_learners
+from metisfl_async.driver.parties import LearnersGiven, RemoteOptions, check_options, check_remote, checked_learners
 from metisfl_async.driver.progress import ProgressDisplay
 from metisfl_async.driver.reached import Reached
 from metisfl_async.driver.result import FederationResult
@@ -49,7 +48,6 @@ __all__ = ["DriverSession"]
 logger = logging.getLogger(__name__)
 
 LOST_S = 60.0  #: how long a remote controller may be out of reach before the driver gives up
-INTERRUPTED_S = 60.0  #: for stopping a federation in order when its run is cancelled
 
 
 class DriverSession:
@@ -109,21 +107,10 @@ class DriverSession:
         lost_secs: float | None = LOST_S,
         stop_timeout_secs: float | None = STOP_TIMEOUT_S,
     ) -> None:
-        if not isinstance(controller, Controller | ClientParams | ServerParams):
-            raise ConfigError("controller", controller, "a Controller, or the ClientParams or ServerParams of one")
-        live, named, num_learners = checked_learners(learners)
-        if not isinstance(termination_signals, TerminationSignals):
-            raise ConfigError("termination_signals", termination_signals, "a TerminationSignals")
-        if isinstance(controller, Controller):
-            controller.controller_config.check_signals(termination_signals, evaluates=evaluate is not None)
+        check_options(controller, termination_signals, evaluate, join_timeout_secs, lost_secs)
+        live, named, num_learners = checked_learners(controller, learners)
         self._simulation = learners if isinstance(learners, Simulation) else None
         num_here = num_learners if self._simulation else len(live)
-        check_fit(controller, learners, num_learners - num_here)
-        for name, secs in (("join_timeout_secs", join_timeout_secs), ("lost_secs", lost_secs)):
-            if secs is not None and not secs > 0:
-                raise ConfigError(name, secs, "a number > 0, or None")
-        if evaluate is not None and not callable(evaluate):
-            raise ConfigError("evaluate", evaluate, "a function (parameters, round_number) -> metrics, or None")
         if keep_running and num_here:
             raise ConfigError("keep_running", keep_running, "False with live learners: they end with their session")
         self._controller, self._learners = controller, live
@@ -154,6 +141,27 @@ class DriverSession:
         self._federation_id, self._has_begun = FederationId(""), False
         self._result: FederationResult | None = None
         self._reached = Reached(self._request.signals.evaluation_metric)
+
+    @classmethod
+    def remote(
+        cls,
+        controller: ClientParams | ServerParams,
+        termination_signals: TerminationSignals,
+        *,
+        wait_for: int | Sequence[ServerParams | ClientParams],
+        **options: Unpack[RemoteOptions],
+    ) -> DriverSession:
+        """Drive a controller that runs elsewhere, and learners that do.
+
+        ::
+
+            result = await DriverSession.remote(ClientParams("controller.example", 50051), signals, wait_for=3).run()
+
+        `wait_for` says how many learners must have dialled in before training begins, or has the addresses of those
+        that listen, which the controller dials. The options are those of `DriverSession` that are not about live ones.
+        """
+        check_remote(controller, wait_for)
+        return cls(controller, wait_for, termination_signals, **options)
 
     @classmethod
     def attach(cls, controller: ClientParams | ServerParams, *, lost_secs: float | None = LOST_S) -> AttachedSession:
@@ -311,12 +319,11 @@ class DriverSession:
         """
         if self._simulation is not None:
             raise UnexpectedMessage(NO_ANSWERS)
-        request, given = checked_question(method, params, timeout_secs), self._request
+        request = checked_question(method, params, timeout_secs)
         if self._stop is not None:
             await self._has_link.wait()
         if self._link is None or not self._reached.first_weights:
-            count, wait_s = given.num_learners, given.join_timeout_secs
-            request = replace(request, num_learners=count, join_timeout_secs=wait_s, learners=given.learners)
+            request = request.once_there(self._request)
         if self._link is not None:
             return await ask(self._link, request, self._lost_secs)
         self._begin_with("asking")
@@ -342,7 +349,9 @@ class DriverSession:
             if stop.is_asked:
                 await ask_to_stop(link, self._federation_id, stop.reason, self._lost_secs)
             central = Central(self._evaluate, link, self._lost_secs)
-            following = self._follow(link, lambda event: self._note(event, display, central))
+            following = self._hosting.follow(
+                link, self._federation_id, lambda event: self._note(event, display, central), self._lost_secs
+            )
             finished = await central.beside(following, self._federation_id)
             self._reached.end(finished.reason)
             failure: MetisError | None = None
@@ -352,9 +361,7 @@ class DriverSession:
                 failure = error
         except (asyncio.CancelledError, NothingBegun):
             if not self._hosting.owns_controller and self._federation_id:
-                with suppress(MetisError, TimeoutError):
-                    async with asyncio.timeout(ENDING_S):
-                        await link.shut_down(self._federation_id, self._keep_running)
+                await abandon(link, self._federation_id, keep_running=self._keep_running)
             raise
         await end(link, self._federation_id, keep_running=self._keep_running)
         raise_failure(finished)
@@ -373,23 +380,11 @@ class DriverSession:
 
         await begin(link, self._request, self._initial_model, named, resume=resume)
 
-    async def _follow(self, link: ControllerLink, on_event: Callable[[Event], None]) -> FederationFinished:
-        try:
-            return await follow(link, self._federation_id, on_event, self._lost_secs)
-        except ConnectionLost:
-            if isinstance(self._controller, Controller) and self._controller.is_open:
-                await self._controller.serve()  # raises why, if it was a bug
-            raise
-
     async def _end_in_order(self) -> None:
         """Stop the federation, and let everybody have what was reached: the run is to be cancelled."""
         link, driving = self._link, self._driving
-        if link is None or driving is None or not self._federation_id or driving.done():
-            return
-        with suppress(MetisError, TimeoutError):
-            async with asyncio.timeout(INTERRUPTED_S):
-                await link.stop_training(self._federation_id, "the session was interrupted")
-                await asyncio.wait([driving])
+        if link is not None and driving is not None and self._federation_id and not driving.done():
+            await interrupt(link, self._federation_id, driving)
 
     def _note(self, event: Event, display: ProgressDisplay | None, central: Central) -> None:
         """Pass an event on to those who watch; a round that was cut is in the result, and is no finished round."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -39,7 +40,7 @@ def checked_watchers(watch: Watchers[S]) -> Watchers[S]:
     if isinstance(watch, str) or not isinstance(watch, Sequence):
         raise ConfigError("watch", watch, f"a list of {WATCHERS}")
     for watcher in watch:
-        if isinstance(watcher, type) or not callable(watcher):
+        if isinstance(watcher, type) or not _is_async(watcher):
             raise ConfigError("watch", watcher, WATCHERS)
     return watch
 
@@ -75,6 +76,11 @@ async def _give_up(late: Sequence[asyncio.Task[None]], patience_s: float | None)
         task.cancel()
     if late:
         await asyncio.wait(late, timeout=CLOSED_S)
+
+
+def _is_async(watcher: object) -> bool:
+    is_async = inspect.iscoroutinefunction
+    return callable(watcher) and (is_async(watcher) or is_async(type(watcher).__call__))
 
 
 def _name(watcher: Callable[[S], Awaitable[None]]) -> str:

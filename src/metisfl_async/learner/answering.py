@@ -8,7 +8,7 @@ from collections.abc import Callable
 from metisfl_async.core.messages import Answer, Question
 from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.outcome import text_of
-from metisfl_async.learner.worker import Worker
+from metisfl_async.learner.works import Works
 
 __all__ = ["Answering"]
 
@@ -16,7 +16,7 @@ __all__ = ["Answering"]
 class Answering:
     """Waits with each question until the learner is free; `say` takes the answer."""
 
-    def __init__(self, worker: Worker, failures: FailureLog, say: Callable[[Answer], None]) -> None:
+    def __init__(self, worker: Works, failures: FailureLog, say: Callable[[Answer], None]) -> None:
         self._worker, self._failures, self._say = worker, failures, say
         # Not bounded by itself: the controller has a few questions open at one time.
         self._questions: asyncio.Queue[tuple[Question, float]] = asyncio.Queue()

@@ -49,7 +49,7 @@ from metisfl_async.learner.outcome import Trained, text_of
 from metisfl_async.learner.part import Begin, Drop, End, Forget, Part, Push, Reply, Say, Step
 from metisfl_async.learner.shrinking import Shrinking, Update
 from metisfl_async.learner.spool import Spool, Spooled
-from metisfl_async.learner.worker import Worker
+from metisfl_async.learner.works import Works
 from metisfl_async.transport.base import LearnerLink, Stream
 from metisfl_async.transport.concurrency import aside, end_all, first_of
 from metisfl_async.transport.retry import insisting
@@ -78,7 +78,7 @@ class LearnerClient:
     def __init__(
         self,
         link: LearnerLink,
-        worker: Worker,
+        worker: Works,
         learner_id: str = "",
         connect_timeout_s: float | None = None,
         spool: Spool | None = None,
@@ -141,7 +141,8 @@ class LearnerClient:
         token = self._joined.token if self._joined else Token("")
         async with AsyncExitStack() as stack:
             self._joined = await self._link.join(JoinRequest(self._id, token))
-            self._id = self._worker.name = self._joined.learner_id
+            self._id = self._joined.learner_id
+            self._worker.joined(self._joined)
             self._carry_out(self._part.joined(self._joined))
             stream = await stack.enter_async_context(self._link.tasks())
             await stream.send(Hello(self._joined.token, self._part.hello()))
@@ -349,7 +350,7 @@ class LearnerClient:
             return False
         try:
             if farewell.model is not None and not self._worker.is_given_up:
-                await self._worker.set_weights(await self._received(farewell.model, RAW, GOODBYE_S))
+                await self._worker.take_final(await self._received(farewell.model, RAW, GOODBYE_S), farewell.then)
         except MetisError as error:
             logger.warning("%s could not get the final model: %s", self._id, error)
         except Exception:  # the user's set_weights may raise anything
@@ -376,11 +377,12 @@ class LearnerClient:
         """Call the controller until it answers; broken connections are waited out, each for so long if it is said."""
 
         async def attempt() -> T:
-            try:
-                async with asyncio.timeout(patience_s):
-                    await self._is_connected.wait()
-            except TimeoutError:
-                raise _Gone(f"no connection to {self._link.address} was made in {patience_s:g} s") from None
+            if not self._is_connected.is_set():
+                try:
+                    async with asyncio.timeout(patience_s):
+                        await self._is_connected.wait()
+                except TimeoutError:
+                    raise _Gone(f"no connection to {self._link.address} was made in {patience_s:g} s") from None
             assert self._joined is not None
             return await call(self._joined.token)
 

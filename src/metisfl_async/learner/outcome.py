@@ -28,6 +28,7 @@ class Trained:
     metrics: Metrics = field(default_factory=dict)
     metadata: dict[str, Json] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)  #: what else was said, and why it cannot be used
+    sum_of: Manifest | None = None  #: if the model is a weighted sum, in float64: what the models in it are like
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,10 @@ def order_of(own: Sequence[str] | None, manifest: Manifest) -> list[int] | None:
     ConfigError
         If they have other names.
     """
+    if own is None:
+        return None
     theirs = manifest.names
-    if own is None or theirs == list(own) or theirs == [str(place) for place in range(len(theirs))]:
+    if theirs == list(own) or theirs == [str(place) for place in range(len(theirs))]:
         return None
     missing, strange = ([name for name in a if name not in set(b)] for a, b in ((own, theirs), (theirs, own)))
     if not missing and not strange:

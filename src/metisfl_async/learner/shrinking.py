@@ -35,11 +35,13 @@ class Update:
     metadata: dict[str, Json]
     model_version: int  #: of the model that it was trained from
     is_own: bool  #: whether the memory is nobody else's, and may be used again for a model
+    kind: str = "update"  #: or "sum"
 
     @classmethod
     def raw(cls, trained: Trained, model_version: int, *, is_own: bool) -> Update:
-        model = trained.model
-        return cls(RAW, model.manifest, model, trained.metrics, trained.metadata, model_version, is_own)
+        model, manifest = trained.model, trained.sum_of or trained.model.manifest
+        kind = "update" if trained.sum_of is None else "sum"
+        return cls(RAW, manifest, model, trained.metrics, trained.metadata, model_version, is_own, kind)
 
     def header(self, offer: TaskOffer) -> Header:
         """Say what is sent for a task."""
@@ -47,7 +49,7 @@ class Update:
         if offer.kind is TaskKind.TRAIN:
             manifest = manifest.unmarked  # what is not trained was said with the first weights
         facts = self.model_version, offer.task_id, self.metrics, self.metadata, offer.model.federation_id
-        return Header("update", manifest, *facts, codec=self.codec)
+        return Header(self.kind, manifest, *facts, codec=self.codec)
 
 
 class Shrinking:
@@ -62,9 +64,12 @@ class Shrinking:
     def smaller(self, update: Update, codec: str, federation_id: FederationId, base: Model) -> Update:
         """Code an update that was trained from `base`.
 
-        Where the codec is not known, or values are not finite, it travels as it is; so the controller can say what is
-        wrong with them. What was lost of earlier changes is forgotten then: it would spoil the next one.
+        A sum travels as it is. So does what has a codec that is not known, or values that are not finite: then the
+        controller can say what is wrong with them. What was lost of earlier changes is forgotten: it would spoil the
+        next one.
         """
+        if update.kind == "sum":
+            return update
         if (coding := coding_of(codec)) is None:
             if codec not in self._unknown:
                 self._unknown.add(codec)

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
+from metisfl_async.core.messages import Afterwards, JoinReply
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Bytes, Model
 from metisfl_async.learner import calls
@@ -97,6 +98,9 @@ class Worker:
         is_new = self._executor is None and self._process is None
         return self._learner.was_trained and not is_new
 
+    def joined(self, reply: JoinReply) -> None:
+        self.name = reply.learner_id
+
     async def get_weights(self) -> Model:
         async with self._alone("get_weights"):
             if iscoroutinefunction(self._learner.get_weights):
@@ -111,6 +115,9 @@ class Worker:
                 again, self._spare = self._spare, None
                 self._spare = await self._run(calls.set_weights, model, again)
             self._learner.was_trained = True
+
+    async def take_final(self, model: Model, then: Afterwards) -> None:
+        await self.set_weights(model)
 
     async def train(self, model: Model, config: Config) -> Trained:
         async with self._alone("train"):

@@ -40,7 +40,7 @@ class EventLog:
         self._bytes_left = history_bytes
         self._total = 0
         self.is_closed = False
-        self._changed = asyncio.Event()
+        self._changed = asyncio.Event()  # set for a moment only, for those who wait
 
     def append(self, event: Event) -> None:
         self._events.append(Told(event))
@@ -65,6 +65,10 @@ class EventLog:
         """Give all events, those that happened before included, and end when the log is closed."""
         return EventStream(self)
 
+    def from_now(self) -> EventStream:
+        """Give the events that happen from now on."""
+        return EventStream(self, self._total)
+
     async def after(self, seen: int, most: int = MOST) -> list[Told]:
         """Wait for events after the first `seen` ones: those that are there, or none if none will come.
 
@@ -80,15 +84,15 @@ class EventLog:
         return missed + [self._events[index] for index in range(start, min(start + most - len(missed), 0))]
 
     def _wake(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self._changed.set()
+        self._changed.clear()
 
 
 class EventStream:
     """One watcher's place among the events. It can be dropped at any time: unlike a generator's, its end is nothing."""
 
-    def __init__(self, log: EventLog) -> None:
-        self._log, self._seen = log, 0
+    def __init__(self, log: EventLog, seen: int = 0) -> None:
+        self._log, self._seen = log, seen
 
     def __aiter__(self) -> Self:
         return self
@@ -114,7 +118,10 @@ class EventStream:
 
 def size_of(event: Event) -> int:
     """Say about how many bytes an event takes: names and texts of peers may be long."""
-    size = SMALL_BYTES + sum(len(value) for value in _values_of(event) if isinstance(value, str))
+    size = SMALL_BYTES
+    for name in event.__slots__:  # but for its number; `fields` would take longer than all else
+        if isinstance(value := getattr(event, name), str):
+            size += len(value)
     match event:
         case RoundFinished(record):
             return size + sum(_size_of_part(part) for part in record.learners.values())
@@ -124,11 +131,6 @@ def size_of(event: Event) -> int:
             return size + _size_of_metrics(metrics)
         case _:
             return size
-
-
-def _values_of(event: Event) -> list[object]:
-    """List the values of an event's fields, but for its number; `fields` would take longer than all else."""
-    return [getattr(event, name) for name in event.__slots__]
 
 
 def _size_of_metrics(metrics: Metrics) -> int:

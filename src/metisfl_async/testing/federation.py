@@ -17,7 +17,7 @@ from metisfl_async.core.checks import number
 from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, TerminationSignals
 from metisfl_async.core.errors import ConfigError, ConnectionLost
 from metisfl_async.core.federation.events import Event
-from metisfl_async.driver.parties import checked_learners
+from metisfl_async.driver.parties import told_apart
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.session import DriverSession
 from metisfl_async.learner.client import LearnerClient
@@ -92,7 +92,7 @@ class Federation:
         at_most_secs: float = WEEK_S,
         **session: Any,
     ) -> None:
-        self.learners, _, count = checked_learners(learners)
+        self.learners, _, count = told_apart(learners)
         if len(self.learners) < count:
             raise ConfigError("learners", learners, "live Learner objects")
         lines = dict(lines or {})

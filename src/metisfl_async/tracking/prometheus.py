@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from metisfl_async.core.federation.events import (
     UpdateCounted,
 )
 from metisfl_async.core.federation.records import RoundRecord
+from metisfl_async.core.metrics import Metrics
 from metisfl_async.tracking.names import of_learners, of_round
 from metisfl_async.tracking.tracker import RoundTracker, package
 
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Prometheus"]
 
+logger = logging.getLogger(__name__)
+
+MOST_MEANS = 1_000  #: series of rounds: learners choose what their metrics are called
+MOST_OF_LEARNERS = 10_000  #: series of learners
+OURS = "system/", "central/"  #: no learner chooses these names
+
 
 class Prometheus(RoundTracker):
     """Keeps gauges and counters in a registry. Needs ``pip install prometheus-client``.
@@ -29,6 +37,9 @@ class Prometheus(RoundTracker):
     They are `metisfl_round`, `metisfl_learners_connected`, `metisfl_value` (with the label `name`, such as
     "train/loss"), `metisfl_updates_counted_total`, `metisfl_tasks_failed_total` (with the label `task`) and
     `metisfl_bytes_total` (with the label `direction`: "sent" or "received").
+
+    `metisfl_value` has at most 1,000 names of learners' means, and 10,000 of single learners: the first ones. Others
+    are left out, with one warning.
 
     Parameters
     ----------
@@ -42,6 +53,8 @@ class Prometheus(RoundTracker):
         client = package("prometheus_client", "Prometheus", "prometheus-client")
         registry = client.REGISTRY if registry is None else registry
         self._learners = learners
+        self._means, self._of_learners = set[str](), set[str]()
+        self._has_warned = False
         self._round = client.Gauge("metisfl_round", "The latest round or model", registry=registry)
         self._connected = client.Gauge("metisfl_learners_connected", "Learners connected now", registry=registry)
         self._value = client.Gauge("metisfl_value", "The latest value of a metric", ["name"], registry=registry)
@@ -65,6 +78,21 @@ class Prometheus(RoundTracker):
 
     def note(self, record: RoundRecord) -> None:
         self._round.set(record.number)
-        values = of_round(record) | (of_learners(record) if self._learners else {})
+        self._set(of_round(record), self._means, MOST_MEANS)
+        if self._learners:
+            self._set(of_learners(record), self._of_learners, MOST_OF_LEARNERS)
+
+    def _set(self, values: Metrics, names: set[str], most: int) -> None:
+        """Set the values whose names are known, or of which there are not too many yet."""
         for name, value in values.items():
+            if not name.startswith(OURS) and name not in names:
+                if len(names) >= most:
+                    self._warn(name, most)
+                    continue
+                names.add(name)
             self._value.labels(name).set(value)
+
+    def _warn(self, name: str, most: int) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning("metisfl_value leaves out %r, and all new names like it: it has %d already", name, most)

@@ -114,6 +114,7 @@ def join_reply(reply: m.JoinReply) -> bytes:
         protocol=m.PROTOCOL,
         update_codec=reply.update_codec,
         download_codec=reply.download_codec,
+        relays=reply.relays,
     ).SerializeToString()
 
 
@@ -139,6 +140,7 @@ def _join_reply(p: pb.JoinReply) -> m.JoinReply:
         FederationId(p.federation_id),
         p.update_codec or RAW,
         p.download_codec or RAW,
+        tuple(p.relays),
     )
 
 

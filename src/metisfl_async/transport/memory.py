@@ -49,32 +49,35 @@ class _Pipe(Generic[In]):
 
     def __init__(self) -> None:
         self._messages: deque[In] = deque()
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()  # set for a moment only, for those who wait
         self._is_ended = False
         self._error: MetisError | None = None
 
     async def put(self, message: In) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._is_ended or len(self._messages) < QUEUE_SIZE)
-            if self._is_ended:
-                raise ConnectionLost(ADDRESS, "the other side has ended the conversation")
-            self._messages.append(message)
-            self._changed.notify_all()
+        while not self._is_ended and len(self._messages) >= QUEUE_SIZE:
+            await self._changed.wait()
+        if self._is_ended:
+            raise ConnectionLost(ADDRESS, "the other side has ended the conversation")
+        self._messages.append(message)
+        self._wake()
 
     async def get(self) -> In | None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._is_ended or bool(self._messages))
-            if self._messages:
-                self._changed.notify_all()
-                return self._messages.popleft()
-            if self._error is not None:
-                raise self._error
-            return None
+        while not self._is_ended and not self._messages:
+            await self._changed.wait()
+        if self._messages:
+            self._wake()
+            return self._messages.popleft()
+        if self._error is not None:
+            raise self._error
+        return None
 
-    async def end(self, error: MetisError | None = None) -> None:
-        async with self._changed:
-            self._is_ended, self._error = True, self._error or error
-            self._changed.notify_all()
+    def end(self, error: MetisError | None = None) -> None:
+        self._is_ended, self._error = True, self._error or error
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed.clear()
 
 
 class _MemoryStream(Generic[In, Out]):
@@ -114,8 +117,8 @@ class MemoryLink:
             except MetisError as raised:
                 error = raised
             finally:
-                await up.end()
-                await down.end(error)
+                up.end()
+                down.end(error)
 
         server = asyncio.create_task(serve(), name="tasks-in-memory")
         try:
@@ -171,6 +174,7 @@ class MemoryLink:
         async with aclosing(self._service.get_logs(LOCAL, federation_id)) as records:
             async for record in records:
                 yield record
+                await asyncio.sleep(0)  # each was read from a text that may have a megabyte, and there may be thousands
 
     async def get_model(
         self, federation_id: FederationId, heard: Callable[[], object] = lambda: None, *, best: bool = False
@@ -211,9 +215,10 @@ async def go_ahead() -> None:
     """Nothing needs to be told: the frames are drawn, not pushed."""
 
 
-async def _at_once(_: int) -> None:
+async def _at_once(size_bytes: int) -> None:
     """Let others have their turn: the receiver copies and hashes a chunk at a time."""
-    await asyncio.sleep(0)
+    if size_bytes:
+        await asyncio.sleep(0)
 
 
 async def frames_in_memory(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from heapq import heappop, heappush
 from typing import Any
 
 from metisfl_async.core.federation.events import (
@@ -55,7 +56,9 @@ class Board:
         self._learners: dict[str, dict[str, Any]] = {}
         self._numbers: dict[str, int] = {}
         self._lanes = Lanes(self.rows)
-        self._rounds: dict[tuple[int, float], int] = {}  # the rows of records, by number and start
+        self._num_rounds = 0
+        self._latest: list[tuple[int, float]] = []  # a heap: number and start of the latest records
+        self._known: set[tuple[int, float]] = set()  # the same
         self._open: dict[str, Any] = {}  # the round that is not over
         self._num_failures = 0
         self._column: dict[str, Any] = {}  # the one that is filled now
@@ -141,10 +144,9 @@ class Board:
     # --- records ---------------------------------------------------------------------------------------------------
 
     def _record(self, record: RoundRecord, *, has_lanes: bool = True) -> Iterator[None]:
-        key = record.number, record.started_ms
-        if key in self._rounds:
+        if not self._is_new(record):
             return
-        place = self._rounds[key] = len(self._rounds)
+        place, self._num_rounds = self._num_rounds, self._num_rounds + 1
         end_ms = record.started_ms + record.duration_ms
         figures, cells = Figures(record), dict[int, str]()
         for count, (learner, part) in enumerate(record.learners.items()):
@@ -164,6 +166,17 @@ class Board:
         self._set(phase="running" if phase == "waiting" else phase, in_rounds=record.in_rounds)
         if record.is_published:
             self._set(version=max(self._run.get("version") or 0, record.model_version + 1))
+
+    def _is_new(self, record: RoundRecord) -> bool:
+        """Say whether a record is not taken in yet; where many later ones are, it counts as taken in."""
+        key = record.number, record.started_ms
+        if key in self._known or (len(self._latest) >= MOST_ROUNDS and key < self._latest[0]):
+            return False
+        self._known.add(key)
+        heappush(self._latest, key)
+        if len(self._latest) > MOST_ROUNDS:
+            self._known.remove(heappop(self._latest))
+        return True
 
     def _part(self, learner: str, part: LearnerRecord, record: RoundRecord, end_ms: float) -> None:
         for failure in part.failures:

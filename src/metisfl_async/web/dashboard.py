@@ -64,6 +64,8 @@ class Dashboard:
         if allow_stop and not token:
             raise ConfigError("token", token, "a text that is hard to guess, with allow_stop=True")
         several = dict(sessions) if isinstance(sessions, Mapping) else {"": sessions}
+        if not several:
+            raise ConfigError("sessions", sessions, "a session, or a dict of at least one")
         for name, session in several.items():
             if not callable(getattr(session, "events", None)):
                 raise ConfigError("sessions", session, "a DriverSession, or what else has events(); or a dict of those")

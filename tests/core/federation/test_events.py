@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from typing import get_args
 
 import pytest
@@ -83,6 +83,15 @@ def test_an_event_comes_back_from_json_as_it_was(event: Event) -> None:
     before = dict(data)
     assert event_from_dict(data) == event
     assert data == before
+
+
+def test_only_an_event_that_came_to_a_driver_has_its_number_in_json() -> None:
+    event = RoundStarted(2, 1, ["a"])
+    data = event_to_dict(replace(event, serial=7))
+    assert data.pop("serial") == event_from_dict(data | {"serial": 7}).serial == 7
+    assert data == event_to_dict(event)
+    data["cohort"].append("b")
+    assert event.cohort == ["a"]
 
 
 def test_who_says_nothing_about_rounds_has_them() -> None:

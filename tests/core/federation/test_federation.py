@@ -263,7 +263,9 @@ def test_learners_with_the_same_error_are_named_together() -> None:
     for site in sites:
         sandbox.fail(site, "no data", "ValueError")
     assert sandbox.finish is not None
-    assert sandbox.finish.reason.endswith("last: site-0, site-1, site-2 and 2 more: ValueError: no data")
+    assert sandbox.finish.reason.endswith(
+        "updates, 1 time in a row; last: site-0, site-1, site-2 and 2 more: ValueError: no data"
+    )
 
 
 def test_the_errors_of_three_learners_are_named_and_the_rest_counted() -> None:

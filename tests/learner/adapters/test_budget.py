@@ -9,7 +9,8 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from metisfl_async import BatchBudget, ConfigError
+from metisfl_async import ConfigError
+from metisfl_async.adapters import BatchBudget
 from metisfl_async.core.metrics import Json
 
 pytestmark = pytest.mark.slow

@@ -27,9 +27,8 @@ from metisfl_async import (
     Learner,
     Simulation,
     TerminationSignals,
-    load_into,
 )
-from metisfl_async.adapters import KerasLearner
+from metisfl_async.adapters import KerasLearner, load_into
 
 pytestmark = pytest.mark.slow
 

@@ -16,15 +16,8 @@ import pytest
 from digits import check_metadata
 from federations import session_of
 
-from metisfl_async import (
-    ConfigError,
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    JaxLearner,
-    Simulation,
-    TerminationSignals,
-)
+from metisfl_async import ConfigError, Controller, ControllerConfig, DriverSession, Simulation, TerminationSignals
+from metisfl_async.adapters import JaxLearner
 from metisfl_async.core.model import Array
 from metisfl_async.learner.learner import Config
 

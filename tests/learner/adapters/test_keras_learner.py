@@ -17,15 +17,8 @@ from digits import accuracy_of, check_metadata, parts, weights_differ
 from federations import nothing_left_behind, session_of
 from torch.utils.data import DataLoader, TensorDataset
 
-from metisfl_async import (
-    BatchBudget,
-    ConfigError,
-    ControllerConfig,
-    KerasLearner,
-    keras_budget_callback,
-    keras_proximal_term,
-    load_into,
-)
+from metisfl_async import ConfigError, ControllerConfig
+from metisfl_async.adapters import BatchBudget, KerasLearner, keras_budget_callback, keras_proximal_term, load_into
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.keras_parts import keras_variables

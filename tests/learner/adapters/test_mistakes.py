@@ -19,17 +19,8 @@ from federations import Adds, session_of
 from sklearn.linear_model import SGDClassifier
 from torch.utils.data import TensorDataset
 
-from metisfl_async import (
-    ConfigError,
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    KerasLearner,
-    Learner,
-    SklearnLearner,
-    TerminationSignals,
-    TorchLearner,
-)
+from metisfl_async import ConfigError, Controller, ControllerConfig, DriverSession, Learner, TerminationSignals
+from metisfl_async.adapters import KerasLearner, SklearnLearner, TorchLearner
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.alone import alone_with
 from metisfl_async.learner.learner import Config, TrainResult

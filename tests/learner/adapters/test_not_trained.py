@@ -12,7 +12,8 @@ from digit_models import accuracy, keras_model, torch_learner, torch_model
 from digits import accuracy_of, parts
 from federations import session_of
 
-from metisfl_async import ControllerConfig, KerasLearner, TorchLearner
+from metisfl_async import ControllerConfig
+from metisfl_async.adapters import KerasLearner, TorchLearner
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,8 @@ from digits import accuracy_of, digits, parts
 from federations import Adds, session_of
 from sklearn.linear_model import SGDRegressor
 
-from metisfl_async import ConfigError, ControllerConfig, KerasLearner, SklearnLearner
+from metisfl_async import ConfigError, ControllerConfig
+from metisfl_async.adapters import KerasLearner, SklearnLearner
 
 pytestmark = pytest.mark.slow
 

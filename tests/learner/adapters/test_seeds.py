@@ -14,16 +14,8 @@ from digits import parts
 from sklearn.linear_model import SGDClassifier
 from torch.utils.data import DataLoader, TensorDataset
 
-from metisfl_async import (
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    KerasLearner,
-    Learner,
-    ServerParams,
-    SklearnLearner,
-    TerminationSignals,
-)
+from metisfl_async import Controller, ControllerConfig, DriverSession, Learner, ServerParams, TerminationSignals
+from metisfl_async.adapters import KerasLearner, SklearnLearner
 from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.keras_draws import keras_batches
 

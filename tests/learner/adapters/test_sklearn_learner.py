@@ -12,7 +12,8 @@ from federations import nothing_left_behind, session_of
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression, Perceptron, SGDClassifier, SGDRegressor
 
-from metisfl_async import ConfigError, ControllerConfig, SklearnLearner
+from metisfl_async import ConfigError, ControllerConfig
+from metisfl_async.adapters import SklearnLearner
 from metisfl_async.core.metrics import Json
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,8 @@ from digits import accuracy_of, check_metadata, parts, weights_differ
 from federations import nothing_left_behind, session_of
 from torch.utils.data import Dataset, TensorDataset
 
-from metisfl_async import ConfigError, ControllerConfig, TorchLearner, torch_proximal_term
+from metisfl_async import ConfigError, ControllerConfig
+from metisfl_async.adapters import TorchLearner, torch_proximal_term
 from metisfl_async.core.metrics import Json
 
 pytestmark = pytest.mark.slow

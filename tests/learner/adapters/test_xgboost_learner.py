@@ -14,8 +14,10 @@ from federations import session_of
 from scipy.sparse import csr_matrix
 from sklearn.datasets import load_breast_cancer
 
-from metisfl_async import ConfigError, ControllerConfig, NoModel, QuorumLost, XGBoostLearner
+from metisfl_async import ConfigError, ControllerConfig, QuorumLost
+from metisfl_async.adapters import XGBoostLearner
 from metisfl_async.core.model import Array
+from metisfl_async.errors import NoModel
 
 BINARY = {"objective": "binary:logistic", "max_depth": 3, "eval_metric": ["logloss", "error"], "nthread": 1}
 DIGITS = {"objective": "multi:softprob", "num_class": 10, "max_depth": 4, "eval_metric": "merror", "nthread": 1}

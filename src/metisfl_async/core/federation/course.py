@@ -122,6 +122,9 @@ class Course(ABC):
     def _train(self) -> None:
         """Begin to train, or go on: there is a model, and enough learners are connected."""
 
+    def _proceed(self, kind: TaskKind) -> None:  # noqa: B027 - most are not led
+        """Go on with what a federation that is led waits for; others go on by themselves."""
+
     @abstractmethod
     def _resume_rounds(self, rounds: list[Round]) -> None:
         """Go on with the rounds that were not complete when the controller died, oldest first."""
@@ -260,7 +263,7 @@ class Course(ABC):
         self.standing.failed_rounds += 1
         if self.standing.failed_rounds >= self.config.max_failed_rounds:
             last = self._round.failures()
-            self._finish(f"{what}, {self.standing.failed_rounds} times in a row; last: {last}", is_failure=True)
+            self._finish(f"{what}, {_in_a_row(self.standing.failed_rounds)}; last: {last}", is_failure=True)
         else:
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
 
@@ -269,7 +272,7 @@ class Course(ABC):
         standing, last = self.standing, self._round.record.failure
         standing.failed_models += 1
         if standing.failed_models >= self.config.max_failed_rounds:
-            reason = f"no model could be published, {standing.failed_models} times in a row; last: {last}"
+            reason = f"no model could be published, {_in_a_row(standing.failed_models)}; last: {last}"
             self._finish(reason, is_failure=True, error_type=NoModel.__name__)
         else:
             self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
@@ -373,3 +376,7 @@ class Course(ABC):
     def _clock(self) -> float:
         """Tell the time to those who keep the books."""
         return self._now
+
+
+def _in_a_row(times: int) -> str:
+    return f"{times} time{'s' if times > 1 else ''} in a row"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
@@ -247,9 +247,15 @@ class Told:
 
 def event_to_dict(event: Event) -> dict[str, Any]:
     """Give JSON-like data, the class under ``"event"``."""
-    facts: dict[str, Any] = {"record": event.record.to_dict()} if isinstance(event, RoundFinished) else asdict(event)
-    facts.pop("serial", None)
-    return {"event": type(event).__name__} | facts | ({"serial": event.serial} if event.serial else {})
+    facts: dict[str, Any] = {"event": type(event).__name__}
+    for name in event.__slots__:  # all but the number; `asdict` would take much longer
+        value = getattr(event, name)
+        facts[name] = value.copy() if isinstance(value, dict | list) else value
+    if isinstance(event, RoundFinished):
+        facts["record"] = event.record.to_dict()
+    if event.serial:
+        facts["serial"] = event.serial
+    return facts
 
 
 def event_from_dict(data: dict[str, Any]) -> Event:

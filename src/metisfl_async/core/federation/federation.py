@@ -40,6 +40,7 @@ from metisfl_async.core.federation.inputs import (
     Joined,
     Left,
     Moved,
+    Proceed,
     Published,
     Rejected,
     Resume,
@@ -152,6 +153,8 @@ class Federation(Course):
                 self._published(happened)
             case Unpublished():
                 self._unpublished(happened)
+            case Proceed(kind):
+                self._proceed(kind)
             case Saved(number):
                 if (then := self._when_saved.pop(number, None)) is not None:
                     then()

@@ -118,8 +118,7 @@ class FederationInRounds(Federation):
     def _on_published(self, version: int) -> None:
         """Ask the cohort to evaluate; who is away gets its task on coming back."""
         self._enter(Phase.EVALUATING)
-        every = self.config.evaluate_every
-        if every and self._round.number % every == 0:
+        if self._is_evaluated(self._round.number):
             for learner, part in self._round.record.learners.items():
                 if (name := LearnerId(learner)) in self._present:
                     params = self.config.eval_params
@@ -133,6 +132,11 @@ class FederationInRounds(Federation):
         if self.standing.evaluates:
             self._awaits_central = True
             self._do(StartTimer("central", CENTRAL_S))
+
+    def _is_evaluated(self, number: int) -> bool:
+        """Whether learners evaluate the model of this round."""
+        every = self.config.evaluate_every
+        return every > 0 and number % every == 0
 
     def _on_central(self, report: CentralEvaluation) -> None:
         if not self._awaits_central or report.model_version != self.model_version:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from metisfl_async.core.config import TerminationSignals
 from metisfl_async.core.federation.commands import TimerName
 from metisfl_async.core.federation.standing import Standing
-from metisfl_async.core.federation.tasks import HeldTask
+from metisfl_async.core.federation.tasks import HeldTask, TaskKind
 from metisfl_async.core.ids import LearnerId, StreamId, TaskId
 from metisfl_async.core.metrics import Json, Metrics
 
@@ -29,6 +29,7 @@ __all__ = [
     "Joined",
     "Left",
     "Moved",
+    "Proceed",
     "Published",
     "Rejected",
     "Resume",
@@ -80,6 +81,13 @@ class Resume:
 
     standing: Standing
     version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proceed:
+    """Go on with a federation that is led: train from its latest model, or have the next one evaluated."""
+
+    kind: TaskKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +289,7 @@ Input: TypeAlias = (
     | CentralEvaluation
     | Resume
     | Stop
+    | Proceed
     | Joined
     | Disconnected
     | Left

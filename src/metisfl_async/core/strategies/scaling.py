@@ -11,7 +11,7 @@ from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Json
 
-__all__ = ["MAX_WEIGHT", "MIN_WEIGHT", "SCALING_FACTORS", "ScalingFactor", "weight_of"]
+__all__ = ["MAX_WEIGHT", "MIN_WEIGHT", "SCALING_FACTORS", "ScalingFactor", "name_of", "weight_of"]
 
 Number = int | float | np.integer | np.floating  #: what a scaling factor may give
 MAX_WEIGHT = 2.0**53  #: `max_weight` is at most that: it keeps a lying learner from drowning the others' digits
@@ -71,7 +71,7 @@ def weight_of(
         If it gives no number in [2**-53, max_weight], or raises.
     """
     function = SCALING_FACTORS[factor] if isinstance(factor, str) else factor
-    name = factor if isinstance(factor, str) else getattr(factor, "__name__", type(factor).__name__)
+    name = name_of(factor)
     try:
         weight = function(learner, metadata, metrics)
     except ConfigError:
@@ -81,6 +81,11 @@ def weight_of(
     if isinstance(factor, str):
         return _checked(_FIELDS[factor], weight, f"which scaling_factor {name!r} needs", max_weight)
     return _checked("weight", weight, f"what scaling_factor {name!r} must give", max_weight)
+
+
+def name_of(factor: str | ScalingFactor) -> str:
+    """Say what a scaling factor is called."""
+    return factor if isinstance(factor, str) else str(getattr(factor, "__name__", type(factor).__name__))
 
 
 def _reported(

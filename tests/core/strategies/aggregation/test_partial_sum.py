@@ -6,13 +6,21 @@ import numpy as np
 import pytest
 from rules import fold, of, started
 
-from metisfl_async import ConfigError, FedAdam, FedAvg, FedAvgM, FedRec, FedStride, Krum, NormBound, Update
+from metisfl_async import ConfigError
 from metisfl_async.core.ids import LearnerId, TaskId
 from metisfl_async.core.model import Array, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import CompensatedSum, Sum
-from metisfl_async.core.strategies.aggregation.partial_sum import Contribution, PartialSum
+from metisfl_async.core.strategies.aggregation.partial_sum import (
+    Contribution,
+    PartialSum,
+    mean_of,
+    packed_sum,
+    sum_manifest,
+    sum_parts,
+)
 from metisfl_async.core.strategies.aggregation.resemblance import Portrait
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
+from metisfl_async.strategies import FedAdam, FedAvg, FedAvgM, FedRec, FedStride, Krum, NormBound, Update
 
 SEEN = Portrait(1.0, False, np.zeros(1), b"")
 
@@ -186,3 +194,35 @@ def test_a_sum_that_does_not_fit_the_model_or_is_not_finite_is_told() -> None:
     with np.errstate(over="ignore"):
         infinite = PartialSum(fits.manifest, 0, [np.array([1.0, np.inf])], fits.contributions)
     assert infinite.unfit() == "the sum holds a value that is not finite"
+
+
+def test_a_sum_in_one_buffer_is_the_same_sum() -> None:
+    random = np.random.default_rng(3)
+    models = [
+        Model.from_arrays(
+            [
+                random.standard_normal((3, 5)).astype(np.float32),
+                random.standard_normal(7).astype(np.float32),
+                random.integers(-9, 9, 3),
+                np.array(random.standard_normal() > 0),
+                np.zeros((0, 4), np.float16),
+                random.standard_normal(2).astype(np.float16),
+            ]
+        )
+        for _ in range(3)
+    ]
+    weights = [3.0, 1.0, 7.0]
+    partial, of = summed(models, weights), models[0].manifest
+    wide = sum_manifest(of)
+    assert [(spec.name, spec.dtype, spec.shape) for spec in wide.tensors] == [
+        (spec.name, "float64", spec.shape) for spec in of.tensors
+    ]
+    packed = packed_sum(partial.parts, of, wide, 4)
+    assert packed.version == 4
+    assert not packed.buffer[wide.padding].any()
+    parts = sum_parts(packed, of)
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(parts, partial.parts, strict=True))
+    mean = mean_of(parts, 11.0, of, 4)
+    assert np.array_equal(mean.buffer, flat(models, weights).buffer)
+    again = packed_sum(partial.parts, of, wide, 5, again=packed.buffer)
+    assert again.buffer is packed.buffer

@@ -104,6 +104,13 @@ def test_who_goes_infinitely_far_or_nowhere_has_no_cosine() -> None:
     assert cosines([one(1.0), one(-1.0)], one(0.0)) == [None, None]  # their mean goes nowhere
 
 
+@pytest.mark.parametrize("array", [np.zeros(0, np.float32), np.array([3], np.int64)])
+def test_a_model_without_any_float_has_no_norm_and_no_cosine(array: Array) -> None:
+    model = Model.from_arrays([array])
+    assert portrait(model, model).norm == 0.0
+    assert cosines([model], model) == [None]
+
+
 def test_the_global_model_as_it_was_is_told_from_one_that_differs_in_an_integer() -> None:
     def model(value: float, number: int) -> Model:
         arrays: list[Array] = [np.array([value], np.float32), np.array([number], np.int32), np.array([True])]
@@ -134,6 +141,7 @@ def test_twins_are_found_among_the_updates_of_one_model() -> None:
 def test_who_goes_by_far_the_furthest_is_named() -> None:
     gallery, base = Gallery(), of(0.0)
     assert gallery.suspects() == ""
+    assert gallery.cosines() == {}
     gallery.add(TASKS[0], A, 1.0, portrait(of(3e38), base))
     assert gallery.suspects() == "; the only update is of a"
     gallery.add(TASKS[1], B, 1.0, portrait(of(0.5), base))
@@ -148,4 +156,7 @@ def test_a_gallery_is_as_large_as_the_sketches_in_it() -> None:
     assert gallery.size_bytes == 0
     for task in TASKS[:3]:
         gallery.add(task, LearnerId(task), 1.0, portrait(of(4.0, 5.0), base))
-    assert gallery.size_bytes == 3 * SKETCH * 8
+    assert gallery.size_bytes == 3 * 2 * 8
+    zeros, ones = (Model.from_arrays([np.full(SKETCH + 1, value, np.float32)]) for value in (0.0, 1.0))
+    gallery.add(TASKS[3], A, 1.0, portrait(ones, zeros))
+    assert gallery.size_bytes == (3 * 2 + SKETCH) * 8

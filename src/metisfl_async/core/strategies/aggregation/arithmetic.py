@@ -16,7 +16,7 @@ __all__ = ["BLOCK", "CompensatedSum", "Floats", "Inspection", "Sum", "blocks", "
 
 BLOCK = 64 * 1024  #: elements worked on at a time
 MOST_RUNS = 256  #: of neighbours of one dtype that are looked at while a model arrives
-_EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}  # all of its bits are set in what is not finite
+_EXPONENTS = {DTYPES["float16"]: 0x7C00, DTYPES["bfloat16"]: 0x7F80}  # all of its bits are set in what is not finite
 LARGEST = 1e288  #: times a weight of 2**53, times ten thousand learners, is still a float64
 
 Floats = NDArray[np.float64]  #: shape (n,)
@@ -234,7 +234,7 @@ def _is_finite(values: Array) -> bool:
         if part.dtype == np.float64:
             if not (np.abs(part) <= LARGEST).all():
                 return False
-        elif (exponent := _EXPONENTS.get(part.dtype.name)) is not None:  # seven times faster than NumPy's isfinite
+        elif (exponent := _EXPONENTS.get(part.dtype)) is not None:  # seven times faster than NumPy's isfinite
             if ((part.view(np.uint16) & exponent) == exponent).any():
                 return False
         elif not np.isfinite(part).all():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from metisfl_async.core.checks import integer
 from metisfl_async.core.model import Model
-from metisfl_async.core.strategies.aggregation.arithmetic import Sum
+from metisfl_async.core.strategies.aggregation.arithmetic import Floats, Sum
 from metisfl_async.core.strategies.aggregation.partial_sum import PartialSum
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
 
@@ -35,6 +37,10 @@ class FedAvg(AggregationRule):
     def fold_sum(self, partial: PartialSum) -> None:
         self._sum.add_parts(partial.parts)
         self._weight += partial.weight
+
+    def summed(self) -> Sequence[Floats]:
+        """Give the sum as it is, one array for each run of the manifest; they change with the next `fold`."""
+        return self._sum.parts()
 
     def aggregate(self, version: int) -> Model:
         model = self._sum.divided_by(self._weight, version)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metisfl_async.core.ids import LearnerId, TaskId
-from metisfl_async.core.model import DTYPES, Array, Model
+from metisfl_async.core.model import DTYPES, Array, Model, Run
 from metisfl_async.core.strategies.aggregation.arithmetic import BLOCK, blocks
 from metisfl_async.core.strategies.aggregation.spreading import spread
 
@@ -29,11 +29,11 @@ Floats = NDArray[np.float64]  #: shape (n,)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Portrait:
-    """What is kept of an update, however large: 16 KiB."""
+    """What is kept of an update, however large: up to 16 KiB."""
 
     norm: float  #: of what it changes, over the tensors of floats; infinite where its square is too large
     is_global: bool  #: whether it is the global model, as it was
-    sketch: Floats  #: shape (SKETCH,): products with those of others are about the products of the changes
+    sketch: Floats  #: shape (n,), n <= SKETCH: products with those of others are about the products of the changes
     digest: bytes  #: the same for updates that are the same
 
 
@@ -46,30 +46,37 @@ def portrait(update: Model, base: Model) -> Portrait:
     a few sums, with a sign. Up to `SKETCH` elements have a sum each, and products are exact. Of large models, one in
     `SAMPLED` is added: so an update is looked at in less time than it is folded in.
     """
-    square, sketch, start, crc = 0.0, np.zeros(SKETCH), 0, 0
-    for run in base.manifest.runs:
+    runs, square, start, crc = base.manifest.runs, 0.0, 0, 0
+    num_floats = sum(run.count for run in runs if not _is_whole(run))
+    sketch = np.zeros(max(min(num_floats, SKETCH), 1))
+    for run in runs:
         values, before = run.of(update.buffer), run.of(base.buffer)
-        if DTYPES[run.dtype].kind in "iub":
+        if _is_whole(run):
             crc = zlib.crc32(values.view(np.uint8).data, crc)
             continue
         parts: dict[int, tuple[float, Floats]] = {}  # by where they begin: the sum must not depend on who is first
-        spread(partial(_add, values, before, start, parts), len(values))
+        spread(partial(_add, values, before, len(sketch), parts), len(values))
         for first in sorted(parts):
             square += parts[first][0]
-            sketch += parts[first][1]
-        start += len(values)
+            sketch += np.roll(parts[first][1], start) if start else parts[first][1]
+        start += len(values)  # who shares a sum here does not share it there
     is_global = square == 0.0 and np.array_equal(update.buffer, base.buffer)
     facts = np.array([square, crc]).tobytes() + sketch.tobytes()
     return Portrait(math.sqrt(square), is_global, sketch, hashlib.blake2b(facts, digest_size=16).digest())
 
 
-def _add(values: Array, base: Array, start: int, parts: dict[int, tuple[float, Floats]], part: slice) -> None:
-    square, sketch = 0.0, np.zeros(SKETCH)
-    dtype = np.float64 if values.dtype == np.float64 else np.float32
+def _is_whole(run: Run) -> bool:
+    """Whether it has integers, or truth values."""
+    return DTYPES[run.dtype].kind in "iub"
+
+
+def _add(values: Array, base: Array, width: int, parts: dict[int, tuple[float, Floats]], part: slice) -> None:
+    square, sketch = 0.0, np.zeros(width)
+    dtype: np.dtype[Any] = np.dtype(np.float64 if values.dtype == np.float64 else np.float32)
     step, longest = 1 if len(values) <= BLOCK else SAMPLED, min(BLOCK, part.stop - part.start)
     room: NDArray[Any] = np.empty(longest, dtype)
-    signed: NDArray[Any] = np.zeros(-(-longest // step // SKETCH) * SKETCH, dtype)  # whole rows
-    signs = _signs(np.dtype(dtype).name)
+    signed: NDArray[Any] = np.zeros(-(-longest // step // width) * width, dtype)  # whole rows
+    signs = _signs(dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         for block in blocks(part.stop, part.start):
             length = block.stop - block.start
@@ -84,14 +91,13 @@ def _add(values: Array, base: Array, start: int, parts: dict[int, tuple[float, F
             some = change[number % step :: step]
             np.multiply(some, signs[: len(some)], out=signed[: len(some)])
             signed[len(some) :] = 0
-            sums = signed.reshape(-1, SKETCH).sum(axis=0)
-            # From where the run begins, and one further with each block: who shares a sum here does not share it there.
-            sketch += np.roll(sums, start + number)
+            sums = signed.reshape(-1, width).sum(axis=0)
+            sketch += np.roll(sums, number) if number else sums  # one further with each block, likewise
     parts[part.start] = square, sketch
 
 
 @cache
-def _signs(dtype: str) -> NDArray[Any]:
+def _signs(dtype: np.dtype[Any]) -> NDArray[Any]:
     """Draw a sign for each element of a block, always the same."""
     signs = np.random.default_rng(0).integers(0, 2, BLOCK) * 2 - 1
     return signs.astype(dtype)
@@ -107,7 +113,7 @@ class Gallery:
     @property
     def size_bytes(self) -> int:
         """How much there is to work on."""
-        return len(self._shown) * SKETCH * 8
+        return sum(shown.sketch.nbytes for _, _, shown in self._shown.values())
 
     def add(self, task: TaskId, learner: LearnerId, weight: float, shown: Portrait) -> LearnerId | None:
         """Take in one more; the learner whose update is the same, if there is another one, and it changes something."""
@@ -126,7 +132,9 @@ class Gallery:
         Those that change nothing, or infinitely much, have none.
         """
         tasks = list(self._shown)
-        sketches = np.array([shown.sketch for _, _, shown in self._shown.values()]).reshape(-1, SKETCH)
+        if not tasks:
+            return {}
+        sketches = np.array([shown.sketch for _, _, shown in self._shown.values()])
         with np.errstate(over="ignore", invalid="ignore"):
             lengths = np.sqrt(np.einsum("ij,ij->i", sketches, sketches))
         known = np.flatnonzero((lengths > 0.0) & (lengths < math.inf))

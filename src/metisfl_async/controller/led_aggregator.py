@@ -1,0 +1,72 @@
+"""Folds what comes from below a relay, and publishes what its parent makes of that."""
+
+from __future__ import annotations
+
+from metisfl_async.controller.aggregator import Aggregator, Job, Post
+from metisfl_async.controller.codecs import Codecs
+from metisfl_async.controller.exchange import Exchange, Summed
+from metisfl_async.controller.keeper import Keeper
+from metisfl_async.controller.threads import Threads
+from metisfl_async.controller.upload import Upload
+from metisfl_async.core.errors import NoModel
+from metisfl_async.core.federation.commands import Discard
+from metisfl_async.core.model import Model
+from metisfl_async.core.strategies.aggregation.contributors import Contributor, num_learners_of
+from metisfl_async.core.strategies.aggregation.fedavg import FedAvg
+from metisfl_async.core.strategies.aggregation.partial_sum import packed_sum, sum_manifest
+from metisfl_async.core.strategies.aggregation.resemblance import Portrait
+from metisfl_async.core.strategies.aggregation.rule import AggregationRule
+
+__all__ = ["LedAggregator"]
+
+
+class LedAggregator(Aggregator):
+    """Has no model of its own: the sum of a round goes up whole, and the next global model comes down."""
+
+    def __init__(
+        self,
+        rule: AggregationRule,
+        keeper: Keeper,
+        post: Post,
+        threads: Threads,
+        codecs: Codecs,
+        *,
+        keeps_updates: bool,
+        exchange: Exchange,
+    ) -> None:
+        super().__init__(rule, keeper, post, threads, codecs, keeps_updates=keeps_updates)
+        self._exchange = exchange
+        self._contributors: dict[str, Contributor] = {}  # to what is folded
+
+    async def _fold(self, upload: Upload) -> Portrait:
+        seen = await super()._fold(upload)
+        header = upload.header
+        count = num_learners_of(header.metadata) if header.kind == "sum" else 1
+        self._contributors[upload.learner] = Contributor(upload.weight, count, header.metrics)
+        return seen
+
+    async def _do(self, job: Job, submitted: int) -> None:
+        await super()._do(job, submitted)
+        if isinstance(job, Discard):
+            self._contributors = {}
+
+    async def _made(self, version: int, size_bytes: int) -> Model:
+        assert self.publication is not None
+        rule, manifest = self._rule, self.publication.model.manifest
+        assert isinstance(rule, FedAvg)
+
+        def packed() -> Model:
+            return packed_sum(rule.summed(), manifest, sum_manifest(manifest), version - 1)
+
+        summed = await self._threads.work(size_bytes, packed)
+        contributors, self._contributors = self._contributors, {}
+        model = await self._exchange.swap(Summed(summed, manifest, contributors))
+        rule.discard()
+        model = Model(model.manifest, model.buffer, version)
+        if self._infinities is not None:
+            model = await self._threads.work(size_bytes, self._infinities.without, model)
+        return model
+
+    async def _take_back(self, error: NoModel) -> None:
+        self._contributors = {}
+        await super()._take_back(error)

@@ -1,0 +1,46 @@
+"""What does a learner's tasks: a `Worker` with the user's learner, or a relay with the learners below it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from metisfl_async.core.messages import Afterwards, JoinReply
+from metisfl_async.core.metrics import Metrics
+from metisfl_async.core.model import Model
+from metisfl_async.learner.learner import Config
+from metisfl_async.learner.outcome import Trained
+
+__all__ = ["Works"]
+
+
+class Works(Protocol):
+    """Does one task after another; models are not its own, and change once the task is done."""
+
+    name: str
+    seed: int | None  #: of the task that is being done
+    traceparent: str  #: likewise
+
+    @property
+    def was_trained(self) -> bool: ...
+
+    @property
+    def is_given_up(self) -> bool: ...
+
+    def joined(self, reply: JoinReply) -> None:
+        """Take note of whom its tasks come from; may refuse it."""
+
+    async def get_weights(self) -> Model: ...
+
+    async def set_weights(self, model: Model) -> None: ...
+
+    async def train(self, model: Model, config: Config) -> Trained: ...
+
+    def recycle(self, update: Model) -> None: ...
+
+    async def evaluate(self, model: Model, config: Config) -> Metrics: ...
+
+    async def take_final(self, model: Model, then: Afterwards) -> None: ...
+
+    async def ask(self, method: str, params: Config, due_at: float) -> str | None: ...
+
+    async def close(self) -> None: ...
