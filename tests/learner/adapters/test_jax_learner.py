@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from digits import check_metadata
 from federations import session_of
 
-from metisfl_async import ConfigError, ControllerConfig
+from metisfl_async import ConfigError, Controller, ControllerConfig, DriverSession, Simulation, TerminationSignals
 from metisfl_async.adapters import JaxLearner
 from metisfl_async.core.model import Array
 from metisfl_async.learner.learner import Config
@@ -199,3 +200,23 @@ def test_what_makes_no_sense_is_refused() -> None:
             learner_of(train_step=lambda *_, given=given: given).train(learner.get_weights(), {})
     with pytest.raises(ConfigError, match="tensor 'dense/kernel' of the global weights"):
         learner.set_weights([proximal.B, proximal.W.T, np.zeros(2, np.float32)])
+
+
+async def test_simulated_learners_keep_leaves_and_a_state_of_their_own() -> None:
+    def make(number: int) -> JaxLearner:
+        def counted(params: Any, state: Any, batch: Any) -> Any:
+            params, steps, metrics = step(params, state["steps"], batch)
+            return params, {"steps": steps}, {**metrics, "steps": steps, "bias": params["dense"]["bias"].mean()}
+
+        state = {"steps": jnp.zeros((), jnp.bfloat16)}
+        return learner_of(train_step=counted, state=state, federated=["dense/kernel"], seed=number)
+
+    config = ControllerConfig(train_params={"batch_size": 4})
+    live = await session_of([make(0), make(1)], 3, config=config).run()
+    with ThreadPoolExecutor(1) as thread:
+        simulation = Simulation(make, learners=2, executor=thread, keep_state=True)
+        signals = TerminationSignals(federation_rounds=3)
+        simulated = await DriverSession(Controller(controller_config=config), simulation, signals).run()
+    assert [record.train_metrics for record in simulated.rounds] == [record.train_metrics for record in live.rounds]
+    assert simulated.rounds[-1].train_metrics["steps"] == 8  # the mean over the last of three epochs of three batches
+    np.testing.assert_array_equal(np.concatenate(simulated.final_model or []), np.concatenate(live.final_model or []))

@@ -26,6 +26,7 @@ from metisfl_async.learner.adapters.options import (
     only,
     whole_number,
 )
+from metisfl_async.learner.adapters.packing import packed, unpacked
 from metisfl_async.learner.learner import Config, Learner
 
 __all__ = ["JaxLearner"]
@@ -221,6 +222,24 @@ class JaxLearner(Learner):
             for batch in _in_order(self.test_data, whole_number(config, "batch_size", 32))
         ]
         return weighted_means(measured) | {NUM_EXAMPLES: sum(count for count, _ in measured)}
+
+    def state(self) -> bytes:
+        """Give what stays with the learner: its own leaves, the state of `train_step`, and what `seed` draws next."""
+        import jax
+
+        arrays = {f"own/{name}": leaf for name, leaf in self._leaves().items() if name not in self._names}
+        arrays |= {f"state/{index}": leaf for index, leaf in enumerate(jax.tree_util.tree_leaves(self._state))}
+        return packed({name: np.asarray(leaf) for name, leaf in arrays.items()}, self._rng)
+
+    def restore(self, state: bytes) -> None:
+        import jax
+
+        leaves, found = self._leaves(), unpacked(state, self._rng)
+        own = {name: found[f"own/{name}"] for name in leaves if name not in self._names}
+        self._params = leaves | {name: jax.numpy.array(array, leaves[name].dtype) for name, array in own.items()}
+        remembered, tree = jax.tree_util.tree_flatten(self._state)
+        given = (jax.numpy.array(found[f"state/{index}"], leaf.dtype) for index, leaf in enumerate(remembered))
+        self._state = jax.tree_util.tree_unflatten(tree, given)
 
     def _keep(self, params: Tree) -> None:
         """Hold what a step gave: it may have taken the memory of what it was given."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from metisfl_async.learner.adapters.keras_parts import array_of_variable, keras_variables
+from metisfl_async.learner.adapters.packing import packed, unpacked
 
 if TYPE_CHECKING:
     import keras
@@ -18,12 +17,9 @@ __all__ = ["restore_keras", "state_of_keras"]
 
 
 def state_of_keras(model: keras.Model, federated: Collection[str], rng: np.random.Generator | None) -> bytes:
-    """Pack the weights that are not the federation's, the optimizer's variables, and the state of a generator."""
-    arrays = {name: _plain(variable) for name, variable in _variables(model, federated).items()}
-    drawn = json.dumps(None if rng is None else rng.bit_generator.state)
-    packed = io.BytesIO()
-    np.savez(packed, allow_pickle=False, drawn=np.array(drawn), **arrays)
-    return packed.getvalue()
+    """Pack the weights that are not the federation's, the optimizer's variables, and where a generator is."""
+    variables = _variables(model, federated)
+    return packed({name: array_of_variable(variable) for name, variable in variables.items()}, rng)
 
 
 def restore_keras(
@@ -31,20 +27,11 @@ def restore_keras(
 ) -> None:
     """Take up what was packed."""
     model.optimizer.build(model.trainable_variables)
-    with np.load(io.BytesIO(state), allow_pickle=False) as found:
-        for name, variable in _variables(model, federated).items():
-            variable.assign(found[name])
-        drawn = json.loads(str(found["drawn"]))
-    if rng is not None and drawn is not None:
-        rng.bit_generator.state = drawn
+    found = unpacked(state, rng)
+    for name, variable in _variables(model, federated).items():
+        variable.assign(found[name])
 
 
-def _variables(model: keras.Model, federated: Collection[str]) -> Mapping[str, Any]:
+def _variables(model: keras.Model, federated: Collection[str]) -> dict[str, Any]:
     own = {f"own/{name}": value for name, value in keras_variables(model).items() if name not in federated}
     return own | {f"optimizer/{index}": value for index, value in enumerate(model.optimizer.variables)}
-
-
-def _plain(variable: Any) -> np.ndarray[Any, Any]:
-    """Give an array of NumPy's own dtypes: all that bfloat16 holds, float32 does."""
-    array = array_of_variable(variable)
-    return array if array.dtype.isbuiltin else array.astype(np.float32)
