@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from metisfl_async.core.repeats import Repeats
-from metisfl_async.learner.worker import users_part
+from metisfl_async.learner.away import users_part
 
 __all__ = ["FailureLog"]
 

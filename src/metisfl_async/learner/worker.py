@@ -6,13 +6,11 @@ import asyncio
 import logging
 import multiprocessing
 import os
-import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate, iscoroutine, iscoroutinefunction
-from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
@@ -21,14 +19,21 @@ from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Bytes, Model
 from metisfl_async.learner import calls
 from metisfl_async.learner.askable import askable_names, method_of, packed_answer
-from metisfl_async.learner.elsewhere import Raised
+from metisfl_async.learner.away import (
+    call,
+    call_elsewhere,
+    call_in_process,
+    check_stateless,
+    keep_learner,
+    returned,
+)
 from metisfl_async.learner.learner import Config, Learner
 from metisfl_async.learner.outcome import Trained, checked_evaluation
 from metisfl_async.learner.stopping import Stopping
 from metisfl_async.learner.threads import DaemonThreads
 from metisfl_async.transport.concurrency import is_being_cancelled, to_the_end
 
-__all__ = ["Worker", "WorkerKind", "users_part"]
+__all__ = ["Worker", "WorkerKind"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +85,7 @@ class Worker:
         if isinstance(kind, Executor):
             self._executor = kind
             if isinstance(kind, ProcessPoolExecutor):
-                _check_stateless(learner)
+                check_stateless(learner)
         elif kind == "thread":
             self._executor = self._threads = DaemonThreads(1, "metisfl-learner")
         elif kind == "process":
@@ -214,17 +219,17 @@ class Worker:
         for, until it is given up. A process is ended. What has not begun never begins.
         """
         if isinstance(self._executor, THREADS):
-            return await self._outcome(self._executor.submit(_call, function, self._learner, *args))
+            return await self._outcome(self._executor.submit(call, function, self._learner, *args))
         if self._executor is not None:
-            call = partial(_call_elsewhere, os.getpid(), function, self._learner)
-            return _returned(await self._outcome(self._executor.submit(call, *args)))
+            there = partial(call_elsewhere, os.getpid(), function, self._learner)
+            return returned(await self._outcome(self._executor.submit(there, *args)))
         if self._process is None:
             with ThreadPoolExecutor(1, "metisfl-spawn") as starter:
                 await to_the_end(_result(starter.submit(self._start_process)))
         assert self._process is not None
         try:
             facts = self.seed, self.traceparent
-            return _returned(await self._outcome(self._process[0].submit(_call_in_process, facts, function, *args)))
+            return returned(await self._outcome(self._process[0].submit(call_in_process, facts, function, *args)))
         except BrokenExecutor:
             self._end_process()
             raise
@@ -232,7 +237,7 @@ class Worker:
     def _start_process(self) -> None:
         """Start the process; in a thread, since the learner is written into a pipe that is read seconds later."""
         context = multiprocessing.get_context("spawn")  # forking after gRPC or TensorFlow ran hangs
-        pool = ProcessPoolExecutor(1, context, _keep_learner, (self._learner,))
+        pool = ProcessPoolExecutor(1, context, keep_learner, (self._learner,))
         try:
             self._process = pool, pool.submit(os.getpid).result()
         except BrokenExecutor as error:
@@ -322,16 +327,6 @@ class Worker:
             pool.shutdown()
 
 
-def users_part(trace: TracebackType | None, caller: str = __name__) -> TracebackType | None:
-    """Cut a traceback to what lies below the module that calls a learner, and `calls`: the user's code, as a rule."""
-    users = trace
-    while trace is not None:
-        if trace.tb_frame.f_globals.get("__name__") in (caller, calls.__name__) and trace.tb_next is not None:
-            users = trace.tb_next
-        trace = trace.tb_next
-    return users
-
-
 async def _finished(users: Coroutine[Any, Any, T]) -> T:
     """Await a user's coroutine; an exit or a cancellation that is its own is an error like any other."""
     try:
@@ -348,61 +343,3 @@ def _now() -> float:
 
 async def _result(work: Future[T]) -> T:
     return await asyncio.wrap_future(work)
-
-
-def _call(function: Callable[..., T], *args: object) -> T:
-    """Call in the worker; what must not cross to an event loop, where it would end or hang it, becomes an error."""
-    try:
-        return function(*args)
-    except BaseException as error:
-        if isinstance(error, Exception) and not isinstance(error, StopIteration):
-            raise
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
-
-
-def _call_away(function: Callable[..., T], *args: object) -> T | Raised:
-    """Call where the result may have to be pickled: an error that cannot be would break a pool of processes."""
-    try:
-        return _call(function, *args)
-    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
-        return Raised.of(error, users_part(error.__traceback__))
-
-
-def _call_elsewhere(home: int, function: Callable[..., T], learner: Learner, *args: object) -> T | Raised:
-    """Call in the user's executor, which may be in other processes; what the copy there remembers is lost."""
-    if os.getpid() != home:
-        try:
-            _check_stateless(learner)
-        except ConfigError as error:
-            return Raised.of(error, None)
-    return _call_away(function, learner, *args)
-
-
-def _check_stateless(learner: Learner) -> None:
-    if learner.keeps_state:
-        allowed = (
-            "'process', where the learner stays: here it gets a new copy for each task, and what it remembers (an "
-            "optimizer's momentum, a count) would be lost. A learner that needs nothing of it sets keeps_state = False"
-        )
-        raise ConfigError("worker", "a pool of processes", allowed)
-
-
-def _returned(result: T | Raised) -> T:
-    if isinstance(result, Raised):
-        raise result.error()
-    return result
-
-
-_kept: list[Learner] = []  # in a spawned process: its learner
-
-
-def _keep_learner(learner: Learner) -> None:
-    # Ctrl-C in a terminal reaches this process too; it is ours, and we end it when the federation has heard of it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    learner.owns_process = True
-    _kept[:] = [learner]
-
-
-def _call_in_process(facts: tuple[int | None, str], function: Callable[..., T], *args: object) -> T | Raised:
-    _kept[0].task_seed, _kept[0].traceparent = facts
-    return _call_away(function, _kept[0], *args)

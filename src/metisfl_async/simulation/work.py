@@ -22,10 +22,10 @@ from metisfl_async.core.strategies.aggregation.partial_sum import Contribution
 from metisfl_async.core.strategies.aggregation.resemblance import portrait
 from metisfl_async.core.strategies.scaling import weight_of
 from metisfl_async.learner import calls
+from metisfl_async.learner.away import users_part
 from metisfl_async.learner.elsewhere import Raised
 from metisfl_async.learner.learner import Config, Learner
 from metisfl_async.learner.outcome import Trained, checked_evaluation
-from metisfl_async.learner.worker import users_part
 from metisfl_async.simulation.errand import Done, Errand, Moved, Single, Task, Weighing, failed
 from metisfl_async.simulation.maker import MakeLearner, Maker
 from metisfl_async.simulation.parcel import Parcel

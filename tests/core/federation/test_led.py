@@ -70,7 +70,7 @@ def test_a_round_waits_for_its_learners_and_not_for_ever() -> None:
     sandbox.hear(TRAIN)
     sandbox.wait(31.0)
     assert sandbox.finish is not None
-    assert sandbox.finish.is_failure
+    assert sandbox.finish.ending.is_failure
 
 
 def test_others_are_not_led() -> None:
