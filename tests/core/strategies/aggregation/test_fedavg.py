@@ -14,9 +14,11 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 from rules import fold, started
 
+from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.model import ALIGNMENT, DTYPES, Array, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import BLOCK, LARGEST, Sum, unfit
 from metisfl_async.core.strategies.aggregation.fedavg import FedAvg
+from metisfl_async.core.strategies.aggregation.rule import Update
 from metisfl_async.core.strategies.scaling import MAX_WEIGHT
 
 EPSILON = {"float16": 2**-10, "float32": 2**-23, "float64": 2**-52, "bfloat16": 2**-7}
@@ -306,3 +308,12 @@ def test_a_mean_starts_anew_after_the_one_before_and_after_a_discard() -> None:
     rule.discard()
     fold(rule, second, 1.0)
     assert rule.aggregate(2).arrays()[0] == 5.0
+
+
+def test_the_sum_itself_can_be_had_before_it_is_divided() -> None:
+    updates = [Model.from_arrays([np.full(3, value, np.float32)]) for value in (2.0, 5.0)]
+    rule = FedAvg()
+    rule.start(updates[0])
+    for learner, update, weight in zip("ab", updates, (1.0, 4.0), strict=True):
+        rule.fold(Update(LearnerId(learner), update, weight))
+    assert [part.tolist() for part in rule.summed()] == [[22.0, 22.0, 22.0]]
