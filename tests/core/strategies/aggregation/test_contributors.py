@@ -11,6 +11,7 @@ from metisfl_async.core.strategies.aggregation.contributors import (
     MOST_CONTRIBUTORS,
     Contributor,
     contributors_of,
+    num_learners_of,
     said_of,
 )
 
@@ -19,7 +20,9 @@ FACTOR = "NumTrainingExamples"
 
 def test_what_is_said_is_read_again() -> None:
     contributors = {"a": Contributor(40.0, 1, {"loss": 0.5}), "north": Contributor(3e9, 4)}
-    assert contributors_of(said_of(contributors, FACTOR), FACTOR, 1e9, 10) == contributors
+    said = said_of(contributors, FACTOR)
+    assert contributors_of(said, FACTOR, 1e9, 10) == contributors
+    assert num_learners_of(said) == 5
 
 
 def test_what_may_be_left_out_has_its_default() -> None:
