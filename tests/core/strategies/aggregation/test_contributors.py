@@ -20,7 +20,9 @@ FACTOR = "NumTrainingExamples"
 
 def test_what_is_said_is_read_again() -> None:
     contributors = {"a": Contributor(40.0, 1, {"loss": 0.5}), "north": Contributor(3e9, 4)}
-    assert contributors_of(said_of(contributors, FACTOR), FACTOR, 1e9, 10) == contributors
+    said = said_of(contributors, FACTOR)
+    assert contributors_of(said, FACTOR, 1e9, 10) == contributors
+    assert num_learners_of(said) == 5
 
 
 def test_learners_behind_a_relay_below_count_too() -> None:

@@ -224,5 +224,8 @@ def test_a_sum_in_one_buffer_is_the_same_sum() -> None:
     assert all(np.array_equal(mine, theirs) for mine, theirs in zip(parts, partial.parts, strict=True))
     mean = mean_of(parts, 11.0, of, 4)
     assert np.array_equal(mean.buffer, flat(models, weights).buffer)
+    rule = started(FedAvg(), models[0])
+    rule.fold_sum(partial)
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(rule.summed(), parts, strict=True))
     again = packed_sum(partial.parts, of, wide, 5, again=packed.buffer)
     assert again.buffer is packed.buffer
