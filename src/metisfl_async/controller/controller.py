@@ -145,6 +145,8 @@ class Controller:
             store_config = replace(store_config, lineage_length=length)
         registry, store, threads = Registry(clock), new_store(store_config), Threads()
 
+        exchange = self._exchange  # what works for a controller does not keep one that is dropped
+
         def new_job(federation_id: FederationId) -> Job:
             return Job(
                 federation_id,
@@ -154,7 +156,7 @@ class Controller:
                 store=store,
                 threads=threads,
                 clock=clock,
-                exchange=self._exchange,
+                exchange=exchange,
             )
 
         jobs = Jobs(config, registry, new_job)
@@ -165,7 +167,7 @@ class Controller:
             threads,
             clock=clock,
             server_params=self.server_params,
-            is_led=self._exchange is not None,
+            is_led=exchange is not None,
         )
         async with AsyncExitStack() as undo:
             undo.push_async_callback(lambda: to_the_end(store.close()))
