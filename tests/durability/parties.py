@@ -122,7 +122,8 @@ def free_port() -> int:
 class Death:
     """A party kills itself before or after what happens at a point for the k-th time.
 
-    At "step", it does so before the k-th step of its second commit of a model; a learner, of its second saved update.
+    At "step", it does so before the k-th step of its second commit of a model, or after the last if there are fewer; a
+    learner, of its second saved update.
     """
 
     point: str
@@ -195,7 +196,10 @@ STEPS: Sequence[tuple[Any, str]] = [
 
 
 class Steps:
-    """Counts the steps of what is being saved, and dies before one of the second time."""
+    """Counts the steps of what is being saved, and dies before one of the second time.
+
+    How many steps there are is not the same each time: where there are fewer, it dies after the last.
+    """
 
     def __init__(self, death: Death | None) -> None:
         self._dies_before = death.k if death is not None and death.point == "step" else None
@@ -209,6 +213,8 @@ class Steps:
 
     def end(self) -> None:
         self._is_inside = False
+        if self._times == 2 and self._dies_before is not None:
+            die()
 
     def _count(self, owner: Any, name: str) -> None:
         original = getattr(owner, name)
