@@ -71,15 +71,15 @@ def test_an_update_that_is_folded_is_kept_until_it_counts_or_is_not_wanted(
         (m.Outcome.FOLDED, []),
         (m.Outcome.DAMAGED, [Push(A)]),
         (m.Outcome.COUNTED, [Forget(A)]),
-        (m.Outcome.REFUSED, [Forget(A)]),
-        (m.Outcome.CANCELLED, [Forget(A)]),
+        (m.Outcome.REFUSED, [Forget(A, "why")]),
+        (m.Outcome.CANCELLED, [Forget(A, "why")]),
     ],
 )
 def test_each_answer_has_its_consequence(outcome: m.Outcome, steps: list[Step]) -> None:
     part = Part()
     part.told(OFFER)
     part.trained(A)
-    assert part.answered(A, m.UpdateReply(outcome)) == steps
+    assert part.answered(A, m.UpdateReply(outcome, "why")) == steps
     part.told(m.Counted((A,)))
     assert part.answered(A, m.UpdateReply(outcome)) == []  # it may come after the word that it counts
 
@@ -115,7 +115,7 @@ def test_an_outcome_is_said_after_every_welcome_until_it_is_settled() -> None:
     part.told(OFFER)
     assert part.reported(FAILED) == [Say(FAILED)]
     assert part.told(welcome(Verdict.UPLOAD)) == [Say(FAILED)]
-    assert part.told(m.Settled(A)) == [Forget(A)]
+    assert part.told(m.Settled(A)) == [Forget(A, "no data")]
     assert part.told(m.Welcome({})) == []
     assert part.reported(FAILED) == []
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, until
 from puppet import weights
+from relay.regions import contributors, region, top
 
 from metisfl_async import (
     ClientParams,
@@ -78,31 +78,6 @@ class Masked(Adds):
 
 def named(learners: Mapping[int, Learner], numbers: Iterable[int]) -> dict[str, Learner]:
     return {f"site-{number}": learners[number] for number in numbers}
-
-
-@asynccontextmanager
-async def region(
-    parent: ClientParams, name: str, learners: Mapping[str, Learner], config: ControllerConfig | None = None
-) -> AsyncIterator[Relay]:
-    """Run a relay and its learners, which end by themselves."""
-    config = config or ControllerConfig(min_learners=len(learners))
-    async with Relay(config, ServerParams(), parent=parent, relay_id=name) as relay, asyncio.TaskGroup() as group:
-        group.create_task(relay.run())
-        for learner_id, learner in learners.items():
-            group.create_task(run_learner(learner, relay.client_params, learner_id=learner_id))
-        yield relay
-
-
-@asynccontextmanager
-async def top(num_relays: int, **options: Any) -> AsyncIterator[Controller]:
-    config = ControllerConfig(**({"min_learners": num_relays, "max_relayed_learners": 10} | options))
-    async with asyncio.timeout(PATIENCE_S), Controller(ServerParams(), config) as controller:
-        yield controller
-
-
-def contributors(metadata: Mapping[str, Any]) -> dict[str, float]:
-    """Give the weight of each who is in a sum."""
-    return {name: each["weight"] for name, each in metadata["contributors"].items()}
 
 
 async def flat(learners: Mapping[int, Learner], rounds: int, config: ControllerConfig) -> FederationResult:

@@ -69,4 +69,5 @@ class LedAggregator(Aggregator):
 
     async def _take_back(self, error: NoModel) -> None:
         self._contributors = {}
+        self._gallery.clear()  # no update here is to blame
         await super()._take_back(error)

@@ -196,20 +196,22 @@ class LearnerClient:
                     for name in ("work", "push"):
                         if (name, task_id) in self._at_work:
                             self._at_work[name, task_id].cancel()
-                    self._release(task_id)
-                case Forget(task_id):
-                    self._release(task_id)
+                    self._release(task_id, reason)
+                case Forget(task_id, refusal):
+                    self._release(task_id, refusal)
                 case End(farewell):
                     self._offers.put_nowait(farewell)
                 case _:
                     assert_never(step)
 
-    def _release(self, task_id: TaskId) -> None:
+    def _release(self, task_id: TaskId, refusal: str | None) -> None:
         """Give up what is kept for a task; the next training gets its copy of the model in that memory."""
-        update = self._updates.pop(task_id, None)
-        if update is not None and self._spool is not None:
+        if (update := self._updates.pop(task_id, None)) is None:
+            return
+        self._worker.settled(update.model, refusal)
+        if self._spool is not None:
             self._spool.forget(task_id)
-        if update is not None and ("push", task_id) not in self._at_work:
+        if ("push", task_id) not in self._at_work:
             self._recycle(update)
 
     def _recycle(self, update: Update) -> None:

@@ -69,6 +69,7 @@ class Forget:
     """The task is settled: what is kept for it is not needed any more."""
 
     task_id: TaskId
+    refusal: str | None = None  #: why its update, if it has one, does not count
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,9 @@ class Part:
             case TaskOffer():
                 return self._offered(message)
             case Settled(task_id):
-                return self._forget(task_id)
+                held = self._held.get(task_id)
+                failed = held.outcome if held is not None else None
+                return self._forget(task_id, failed.message if isinstance(failed, Failed) else None)
             case Counted(task_ids):
                 return [step for task_id in task_ids for step in self._forget(task_id)]
             case Withdrawn(task_id, reason):
@@ -183,8 +186,10 @@ class Part:
                 return []
             case Outcome.DAMAGED:
                 return [Push(task_id)]
-            case Outcome.COUNTED | Outcome.REFUSED | Outcome.CANCELLED:
+            case Outcome.COUNTED:
                 return self._forget(task_id)
+            case Outcome.REFUSED | Outcome.CANCELLED:
+                return self._forget(task_id, reply.reason)
 
     # --- pieces ----------------------------------------------------------------------------------------------------
 
@@ -224,8 +229,8 @@ class Part:
     def _drop(self, task_id: TaskId, reason: str) -> list[Step]:
         return [Drop(task_id, reason)] if self._held.pop(task_id, None) is not None else []
 
-    def _forget(self, task_id: TaskId) -> list[Step]:
-        return [Forget(task_id)] if self._held.pop(task_id, None) is not None else []
+    def _forget(self, task_id: TaskId, refusal: str | None = None) -> list[Step]:
+        return [Forget(task_id, refusal)] if self._held.pop(task_id, None) is not None else []
 
     def awaits_update(self, task_id: TaskId) -> bool:
         """Whether the controller still wants the update of a task."""

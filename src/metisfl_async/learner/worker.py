@@ -138,6 +138,9 @@ class Worker:
             self._tell_left_out(trained.left_out)
             return trained
 
+    def settled(self, update: Model, refusal: str | None) -> None:
+        """Do nothing: a learner is not told."""
+
     def recycle(self, update: Model) -> None:
         """Take back an update that nobody needs any more: the learner's next copy of a model is made there."""
         if isinstance(self._executor, THREADS):  # others have memory of their own

@@ -35,6 +35,9 @@ class Works(Protocol):
 
     async def train(self, model: Model, config: Config) -> Trained: ...
 
+    def settled(self, update: Model, refusal: str | None) -> None:
+        """Take note that an update counts, or why it does not."""
+
     def recycle(self, update: Model) -> None: ...
 
     async def evaluate(self, model: Model, config: Config) -> Metrics: ...

@@ -86,6 +86,10 @@ class Below(Controller):
         assert self._swaps.summed is not None
         return self._swaps.summed
 
+    def settled(self, update: Model, refusal: str | None) -> None:
+        """Take note of what the parent says of a sum; if it does not count, the learners hear why at once."""
+        self._swaps.settle(update, None if refusal is None else f"above: {refusal}")
+
     async def evaluate(self, model: Model) -> RoundRecord:
         """Have a model evaluated that came of a round here, among others; the record of that round."""
         job = self._job
@@ -127,9 +131,9 @@ class Below(Controller):
         return None if job is None or job.is_over else job
 
     def _takes(self, model: Model) -> bool:
-        """Whether a sum waits for such a model."""
+        """Whether a sum that counts waits for such a model."""
         summed = self._swaps.summed
-        return summed is not None and summed.of == model.manifest
+        return summed is not None and self._swaps.counts and summed.of == model.manifest
 
     async def _give(self, model: Model) -> None:
         self._measured = None

@@ -158,6 +158,9 @@ class _Region:
         said = said_of(contributors, name_of(self._config.scaling_factor))
         return Trained(summed.sum, metrics, said, sum_of=summed.of)
 
+    def settled(self, update: Model, refusal: str | None) -> None:
+        self.below.settled(update, refusal)
+
     def recycle(self, update: Model) -> None:
         """Do nothing: its memory goes."""
 
