@@ -29,6 +29,7 @@ from metisfl_async import (
     TerminationSignals,
     run_learner,
 )
+from metisfl_async.core.federation.events import UpdateCounted
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Array, Model
@@ -85,6 +86,11 @@ async def flat(learners: Mapping[int, Learner], rounds: int, config: ControllerC
     return await DriverSession(Controller(None, config), list(learners.values()), signals).run()
 
 
+async def counted_of(session: DriverSession) -> list[tuple[int, int]]:
+    """Follow a session: in which rounds updates counted, and of how many learners each was."""
+    return [(event.number, event.num_learners) async for event in session.events() if isinstance(event, UpdateCounted)]
+
+
 async def test_two_regions_of_three_are_the_flat_federation_bit_for_bit() -> None:
     flatly = {number: Drifts(number) for number in range(6)}
     expected = await flat(flatly, 3, ControllerConfig(min_learners=6))
@@ -94,7 +100,10 @@ async def test_two_regions_of_three_are_the_flat_federation_bit_for_bit() -> Non
             region(controller.client_params, name, named(learners, numbers)) for name, numbers in REGIONS.items()
         )
         async with north, south:
-            result = await DriverSession(controller, 2, TerminationSignals(federation_rounds=3)).run()
+            session = DriverSession(controller, 2, TerminationSignals(federation_rounds=3))
+            watching = asyncio.create_task(counted_of(session))
+            result = await session.run()
+            counted = await watching
     assert expected.final_model is not None
     assert result.final_model is not None
     for mine, theirs in zip(result.final_model, expected.final_model, strict=True):
@@ -102,12 +111,17 @@ async def test_two_regions_of_three_are_the_flat_federation_bit_for_bit() -> Non
         assert mine.tobytes() == theirs.tobytes()
     for record, other in zip(result.rounds, expected.rounds, strict=True):
         assert record.participants == ["north", "south"]
+        assert record.contributors == {f"{name}/site-{n}": 1 for name, numbers in REGIONS.items() for n in numbers}
+        assert record.summary().startswith("2 of 2 updates of 6 learners in ")
         assert record.train_metrics == pytest.approx(other.train_metrics)
         assert record.evaluation_metrics == pytest.approx(other.evaluation_metrics)
         assert record.evaluation_weighted_by == other.evaluation_weighted_by == "num_examples"
         assert sorted(
             weight for part in record.learners.values() for weight in contributors(part.train_metadata).values()
         ) == sorted(part.weight or 0.0 for part in other.learners.values())
+    assert counted == [(1, 3), (1, 3), (2, 3), (2, 3), (3, 3), (3, 3)]
+    assert result.to_dict()["participation"]["north/site-0"] == {"asked": 3, "counted": 3}
+    assert "<td>2 of 2, of 6 learners</td>" in result._repr_html_()
     for learner in learners.values():
         assert learner.final[0].tobytes() == result.final_model[0].tobytes()
 
@@ -129,6 +143,7 @@ async def test_a_relay_may_have_relays_below_it() -> None:
     part = result.rounds[1].learners["middle"]
     said: Any = part.train_metadata["contributors"]
     assert {name: each["num_learners"] for name, each in said.items()} == {"inner": 3, "site-2": 1}
+    assert result.rounds[1].contributors == {"middle/inner": 3, "middle/site-2": 1}
     assert contributors(part.train_metadata)["inner"] == 100.0 + 137.0 + 211.0
     assert result.rounds[1].evaluation_metrics == pytest.approx(expected.rounds[1].evaluation_metrics)
     config = learners[0].configs[-1]

@@ -277,6 +277,7 @@ class Federation(Course):
             self.standing.timings[task.learner] = timing
         task.part.staleness = (self.model_version or 0) - task.model_version
         task.part.update_norm, task.part.is_global, task.part.twin = folded.norm, folded.is_global, folded.twin
+        task.part.num_relayed = folded.num_relayed
         self._announce(UpdateFolded(self._round.number, task.learner, weight, metrics))
         if folded.is_global or folded.twin is not None:
             self._announce(UpdateRepeated(self._round.number, task.learner, folded.twin))

@@ -242,6 +242,7 @@ class Folded:
     norm: float | None = None  #: of what the update changes of the global model
     is_global: bool = False  #: whether it is the global model, as it was
     twin: LearnerId | None = None  #: who sent the same update for the same model, if somebody did
+    num_relayed: int | None = None  #: of a sum: how many learners' updates are in it
 
 
 # --- time, and the aggregator ----------------------------------------------------------------------------------------
