@@ -125,6 +125,21 @@ def test_an_update_that_is_ready_after_its_task_was_dropped_is_forgotten() -> No
     assert part.trained(A) == [Forget(A)]
 
 
+def test_a_task_of_before_is_done_again_and_sent_unless_the_controller_has_its_update() -> None:
+    part = Part()
+    assert part.take_up(OFFER, is_done=False) == [Begin(OFFER)]
+    assert part.hello() == [HeldTask(A, False, "train", ModelRef(F, 0))]
+    assert part.told(welcome(Verdict.CONTINUE)) == []
+    assert part.trained(A) == [Push(A)]
+    part = Part()
+    part.take_up(OFFER, is_done=False)
+    assert part.told(welcome(Verdict.KEEP)) == part.trained(A) == []
+    assert part.told(welcome(Verdict.UPLOAD)) == [Push(A)]  # the controller has lost it
+    part = Part()
+    part.take_up(OFFER, is_done=False)
+    assert part.told(welcome(Verdict.COUNTED)) == [Forget(A)]
+
+
 tasks = st.sampled_from([TaskId(name) for name in "abcd"])
 federations = st.sampled_from([F, G])
 
@@ -177,6 +192,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.ended(steps)
         self.pushes(steps, again)
         self.folded -= again
+        kept = {task_id for task_id, verdict in verdicts.items() if verdict is Verdict.KEEP} & set(self.held)
+        self.folded |= kept - self.sent - set(self.outcomes)  # updates of before
         over = {task_id for task_id, verdict in verdicts.items() if verdict in (Verdict.COUNTED, Verdict.DISCARD)}
         assert not over & set(self.held)
         assert [step.message for step in steps if isinstance(step, Say)] == [
@@ -205,7 +222,10 @@ class AnyOrder(RuleBasedStateMachine):
         if task_id in self.sent:
             return
         steps = self.part.trained(task_id)
-        assert steps == ([Push(task_id)] if task_id in self.held else [Forget(task_id)])
+        if task_id in self.held:
+            assert steps == ([] if task_id in self.folded else [Push(task_id)])
+        else:
+            assert steps == [Forget(task_id)]
         self.sent |= {task_id} & set(self.held)
 
     @rule(task_id=tasks, fails=st.booleans())

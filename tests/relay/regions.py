@@ -10,8 +10,11 @@ from typing import Any
 from federations import PATIENCE_S
 
 from metisfl_async import ClientParams, Controller, ControllerConfig, Learner, Relay, ServerParams, run_learner
+from metisfl_async.core.federation.tasks import TaskKind
+from metisfl_async.core.ids import FederationId, ModelRef, TaskId
+from metisfl_async.core.messages import TaskOffer
 
-__all__ = ["contributors", "region", "top"]
+__all__ = ["contributors", "offer", "region", "top"]
 
 
 @asynccontextmanager
@@ -37,3 +40,8 @@ async def top(num_relays: int, **options: Any) -> AsyncIterator[Controller]:
 def contributors(metadata: Mapping[str, Any]) -> dict[str, float]:
     """Give the weight of each who is in a sum."""
     return {name: each["weight"] for name, each in metadata["contributors"].items()}
+
+
+def offer(task_id: str) -> TaskOffer:
+    """Make a training task of a parent's."""
+    return TaskOffer(TaskId(task_id), TaskKind.TRAIN, 1, ModelRef(FederationId("f"), 0), {}, seed=1)

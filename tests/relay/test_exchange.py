@@ -41,17 +41,16 @@ async def test_a_refusal_holds_for_what_is_there_and_for_what_comes_until_it_is_
     assert await swapping is MODEL
 
 
-async def test_what_the_parent_says_of_a_sum_is_of_that_one_alone() -> None:
-    exchange, other = Exchange(), Model.from_arrays([np.ones(2)])
-    exchange.settle(MODEL, None)
+async def test_a_sum_that_is_taken_back_says_nothing_of_the_next_one() -> None:
+    exchange = Exchange()
+    exchange.take_back("there is none")
     swapping = asyncio.create_task(exchange.swap(SUMMED))
     await exchange.arrived.wait()
-    exchange.settle(other, None)
-    exchange.settle(other, "it was late")
-    assert not exchange.counts
-    exchange.settle(MODEL, None)
-    assert exchange.counts
-    exchange.settle(MODEL, "it is too large")
+    exchange.take_back("it is too large")
     with pytest.raises(NoModel, match="it is too large"):
         await swapping
     assert exchange.summed is None
+    swapping = asyncio.create_task(exchange.swap(SUMMED))
+    await exchange.arrived.wait()
+    exchange.give(MODEL)
+    assert await swapping is MODEL

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, until
 from puppet import weights
-from relay.regions import contributors, region, top
+from relay.regions import contributors, offer, region, top
 
 from metisfl_async import (
     ClientParams,
@@ -370,11 +370,12 @@ async def test_learners_wait_for_a_relay_that_was_stopped() -> None:
             below = relay._region.below
             learning = asyncio.create_task(run_learner(site, params, learner_id="site-0"))
             await until(lambda: below.snapshot().connected == ("site-0",))
-            await below.train(Model.from_arrays(weights(0)), seed=1)  # as the parent has it done
+            await below.train(Model.from_arrays(weights(0)), offer("1"))  # as the parent has it done
         again = Relay(None, ServerParams(port=params.port), parent=ClientParams("localhost", 1))
         async with again:
             await until(lambda: len(again._region.below.snapshot().connected) == 1)
-            assert (await again._region.below.train(Model.from_arrays(weights(5)), seed=1)).sum.arrays()[0][0] == 14.0
+            summed = await again._region.below.train(Model.from_arrays(weights(5)), offer("2"))
+            assert summed.sum.arrays()[0][0] == 14.0
             await again._region.below.end(None, keep_running=False)
             await learning
 

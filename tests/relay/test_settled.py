@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from federations import PATIENCE_S, Adds, AddsOnLoop, until
 from puppet import Puppet, dialled, weights
-from relay.regions import region, top
+from relay.regions import offer, region, top
 
 from metisfl_async import (
     ClientParams,
@@ -116,15 +116,15 @@ async def test_a_model_that_comes_before_the_word_that_the_sum_counts_is_taken_f
         asyncio.TaskGroup() as group,
     ):
         below = relay._region.below
-        training = group.create_task(below.train(Model.from_arrays(weights(0)), seed=1))
+        training = group.create_task(below.train(Model.from_arrays(weights(0)), offer("earlier")))
         first = await trained(site, 1)
-        earlier = await training
-        training = group.create_task(below.train(Model.from_arrays(weights(5)), seed=1))
+        await training
+        training = group.create_task(below.train(Model.from_arrays(weights(5)), offer("later")))
         assert await fate(site) == Withdrawn(first, "the model above is another one")
         second = await trained(site, 6)
-        later = await training
-        below.settled(earlier.sum, "it was late")  # an answer that was long on its way
-        below.settled(later.sum, None)
+        await training
+        below.settled(TaskId("earlier"), "it was late")  # an answer that was long on its way
+        below.settled(TaskId("later"), None)
         group.create_task(below.end(Model.from_arrays(weights(7)), keep_running=False))
         assert await fate(site) == Counted((second,))
         assert isinstance(await fate(site), Farewell)

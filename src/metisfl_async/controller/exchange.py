@@ -28,7 +28,6 @@ class Exchange:
     def __init__(self) -> None:
         self.summed: Summed | None = None  #: for which no model is there
         self.arrived = asyncio.Event()  #: set while there is one
-        self.counts = False  #: whether its parent says that it is in a published model
         self._model: asyncio.Future[Model] | None = None  # while there is one
         self._refusal: str | None = None  # why none is taken
 
@@ -48,28 +47,22 @@ class Exchange:
         if self._refusal is not None:
             raise NoModel(self._refusal)
         self.summed, self._model = summed, asyncio.get_running_loop().create_future()
-        self.counts = False
         self.arrived.set()
         return await self._model
-
-    def settle(self, update: Model, refusal: str | None) -> None:
-        """Take note of what the parent says of a sum: it counts, or why no model with it will come."""
-        if self.summed is None or self.summed.sum is not update:
-            return  # nobody waits with it any more
-        if refusal is None:
-            self.counts = True
-        else:
-            self._take().set_exception(NoModel(refusal))
 
     def give(self, model: Model) -> None:
         """Give the model for the sum that is there."""
         self._take().set_result(model)
 
+    def take_back(self, reason: str) -> None:
+        """Say that no model will come for the sum that is there, if there is one."""
+        if self._model is not None:
+            self._take().set_exception(NoModel(reason))
+
     def refuse(self, reason: str) -> None:
         """Say that no model will come, for a sum that is there or comes yet."""
         self._refusal = reason
-        if self._model is not None:
-            self._take().set_exception(NoModel(reason))
+        self.take_back(reason)
 
     def _take(self) -> asyncio.Future[Model]:
         assert self._model is not None

@@ -154,8 +154,8 @@ class Federation(Course):
                 self._published(happened)
             case Unpublished():
                 self._unpublished(happened)
-            case Proceed(kind):
-                self._proceed(kind)
+            case Proceed(kind, note):
+                self._proceed(kind, note)
             case Saved(number):
                 if (then := self._when_saved.pop(number, None)) is not None:
                     then()

@@ -89,6 +89,7 @@ class Proceed:
     """Go on with a federation that is led: train from its latest model, or have the next one evaluated."""
 
     kind: TaskKind
+    note: str = ""  #: on a round, which survives the controller as long as the round is open
 
 
 @dataclass(frozen=True, slots=True)
