@@ -82,6 +82,26 @@ async def test_what_the_parent_refuses_does_not_count_below_and_the_reason_comes
     assert said.reason == f"above: {above.learners['north'].failures[0].message}"
 
 
+async def test_the_reason_comes_down_through_relays_of_relays() -> None:
+    async with (
+        top(1, max_relayed_learners=0) as controller,
+        region(controller.client_params, "middle", {}, ControllerConfig(max_relayed_learners=1)) as middle,
+        region(middle.client_params, "inner", {}, ControllerConfig()) as inner,
+        dialled(inner.client_params, "site-0") as site,
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(run_learner(Adds(1), controller.client_params, learner_id="south"))
+        session = DriverSession(controller, 2, ONE_ROUND, initial_weights=weights(0))
+        running = group.create_task(session.run())
+        await trained(site, 2)
+        said, over = await fate(site), await fate(site)
+        await site.link.leave(site.token)
+        await running
+    assert isinstance(said, Withdrawn)
+    assert said.reason.startswith("above: above: a sum of updates came; allowed only from relays")
+    assert isinstance(over, Farewell)
+
+
 async def test_a_sum_of_an_open_round_does_not_count_where_the_parent_is_stopped() -> None:
     slow = AddsOnLoop(1)
     slow.may_train.clear()
