@@ -48,6 +48,20 @@ def test_without_rounds_those_are_named_that_failed_more_often_than_not() -> Non
     assert seldom(rounds_of("a", "b", "a", "a", "a", asked="c", in_rounds=False)) == ["c"]
 
 
+def test_who_seldom_counts_below_a_relay_is_named_too() -> None:
+    records = rounds_of("ar", "ar", "ar", asked="")
+    for record, names in zip(records, ["xy", "x", "x"], strict=True):
+        said = {"contributors": {name: {"weight": 1.0} for name in names}}
+        record.learners["r"] = LearnerRecord(num_relayed=len(names), train_metadata=said)  # type: ignore[arg-type]
+    assert participation_of(records) == {
+        "a": Participation(3, 3),
+        "r": Participation(3, 3),
+        "r/x": Participation(3, 3),
+        "r/y": Participation(1, 1),
+    }
+    assert seldom(records) == ["r/y"]
+
+
 def test_only_some_are_named_in_the_text() -> None:
     result = FederationResult(None, 2, rounds_of("a", "a", asked="bcdef"), "enough")
     assert (

@@ -71,15 +71,15 @@ def test_an_update_that_is_folded_is_kept_until_it_counts_or_is_not_wanted(
         (m.Outcome.FOLDED, []),
         (m.Outcome.DAMAGED, [Push(A)]),
         (m.Outcome.COUNTED, [Forget(A)]),
-        (m.Outcome.REFUSED, [Forget(A)]),
-        (m.Outcome.CANCELLED, [Forget(A)]),
+        (m.Outcome.REFUSED, [Forget(A, "why")]),
+        (m.Outcome.CANCELLED, [Forget(A, "why")]),
     ],
 )
 def test_each_answer_has_its_consequence(outcome: m.Outcome, steps: list[Step]) -> None:
     part = Part()
     part.told(OFFER)
     part.trained(A)
-    assert part.answered(A, m.UpdateReply(outcome)) == steps
+    assert part.answered(A, m.UpdateReply(outcome, "why")) == steps
     part.told(m.Counted((A,)))
     assert part.answered(A, m.UpdateReply(outcome)) == []  # it may come after the word that it counts
 
@@ -115,7 +115,7 @@ def test_an_outcome_is_said_after_every_welcome_until_it_is_settled() -> None:
     part.told(OFFER)
     assert part.reported(FAILED) == [Say(FAILED)]
     assert part.told(welcome(Verdict.UPLOAD)) == [Say(FAILED)]
-    assert part.told(m.Settled(A)) == [Forget(A)]
+    assert part.told(m.Settled(A)) == [Forget(A, "no data")]
     assert part.told(m.Welcome({})) == []
     assert part.reported(FAILED) == []
 
@@ -123,6 +123,21 @@ def test_an_outcome_is_said_after_every_welcome_until_it_is_settled() -> None:
 def test_an_update_that_is_ready_after_its_task_was_dropped_is_forgotten() -> None:
     part = Part()
     assert part.trained(A) == [Forget(A)]
+
+
+def test_a_task_of_before_is_done_again_and_sent_unless_the_controller_has_its_update() -> None:
+    part = Part()
+    assert part.take_up(OFFER, is_done=False) == [Begin(OFFER)]
+    assert part.hello() == [HeldTask(A, False, "train", ModelRef(F, 0))]
+    assert part.told(welcome(Verdict.CONTINUE)) == []
+    assert part.trained(A) == [Push(A)]
+    part = Part()
+    part.take_up(OFFER, is_done=False)
+    assert part.told(welcome(Verdict.KEEP)) == part.trained(A) == []
+    assert part.told(welcome(Verdict.UPLOAD)) == [Push(A)]  # the controller has lost it
+    part = Part()
+    part.take_up(OFFER, is_done=False)
+    assert part.told(welcome(Verdict.COUNTED)) == [Forget(A)]
 
 
 tasks = st.sampled_from([TaskId(name) for name in "abcd"])
@@ -177,6 +192,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.ended(steps)
         self.pushes(steps, again)
         self.folded -= again
+        kept = {task_id for task_id, verdict in verdicts.items() if verdict is Verdict.KEEP} & set(self.held)
+        self.folded |= kept - self.sent - set(self.outcomes)  # updates of before
         over = {task_id for task_id, verdict in verdicts.items() if verdict in (Verdict.COUNTED, Verdict.DISCARD)}
         assert not over & set(self.held)
         assert [step.message for step in steps if isinstance(step, Say)] == [
@@ -205,7 +222,10 @@ class AnyOrder(RuleBasedStateMachine):
         if task_id in self.sent:
             return
         steps = self.part.trained(task_id)
-        assert steps == ([Push(task_id)] if task_id in self.held else [Forget(task_id)])
+        if task_id in self.held:
+            assert steps == ([] if task_id in self.folded else [Push(task_id)])
+        else:
+            assert steps == [Forget(task_id)]
         self.sent |= {task_id} & set(self.held)
 
     @rule(task_id=tasks, fails=st.booleans())

@@ -39,3 +39,18 @@ async def test_a_refusal_holds_for_what_is_there_and_for_what_comes_until_it_is_
     await exchange.arrived.wait()
     exchange.give(MODEL)
     assert await swapping is MODEL
+
+
+async def test_a_sum_that_is_taken_back_says_nothing_of_the_next_one() -> None:
+    exchange = Exchange()
+    exchange.take_back("there is none")
+    swapping = asyncio.create_task(exchange.swap(SUMMED))
+    await exchange.arrived.wait()
+    exchange.take_back("it is too large")
+    with pytest.raises(NoModel, match="it is too large"):
+        await swapping
+    assert exchange.summed is None
+    swapping = asyncio.create_task(exchange.swap(SUMMED))
+    await exchange.arrived.wait()
+    exchange.give(MODEL)
+    assert await swapping is MODEL

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from federations import PATIENCE_S, Adds, AddsOnLoop, nothing_left_behind, until
 from puppet import weights
+from relay.regions import contributors, offer, region, top
 
 from metisfl_async import (
     ClientParams,
@@ -29,6 +29,7 @@ from metisfl_async import (
     TerminationSignals,
     run_learner,
 )
+from metisfl_async.core.federation.events import UpdateCounted
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Array, Model
@@ -80,34 +81,14 @@ def named(learners: Mapping[int, Learner], numbers: Iterable[int]) -> dict[str, 
     return {f"site-{number}": learners[number] for number in numbers}
 
 
-@asynccontextmanager
-async def region(
-    parent: ClientParams, name: str, learners: Mapping[str, Learner], config: ControllerConfig | None = None
-) -> AsyncIterator[Relay]:
-    """Run a relay and its learners, which end by themselves."""
-    config = config or ControllerConfig(min_learners=len(learners))
-    async with Relay(config, ServerParams(), parent=parent, relay_id=name) as relay, asyncio.TaskGroup() as group:
-        group.create_task(relay.run())
-        for learner_id, learner in learners.items():
-            group.create_task(run_learner(learner, relay.client_params, learner_id=learner_id))
-        yield relay
-
-
-@asynccontextmanager
-async def top(num_relays: int, **options: Any) -> AsyncIterator[Controller]:
-    config = ControllerConfig(**({"min_learners": num_relays, "max_relayed_learners": 10} | options))
-    async with asyncio.timeout(PATIENCE_S), Controller(ServerParams(), config) as controller:
-        yield controller
-
-
-def contributors(metadata: Mapping[str, Any]) -> dict[str, float]:
-    """Give the weight of each who is in a sum."""
-    return {name: each["weight"] for name, each in metadata["contributors"].items()}
-
-
 async def flat(learners: Mapping[int, Learner], rounds: int, config: ControllerConfig) -> FederationResult:
     signals = TerminationSignals(federation_rounds=rounds)
     return await DriverSession(Controller(None, config), list(learners.values()), signals).run()
+
+
+async def counted_of(session: DriverSession) -> list[tuple[int, int]]:
+    """Follow a session: in which rounds updates counted, and of how many learners each was."""
+    return [(event.number, event.num_learners) async for event in session.events() if isinstance(event, UpdateCounted)]
 
 
 async def test_two_regions_of_three_are_the_flat_federation_bit_for_bit() -> None:
@@ -119,7 +100,10 @@ async def test_two_regions_of_three_are_the_flat_federation_bit_for_bit() -> Non
             region(controller.client_params, name, named(learners, numbers)) for name, numbers in REGIONS.items()
         )
         async with north, south:
-            result = await DriverSession(controller, 2, TerminationSignals(federation_rounds=3)).run()
+            session = DriverSession(controller, 2, TerminationSignals(federation_rounds=3))
+            watching = asyncio.create_task(counted_of(session))
+            result = await session.run()
+            counted = await watching
     assert expected.final_model is not None
     assert result.final_model is not None
     for mine, theirs in zip(result.final_model, expected.final_model, strict=True):
@@ -127,12 +111,17 @@ async def test_two_regions_of_three_are_the_flat_federation_bit_for_bit() -> Non
         assert mine.tobytes() == theirs.tobytes()
     for record, other in zip(result.rounds, expected.rounds, strict=True):
         assert record.participants == ["north", "south"]
+        assert record.contributors == {f"{name}/site-{n}": 1 for name, numbers in REGIONS.items() for n in numbers}
+        assert record.summary().startswith("2 of 2 updates of 6 learners in ")
         assert record.train_metrics == pytest.approx(other.train_metrics)
         assert record.evaluation_metrics == pytest.approx(other.evaluation_metrics)
         assert record.evaluation_weighted_by == other.evaluation_weighted_by == "num_examples"
         assert sorted(
             weight for part in record.learners.values() for weight in contributors(part.train_metadata).values()
         ) == sorted(part.weight or 0.0 for part in other.learners.values())
+    assert counted == [(1, 3), (1, 3), (2, 3), (2, 3), (3, 3), (3, 3)]
+    assert result.to_dict()["participation"]["north/site-0"] == {"asked": 3, "counted": 3}
+    assert "<td>2 of 2, of 6 learners</td>" in result._repr_html_()
     for learner in learners.values():
         assert learner.final[0].tobytes() == result.final_model[0].tobytes()
 
@@ -154,6 +143,7 @@ async def test_a_relay_may_have_relays_below_it() -> None:
     part = result.rounds[1].learners["middle"]
     said: Any = part.train_metadata["contributors"]
     assert {name: each["num_learners"] for name, each in said.items()} == {"inner": 3, "site-2": 1}
+    assert result.rounds[1].contributors == {"middle/inner": 3, "middle/site-2": 1}
     assert contributors(part.train_metadata)["inner"] == 100.0 + 137.0 + 211.0
     assert result.rounds[1].evaluation_metrics == pytest.approx(expected.rounds[1].evaluation_metrics)
     config = learners[0].configs[-1]
@@ -380,11 +370,12 @@ async def test_learners_wait_for_a_relay_that_was_stopped() -> None:
             below = relay._region.below
             learning = asyncio.create_task(run_learner(site, params, learner_id="site-0"))
             await until(lambda: below.snapshot().connected == ("site-0",))
-            await below.train(Model.from_arrays(weights(0)), seed=1)  # as the parent has it done
+            await below.train(Model.from_arrays(weights(0)), offer("1"))  # as the parent has it done
         again = Relay(None, ServerParams(port=params.port), parent=ClientParams("localhost", 1))
         async with again:
             await until(lambda: len(again._region.below.snapshot().connected) == 1)
-            assert (await again._region.below.train(Model.from_arrays(weights(5)), seed=1)).sum.arrays()[0][0] == 14.0
+            summed = await again._region.below.train(Model.from_arrays(weights(5)), offer("2"))
+            assert summed.sum.arrays()[0][0] == 14.0
             await again._region.below.end(None, keep_running=False)
             await learning
 

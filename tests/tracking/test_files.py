@@ -73,5 +73,5 @@ def expected(result: FederationResult) -> dict[tuple[int, str], float]:
 async def test_names_are_groups() -> None:
     record = (await session_of([Adds(1), Adds(2)], rounds=1).run()).rounds[0]
     assert {name.split("/")[0] for name in of_round(record)} == {"train", "evaluation", "system"}
-    assert of_round(record)["system/updates"] == 2
+    assert of_round(record)["system/updates"] == of_round(record)["system/learners"] == 2
     assert of_learners(record)["learner/learner-0/evaluation/accuracy"] == pytest.approx(5 / 3)

@@ -234,8 +234,8 @@ class Aggregator:
             reason = f"there is no memory to take in a model of {size} bytes"
             self._post(Rejected(upload.stream, type(error).__name__, reason))
         else:
-            held_bytes = upload.room.staging.used_bytes
-            folded = Folded(upload.stream, upload.weight, header.metrics, header.metadata, held_bytes)
+            folded = Folded(upload.stream, upload.weight, header.metrics, header.metadata)
+            folded = replace(folded, held_bytes=upload.room.staging.used_bytes, num_relayed=upload.num_relayed)
             if seen is not None:
                 twin = self._gallery.add(TaskId(header.task_id), upload.learner, upload.weight, seen)
                 folded = replace(folded, norm=seen.norm, is_global=seen.is_global, twin=twin)

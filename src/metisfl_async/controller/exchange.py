@@ -1,4 +1,4 @@
-"""Where a relay's controller waits with the sum of a round, until its parent's next global model is there."""
+"""Where a relay's controller waits with the sum of a round, until its parent's next global model, with it, is there."""
 
 from __future__ import annotations
 
@@ -54,11 +54,15 @@ class Exchange:
         """Give the model for the sum that is there."""
         self._take().set_result(model)
 
+    def take_back(self, reason: str) -> None:
+        """Say that no model will come for the sum that is there, if there is one."""
+        if self._model is not None:
+            self._take().set_exception(NoModel(reason))
+
     def refuse(self, reason: str) -> None:
         """Say that no model will come, for a sum that is there or comes yet."""
         self._refusal = reason
-        if self._model is not None:
-            self._take().set_exception(NoModel(reason))
+        self.take_back(reason)
 
     def _take(self) -> asyncio.Future[Model]:
         assert self._model is not None

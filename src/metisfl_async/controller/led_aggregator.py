@@ -11,7 +11,7 @@ from metisfl_async.controller.upload import Upload
 from metisfl_async.core.errors import NoModel
 from metisfl_async.core.federation.commands import Discard
 from metisfl_async.core.model import Model
-from metisfl_async.core.strategies.aggregation.contributors import Contributor, num_learners_of
+from metisfl_async.core.strategies.aggregation.contributors import Contributor
 from metisfl_async.core.strategies.aggregation.fedavg import FedAvg
 from metisfl_async.core.strategies.aggregation.partial_sum import packed_sum, sum_manifest
 from metisfl_async.core.strategies.aggregation.resemblance import Portrait
@@ -40,9 +40,7 @@ class LedAggregator(Aggregator):
 
     async def _fold(self, upload: Upload) -> Portrait:
         seen = await super()._fold(upload)
-        header = upload.header
-        count = num_learners_of(header.metadata) if header.kind == "sum" else 1
-        self._contributors[upload.learner] = Contributor(upload.weight, count, header.metrics)
+        self._contributors[upload.learner] = Contributor(upload.weight, upload.num_relayed or 1, upload.header.metrics)
         return seen
 
     async def _do(self, job: Job, submitted: int) -> None:
@@ -69,4 +67,5 @@ class LedAggregator(Aggregator):
 
     async def _take_back(self, error: NoModel) -> None:
         self._contributors = {}
+        self._gallery.clear()  # no update here is to blame
         await super()._take_back(error)

@@ -14,6 +14,7 @@ from metisfl_async.core.ids import LearnerId, StreamId, TaskId
 from metisfl_async.core.messages import UpdateReply
 from metisfl_async.core.model import Model, allocate
 from metisfl_async.core.strategies.aggregation.arithmetic import unfit
+from metisfl_async.core.strategies.aggregation.contributors import num_learners_of
 from metisfl_async.core.strategies.aggregation.infinities import Infinities
 from metisfl_async.core.strategies.aggregation.partial_sum import Contribution, PartialSum, mean_of, sum_parts
 from metisfl_async.core.strategies.aggregation.resemblance import Portrait, portrait
@@ -51,6 +52,11 @@ class Upload:
         model = Model(update.manifest, allocate(len(update.buffer)), version=0)
         model.buffer[:] = update.buffer
         return model
+
+    @property
+    def num_relayed(self) -> int | None:
+        """How many learners' updates are in it, if it is a sum."""
+        return num_learners_of(self.header.metadata) if self.header.kind == "sum" else None
 
     def fold_sum(self, rule: AggregationRule, base: Model) -> Portrait:
         """Fold a sum that came in one update, and look what its mean is like: one learner's, whoever contributed.

@@ -28,14 +28,18 @@ class Participation:
 
 
 def participation_of(records: Sequence[RoundRecord]) -> dict[str, Participation]:
-    """Count for each learner the published models that it was asked for, and those that its updates are in."""
+    """Count for each learner the published models that it was asked for, and those that its updates are in.
+
+    Of those below a relay it is known when they counted, and not when they were asked in vain.
+    """
     asked: dict[str, int] = {}
     counted: dict[str, int] = {}
     for record in records:
         if record.is_published:
-            for learner in record.learners:
+            contributors = record.contributors
+            for learner in {*record.learners, *contributors}:
                 asked[learner] = asked.get(learner, 0) + 1
-            for learner in set(record.participants):
+            for learner in {*record.participants, *contributors}:
                 counted[learner] = counted.get(learner, 0) + 1
     return {learner: Participation(asked[learner], counted.get(learner, 0)) for learner in sorted(asked)}
 

@@ -121,6 +121,12 @@ def _bar(task: Any) -> str:
     return f"<div>{escape(task.description)} <progress{extent}></progress> {text}</div>"
 
 
+def _updates(record: RoundRecord) -> str:
+    num, num_learners = len(record.participants), record.num_learners
+    of = f", of {num_learners} learners" if num_learners != num else ""
+    return f"{num} of {len(record.learners)}{of}"
+
+
 def table_of_rounds(title: str, rounds: Collection[RoundRecord]) -> str:
     """Make an HTML table with a row for each round."""
     trained = sorted({name for record in rounds for name in record.train_metrics})
@@ -128,7 +134,7 @@ def table_of_rounds(title: str, rounds: Collection[RoundRecord]) -> str:
     unit = "round" if all(record.in_rounds for record in rounds) else "model"
     rows = (
         [
-            *(record.number, f"{len(record.participants)} of {len(record.learners)}", shown(record.duration_ms / 1e3)),
+            *(record.number, _updates(record), shown(record.duration_ms / 1e3)),
             *(shown(record.train_metrics.get(name)) for name in trained),
             *(shown(record.evaluation_metrics.get(name)) for name in evaluated),
         ]

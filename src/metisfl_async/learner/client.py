@@ -21,7 +21,7 @@ from metisfl_async.core.errors import (
     UnknownLearner,
 )
 from metisfl_async.core.federation.tasks import TaskKind
-from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token, traceparent_of
+from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
 from metisfl_async.core.messages import (
     TRAINED_BEFORE,
     Afterwards,
@@ -83,11 +83,13 @@ class LearnerClient:
         connect_timeout_s: float | None = None,
         spool: Spool | None = None,
         *,
+        held: Sequence[TaskOffer] = (),
         failures: FailureLog | None = None,
     ) -> None:
         self._link, self._worker = link, worker
         self._id = LearnerId(learner_id)
         self._connect_timeout_s = connect_timeout_s
+        self._held = held  # of before we were started again, and to be done from the beginning
         self._part, self._spool, self._failures = Part(), spool, failures or FailureLog()
         self._shrinking = Shrinking()
         self._answering = Answering(worker, self._failures, lambda answer: self._carry_out([Say(answer)]))
@@ -111,6 +113,8 @@ class LearnerClient:
                 for kept in await self._spool.open():
                     self._updates[kept.offer.task_id] = Update.raw(kept.trained, kept.model_version, is_own=True)
                     self._part.take_up(kept.offer)
+            for offer in self._held:
+                self._carry_out(self._part.take_up(offer, is_done=False))
             await first_of(self._work(), self._push_all(), self._answering.run(), self._stay_connected())
         finally:
             if self._spool is not None:
@@ -193,19 +197,20 @@ class LearnerClient:
                     self._pushes.put_nowait(task_id)
                 case Drop(task_id, reason):
                     logger.info("%s drops task %s: %s", self._id, task_id, reason)
-                    for name in ("work", "push"):
-                        if (name, task_id) in self._at_work:
-                            self._at_work[name, task_id].cancel()
-                    self._release(task_id)
-                case Forget(task_id):
-                    self._release(task_id)
+                    self._release(task_id, reason, "work", "push")
+                case Forget(task_id, refusal):
+                    self._release(task_id, refusal, "work")
                 case End(farewell):
                     self._offers.put_nowait(farewell)
                 case _:
                     assert_never(step)
 
-    def _release(self, task_id: TaskId) -> None:
-        """Give up what is kept for a task; the next training gets its copy of the model in that memory."""
+    def _release(self, task_id: TaskId, refusal: str | None, *at_work: str) -> None:
+        """Give up what is done and kept for a task; the next training gets its copy of the model in that memory."""
+        for name in at_work:
+            if (name, task_id) in self._at_work:
+                self._at_work[name, task_id].cancel()
+        self._worker.settled(task_id, refusal)
         update = self._updates.pop(task_id, None)
         if update is not None and self._spool is not None:
             self._spool.forget(task_id)
@@ -219,6 +224,7 @@ class LearnerClient:
     # --- working ---------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
+        await self._is_connected.wait()  # by then it is known whether tasks of before are wanted
         while True:
             offer = await self._offers.get()
             if isinstance(offer, Farewell):
@@ -240,8 +246,7 @@ class LearnerClient:
 
     async def _do(self, offer: TaskOffer) -> None:
         """Do one task; whatever goes wrong becomes its outcome."""
-        self._worker.seed = offer.seed or None
-        self._worker.traceparent = traceparent_of(offer.model.federation_id, offer.task_id)
+        self._worker.begin(offer)
         config: Config = {"round_number": offer.round_number, **offer.config}
         try:
             match offer.kind:

@@ -66,9 +66,10 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """The task is settled: what is kept for it is not needed any more."""
+    """The task is settled: what is kept for it, or still done, is not needed any more."""
 
     task_id: TaskId
+    refusal: str | None = None  #: why its update, if it has one, does not count
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +119,11 @@ class Part:
             for task_id, held in self._held.items()
         ]
 
-    def take_up(self, offer: TaskOffer) -> None:
-        """Hold a task of before this learner was started again; its update is ready, and sent when it is asked for."""
+    def take_up(self, offer: TaskOffer, *, is_done: bool = True) -> list[Step]:
+        """Hold a task of before this learner was started again; an update that is ready waits to be asked for."""
         self.federation_id = offer.model.federation_id
-        self._held[offer.task_id] = _Held(offer, is_done=True, is_folded=True)
+        self._held[offer.task_id] = _Held(offer, is_done=is_done, is_folded=is_done)
+        return [] if is_done else [Begin(offer)]
 
     # --- what happens ----------------------------------------------------------------------------------------------
 
@@ -139,7 +141,9 @@ class Part:
             case TaskOffer():
                 return self._offered(message)
             case Settled(task_id):
-                return self._forget(task_id)
+                held = self._held.get(task_id)
+                failed = held.outcome if held is not None else None
+                return self._forget(task_id, failed.message if isinstance(failed, Failed) else None)
             case Counted(task_ids):
                 return [step for task_id in task_ids for step in self._forget(task_id)]
             case Withdrawn(task_id, reason):
@@ -171,7 +175,7 @@ class Part:
         if (held := self._held.get(task_id)) is None:
             return [Forget(task_id)]
         held.is_done = True
-        return [Push(task_id)]
+        return [] if held.is_folded else [Push(task_id)]
 
     def answered(self, task_id: TaskId, reply: UpdateReply) -> list[Step]:
         """Take in the answer to an update; one that is folded is kept until it counts."""
@@ -183,8 +187,10 @@ class Part:
                 return []
             case Outcome.DAMAGED:
                 return [Push(task_id)]
-            case Outcome.COUNTED | Outcome.REFUSED | Outcome.CANCELLED:
+            case Outcome.COUNTED:
                 return self._forget(task_id)
+            case Outcome.REFUSED | Outcome.CANCELLED:
+                return self._forget(task_id, reply.reason)
 
     # --- pieces ----------------------------------------------------------------------------------------------------
 
@@ -200,6 +206,8 @@ class Part:
                 case Verdict.UPLOAD if (held := self._held.get(task_id)) is not None and held.is_folded:
                     held.is_folded = False  # the sum that it was in is gone
                     steps.append(Push(task_id))
+                case Verdict.KEEP if (held := self._held.get(task_id)) is not None and not held.is_done:
+                    held.is_folded = True  # it was sent before we were started again
                 case Verdict.UPLOAD | Verdict.CONTINUE | Verdict.KEEP:
                     pass  # what is not folded is being sent, or will be
         return steps + [Say(held.outcome) for held in self._held.values() if held.outcome is not None]
@@ -224,8 +232,8 @@ class Part:
     def _drop(self, task_id: TaskId, reason: str) -> list[Step]:
         return [Drop(task_id, reason)] if self._held.pop(task_id, None) is not None else []
 
-    def _forget(self, task_id: TaskId) -> list[Step]:
-        return [Forget(task_id)] if self._held.pop(task_id, None) is not None else []
+    def _forget(self, task_id: TaskId, refusal: str | None = None) -> list[Step]:
+        return [Forget(task_id, refusal)] if self._held.pop(task_id, None) is not None else []
 
     def awaits_update(self, task_id: TaskId) -> bool:
         """Whether the controller still wants the update of a task."""

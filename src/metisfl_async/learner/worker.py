@@ -14,7 +14,8 @@ from inspect import CORO_CREATED, getcoroutinestate, iscoroutine, iscoroutinefun
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
-from metisfl_async.core.messages import Afterwards, JoinReply
+from metisfl_async.core.ids import TaskId, traceparent_of
+from metisfl_async.core.messages import Afterwards, JoinReply, TaskOffer
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Bytes, Model
 from metisfl_async.learner import calls
@@ -71,8 +72,8 @@ class Worker:
     def __init__(self, learner: Learner, kind: WorkerKind, *, name: str = "", stopping: Stopping | None = None) -> None:
         self.name = name or type(learner).__name__
         self._learner, self._stopping = learner, stopping or Stopping()
-        self.seed: int | None = None  #: of the task that is being done
-        self.traceparent = ""  #: likewise
+        self._seed: int | None = None  # of the task that is being done
+        self._traceparent = ""  # likewise
         self._turn = asyncio.Lock()
         self._method, self._began = "", 0.0  # what has the turn, since when
         self._caller: asyncio.Task[Any] | None = None  # who has it
@@ -106,6 +107,10 @@ class Worker:
     def joined(self, reply: JoinReply) -> None:
         self.name = reply.learner_id
 
+    def begin(self, offer: TaskOffer) -> None:
+        self._seed = offer.seed or None
+        self._traceparent = traceparent_of(offer.model.federation_id, offer.task_id)
+
     async def get_weights(self) -> Model:
         async with self._alone("get_weights"):
             if iscoroutinefunction(self._learner.get_weights):
@@ -137,6 +142,9 @@ class Worker:
                 trained = await self._run(calls.train, model, config, again)
             self._tell_left_out(trained.left_out)
             return trained
+
+    def settled(self, task_id: TaskId, refusal: str | None) -> None:
+        """Do nothing: a learner is not told."""
 
     def recycle(self, update: Model) -> None:
         """Take back an update that nobody needs any more: the learner's next copy of a model is made there."""
@@ -209,7 +217,7 @@ class Worker:
                 raise UnexpectedMessage("the learner has left")
             self._check_free()
             self._method, self._began, self._caller = method, _now(), asyncio.current_task()
-            self._learner.task_seed, self._learner.traceparent = self.seed, self.traceparent
+            self._learner.task_seed, self._learner.traceparent = self._seed, self._traceparent
             yield
 
     async def _run(self, function: Callable[..., T], *args: object) -> T:
@@ -228,7 +236,7 @@ class Worker:
                 await to_the_end(_result(starter.submit(self._start_process)))
         assert self._process is not None
         try:
-            facts = self.seed, self.traceparent
+            facts = self._seed, self._traceparent
             return returned(await self._outcome(self._process[0].submit(call_in_process, facts, function, *args)))
         except BrokenExecutor:
             self._end_process()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from metisfl_async.core.messages import Afterwards, JoinReply
+from metisfl_async.core.ids import TaskId
+from metisfl_async.core.messages import Afterwards, JoinReply, TaskOffer
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Model
 from metisfl_async.learner.learner import Config
@@ -17,8 +18,6 @@ class Works(Protocol):
     """Does one task after another; models are not its own, and change once the task is done."""
 
     name: str
-    seed: int | None  #: of the task that is being done
-    traceparent: str  #: likewise
 
     @property
     def was_trained(self) -> bool: ...
@@ -29,11 +28,17 @@ class Works(Protocol):
     def joined(self, reply: JoinReply) -> None:
         """Take note of whom its tasks come from; may refuse it."""
 
+    def begin(self, offer: TaskOffer) -> None:
+        """Take note of the task that is done next."""
+
     async def get_weights(self) -> Model: ...
 
     async def set_weights(self, model: Model) -> None: ...
 
     async def train(self, model: Model, config: Config) -> Trained: ...
+
+    def settled(self, task_id: TaskId, refusal: str | None) -> None:
+        """Take note that a task is over: its update, if it has one, counts, or why it does not."""
 
     def recycle(self, update: Model) -> None: ...
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from metisfl_async.core.config import ClientParams, ControllerConfig, ServerParams
+from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, ServerParams
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.federation.records import RoundRecord
-from metisfl_async.core.messages import Afterwards, JoinReply
+from metisfl_async.core.ids import TaskId
+from metisfl_async.core.messages import Afterwards, JoinReply, TaskOffer
 from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics, weighted_means
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.contributors import MOST_CONTRIBUTORS, said_of
@@ -52,6 +53,8 @@ class Relay:
         The controller above.
     relay_id : str
         The name under which it is known there, as a learner's.
+    model_store_config : ModelStoreConfig, optional
+        With a durable store, an open round outlives the relay: started again under its `relay_id`, it goes on.
     connect_timeout_secs : float, optional
         Give up if the first connection to the parent did not succeed in so long. Without it, try for ever.
     """
@@ -63,13 +66,14 @@ class Relay:
         *,
         parent: ClientParams,
         relay_id: str = "",
+        model_store_config: ModelStoreConfig | None = None,
         connect_timeout_secs: float | None = None,
     ) -> None:
         if not isinstance(parent, ClientParams):
             raise ConfigError("parent", parent, "the ClientParams of the controller above")
         if not isinstance(server_params, ServerParams):
             raise ConfigError("server_params", server_params, "the ServerParams where its learners find it")
-        self._region = _Region(controller_config or ControllerConfig(), server_params)
+        self._region = _Region(controller_config or ControllerConfig(), server_params, model_store_config)
         self._parent, self._id, self._connect_timeout_s = parent, relay_id, connect_timeout_secs
 
     async def __aenter__(self) -> Self:
@@ -96,7 +100,8 @@ class Relay:
         """
         below, link = self._region.below, GrpcLink(self._parent)
         try:
-            client = LearnerClient(link, self._region, self._id, self._connect_timeout_s, failures=_Failures())
+            held, failures = () if below.held is None else (below.held,), _Failures()
+            client = LearnerClient(link, self._region, self._id, self._connect_timeout_s, held=held, failures=failures)
             await first_of(client.run(), below.serve())
             await below.end(self._region.final, keep_running=False)
         finally:
@@ -115,7 +120,7 @@ class _Region:
 
     is_given_up = was_trained = False
 
-    def __init__(self, config: ControllerConfig, server_params: ServerParams) -> None:
+    def __init__(self, config: ControllerConfig, server_params: ServerParams, store: ModelStoreConfig | None) -> None:
         if type(config.new_rule()) not in (FedAvg, FedStride):
             allowed = "FedAvg or FedStride: updates are only added up below, and the parent's rule makes models of them"
             raise ConfigError("aggregation_rule", config.aggregation_rule, allowed)
@@ -124,9 +129,9 @@ class _Region:
         self._params: dict[str, Json] = {}  # of the task that is being done
         self._config, self._hook = config, config.params_hook
         hooked = replace(config, params_hook=self._params_of, driver_lost_secs=None, best_metric=None)
-        self.below = Below(server_params, hooked)
-        self.name, self.traceparent = "a relay", ""
-        self.seed: int | None = None
+        self.below = Below(server_params, hooked, store)
+        self.name = "a relay"
+        self._offer: TaskOffer  # the task that is being done
         self.final: Model | None = None  #: if the federation above has ended, and its learners do not know yet
 
     def _params_of(self, kind: str, number: int, learner: str, params: dict[str, Json]) -> dict[str, Json]:
@@ -141,15 +146,18 @@ class _Region:
         self.name = reply.learner_id
         self.below.joined(reply.relays)
 
+    def begin(self, offer: TaskOffer) -> None:
+        self._offer = offer
+
     async def get_weights(self) -> Model:
-        return await self.below.first_weights(self.seed or 0)
+        return await self.below.first_weights(self._offer.seed)
 
     async def set_weights(self, model: Model) -> None:
         """Do nothing: learners below take over weights with their first task."""
 
     async def train(self, model: Model, config: Config) -> Trained:
         self._params = config
-        summed = await self.below.train(model, self.seed or 0)
+        summed = await self.below.train(model, self._offer)
         contributors = summed.contributors
         if len(contributors) > MOST_CONTRIBUTORS:
             allowed = f"at most {MOST_CONTRIBUTORS} in one sum; put relays between"
@@ -157,6 +165,9 @@ class _Region:
         metrics = weighted_means((each.weight, each.metrics) for each in contributors.values())
         said = said_of(contributors, name_of(self._config.scaling_factor))
         return Trained(summed.sum, metrics, said, sum_of=summed.of)
+
+    def settled(self, task_id: TaskId, refusal: str | None) -> None:
+        self.below.settled(task_id, refusal)
 
     def recycle(self, update: Model) -> None:
         """Do nothing: its memory goes."""

@@ -19,6 +19,7 @@ def of_round(record: RoundRecord) -> Metrics:
         "system/bytes_sent": record.bytes_sent,
         "system/bytes_received": record.bytes_received,
         "system/updates": len(record.participants),
+        "system/learners": record.num_learners,
         "system/failures": sum(len(part.failures) for part in record.learners.values()),
         "system/staleness": max((part.staleness for part in record.learners.values()), default=0),
     }

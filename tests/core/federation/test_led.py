@@ -7,6 +7,7 @@ from sandbox import A, B, Sandbox
 from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.federation.inputs import Proceed
 from metisfl_async.core.federation.led import LedFederation
+from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.federation.tasks import TaskKind
 
 TRAIN, EVALUATE = Proceed(TaskKind.TRAIN), Proceed(TaskKind.EVALUATE)
@@ -71,6 +72,16 @@ def test_a_round_waits_for_its_learners_and_not_for_ever() -> None:
     sandbox.wait(31.0)
     assert sandbox.finish is not None
     assert sandbox.finish.ending.is_failure
+
+
+def test_what_is_noted_on_a_round_is_saved_before_its_tasks_go_out() -> None:
+    sandbox = Sandbox(ControllerConfig(min_learners=2), kind=LedFederation, durable_every=1)
+    sandbox.give_model()
+    sandbox.start(1)
+    sandbox.join(A, B)
+    sandbox.hear(Proceed(TaskKind.TRAIN, "for headquarters"))
+    assert Standing.from_json(sandbox.saved[-1]).note == "for headquarters"
+    assert sandbox.offers == []
 
 
 def test_others_are_not_led() -> None:

@@ -146,6 +146,23 @@ def test_the_summary_is_one_line_and_says_whether_a_model_came_of_it() -> None:
     assert record.summary() == f"not published: {facts}"
 
 
+def test_those_below_a_relay_are_named_after_it_and_counted_one_by_one() -> None:
+    said = {"contributors": {"site-0": {"weight": 1.0, "num_learners": 1}, "inner": {"weight": 5.0, "num_learners": 3}}}
+    record = RoundRecord(
+        1,
+        0,
+        is_published=True,
+        participants=["north", "site-0", "site-1"],
+        learners={
+            "north": LearnerRecord(num_relayed=4, train_metadata=said),  # type: ignore[arg-type]
+            "site-0": LearnerRecord(train_metadata=said),  # type: ignore[arg-type] # whatever it says: it is no relay
+        },
+    )
+    assert record.contributors == {"site-0": 1, "site-1": 1, "north/site-0": 1, "north/inner": 3}
+    assert record.num_learners == 6
+    assert record.summary() == "3 of 3 updates of 6 learners in 0.00 s"
+
+
 def test_the_summary_without_rounds_counts_updates_and_says_how_old_their_models_were() -> None:
     learners = {"a": LearnerRecord(staleness=2), "b": LearnerRecord(staleness=9), "c": LearnerRecord()}
     record = RoundRecord(8, 7, True, participants=["a", "a", "b"], learners=learners)

@@ -122,7 +122,7 @@ class Course(ABC):
     def _train(self) -> None:
         """Begin to train, or go on: there is a model, and enough learners are connected."""
 
-    def _proceed(self, kind: TaskKind) -> None:  # noqa: B027 - most are not led
+    def _proceed(self, kind: TaskKind, note: str) -> None:  # noqa: B027 - most are not led
         """Go on with what a federation that is led waits for; others go on by themselves."""
 
     @abstractmethod

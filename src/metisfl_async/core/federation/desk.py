@@ -87,7 +87,8 @@ class Desk:
         for task in tasks:
             self.ledger.count(task)
             self._do(Count(task.learner, task.id))
-            self._do(Announce(UpdateCounted(task.round_number, task.learner, task.part.weight or 0.0, version)))
+            weight, num_learners = task.part.weight or 0.0, task.part.num_relayed or 1
+            self._do(Announce(UpdateCounted(task.round_number, task.learner, weight, version, num_learners)))
 
     def give_up_all(self, state: TaskState, reason: str) -> None:
         """End everything that is awaited, and updates that are in no model."""

@@ -134,6 +134,7 @@ class UpdateCounted(_Numbered):
     learner: str
     weight: float
     model_version: int  #: of the model that it is in
+    num_learners: int = 1  #: whose updates are in it: of a relay's, those below
 
 
 @dataclass(frozen=True, slots=True)

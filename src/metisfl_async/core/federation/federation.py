@@ -154,8 +154,8 @@ class Federation(Course):
                 self._published(happened)
             case Unpublished():
                 self._unpublished(happened)
-            case Proceed(kind):
-                self._proceed(kind)
+            case Proceed(kind, note):
+                self._proceed(kind, note)
             case Saved(number):
                 if (then := self._when_saved.pop(number, None)) is not None:
                     then()
@@ -277,6 +277,7 @@ class Federation(Course):
             self.standing.timings[task.learner] = timing
         task.part.staleness = (self.model_version or 0) - task.model_version
         task.part.update_norm, task.part.is_global, task.part.twin = folded.norm, folded.is_global, folded.twin
+        task.part.num_relayed = folded.num_relayed
         self._announce(UpdateFolded(self._round.number, task.learner, weight, metrics))
         if folded.is_global or folded.twin is not None:
             self._announce(UpdateRepeated(self._round.number, task.learner, folded.twin))

@@ -89,6 +89,7 @@ class Proceed:
     """Go on with a federation that is led: train from its latest model, or have the next one evaluated."""
 
     kind: TaskKind
+    note: str = ""  #: on a round, which survives the controller as long as the round is open
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +243,7 @@ class Folded:
     norm: float | None = None  #: of what the update changes of the global model
     is_global: bool = False  #: whether it is the global model, as it was
     twin: LearnerId | None = None  #: who sent the same update for the same model, if somebody did
+    num_relayed: int | None = None  #: of a sum: how many learners' updates are in it
 
 
 # --- time, and the aggregator ----------------------------------------------------------------------------------------

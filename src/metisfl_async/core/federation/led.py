@@ -18,10 +18,10 @@ class LedFederation(FederationInRounds):
     _may_train = False  # whether the next round may begin
     _is_measured = False  # whether the next model is evaluated
 
-    def _proceed(self, kind: TaskKind) -> None:
+    def _proceed(self, kind: TaskKind, note: str) -> None:
         self._is_measured = kind is TaskKind.EVALUATE
         if kind is TaskKind.TRAIN:
-            self._may_train = True
+            self._may_train, self.standing.note = True, note
             if self.phase is Phase.GATHERING:
                 self._gather(self.config.min_learners, self.config.quorum_timeout_secs)
 

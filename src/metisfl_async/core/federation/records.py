@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from metisfl_async.core.config.signals import CENTRAL
 from metisfl_async.core.federation.tables import html_table, shown
 from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics, weighted_means
+from metisfl_async.core.strategies.aggregation.contributors import counts_of
 from metisfl_async.core.texts import MAX_NAME, plain
 
 __all__ = ["BestScore", "Evaluation", "Failure", "LearnerRecord", "RoundRecord"]
@@ -48,6 +49,7 @@ class LearnerRecord:
     train_task_id: str = ""  #: 32 hexadecimal digits
     train_state: str = "pending"  #: "counted" if its update is in the model; "folded" if none came of the round
     weight: float | None = None  #: the scaling factor of its update
+    num_relayed: int | None = None  #: of a relay: how many learners' updates are in its own
     staleness: int = 0  #: global models published between the one that it trained and the one that it is in
     sent_ms: float | None = None  #: when the training task was offered, the last time, since the federation started
     acknowledge_ms: float | None = None  #: from offering the task to its acknowledgement
@@ -172,6 +174,29 @@ class RoundRecord:
         return Evaluation(means, weighted_by if means else "")
 
     @property
+    def contributors(self) -> dict[str, int]:
+        """Say whose updates are in the published model, and for how many learners each one stands.
+
+        Those below a relay follow its name, "north/site-1"; one that is a relay itself stands for all below it.
+        """
+        counts = dict.fromkeys(self.participants, 1)
+        for learner in tuple(counts):
+            part = self.learners.get(learner)
+            if part is not None and part.num_relayed is not None:
+                del counts[learner]
+                counts |= {f"{learner}/{name}": count for name, count in counts_of(part.train_metadata).items()}
+        return counts
+
+    @property
+    def num_learners(self) -> int:
+        """Count the updates in the published model; those below relays one by one."""
+        return self._count(self.participants)
+
+    def _count(self, learners: Sequence[str]) -> int:
+        parts = (self.learners.get(learner) for learner in learners)
+        return sum(1 if part is None else part.num_relayed or 1 for part in parts)
+
+    @property
     def was_cut(self) -> bool:
         """Whether the federation ended in the middle of it: nobody had evaluated, and learners were told to stop."""
         failures = (failure for part in self.learners.values() for failure in part.failures)
@@ -186,7 +211,8 @@ class RoundRecord:
         there = self.participants or [name for name, part in self.learners.items() if part.train_state == "folded"]
         num = len(there)  # without rounds, a learner may stand there twice
         others = len(self.learners.keys() - set(there))
-        parts = [f"{num} of {num + others} updates in {self.duration_ms / 1e3:.2f} s"]
+        of = f" of {relayed} learners" if (relayed := self._count(there)) != num else ""
+        parts = [f"{num} of {num + others} updates{of} in {self.duration_ms / 1e3:.2f} s"]
         if staleness := max((part.staleness for part in self.learners.values()), default=0):
             parts.append(f"staleness {staleness}")
         parts += [f"train {name} {value:.4g}" for name, value in self.train_metrics.items()]

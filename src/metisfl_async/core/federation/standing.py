@@ -72,6 +72,7 @@ class Standing:
     seed: int = 0  #: from which those of tasks are derived
     strategies: dict[str, Json] = field(default_factory=dict)  #: of the generator, the scheduler and the selector
     rounds: list[OpenRound] = field(default_factory=list)  #: that are not complete, oldest first
+    note: str = ""  #: of whoever leads it, on the latest round
     durable_every: int = 1  #: every how many-th global model was saved
     is_finished: bool = False
     reason: str = ""  #: why it is finished

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from metisfl_async.core.checks import integer
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage, brief
 from metisfl_async.core.metrics import Json, Metrics, checked_metrics
-from metisfl_async.core.strategies.scaling import MAX_WEIGHT, MIN_WEIGHT
+from metisfl_async.core.strategies.scaling import MIN_WEIGHT
 
-__all__ = ["MOST_CONTRIBUTORS", "Contributor", "contributors_of", "num_learners_of", "said_of"]
+__all__ = ["MOST_CONTRIBUTORS", "Contributor", "contributors_of", "counts_of", "num_learners_of", "said_of"]
 
 MOST_CONTRIBUTORS = 500  #: in one update: its header is read in one step
 MOST_LEARNERS = 2**31  #: that one of them can stand for
@@ -59,18 +60,20 @@ def contributors_of(
         contributors = {name: _contributor(name, entry, max_weight) for name, entry in entries.items()}
     except ConfigError as error:
         raise UnexpectedMessage(f"a contributor of the sum cannot be: {error}") from error
-    if (count := _count(contributors)) > max_learners:
+    if (count := sum(each.num_learners for each in contributors.values())) > max_learners:
         raise UnexpectedMessage(f"the sum is of {count} learners; allowed: at most max_relayed_learners={max_learners}")
     return contributors
 
 
 def num_learners_of(metadata: Mapping[str, Json]) -> int:
     """Count the learners in a sum whose metadata were looked at before."""
-    return _count(contributors_of(metadata, str(metadata[SCALING]), MAX_WEIGHT, MOST_LEARNERS))
+    return sum(counts_of(metadata).values())
 
 
-def _count(contributors: Mapping[str, Contributor]) -> int:
-    return sum(each.num_learners for each in contributors.values())
+def counts_of(metadata: Mapping[str, Json]) -> dict[str, int]:
+    """Say for how many learners each one in a sum stands, whose metadata were looked at before."""
+    entries: Any = metadata[CONTRIBUTORS]
+    return {name: entry.get("num_learners", 1) for name, entry in entries.items()}
 
 
 def _contributor(name: str, entry: Json, max_weight: float) -> Contributor:
