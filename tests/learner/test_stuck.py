@@ -30,6 +30,7 @@ from metisfl_async.learner.worker import Worker, WorkerKind
 
 MODEL = Model.from_arrays([np.zeros(1)])
 SOON = 0.01
+TIME_TO_BEGIN_S = 0.3  #: for a method, before its answer is too late
 
 
 async def training(worker: Worker, learner: Stuck | StuckOnLoop) -> asyncio.Task[object]:
@@ -200,7 +201,7 @@ async def test_an_answer_that_comes_too_late_is_given_up_like_a_task_that_is_tol
     async with nothing_left_behind():
         worker = Worker(learner, "thread", name="site-1", stopping=Stopping(SOON))
         async with answering(worker) as (answers, said):
-            answers.take(Question("first", "in_thread", {}, SOON))
+            answers.take(Question("first", "in_thread", {}, TIME_TO_BEGIN_S))
             await until(lambda: worker.is_given_up)
             assert learner.has_begun.is_set()
             with pytest.raises(UnexpectedMessage, match=r"site-1 is still in in_thread\(\)"):
@@ -220,7 +221,7 @@ async def test_a_coroutine_that_answers_too_late_is_closed_and_the_learner_train
     async with nothing_left_behind():
         worker = Worker(learner, "thread", stopping=Stopping(SOON))
         async with answering(worker) as (answers, said):
-            answers.take(Question("first", "on_loop", {}, SOON))
+            answers.take(Question("first", "on_loop", {}, TIME_TO_BEGIN_S))
             await until(lambda: learner.is_cancelled)
             await worker.evaluate(MODEL, {})
             assert not said
