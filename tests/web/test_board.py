@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
+from importlib.resources import files
 from typing import Any
 from unittest.mock import ANY
 
@@ -10,6 +11,7 @@ import pytest
 from federations import Adds, session_of
 
 from metisfl_async import ControllerConfig, Failure, LearnerRecord, RoundRecord
+from metisfl_async.core.federation.tasks import TaskState
 from metisfl_async.core.model import Array
 from metisfl_async.events import (
     Event,
@@ -32,7 +34,7 @@ from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.web import board as board_module
 from metisfl_async.web import figures, lanes
 from metisfl_async.web.board import Board
-from metisfl_async.web.codes import COUNTED, REPORTED, WORDS
+from metisfl_async.web.codes import COUNTED, REPORTED, WORDS, code_of
 
 KINDS = ["learner", "title", "phases", "times", "outcome"]
 
@@ -140,6 +142,15 @@ def test_a_learner_is_seen_on_its_way_through_a_task() -> None:
     assert rows(board, "run")[0]["facts"] == [["round 1", "2 of 2"], ["learners", "1 of 2"], ["failures", 1]]
 
 
+def test_each_character_has_a_colour_and_failures_come_last_in_the_alphabet() -> None:
+    style = (files("metisfl_async.web") / "static" / "page.css").read_text()
+    assert [code for code in WORDS if code != "." and f"--{code}:" not in style] == []
+    codes = {state: code_of(state.value) for state in TaskState if state.is_final}
+    assert set(codes.values()) < set(WORDS)
+    assert max(codes, key=lambda state: codes[state]) is TaskState.FAILED
+    assert min(codes, key=lambda state: codes[state]) is TaskState.COUNTED
+
+
 def test_it_says_how_it_stands_with_the_run() -> None:
     board = Board()
     assert rows(board, "run")[0]["phase"] == "waiting"
@@ -238,6 +249,7 @@ def test_of_rounds_it_remembers_the_latest_and_takes_none_in_twice(monkeypatch: 
         pass
     assert rows(board, "learner")[0]["asked"] == 20
     assert sorted(row["number"] for row in rows(board, "round")) == [*range(14, 21)]
+    assert len(rows(board, "column")) == 7
     assert len(board._known) == len(board._latest) == 7
 
 

@@ -66,7 +66,7 @@ class Board:
         self._num_columns = self._first_column = 0
         self._behind_ms: float | None = None  # what the caller's clock shows when the federation's shows 0
         self._told: Counter[tuple[str, str, str]] = Counter()  # failures that events told, and records will once more
-        most = {"task": MOST_TASKS, "round": MOST_ROUNDS, "failure": MOST_FAILURES}
+        most = {"task": MOST_TASKS, "round": MOST_ROUNDS, "column": MOST_ROUNDS, "failure": MOST_FAILURES}
         self.rows.put("constants", 0, value=lambda: {"words": WORDS, "most": most})
         self._put_run()
 
@@ -215,7 +215,8 @@ class Board:
         column["filled"] += len(record.learners)
         end = round(record.started_ms + record.duration_ms, 1)
         self.rows.put("column", column["place"], value=lambda: [column["first"], end, "".join(cells)])
-        while (self._num_columns - self._first_column) * len(cells) > MOST_CELLS:
+        most = min(MOST_ROUNDS, MOST_CELLS // max(len(cells), 1))
+        while self._num_columns - self._first_column > most:
             self.rows.drop("column", self._first_column)
             self._first_column += 1
 

@@ -48,6 +48,7 @@ class Charts {
     const kind = JSON.stringify([css("ink"), ...charts.map(({ title, x, names }) => [title, x, names])]);
     if (kind !== this.kind) {
       this.kind = kind;
+      this.plots?.forEach((plot) => plot.destroy());
       this.parent.replaceChildren();
       this.plots = charts.map((chart) => this.make(chart));
     }

@@ -37,11 +37,10 @@ class Lanes {
     const first = rounds.at(-Math.ceil((this.width / 90) * zoom));
     const from = first ? to - (rounds.at(-1).end - first.at) : 0;
     const x = (ms) => ((Math.max(ms, from) - from) / (to - from || 1)) * this.width;
-    rounds.forEach(({ number, at }, i) => {
-      if (at < from) return;
+    for (const { number, at } of rounds.filter((round) => round.at >= from)) {
       this.ink("line").fillRect(x(at), 0, 1, this.bottom);
-      if (i % Math.ceil(zoom / 2) === 0) this.ink("soft").fillText(number, x(at) + 3, this.bottom + AXIS - 6);
-    });
+      if (number % Math.ceil(zoom / 2) === 0) this.ink("soft").fillText(number, x(at) + 3, this.bottom + AXIS - 6);
+    }
     const rows = new Map(this.learners.map(([n], row) => [n, row]));
     const spans = this.learners.map(() => []);
     for (const [n, task, phases, times, outcome] of tasks) {
