@@ -61,8 +61,8 @@ IDLE: Columns = {
     "before_mb": ("controller before (MB)", ".0f"),
     "after_mb": ("with all of them (MB)", ".0f"),
     "kb_each": ("each (KB)", ".1f"),
-    "heartbeat_secs": ("a heartbeat every (s)", "g"),
-    "of_a_core": ("all heartbeats, of a core", ".1%"),
+    "heartbeat_secs": ("seconds between heartbeats", "g"),
+    "of_a_core": ("all heartbeats (share of a core)", ".1%"),
 }
 DIAL: Columns = {
     "learners": ("learners that dial at once", ",d"),
@@ -79,10 +79,10 @@ PUSH: Columns = {
     "sent_mb": ("sent (MB)", ".0f"),
     "folded_s": ("all folded (s)", ".2f"),
     "inflight_mb": ("most in staging (MB)", ".0f"),
-    "max_inflight_mb": ("allowed (MB)", ".0f"),
+    "max_inflight_mb": ("limit of staging (MB)", ".0f"),
     "before_mb": ("controller before (MB)", ".0f"),
-    "pushing_mb": ("at most while they push (MB)", ".0f"),
-    "peak_mb": ("at most, fetching included (MB)", ".0f"),
+    "pushing_mb": ("peak while they push (MB)", ".0f"),
+    "peak_mb": ("peak with fetching (MB)", ".0f"),
     "lag_p99_ms": ("lag p99 (ms)", ".1f"),
     "mean": ("mean", ""),
 }

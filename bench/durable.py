@@ -26,10 +26,10 @@ LEARNERS, TURNS = 10, 3
 COLUMNS: Columns = {
     "parameters": ("parameters", ",d"),
     "memory_ms": ("round in memory (ms)", ".1f"),
-    "disk_ms": ("on disk", ".1f"),
-    "times": ("times as long", ".2f"),
-    "write_ms": ("writing the model alone", ".1f"),
-    "fsync_ms": ("an fsync alone", ".2f"),
+    "disk_ms": ("round on disk (ms)", ".1f"),
+    "times": ("disk / memory", ".2f"),
+    "write_ms": ("writing the model alone (ms)", ".1f"),
+    "fsync_ms": ("an fsync alone (ms)", ".2f"),
 }
 
 

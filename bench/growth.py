@@ -26,12 +26,12 @@ EACH: Columns = {
 ON_PAPER: Columns = {
     "learners": ("learners", ",d"),
     "idle_mb": ("memory while idle (MB)", ",.0f"),
-    "heartbeats": ("heartbeats, of a core", ".0%"),
+    "heartbeats": ("heartbeats (share of a core)", ".0%"),
     "small_s": ("a round of 100,000 parameters (s)", ",.0f"),
-    "medium_s": ("of 1,000,000 (s)", ",.0f"),
-    "medium_mb": ("memory in that (MB)", ",.0f"),
-    "large_s": ("of 10,000,000 (s)", ",.0f"),
-    "moved_gb": ("moved by the last (GB)", ",.0f"),
+    "medium_s": ("a round of 1,000,000 (s)", ",.0f"),
+    "medium_mb": ("memory with 1,000,000 (MB)", ",.0f"),
+    "large_s": ("a round of 10,000,000 (s)", ",.0f"),
+    "moved_gb": ("moved with 10,000,000 (GB)", ",.0f"),
 }
 SIZES = {"small_s": 100_000, "medium_s": 1_000_000, "large_s": 10_000_000}
 SLOPES = ("round_ms", "cpu_s", "moved_mb", "rss_mb")

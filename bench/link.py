@@ -5,9 +5,9 @@ packets where this runs as root, else of pauses. Nothing is trained: each learne
 three rounds, with the configuration's defaults and with models in fewer bytes. The run fails unless every update
 counted, no task failed, nobody's lease ended, and the model is the one that it must be.
 
-"Of the first" is the time of the rounds over that of the first row. "Of the link" is the models' bytes, both ways
-together, over what the link carries one way in that time. A round downloads first and uploads then, so 1 is what can be
-had; a link whose ways were both busy all the time would carry 2.
+"Time / first row's" is the time of the rounds over that of the first row. "Share of the link" is the models' bytes,
+both ways together, over what the link carries one way in that time. A round downloads first and uploads then, so 1 is
+what can be had; a link whose ways were both busy all the time would carry 2.
 Beside it stands what as many plain TCP connections reach that carry one model down and one up. With loss, it is TCP's
 congestion control that decides, so it is named. The longest silence is that of a learner while it was connected: it is
 heard when a heartbeat or a frame of its update arrives, and when a frame of the model was sent to it.
@@ -60,13 +60,13 @@ COLUMNS: Columns = {
     "learners": ("learners", "d"),
     "evaluation": ("evaluation", ""),
     "codecs": ("up, down", ""),
-    "link": ("the link", ""),
+    "link": ("congestion control", ""),
     "rounds": ("rounds", "d"),
     "seconds": ("seconds", ".1f"),
-    "of_first": ("of the first", ".2f"),
+    "of_first": ("time / first row's", ".2f"),
     "moved_mb": ("MB moved", ".1f"),
-    "of_link": ("of the link", ".2f"),
-    "tcp_of_link": ("plain TCP, of the link", ".2f"),
+    "of_link": ("share of the link", ".2f"),
+    "tcp_of_link": ("plain TCP's share", ".2f"),
     "lost": ("packets lost", ",d"),
     "silence_s": ("longest silence (s)", ".1f"),
     "counted": ("updates counted", "d"),

@@ -36,12 +36,12 @@ PEER: Columns = {
     "learners": ("learners", "d"),
     "evaluation": ("evaluation", ""),
     "flower_ms": ("Flower's round (ms)", ".0f"),
-    "ours_ms": ("ours (ms)", ".0f"),
+    "ours_ms": ("our round (ms)", ".0f"),
     "times_faster": ("times faster", ".1f"),
     "bare_ms": ("bare gRPC (ms)", ".0f"),
     "most_times_faster": ("times faster at most", ".1f"),
     "flower_rss_mb": ("Flower's peak RSS (MB)", ".0f"),
-    "ours_rss_mb": ("ours (MB)", ".0f"),
+    "ours_rss_mb": ("our peak RSS (MB)", ".0f"),
     "times_smaller": ("times smaller", ".1f"),
 }
 

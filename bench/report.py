@@ -104,7 +104,7 @@ def headline(tables: Mapping[str, Table]) -> Table:
             "{} ms",
             cells("rounds", "median_ms", connection="gRPC on loopback", **nothing),
         ),
-        "the same in one process, in memory": (
+        "the same round in one process, in memory": (
             "{} ms",
             cells("rounds", "median_ms", connection="in memory", **nothing),
         ),
@@ -112,11 +112,11 @@ def headline(tables: Mapping[str, Table]) -> Table:
             "{} ms",
             cells("stress", "round_ms", learners=10, **large),
         ),
-        "the peak memory of the controller and its driver then": (
+        "peak memory of the controller and its driver in that round": (
             "{} MB",
             cells("stress", "rss_mb", learners=10, **large),
         ),
-        "the same with 100 learners": ("{} MB", cells("stress", "rss_mb", learners=100, **large)),
+        "the same memory with 100 learners": ("{} MB", cells("stress", "rss_mb", learners=100, **large)),
         "lag of asyncio's loop beside three Keras learners in threads: median, 99th percentile, worst": (
             "{}, {} and {} ms",
             cells("loop_lag", *lags, worker="thread"),
@@ -138,7 +138,7 @@ def headline(tables: Mapping[str, Table]) -> Table:
         what = f"the controller's memory for each of {row['learners']:,} idle learners, uvloop"
         rows[what] = ("{:.0f} KB", [row["kb_each"]])
     for row in tables["dial"].rows:
-        what = f"{row['learners']:,} learners dial in at once, uvloop"
+        what = f"{row['learners']:,} learners connect at once, uvloop"
         rows[what] = ("all joined in {:.1f} s", [row["joined_s"]])
     return Table(
         {"what": ("evaluation included, learners and controller on the same cores", ""), "figure": ("measured", "")},

@@ -27,12 +27,12 @@ PARAMETERS = 10_000
 TIMEOUT_S = 300
 COLUMNS: Columns = {
     "learners": ("learners", ",d"),
-    "cohort": ("a round", "d"),
+    "cohort": ("learners in a round", "d"),
     "training_ms": ("training (ms)", "d"),
     "workers": ("workers", "d"),
     "first_s": ("first round done (s)", ".1f"),
     "rounds_a_s": ("rounds a second", ".1f"),
-    "task_ms": ("a task (ms)", ".2f"),
+    "task_ms": ("time of a task (ms)", ".2f"),
     "rss_mb": ("controller's peak (MB)", ".0f"),
 }
 

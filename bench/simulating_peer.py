@@ -31,13 +31,13 @@ WORKERS = 2
 TIMEOUT_S = 900
 COLUMNS: Columns = {
     "learners": ("learners", ",d"),
-    "cohort": ("a round", "d"),
+    "cohort": ("learners in a round", "d"),
     "rounds": ("rounds", "d"),
     "flower_a_s": ("Flower's rounds a second", ".2f"),
-    "ours_a_s": ("ours", ".2f"),
-    "times_faster": ("times as many", ".1f"),
+    "ours_a_s": ("our rounds a second", ".2f"),
+    "times_faster": ("ours / Flower's", ".1f"),
     "flower_accuracy": ("Flower's accuracy", ".3f"),
-    "ours_accuracy": ("ours", ".3f"),
+    "ours_accuracy": ("our accuracy", ".3f"),
 }
 
 

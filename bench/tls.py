@@ -29,10 +29,10 @@ Files: TypeAlias = tuple[str, ...]  #: the authority's certificate, the server's
 TLS: Columns = {
     "parameters": ("parameters", ",d"),
     "clear_mb_s": ("TrainDone (MB/s)", ".0f"),
-    "tls_mb_s": ("over TLS (MB/s)", ".0f"),
+    "tls_mb_s": ("TrainDone over TLS (MB/s)", ".0f"),
     "raw_mb_s": ("plain TLS of uvloop (MB/s)", ".0f"),
-    "tls_of_raw": ("of plain TLS", ".2f"),
-    "tls_of_clear": ("of TrainDone in the clear", ".2f"),
+    "tls_of_raw": ("over TLS / plain TLS", ".2f"),
+    "tls_of_clear": ("over TLS / TrainDone", ".2f"),
 }
 
 

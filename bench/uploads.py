@@ -51,12 +51,12 @@ COLD_BYTES = 500_000_000  #: written in between, so that a destination has left 
 UPLOADS: Columns = {
     "parameters": ("parameters", ",d"),
     "tcp_mb_s": ("plain TCP (MB/s)", ".0f"),
-    "grpc_mb_s": ("bare gRPC", ".0f"),
-    "ours_mb_s": ("TrainDone", ".0f"),
-    "ours_of_tcp": ("of TCP", ".2f"),
-    "ours_of_grpc": ("of bare gRPC", ".2f"),
+    "grpc_mb_s": ("bare gRPC (MB/s)", ".0f"),
+    "ours_mb_s": ("TrainDone (MB/s)", ".0f"),
+    "ours_of_tcp": ("TrainDone / TCP", ".2f"),
+    "ours_of_grpc": ("TrainDone / gRPC", ".2f"),
     "generated_mb_s": ("generated protobuf (MB/s)", ".0f"),
-    "generated_of_ours": ("of TrainDone", ".2f"),
+    "generated_of_ours": ("generated / TrainDone", ".2f"),
 }
 FOLDING: Columns = {
     "parameters": ("parameters", ",d"),

@@ -9,7 +9,7 @@ from contextlib import suppress
 import grpc.aio
 import numpy as np
 import pytest
-from federations import Adds, session_of
+from federations import Adds, session_of, until
 from puppet import FEDERATION, Puppet, begun, puppet, weights
 
 from metisfl_async import (
@@ -115,15 +115,17 @@ async def test_first_weights_are_read_one_model_at_a_time(
     assert allocations.sizes == [SMALL.manifest.size_bytes]  # one after another had the same buffer
 
 
-async def test_the_same_first_weights_on_a_newer_call_end_the_older(
-    controller: Controller, links: list[GrpcLink]
-) -> None:
-    older = driver_upload(links[0])
-    await older.write(encode(Header("global", SMALL.manifest, 0, federation_id=FEDERATION)))
-    await asyncio.sleep(0.1)
-    await links[1].set_initial_model(FEDERATION, SMALL)
-    with pytest.raises(UnexpectedMessage, match="newer call"), ours(""):
-        await older
+async def test_the_same_first_weights_on_a_newer_call_end_the_older(allocations: Allocations) -> None:
+    async with Controller(ServerParams()) as controller:  # a patient one
+        link, newer = GrpcLink(controller.client_params), GrpcLink(controller.client_params)
+        older = driver_upload(link)
+        await older.write(encode(Header("global", SMALL.manifest, 0, federation_id=FEDERATION)))
+        await until(lambda: bool(allocations.sizes))
+        await newer.set_initial_model(FEDERATION, SMALL)
+        with pytest.raises(UnexpectedMessage, match="newer call"), ours(""):
+            await older
+        await link.close()
+        await newer.close()
 
 
 async def test_first_weights_are_refused_on_their_header_while_a_federation_runs(

@@ -24,6 +24,7 @@ from metisfl_async import (
 )
 from metisfl_async.codec.chunk import frame_head
 from metisfl_async.codec.frame import Data, End, Header, encode
+from metisfl_async.controller.snapshot import OpenTask
 from metisfl_async.core.access import LOCAL
 from metisfl_async.core.errors import (
     CodecError,
@@ -46,6 +47,7 @@ from metisfl_async.core.messages import (
     Hello,
     Outcome,
     Settled,
+    TaskOffer,
     UpdateReply,
     Withdrawn,
 )
@@ -105,6 +107,14 @@ async def small() -> AsyncIterator[Federation]:
     """One learner is awaited, whose updates fit in a chunk."""
     async for made in federation(CONFIG, 1, 100):
         yield made
+
+
+async def task_that_is_accepted(made: Federation, learner_id: str, learner: Puppet) -> TaskOffer:
+    """Wait until the controller knows that the learner has its task: what is on its way is lost with a connection."""
+    offer = await learner.task()
+    accepted = OpenTask(learner_id, offer.kind.value, "accepted", 1)
+    await until(lambda: accepted in made.controller.snapshot().open_tasks)
+    return offer
 
 
 async def farewell(learner: Puppet) -> None:
@@ -444,7 +454,7 @@ async def test_garbage_on_an_older_stream_does_not_reject_the_newer_one(alone: F
 async def test_a_learner_that_comes_back_without_its_task_does_not_hang_the_round(pair: Federation) -> None:
     async with puppet(pair.controller, "a") as a:
         async with puppet(pair.controller, "b") as b:
-            await b.task()
+            await task_that_is_accepted(pair, "b", b)
         async with puppet(pair.controller, "b", b.token) as b:
             offer = await a.task()
             assert (await a.push(a.frames(offer, weights(3, SIZE)))).is_taken

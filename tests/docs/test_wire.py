@@ -117,7 +117,7 @@ def test_every_error_that_crosses_the_wire_is_on_the_page() -> None:
         ("a chunk, as a message", frame.MAX_FRAME_BYTES + 1024),
         ("frames in a chunk", chunk.MAX_FRAMES),
         ("fields of a chunk that are not known", chunk.MAX_UNKNOWN),
-        ("data frames of a model: one for each tensor, one for each KiB, and so many more", frame.SPARE_FRAMES),
+        ("data frames of a model, beyond one for each tensor and one for each KiB", frame.SPARE_FRAMES),
         ('a chunk with a whole update that does not wait for "send"', frame.UNASKED_BYTES),
         ("`metrics` and `metadata` of a header, packed together", frame.MAX_FACTS_BYTES),
         ("levels of nesting in `metadata`", metrics.MAX_DEPTH),
@@ -125,7 +125,7 @@ def test_every_error_that_crosses_the_wire_is_on_the_page() -> None:
         ("dimensions of a tensor", manifest.MAX_DIMENSIONS),
         ("dimensions of all tensors together", manifest.MAX_EXTENTS),
         ("a tensor's name", outline.MAX_TEXT_BYTES),
-        ("every other value in a header but the `manifest`", outline.MAX_VALUE_BYTES),
+        ("every other value in a header, except the `manifest`", outline.MAX_VALUE_BYTES),
         ("keys of a header", outline.MAX_KEYS),
         ("values in `metadata`, and in `metrics`", outline.MAX_VALUES),
         ("arrays and maps in `metadata`", outline.MAX_CONTAINERS),
@@ -155,7 +155,7 @@ def test_other_numbers_are_those_of_the_code() -> None:
     assert f"cut at {MAX_TEXT:,} characters" in PAGE
     assert f"cut at {MAX_NAME} characters" in PAGE
     assert MOST_DAMAGES == 3
-    assert "It is so answered three times at most" in PAGE
+    assert "This answer comes three times at most" in PAGE
 
 
 @pytest.mark.parametrize("said", [*TaskKind, *Verdict, *Outcome, *Afterwards])

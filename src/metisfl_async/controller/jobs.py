@@ -8,12 +8,12 @@ from collections.abc import Callable
 from metisfl_async.controller.job import Job
 from metisfl_async.controller.registry import Registry
 from metisfl_async.core.config import ControllerConfig
-from metisfl_async.core.errors import MetisError, UnexpectedMessage, UnknownFederation
+from metisfl_async.core.errors import ConnectionLost, MetisError, UnexpectedMessage, UnknownFederation
 from metisfl_async.core.federation.inputs import Input, Joined
 from metisfl_async.core.ids import NO_FEDERATION, FederationId
 from metisfl_async.core.messages import StartRequest
 from metisfl_async.core.model import Model
-from metisfl_async.transport.concurrency import first_of
+from metisfl_async.transport.concurrency import end_all, first_of
 
 __all__ = ["Jobs"]
 
@@ -27,6 +27,8 @@ class Jobs:
         self._first: tuple[str, Model] | None = None  # first weights of a federation that is to be started
         self._changed = asyncio.Event()
         self._starting = asyncio.Lock()
+        self._begun: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     @property
     def id(self) -> FederationId:
@@ -63,9 +65,28 @@ class Jobs:
         self._first = federation_id, model
 
     async def start(self, request: StartRequest) -> None:
-        """Start a federation; return once it would survive us. A request that comes again changes nothing."""
-        async with self._starting:  # who asks again is not told that it is started while that is being written
-            await self._start(request)
+        """Start a federation; return once it would survive us. A request that comes again changes nothing.
+
+        What is being written goes on where the call ends early: the next one finds it, and the store has no half of it.
+        """
+        async with self._starting:  # a second request is not told that it is started while that is being written
+            await self._until_written()
+            if self._is_closed:
+                raise ConnectionLost("controller", "it is closing")
+            self._begun = asyncio.create_task(self._start(request), name="start-federation")
+            self._begun.add_done_callback(lambda begun: begun.cancelled() or begun.exception())  # it may be nobody's
+            await asyncio.shield(self._begun)
+
+    async def until_begun(self, federation_id: str) -> None:
+        """Wait for a federation that is being started and is to end; what fails of its store is not tried again."""
+        if self.current is not None and self.current.id == federation_id and not self.current.has_begun:
+            self.current.keeper.hurry()
+        async with self._starting:
+            await self._until_written()
+
+    async def _until_written(self) -> None:
+        if self._begun is not None:
+            await asyncio.wait([self._begun])
 
     async def _start(self, request: StartRequest) -> None:
         if self.current is not None:
@@ -104,9 +125,14 @@ class Jobs:
 
     async def run(self) -> None:
         """Let one federation after another work, until cancelled; a bug in one ends it, and is raised."""
-        while True:
-            self._changed.clear()
-            if self.current is None:
-                await self._changed.wait()
-            else:
-                await first_of(self.current.run(), self._changed.wait())
+        try:
+            while True:
+                self._changed.clear()
+                if self.current is None:
+                    await self._changed.wait()
+                else:
+                    await first_of(self.current.run(), self._changed.wait())
+        finally:
+            self._is_closed = True
+            if self._begun is not None:
+                await end_all([self._begun])

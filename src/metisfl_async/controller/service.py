@@ -174,7 +174,7 @@ class Service:
         while patience_s is not None:
             await asyncio.sleep(patience_s / 8)
             job = self._jobs.current
-            if job is None or self._drivers or self._clock() - self._driver_at < patience_s:
+            if job is None or not job.has_begun or self._drivers or self._clock() - self._driver_at < patience_s:
                 continue
             if job.is_over and self._is_kept:
                 continue
@@ -257,6 +257,7 @@ class Service:
 
     async def stop_training(self, caller: Caller, federation_id: FederationId, reason: str) -> None:
         self._check_not_led()
+        await self._jobs.until_begun(federation_id)
         self._jobs.of(federation_id).post(Stop(reason or "stop was asked for"))
         self._audit.note("stopped", caller, federation=federation_id, why=reason)
 
@@ -270,6 +271,7 @@ class Service:
 
     async def end(self, caller: Caller, federation_id: FederationId, keep_running: bool) -> None:
         """Do what `shut_down` says, also for a relay that is its controller's driver."""
+        await self._jobs.until_begun(federation_id)
         job = self._jobs.current
         if self._jobs.id != federation_id:
             raise UnknownFederation(federation_id, self._jobs.id)

@@ -34,7 +34,7 @@ class InMemoryStore:
         self._worker = Worker()
         self._order = asyncio.Lock()  # a small model would overtake a large one
         self._federation_id: str | None = None
-        self._is_finished = False
+        self._has_commits = self._is_finished = False
         self._rounds: deque[str] = deque()
         self._most_bytes, self._rounds_bytes = config.history_bytes, 0
         self.rounds_dropped = 0  #: texts that are not kept any more
@@ -51,7 +51,7 @@ class InMemoryStore:
 
     async def begin(self, federation_id: str, standing: str) -> None:
         async with self._order:
-            if federation_id == self._federation_id:
+            if federation_id == self._federation_id and self._has_commits:
                 raise StoreError(WHERE, f"it has a federation {federation_id!r} already")
             self._forget()
             self._federation_id = federation_id
@@ -82,7 +82,7 @@ class InMemoryStore:
             while self._rounds_bytes > self._most_bytes:
                 self._rounds_bytes -= sys.getsizeof(self._rounds.popleft())
                 self.rounds_dropped += 1
-            self._is_finished = is_finished
+            self._has_commits, self._is_finished = True, is_finished
 
     async def rounds(self, start: int = 0) -> AsyncGenerator[str, None]:
         number = max(start, self.rounds_dropped)
@@ -121,7 +121,7 @@ class InMemoryStore:
         self._kept.clear()
         self._rounds.clear()
         self._rounds_bytes = self.rounds_dropped = 0
-        self._federation_id, self._is_finished = None, False
+        self._federation_id, self._has_commits, self._is_finished = None, False, False
 
 
 def _copy(model: Model) -> Model:
