@@ -123,7 +123,7 @@ async def small(browser: Browser) -> None:
         tab(browser, f"{page.url}digits/", width=390, height=844, is_dark=True) as phone,
     ):
         running = asyncio.create_task(session.run())
-        await until(screen, "tables.round.size === 8 && run().open?.number === 9 && run().open.reported === 3")
+        await until(screen, "tables.round.size === 8 && run().facts[0].join() === 'round 9,3 of 5'")
         await screen.screenshot(path=IMAGES / "page.png")
         await phone.evaluate("document.getElementById('learners').scrollIntoView()")
         await phone.screenshot(path=IMAGES / "page-phone.png")
@@ -136,7 +136,7 @@ async def large(browser: Browser) -> None:
     FederationResult(None, 40, records(4_000, 40), "federation_rounds=40 reached").save_page(file)
     try:
         async with tab(browser, file.as_uri(), width=1200, height=1000, is_dark=False) as opened:
-            await until(opened, "lanes.columns.length === 40")
+            await until(opened, "lanes.cells?.(0).length === 40")
             await opened.locator("#lanes").hover(position={"x": 700, "y": 4})
             await opened.screenshot(path=IMAGES / "page-many.png")
     finally:

@@ -28,9 +28,9 @@ class Source:
 class Viewer:
     """Has the tables of the page, as the script in a browser has them."""
 
-    def __init__(self) -> None:
+    def __init__(self, last_id: str = "") -> None:
         self.tables: dict[str, dict[int, Any]] = {}
-        self.last_id = ""
+        self.last_id = last_id
         self.resets = self.messages = 0
         self.other = ""  # lines that are no event
         self.status, self.headers = 0, dict[str, str]()
@@ -53,11 +53,10 @@ class Viewer:
             self.other += event + "\n"
             return
         self.messages += 1
-        self.last_id = lines["id"]
-        if lines["event"] == "all":
+        if lines["id"].partition("-")[0] != self.last_id.partition("-")[0]:  # as the script does
             self.resets, self.tables = self.resets + 1, {}
-        for row in json.loads(lines["data"]):
-            name, key, value = row if len(row) == 3 else (row[0], 0, row[1])
+        self.last_id = lines["id"]
+        for name, key, value in json.loads(lines["data"]):
             self.tables.setdefault(name, {})[key] = value
 
     @property
@@ -95,7 +94,7 @@ async def served(app: Any, dashboard: Dashboard) -> AsyncIterator[str]:
 @asynccontextmanager
 async def viewing(dashboard: Dashboard, path: str = "/events", last_id: str = "") -> AsyncIterator[Viewer]:
     """Follow a page for as long as the block takes."""
-    viewer, leaving = Viewer(), asyncio.Event()
+    viewer, leaving = Viewer(last_id), asyncio.Event()
 
     async def receive() -> dict[str, Any]:
         await leaving.wait()

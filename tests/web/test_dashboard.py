@@ -131,7 +131,8 @@ async def test_a_viewer_sees_a_federation_from_its_beginning_to_its_end_and_leav
         assert viewer.status == 200
         assert viewer.headers["content-type"] == "text/event-stream"
         assert [row["number"] for row in viewer.rows("round")] == [1, 2, 3]
-        assert viewer.rows("round")[2]["evaluation"] == pytest.approx(result.rounds[2].evaluation_metrics)
+        accuracy = result.rounds[2].evaluation_metrics["accuracy"]
+        assert viewer.rows("round")[2]["metrics"]["accuracy"]["evaluation"] == pytest.approx(accuracy)
         assert [row["id"] for row in viewer.rows("learner")] == ["learner-0", "learner-1"]
         assert viewer.resets == 1
 
@@ -287,7 +288,7 @@ async def test_a_record_that_is_half_taken_in_when_the_last_viewer_leaves_is_tak
         assert not viewer.rows("round")
     async with viewing(app) as viewer:
         await viewer.until(lambda viewer: bool(viewer.rows("round")))
-        assert viewer.rows("round")[0]["asked"] == 2_000
+        assert viewer.rows("round")[0]["told"][1] == "0 of 2000"
 
 
 async def test_what_the_page_cannot_take_in_is_logged_and_the_federation_goes_on(

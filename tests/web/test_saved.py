@@ -28,7 +28,7 @@ async def test_a_result_is_one_file_with_everything_in_it(tmp_path: Path) -> Non
     assert not re.findall(r'(?:src|href)="(?!run\.html)', html)
     rows = data_of(html)
     assert [row[2]["number"] for row in rows if row[0] == "round"] == [1, 2, 3]
-    (run,) = [row[1] for row in rows if row[0] == "run"]
+    (run,) = [row[2] for row in rows if row[0] == "run"]
     assert (run["phase"], run["reason"], run["version"]) == ("finished", "federation_rounds=3 reached", 3)
     result.save(tmp_path / "results.json")
     FederationResult.load(tmp_path / "results.json").save_page(tmp_path / "again.html")

@@ -28,6 +28,7 @@ from metisfl_async.core.federation.events import (
 )
 from metisfl_async.core.federation.records import Failure, LearnerRecord, RoundRecord
 from metisfl_async.core.federation.tasks import TaskState
+from metisfl_async.web.codes import NOT_ASKED, REPORTED, WORDS, code_of
 from metisfl_async.web.figures import Figures
 from metisfl_async.web.lanes import MOST_TASKS, Lanes, outcome_of
 from metisfl_async.web.rows import Rows
@@ -46,13 +47,13 @@ class Board:
     def __init__(self, name: str = "") -> None:
         self.rows = Rows()
         self._run: dict[str, Any] = {
-            "name": name,
+            "name": name or "Federation",
             "phase": "waiting",
             "reason": "",
-            "connected": 0,
+            "unit": "round",  # or "model", without rounds
             "started_at": 0.0,  # seconds since the epoch; 0: not known
-            "most": {"task": MOST_TASKS, "round": MOST_ROUNDS, "failure": MOST_FAILURES},
         }
+        self._connected = 0
         self._learners: dict[str, dict[str, Any]] = {}
         self._numbers: dict[str, int] = {}
         self._lanes = Lanes(self.rows)
@@ -65,6 +66,8 @@ class Board:
         self._num_columns = self._first_column = 0
         self._behind_ms: float | None = None  # what the caller's clock shows when the federation's shows 0
         self._told: Counter[tuple[str, str, str]] = Counter()  # failures that events told, and records will once more
+        most = {"task": MOST_TASKS, "round": MOST_ROUNDS, "column": MOST_ROUNDS, "failure": MOST_FAILURES}
+        self.rows.put("constants", 0, value=lambda: {"words": WORDS, "most": most})
         self._put_run()
 
     def take(self, event: Event, clock_ms: float = 0.0) -> Iterator[None]:
@@ -81,10 +84,10 @@ class Board:
                 yield from self._record(record)
             case RoundStarted(number, _, cohort, in_rounds):
                 self._open = {"number": number, "asked": len(cohort), "reported": 0}
-                self._set(phase="running", in_rounds=in_rounds, open=self._open)
+                self._set(phase="running", unit=_unit(in_rounds), open=number)
                 for start in range(0, len(cohort), SLICE):
                     for learner in cohort[start : start + SLICE]:
-                        self._learner(learner, state="waiting")
+                        self._learner(learner, state=code_of("waiting"))
                     yield
             case _:
                 self._take(event, clock_ms)
@@ -95,7 +98,7 @@ class Board:
                 behind_ms = clock_ms - at_ms
                 self._behind_ms = behind_ms if self._behind_ms is None else min(behind_ms, self._behind_ms)
                 self._lanes.moved(self._number(learner), event)
-                self._learner(learner, state=event.state)
+                self._learner(learner, state=code_of(event.state))
             case UpdateFolded(learner=learner):
                 self._report(learner, TaskState.FOLDED.value, clock_ms)
             case LearnerEvaluated(learner=learner):
@@ -109,13 +112,15 @@ class Board:
                 self._report(learner, outcome_of(kind), clock_ms)
             case ModelPublished(_, version):
                 self._open |= {"reported": 0}
-                self._set(version=version, open=self._open)
+                self._set(version=version)
             case LearnerJoined(learner, connected):
-                self._learner(learner, here=True, reason="")
-                self._set(connected=connected)
+                self._connected = connected
+                self._learner(learner, away="")
+                self._put_run()
             case LearnerLeft(learner, connected, reason):
-                self._learner(learner, here=False, reason=reason)
-                self._set(connected=connected)
+                self._connected = connected
+                self._learner(learner, away=reason or "away")
+                self._put_run()
             case FirstWeights(source):
                 self._lanes.all_ended(self._ms(clock_ms))
                 self._set(source=source, version=self._run.get("version", 0))
@@ -124,11 +129,11 @@ class Board:
             case FederationResumed(version):
                 self._set(version=version, resumed=True)
             case StoreStalled(reason, seconds):
-                self._set(stalled=f"the model store has failed for {seconds:.0f} s: {reason}")
+                self._set(reason=f"the model store has failed for {seconds:.0f} s: {reason}")
             case StoreRecovered():
-                self._set(stalled="")
+                self._set(reason="")
             case FederationFinished(reason, is_failure):
-                self._set(phase="failed" if is_failure else "finished", reason=reason, open=None)
+                self._set(phase="failed" if is_failure else "finished", reason=reason, open=0)
 
     def load(self, records: list[RoundRecord]) -> Iterator[None]:
         """Take in records of rounds whose events are gone, in their order."""
@@ -139,7 +144,7 @@ class Board:
 
     def end(self, reason: str, facts: Mapping[str, Any]) -> None:
         """Take note that it is over, where no event says so."""
-        self._set(phase="finished", reason=reason, open=None, **facts)
+        self._set(phase="finished", reason=reason, open=0, **facts)
 
     # --- records ---------------------------------------------------------------------------------------------------
 
@@ -147,6 +152,8 @@ class Board:
         if not self._is_new(record):
             return
         place, self._num_rounds = self._num_rounds, self._num_rounds + 1
+        phase = self._run["phase"]
+        self._set(phase="running" if phase == "waiting" else phase, unit=_unit(record.in_rounds))
         end_ms = record.started_ms + record.duration_ms
         figures, cells = Figures(record), dict[int, str]()
         for count, (learner, part) in enumerate(record.learners.items()):
@@ -154,7 +161,7 @@ class Board:
             if has_lanes:
                 self._lanes.recorded(number, record.number, part, end_ms)
             self._part(learner, part, record, end_ms)
-            figures.add(number, part)
+            figures.add(number, learner, part)
             cells[number] = figures.cell(part)
             if count % SLICE == SLICE - 1:
                 yield
@@ -162,8 +169,6 @@ class Board:
         self.rows.put("round", place, value=lambda: value)
         self.rows.drop("round", place - MOST_ROUNDS)
         self._put_column(record, cells)
-        phase = self._run["phase"]
-        self._set(phase="running" if phase == "waiting" else phase, in_rounds=record.in_rounds)
         if record.is_published:
             self._set(version=max(self._run.get("version") or 0, record.model_version + 1))
 
@@ -201,23 +206,17 @@ class Board:
         """Fill the heat map: a column is a round or, without rounds, as many updates as there are learners."""
         column = self._column
         if not column or record.in_rounds or column["filled"] >= len(self._numbers):
-            self._column = column = {
-                "place": self._num_columns,
-                "first": record.number,
-                "at": record.started_ms,
-                "filled": 0,
-                "cells": [],
-            }
+            self._column = column = {"place": self._num_columns, "first": record.number, "filled": 0, "cells": []}
             self._num_columns += 1
         cells: list[str] = column["cells"]
-        cells += ["."] * (len(self._numbers) - len(cells))
+        cells += [NOT_ASKED] * (len(self._numbers) - len(cells))
         for number, cell in of_record.items():
             cells[number] = cell
         column["filled"] += len(record.learners)
         end = round(record.started_ms + record.duration_ms, 1)
-        value = [column["first"], record.number, round(column["at"], 1), end]
-        self.rows.put("column", column["place"], value=lambda: [*value, "".join(cells)])
-        while (self._num_columns - self._first_column) * len(cells) > MOST_CELLS:
+        self.rows.put("column", column["place"], value=lambda: [column["first"], end, "".join(cells)])
+        most = min(MOST_ROUNDS, MOST_CELLS // max(len(cells), 1))
+        while self._num_columns - self._first_column > most:
             self.rows.drop("column", self._first_column)
             self._first_column += 1
 
@@ -225,18 +224,20 @@ class Board:
 
     def _report(self, learner: str, outcome: str, clock_ms: float) -> None:
         self._lanes.ended(self._number(learner), outcome, self._ms(clock_ms))
-        self._learner(learner, state=outcome)
+        is_done = outcome in (TaskState.FOLDED.value, TaskState.COUNTED.value)
+        self._learner(learner, state=REPORTED if is_done else code_of(outcome))
         if self._open:
             self._open["reported"] += 1
-            self._set(open=self._open)
+            self._put_run()
 
     def _fail(self, number: int, learner: str, failure: Failure, at_ms: float) -> None:
-        value = [round(at_ms, 1), number, self._number(learner), failure.task, failure.type, failure.message]
+        title = f"{learner}, {failure.task} in {self._run['unit']} {number}: {failure.type}"
+        value = [round(at_ms, 1), title, failure.message]
         self.rows.put("failure", self._num_failures, value=lambda: value)
         self.rows.drop("failure", self._num_failures - MOST_FAILURES)
         self._num_failures += 1
         self._learner(learner, failures=self._of(learner)["failures"] + 1)
-        self._set(failures=self._num_failures)
+        self._put_run()
 
     def _ms(self, clock_ms: float) -> float:
         """Say how long the federation had run when the caller's clock showed this."""
@@ -251,7 +252,7 @@ class Board:
         if number is None:
             number = self._numbers[learner] = len(self._numbers)
             zeros: dict[str, Any] = dict.fromkeys(("asked", "counted", "failures", "bytes"), 0)
-            self._learners[learner] = {"id": learner, "here": None, "state": "", "reason": ""} | zeros
+            self._learners[learner] = {"id": learner, "away": "", "state": ""} | zeros
             self._learner(learner)
         return number
 
@@ -265,4 +266,20 @@ class Board:
         self._put_run()
 
     def _put_run(self) -> None:
-        self.rows.put("run", value=lambda: self._run)
+        self.rows.put("run", 0, value=lambda: self._run | {"facts": self._facts()})
+
+    def _facts(self) -> list[tuple[str, int | str]]:
+        """Say in few words how it stands now."""
+        known, is_over = len(self._numbers), self._run["phase"] in ("finished", "failed")
+        facts: list[tuple[str, int | str]] = [
+            ("learners", known if is_over else f"{self._connected} of {known}"),
+            ("failures", self._num_failures),
+        ]
+        if self._open and not is_over and self._run["unit"] == "round":
+            asked, reported = self._open["asked"], self._open["reported"]
+            facts.insert(0, (f"round {self._open['number']}", f"{min(reported, asked)} of {asked}"))
+        return facts
+
+
+def _unit(in_rounds: bool) -> str:
+    return "round" if in_rounds else "model"

@@ -134,9 +134,8 @@ class Dashboard:
                 if not changes.text:
                     await _send_part(send, ": nothing new\n\n")
                     continue
-                event = "rows" if board.rows.id == seen else "all"
                 seen, version = board.rows.id, changes.version
-                await _send_part(send, f"event: {event}\nid: {seen}-{version}\ndata: {changes.text}\n\n")
+                await _send_part(send, f"id: {seen}-{version}\ndata: {changes.text}\n\n")
                 is_behind = version < board.rows.version
                 await asyncio.sleep(0 if is_behind else PAUSE_S)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 
 from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
 from metisfl_async.core.federation.tasks import TaskState
-from metisfl_async.core.metrics import NUM_EXAMPLES
+from metisfl_async.core.metrics import NUM_EXAMPLES, Json
+from metisfl_async.web.codes import code_of
 
 __all__ = ["NAMED", "Figures"]
 
@@ -17,16 +19,7 @@ NAMED = 32  #: learners whose metrics are lines of their own; of more, the page 
 MOST_NOTES = 100  #: of what a rule says about learners, in one round
 MOST_STALE = 100  #: dots of one record
 
-#: One character for a learner in a round. Digits: counted, after so many tenths of the round.
-_CELLS = {
-    TaskState.FOLDED.value: "f",
-    TaskState.FAILED.value: "F",
-    TaskState.LOST.value: "X",
-    TaskState.EXPIRED.value: "E",
-    TaskState.LATE.value: "L",
-    TaskState.CANCELLED.value: "C",
-    TaskState.REJECTED.value: "R",
-}
+_FIRST = {name: place for place, name in enumerate(("loss", "accuracy"))}  #: of the charts; the others by name
 
 
 class Figures:
@@ -36,11 +29,11 @@ class Figures:
         self._record = record
         self._counted = self._failed = 0
         self._metrics: dict[str, dict[int, float]] = {}  # of learners, by name and learner
-        self._notes: list[list[Any]] = []
+        self._notes: list[tuple[str, str]] = []
         self._stale: list[list[float]] = []
 
-    def add(self, number: int, part: LearnerRecord) -> None:
-        """Take in the part of the learner with this number."""
+    def add(self, number: int, learner: str, part: LearnerRecord) -> None:
+        """Take in the part of a learner; it has this number."""
         self._counted += part.train_state == TaskState.COUNTED.value
         self._failed += bool(part.failures)
         for name, value in (part.train_metrics | part.evaluation_metrics).items():
@@ -50,7 +43,7 @@ class Figures:
         if part.is_global or part.twin is not None:
             said["repeats"] = part.twin or "the global model"
         if said and len(self._notes) < MOST_NOTES:
-            self._notes.append([number, said])
+            self._notes.append((learner, ", ".join(f"{name}: {_text(value)}" for name, value in said.items())))
         is_dot = not self._record.in_rounds and part.ended_ms is not None
         if is_dot and len(self._stale) < MOST_STALE:
             self._stale.append([round(part.ended_ms or 0.0, 1), part.staleness])
@@ -58,7 +51,7 @@ class Figures:
     def cell(self, part: LearnerRecord) -> str:
         """Say in one character what became of a learner's training, and how soon."""
         if part.train_state != TaskState.COUNTED.value:
-            return _CELLS.get(part.train_state, ".")
+            return code_of(part.train_state)
         if part.sent_ms is None or part.ended_ms is None or self._record.train_ms <= 0:
             return "0"
         return str(min(int(10 * (part.ended_ms - part.sent_ms) / self._record.train_ms), 9))
@@ -66,28 +59,46 @@ class Figures:
     def value(self, num_learners: int) -> dict[str, Any]:
         """Give the row."""
         record = self._record
+        is_published, duration_ms = record.is_published, record.duration_ms
+        number = str(record.number) + ("" if is_published else f" (no model: {record.failure or 'too few updates'})")
+        memory = max(record.aggregation_block_memory_kb, default=0.0) * 1024
         return {
             "number": record.number,
             "at": round(record.started_ms, 1),
-            "end": round(record.started_ms + record.duration_ms, 1),
-            "published": record.is_published,
-            "failure": record.failure,
-            "asked": len(record.learners),
-            "counted": self._counted,
-            "failed": self._failed,
-            "train": record.train_metrics,
-            "evaluation": record.evaluation_metrics,
-            "central": record.central,
-            "sent": record.bytes_sent,
-            "received": record.bytes_received,
-            "memory": max(record.aggregation_block_memory_kb, default=0.0) * 1024,
+            "end": round(record.started_ms + duration_ms, 1),
+            "published": is_published,
+            "told": [number, f"{self._counted} of {len(record.learners)}", self._failed, round(duration_ms / 1e3, 3)],
+            "metrics": self._lines(num_learners),
+            "traffic": {
+                "bytes": {"sent": record.bytes_sent, "received": record.bytes_received},
+                "memory": {"updates": memory},
+            },
             "stale": self._stale,
             "notes": self._notes,
-            "each": {name: self._each(of, num_learners) for name, of in self._metrics.items()},
         }
 
-    def _each(self, values: dict[int, float], num_learners: int) -> Any:
-        """Give pairs of a learner's number and its value or, of many learners, where the middle eight tenths are."""
-        if num_learners <= NAMED:
-            return [[number, value] for number, value in values.items()]
-        return {"spread": [float(value) for value in np.quantile(list(values.values()), [0.1, 0.9])]}
+    def _lines(self, num_learners: int) -> dict[str, dict[Any, float]]:
+        """Give the values of the lines of each metric.
+
+        Lines are means, and a learner's by its number; of many learners, the page shows where eight tenths are.
+        """
+        lines: dict[str, dict[Any, float]] = {}
+        for name, of_learner in self._metrics.items():
+            if num_learners > NAMED:
+                low, high = np.quantile(list(of_learner.values()), [0.1, 0.9])
+                lines[name] = {"low": float(low), "high": float(high)}
+            elif num_learners > 1:
+                lines[name] = dict(of_learner)
+        record = self._record
+        means = {"train": record.train_metrics, "evaluation": record.evaluation_metrics, "central": record.central}
+        for line, metrics in means.items():
+            for name in metrics.keys() - {NUM_EXAMPLES}:
+                lines.setdefault(name, {})[line] = metrics[name]
+        return dict(sorted(lines.items(), key=lambda item: (_FIRST.get(item[0], len(_FIRST)), item[0])))
+
+
+def _text(value: Json) -> str:
+    """Write what a rule says of an update."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from metisfl_async.core.federation.events import TaskMoved
 from metisfl_async.core.federation.records import LearnerRecord
 from metisfl_async.core.federation.tasks import TaskState
+from metisfl_async.web.codes import COUNTED, REPORTED, code_of
 from metisfl_async.web.rows import Rows
 
 __all__ = ["MOST_TASKS", "Lanes", "outcome_of"]
@@ -39,9 +40,18 @@ class _Task:
     staleness: int = 0
 
     def value(self) -> list[object]:
-        times = (self.sent, self.fetching, self.working, self.uploading, self.ended)
-        rounded = (None if ms is None else round(ms, 1) for ms in times)
-        return [self.learner, self.number, self.kind, *rounded, self.outcome, self.staleness]
+        """Give its row: its phases, a character each, and when each of them began; the last time is its end."""
+        works = "E" if self.kind == "evaluate" else "T"
+        known = (("W", self.sent), ("D", self.fetching), (works, self.working), ("U", self.uploading))
+        marks = [(code, ms) for code, ms in known if ms is not None]
+        if not marks and self.ended is not None:
+            marks = [("W", self.ended)]
+        times = [round(ms, 1) for _, ms in marks] + ([] if self.ended is None else [round(self.ended, 1)])
+        title = f"{self.kind} in round {self.number}" + (f", staleness {self.staleness}" if self.staleness else "")
+        outcome = code_of(self.outcome) if self.outcome else ""
+        if outcome == COUNTED and self.kind != "train":
+            outcome = REPORTED
+        return [self.learner, title, "".join(code for code, _ in marks), times, outcome]
 
 
 @dataclass(slots=True)

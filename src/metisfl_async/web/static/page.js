@@ -1,256 +1,192 @@
-// The page: takes rows in, from the stream or from the file itself, and shows them as they were at a chosen time.
+// The page: takes rows in, from the server or from the file itself, and shows them as they were at a chosen time.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
+const metrics = new Charts($("metric-charts"));
+const traffic = new Charts($("traffic-charts"));
+const lanes = new Lanes($("lanes"), $("told"), $("find"));
+const DATE = { dateStyle: "medium", timeStyle: "short" };
+const collator = new Intl.Collator(undefined, { numeric: true });
 const tables = {};
-const metricCharts = new Charts($("metric-charts")), trafficCharts = new Charts($("traffic-charts"));
-const lanes = new Lanes($("lanes"), $("told"));
 let at = null; // milliseconds since the federation started; null: now
-let shownCharts = "", shownFailures = ""; // what they were drawn of
-let heardAt = 0, latest = 0, isDue = false, playing = 0;
+let latest = 0; // the same, of what was heard last
+let heardAt = 0;
+let lastId = "";
+let drawing = 0; // the timer of the next one
+let drawn = { key: "", means: [] }; // what the charts show
+
+const constants = () => tables.constants.get(0);
+const run = () => tables.run.get(0);
+const isLive = () => !$("saved") && !["finished", "failed"].includes(run()?.phase);
+const now = () => latest && latest + (isLive() ? performance.now() - heardAt : 0);
+
+// --- what is heard ---
 
 function forget() {
-  for (const name of ["run", "learner", "round", "task", "column", "failure"]) tables[name] = new Map();
+  for (const name of ["constants", "run", "learner", "round", "task", "column"]) tables[name] = new Map();
+  $("failures").replaceChildren();
   latest = 0;
-  clearCharts();
-}
-
-function clearCharts() {
-  metricCharts.clear();
-  trafficCharts.clear();
-  shownCharts = "";
 }
 
 function take(rows) {
-  for (const row of rows) {
-    const [name, key] = row.length > 2 ? row : [row[0], 0], value = row.at(-1), table = tables[name];
-    if (!table) continue; // a newer server may know more
-    table.set(key, value);
+  for (const [name, key, value] of rows) {
+    if (name === "failure") addFailure(value);
     if (name === "round") latest = Math.max(latest, value.end);
-    if (name === "task") latest = Math.max(latest, ...value.slice(3, 8).filter((ms) => ms != null));
-    if (name === "failure") latest = Math.max(latest, value[0]);
-    table.delete(key - run().most?.[name]); // the server has forgotten it, too
+    if (name === "task") latest = Math.max(latest, ...value[3]);
+    tables[name]?.set(key, value);
+    tables[name]?.delete(key - constants().most[name]); // the server has forgotten it, too
   }
   heardAt = performance.now();
   due();
 }
 
-const run = () => tables.run.get(0) ?? { phase: "waiting" };
-const isOver = () => ["finished", "failed"].includes(run().phase);
-const now = () => (isOver() || !heardAt || saved ? latest : latest + (performance.now() - heardAt));
+function addFailure([ms, title, message]) {
+  const item = make("details");
+  item.dataset.ms = ms;
+  make("summary", `${clock(ms)}: ${title}`, item);
+  make("pre", message, item);
+  $("failures").prepend(item);
+  $("failures").children[constants().most.failure]?.remove();
+}
 
-function due() {
-  if (isDue) return;
-  isDue = true;
-  setTimeout(() => requestAnimationFrame(() => { isDue = false; show(); }), tables.learner.size > 500 ? 300 : 60);
+function listen() {
+  const stream = new EventSource(`events?after=${lastId}`);
+  stream.onopen = () => $("link").replaceChildren();
+  stream.onmessage = ({ lastEventId, data }) => {
+    if (lastEventId.split("-")[0] !== lastId.split("-")[0]) forget(); // it is of another run
+    lastId = lastEventId;
+    take(JSON.parse(data));
+  };
+  stream.onerror = () => {
+    $("link").textContent = isLive() ? "connection lost; trying again" : "the server has ended";
+    if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
+  };
 }
 
 // --- what is shown ---
 
+function due() {
+  if (!document.hidden) drawing ||= setTimeout(show, tables.learner.size > 500 ? 300 : 60);
+}
+
 function show() {
-  const facts = run(), time = at ?? now();
-  const rounds = [...tables.round.values()].filter((round) => round.end <= time + 0.1).sort((a, b) => a.number - b.number || a.at - b.at);
-  const failures = [...tables.failure.values()].filter((failure) => failure[0] <= time + 0.1);
-  const unit = facts.in_rounds === false ? "model" : "round", isTime = $("axis").value === "time";
-  document.title = `${facts.name || "Federation"}: ${facts.phase}`;
-  $("name").textContent = facts.name || "Federation";
-  $("phase").textContent = facts.phase;
-  $("phase").className = `pill ${facts.phase}`;
-  $("reason").textContent = facts.stalled || facts.reason || "";
-  $("started").textContent = facts.started_at ? `started ${new Date(facts.started_at * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" })}` : "";
-  $("nothing").hidden = tables.learner.size > 0;
-  showFacts(facts, rounds, failures, time, unit);
-  showLearners(time);
-  for (const [id, there] of [["metrics", rounds.length], ["traffic", rounds.length], ["failures", failures.length], ["time", latest]]) $(id).hidden = !there;
-  showCharts(rounds, unit, isTime);
-  showFailures(failures, unit);
-  showNotes(rounds, unit);
-  if ($("rounds").open) showRounds(rounds, unit);
+  drawing = 0;
+  if (!run()) return; // it comes with other rows
+  const { name, phase, started_at: started, unit } = run();
+  const time = at ?? now();
+  const x = $("axis").value;
+  const rounds = [...tables.round.values()].filter(({ end }) => end <= time + 0.1).sort((a, b) => a[x] - b[x]);
+  const noted = rounds.findLast(({ notes }) => notes.length);
+  for (const item of $("failures").children) item.hidden = item.dataset.ms > time + 0.1;
+  for (const id of ["name", "phase", "reason"]) $(id).textContent = run()[id];
+  document.title = `${name}: ${phase}`;
+  $("started").textContent = started ? `started ${new Date(1000 * started).toLocaleString(undefined, DATE)}` : "";
   $("clock").textContent = clock(time);
-  $("clock").setAttribute("aria-label", `${clock(time)} since the start`);
-  if (at === null) $("at").value = 1000;
-  $("now").hidden = at === null;
-}
-
-function showCharts(rounds, unit, isTime) {
-  const kind = `${rounds.length} ${rounds.at(-1)?.end} ${isTime} ${tables.learner.size}`;
-  if (!rounds.length || kind === shownCharts) return; // drawing thousands of rounds takes time
-  shownCharts = kind;
-  const byX = isTime ? [...rounds].sort((a, b) => a.end - b.end) : rounds; // models are evaluated in any order
   $("axis").options[0].textContent = `${unit}s`;
-  $("rounds").firstElementChild.textContent = `${unit === "round" ? "Rounds" : "Models"}, as a table`;
-  showMetrics(metricCharts, byX, tables.learner, isTime);
-  showTraffic(trafficCharts, byX, unit, isTime);
+  $("at").value = (1000 * time) / now();
+  showCharts(rounds, x);
+  showFacts(rounds, time);
+  showLearners(rounds, time);
+  table($("notes"), ["learner", `in ${unit} ${noted?.number}`], noted?.notes ?? []);
 }
 
-function showFacts(facts, rounds, failures, time, unit) {
-  const published = rounds.filter((round) => round.published), sum = (name) => rounds.reduce((all, round) => all + round[name], 0);
-  const open = at === null ? facts.open : null, values = [];
-  values.push([unit === "round" ? "Rounds" : "Models", published.length]);
-  if (open && unit === "round") values.push([`Round ${open.number}`, `${Math.min(open.reported, open.asked)} of ${open.asked}`]);
-  values.push(["Learners", at === null && !isOver() && !saved ? `${facts.connected} of ${tables.learner.size}` : tables.learner.size]);
-  for (const [kind, name] of [["evaluation", ""], ["central", "central "]]) {
-    const metrics = rounds.findLast((round) => Object.keys(round[kind]).length)?.[kind] ?? {};
-    for (const key of Object.keys(metrics).sort().slice(0, 3)) values.push([name + key, short(metrics[key])]);
-  }
-  values.push(["Time", clock(time)], ["Traffic", bytes(sum("sent") + sum("received"))]);
-  values.push(["Failures", at === null ? facts.failures ?? 0 : failures.length]);
-  const list = $("facts");
-  list.replaceChildren(...values.map(([name, value]) => {
+function showFacts(rounds, time) {
+  const failed = [...$("failures").children].filter(({ hidden }) => !hidden).length;
+  const sum = rounds.reduce((all, { traffic: { bytes: { sent, received } } }) => all + sent + received, 0);
+  const facts = at === null ? run().facts : [["learners", tables.learner.size], ["failures", failed]];
+  const published = rounds.filter((round) => round.published).length;
+  const all = [[`${run().unit}s`, published], ...facts, ...drawn.means, ["time", clock(time)], ["traffic", bytes(sum)]];
+  $("facts").replaceChildren(...all.map(([name, value]) => {
     const box = make("div");
     make("dt", name, box);
-    make("dd", String(value), box, name === "Failures" && value ? "bad" : "");
+    make("dd", value, box, name === "failures" && value ? "bad" : "");
     return box;
   }));
 }
 
-const collator = new Intl.Collator(undefined, { numeric: true });
-function ordered() {
-  const wanted = $("find").value.toLowerCase(), order = $("order").value, id = (a, b) => collator.compare(a[1].id, b[1].id);
-  const rows = [...tables.learner].filter(([, learner]) => !wanted || learner.id.toLowerCase().includes(wanted)).sort(id);
-  return order === "id" || tables.learner.size <= FEW ? rows : rows.sort((a, b) => (b[1][order] ?? 0) - (a[1][order] ?? 0) || id(a, b));
+/** Draw the charts of rounds, and their table. */
+function showCharts(rounds, x) {
+  const key = [rounds.length, rounds.at(-1)?.end, x, css("ink"), innerWidth, $("rounds").open].join();
+  if (key === drawn.key) return; // drawing thousands of rounds takes time
+  const [measured, sent] = [charts(rounds, "metrics", x, short), charts(rounds, "traffic", x, bytes)];
+  const columns = [...measured, ...sent].flatMap(({ title, names, data, format }) => names.flatMap((name, k) =>
+    (name in LINES ? [{ name, head: `${title}: ${LINES[name].label}`, values: data[k + 1], format }] : [])));
+  const means = columns.filter(({ name }) => name === "evaluation" || name === "central").slice(0, 6);
+  drawn = { key, means: means.map(({ head, values }) => [head, short(last(values))]) };
+  metrics.show(measured);
+  const dots = rounds.flatMap(({ stale }) => stale).sort((a, b) => a[0] - b[0]);
+  const data = [0, 1].map((part) => dots.map((dot) => dot[part]));
+  const staleness = { title: "staleness of each update", x: "time", names: ["stale"], data, format: short };
+  traffic.show(dots.length ? [...sent, staleness] : sent);
+  if (!$("rounds").open) return;
+  const head = [run().unit, "updates", "failed", "seconds", ...columns.map((column) => column.head)];
+  const cells = rounds.map(({ told }, i) => [...told, ...columns.map(({ values, format }) => format(values[i]))]);
+  table($("round-table"), head, cells.reverse());
 }
 
-function showLearners(time) {
-  const isLarge = tables.learner.size > FEW, rows = ordered(), isMany = rows.length > FEW;
-  $("learners").hidden = !tables.learner.size;
-  for (const id of ["find-label", "order-label"]) $(id).hidden = !isLarge;
-  $("zoom").hidden = isMany;
-  lanes.show(isMany ? rows : rows.slice(0, FEW), tables, time, isMany, at === null && run().open);
-  const keys = isMany ? [["counted soon", "fast"], ["counted late in the round", "slow"], ["failed or lost", "failed"], ["too late", "late"],
-    ...(at === null && run().open ? [["downloading now", "fetching"], ["training now", "training"], ["uploading now", "uploading"]] : [])]
-    : [...[...PHASES, "evaluating"].map((name) => [name === "fetching" ? "downloading" : name, name]), ["failed or lost", "failed"], ["too late", "late"]];
-  $("lanes-legend").replaceChildren(...keys.map(([name, color]) => {
-    const item = make("li");
-    make("span", "", item, "key").style.background = css(color);
-    item.append(name);
-    return item;
-  }));
-  if ($("each").open) {
-    const head = ["learner", "now", "asked", "counted", "failed", "last training", "traffic"];
-    table($("each").lastElementChild, head, rows.slice(0, 500).map(([, learner]) => [
-      learner.id, at === null ? [learner.here === false ? learner.reason || "away" : "", learner.state].filter(Boolean).join("; ") : "",
-      learner.asked, learner.counted, learner.failures, learner.seconds == null ? "–" : `${short(learner.seconds)} s`, bytes(learner.bytes)]), rows.length);
-  }
-}
-
-function showFailures(failures, unit) {
-  const kind = `${failures.length} ${failures.at(-1)?.[0]} ${tables.failure.size && Math.max(...tables.failure.keys())}`;
-  if (kind === shownFailures) return; // those that are open stay open
-  shownFailures = kind;
-  $("failures").firstElementChild.textContent = failures.length > 100 ? "Failures, the latest 100" : "Failures";
-  $("failure-list").replaceChildren(...failures.slice(-100).reverse().map(([ms, number, learner, task, type, message]) => {
-    const item = make("details");
-    make("summary", `${clock(ms)}: ${tables.learner.get(learner)?.id ?? ""}, ${task} in ${unit} ${number}: ${type}`, item);
-    make("pre", message, item);
-    return item;
-  }));
-}
-
-function showNotes(rounds, unit) {
-  const round = rounds.findLast((each) => each.notes.length);
-  $("notes").hidden = !round;
-  if (round) {
-    table($("note-table"), ["learner", `in ${unit} ${round.number}`], round.notes.map(([learner, notes]) => [
-      tables.learner.get(learner)?.id ?? "", Object.entries(notes).map(([name, value]) => `${name}: ${typeof value === "number" ? short(value) : typeof value === "object" ? JSON.stringify(value) : value}`).join(", ")]));
-  }
-}
-
-function showRounds(rounds, unit) {
-  const names = ["train", "evaluation", "central"].flatMap((kind) => [...new Set(rounds.flatMap((round) => Object.keys(round[kind])))].map((name) => [kind, name]));
-  table($("rounds").lastElementChild, [unit, "updates", "failed", "seconds", ...names.map((name) => name.join(" "))], rounds.slice(-500).reverse().map((round) => [
-    round.number + (round.published ? "" : ` (no model: ${round.failure || "too few updates"})`), `${round.counted} of ${round.asked}`, round.failed,
-    short((round.end - round.at) / 1000), ...names.map(([kind, name]) => short(own(round[kind], name)))]), rounds.length);
-}
-
-function table(parent, head, rows, total = rows.length) {
-  const element = make("table");
-  const top = make("tr", "", make("thead", "", element)), body = make("tbody", "", element);
-  for (const name of head) make("th", name, top).scope = "col";
-  for (const row of rows) {
-    const line = make("tr", "", body);
-    for (const [i, value] of row.entries()) make("td", String(value), line, head[i] === "failed" && value ? "bad" : "");
-  }
-  const scrolled = parent.scrollTop;
-  parent.replaceChildren(element);
-  if (total > rows.length) make("p", `${rows.length} of ${total} are shown.`, parent);
-  parent.scrollTop = scrolled;
-}
-
-// --- time ---
-
-function goTo(ms) {
-  at = ms >= now() ? null : Math.max(ms, 0);
-  $("at").value = at === null ? 1000 : (1000 * at) / now();
-  due();
-}
-
-function play() {
-  clearInterval(playing);
-  playing = playing ? 0 : setInterval(() => {
-    goTo((at ?? 0) + now() / 300); // the whole run in about half a minute
-    if (at === null) play();
-  }, 100);
-  $("play").textContent = playing ? "Pause" : "Play";
-  if (playing && at === null) goTo(0);
-}
-
-// --- the stream ---
-
-let stream = null, lastId = "";
-
-function tell(text, kind) {
-  if (!kind && !$("link").className) return; // what it says is not of the connection
-  $("link").textContent = text;
-  $("link").className = kind;
-}
-
-function listen() {
-  stream = new EventSource(lastId ? `events?after=${lastId}` : "events");
-  const heard = (event) => {
-    tell("", "");
-    lastId = event.lastEventId;
-    if (event.type === "all") forget();
-    take(JSON.parse(event.data));
-  };
-  stream.addEventListener("all", heard);
-  stream.addEventListener("rows", heard);
-  stream.addEventListener("open", () => tell("", ""));
-  stream.addEventListener("error", () => {
-    if (isOver()) tell("the server has ended", "over");
-    else tell("connection lost; trying again", "lost");
-    if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
+/** Make charts of a part of the rounds' rows: one for each title in it, with a line for each name. */
+function charts(rounds, part, x, format) {
+  return [...new Set(rounds.flatMap((round) => Object.keys(round[part])))].slice(0, 24).map((title) => {
+    const all = rounds.map((round) => round[part][title] ?? {});
+    const names = [...new Set(all.flatMap((values) => Object.keys(values)))];
+    const data = [rounds.map((round) => round[x]), ...names.map((name) => all.map((values) => values[name]))];
+    return { title, x: x === "end" ? "time" : run().unit, names, data, format };
   });
 }
 
-async function stop() {
-  if ($("stopping").returnValue !== "stop") return;
-  const answer = await fetch("stop", { method: "POST", headers: { Authorization: `Bearer ${$("token").value}` } });
-  $("token").value = "";
-  $("link").className = "";
-  $("link").textContent = await answer.text();
+function showLearners(rounds, time) {
+  const isLarge = tables.learner.size > FEW;
+  const wanted = $("find").value.toLowerCase();
+  const order = isLarge ? $("order").value : "name"; // which is no number, so that the collator decides
+  const learners = [...tables.learner].filter(([, { id }]) => id.toLowerCase().includes(wanted));
+  learners.sort(([, a], [, b]) => b[order] - a[order] || collator.compare(a.id, b.id));
+  const open = at === null && run().open;
+  const is = { begun: latest, now: at === null, open, large: isLarge, map: learners.length > FEW };
+  document.body.className = [run().phase, ...Object.keys(is).filter((name) => is[name])].join(" ");
+  $("names").replaceChildren(...learners.slice(0, FEW).map(([, it]) => make("li", it.id, null, it.away && "bad")));
+  lanes.show(learners, tables, rounds, time, 2 ** -$("zoom").value, open);
+  if (!$("each").open) return;
+  const words = ({ away, state }) => (at === null ? [away, constants().words[state]].filter(Boolean).join("; ") : "");
+  table($("each-table"), ["learner", "now", "asked", "counted", "failed", "last training, s", "traffic"], learners.map(
+    ([, it]) => [it.id, words(it), it.asked, it.counted, it.failures, short(it.seconds), bytes(it.bytes)],
+  ));
 }
 
-const saved = $("saved") !== null;
-forget();
-$("at").addEventListener("input", () => goTo(($("at").value * now()) / 1000));
-$("play").addEventListener("click", play);
-$("now").addEventListener("click", () => goTo(Infinity));
-$("closer").addEventListener("click", () => { lanes.zoom /= 2; due(); });
-$("wider").addEventListener("click", () => { lanes.zoom *= 2; due(); });
-$("stop").addEventListener("click", () => $("stopping").showModal());
-$("stopping").addEventListener("close", stop);
-$("lanes").addEventListener("moved", due);
-$("lanes").addEventListener("chosen", (event) => { if (tables.learner.size > FEW) { $("find").value = event.detail ?? ""; due(); } });
-for (const id of ["axis", "order", "find"]) $(id).addEventListener("input", due);
-for (const id of ["rounds", "each"]) $(id).addEventListener("toggle", due);
-addEventListener("resize", due);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { clearCharts(); due(); });
-$("stop").hidden = !document.body.dataset.canStop;
-if (saved) {
-  $("save").hidden = true;
-  take(JSON.parse($("saved").textContent));
-} else {
-  listen();
-  setInterval(() => { if (run().phase === "running" && at === null) due(); }, 1000);
+function table(parent, head, rows) {
+  const element = make("table");
+  const top = element.createTHead().insertRow();
+  const body = element.createTBody();
+  for (const name of head) make("th", name, top).scope = "col";
+  for (const row of rows.slice(0, 500)) {
+    const line = body.insertRow();
+    row.forEach((value, i) => make("td", value, line, head[i] === "failed" && value ? "bad" : ""));
+  }
+  if (rows.length > 500) element.createCaption().textContent = `500 of ${rows.length} are shown.`;
+  parent.replaceChildren(element);
 }
+
+function goTo(ms) {
+  at = ms < now() ? ms : null;
+  $("play").checked &&= at !== null;
+  due();
+}
+
+async function stop(event) {
+  event.preventDefault();
+  const answer = await fetch("stop", { method: "POST", headers: { Authorization: `Bearer ${$("token").value}` } });
+  $("answer").textContent = await answer.text();
+  event.target.reset();
+}
+
+$("at").addEventListener("input", ({ target: { value } }) => goTo(value < 1000 ? (value * now()) / 1000 : Infinity));
+$("now").addEventListener("click", () => goTo(Infinity));
+$("play").addEventListener("input", () => goTo(at ?? 0));
+$("stopping").addEventListener("submit", stop);
+for (const type of ["pointermove", "click"]) $("lanes").addEventListener(type, due);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", due);
+for (const type of ["input", "toggle", "resize", "keydown", "visibilitychange"]) addEventListener(type, due, true);
+forget();
+if ($("saved")) take(JSON.parse($("saved").textContent));
+else listen();
+setInterval(() => isLive() && due(), 1000);
+setInterval(() => $("play").checked && goTo(at + now() / 300), 100); // the whole run in half a minute
