@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,9 @@ logging.getLogger("asyncio").addFilter(lambda record: not str(record.msg).starts
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+LARGE = {"jax", "keras", "matplotlib", "mlflow", "pandas", "sklearn", "tensorflow", "torch", "transformers", "xgboost"}
+_imported: set[str] = set()
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
@@ -34,6 +38,14 @@ def pytest_collection_finish() -> None:
     """Let garbage collection, which many tests ask for, look only at what tests make: the frameworks are large."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_teardown() -> None:
+    """Do so once more where a test has imported another one."""
+    if new := LARGE & sys.modules.keys() - _imported:
+        _imported.update(new)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from digit_models import keras_model, torch_learner, torch_model
 from digits import parts
 from federations import Adds
+from keras_models import keras_model
+from torch_models import torch_learner, torch_model
 
 from metisfl_async import ConfigError, Controller, ControllerConfig, DriverSession, FederationResult, TerminationSignals
 from metisfl_async.adapters import KerasLearner

@@ -84,9 +84,9 @@ async def test_whatever_fails_leaves_what_was_and_can_be_done_again(
     last, count = await state(store), models_in(tmp_path)
     await store.close()
     failures = 0
-    for number in range(1, 1000):
-        directory = tmp_path / f"{number}"
-        async with nothing_left_behind():
+    async with nothing_left_behind():
+        for number in range(1, 1000):
+            directory = tmp_path / f"{number}"
             store = await prepared(directory)
             failing.arm(number)
             try:
@@ -110,8 +110,8 @@ async def test_whatever_fails_leaves_what_was_and_can_be_done_again(
             assert (saved.version, saved.arrays["sum"][0]) == ((2, 2.0) if operation is commit else (1, 1.0))
             assert await state(store) == last
             await store.close()
-        if not failing.has_happened:
-            break
+            if not failing.has_happened:
+                break
     assert failures >= (12 if operation is commit else 5)
 
 
@@ -177,16 +177,16 @@ async def test_a_store_that_could_not_be_opened_leaves_nothing_behind(
     failing = Failing(monkeypatch)
     failing.goes_on = True
     await (await prepared(tmp_path)).close()
-    for number in range(1, 100):
-        async with nothing_left_behind():
+    async with nothing_left_behind():
+        for number in range(1, 100):
             store = store_in(tmp_path)
             failing.arm(number)
             with suppress(StoreError):
                 await store.open()
             failing.disarm()
             await store.close()
-        if not failing.has_happened:
-            break
+            if not failing.has_happened:
+                break
     assert number > 3
 
 

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from digit_models import keras_model, torch_learner, torch_model
 from digits import accuracy_of, parts
 from federations import Adds, session_of
+from keras_models import keras_model
+from torch_models import torch_learner, torch_model
 
 from metisfl_async import (
     ConfigError,

@@ -12,9 +12,9 @@ import proximal
 import pytest
 import tensorflow as tf
 import torch
-from digit_models import keras_learner, keras_model
 from digits import accuracy_of, check_metadata, parts, weights_differ
 from federations import nothing_left_behind, session_of
+from keras_models import keras_learner, keras_model
 from torch.utils.data import DataLoader, TensorDataset
 
 from metisfl_async import ConfigError, ControllerConfig

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from digit_models import keras_model, torch_learner, torch_model
 from digits import accuracy_of, parts
 from federations import Adds, session_of
+from keras_models import keras_model
 from sklearn.linear_model import SGDClassifier
 from torch.utils.data import TensorDataset
+from torch_models import torch_learner, torch_model
 
 from metisfl_async import ConfigError, Controller, ControllerConfig, DriverSession, Learner, TerminationSignals
 from metisfl_async.adapters import KerasLearner, SklearnLearner, TorchLearner

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from digit_models import accuracy, keras_model, torch_learner, torch_model
 from digits import accuracy_of, parts
 from federations import session_of
+from keras_models import keras_model
+from torch_models import accuracy, torch_learner, torch_model
 
 from metisfl_async import ControllerConfig
 from metisfl_async.adapters import KerasLearner, TorchLearner

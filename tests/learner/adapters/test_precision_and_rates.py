@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pytest
 import torch
-from digit_models import torch_learner, torch_model
 from digits import accuracy_of, digits, parts
 from federations import Adds, session_of
 from sklearn.linear_model import SGDRegressor
+from torch_models import torch_learner, torch_model
 
 from metisfl_async import ConfigError, ControllerConfig
 from metisfl_async.adapters import KerasLearner, SklearnLearner

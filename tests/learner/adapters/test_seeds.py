@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import pytest
 import torch
-from digit_models import torch_learner, torch_model
 from digits import parts
 from sklearn.linear_model import SGDClassifier
 from torch.utils.data import DataLoader, TensorDataset
+from torch_models import torch_learner, torch_model, with_dropout
 
 from metisfl_async import Controller, ControllerConfig, DriverSession, Learner, ServerParams, TerminationSignals
 from metisfl_async.adapters import KerasLearner, SklearnLearner
@@ -20,11 +20,6 @@ from metisfl_async.core.model import Array
 from metisfl_async.learner.adapters.keras_draws import keras_batches
 
 pytestmark = pytest.mark.slow
-
-
-def with_dropout() -> torch.nn.Module:
-    layers = torch.nn.Linear(64, 32), torch.nn.Dropout(0.5), torch.nn.ReLU(), torch.nn.Linear(32, 10)
-    return torch.nn.Sequential(*layers)
 
 
 def plain() -> torch.nn.Module:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from digit_models import accuracy, torch_learner, torch_model
 from digits import accuracy_of, check_metadata, digits, parts
 from federations import session_of
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch_models import accuracy, torch_learner, torch_model
 
 from metisfl_async import ConfigError, ControllerConfig
 

@@ -10,10 +10,10 @@ import numpy as np
 import proximal
 import pytest
 import torch
-from digit_models import torch_learner, torch_model
 from digits import accuracy_of, check_metadata, parts, weights_differ
 from federations import nothing_left_behind, session_of
 from torch.utils.data import Dataset, TensorDataset
+from torch_models import torch_learner, torch_model
 
 from metisfl_async import ConfigError, ControllerConfig
 from metisfl_async.adapters import TorchLearner, torch_proximal_term
