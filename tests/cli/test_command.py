@@ -162,6 +162,31 @@ def test_a_file_is_simulated_with_many_learners(tmp_path: Path, free_port: int, 
     assert rounds[2]["evaluation_metrics"]["accuracy"] > 0.8
 
 
+def test_simulated_learners_are_kept_remember_and_take_their_time(
+    tmp_path: Path, free_port: int, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "from learners import DigitsLearner\n"
+        "class Kept(DigitsLearner):\n"
+        "    def state(self): return b'kept'\n"
+        "    def restore(self, state): assert state == b'kept'\n"
+        "def size(number): return 1.0 + number\n"
+        "def speed(number):\n"
+        "    assert number < 3\n"
+        "    return 1000.0\n"
+    )
+    options = ["--simulate", "3", "--workers", "1", "-a", "parts=3", "--cached", "3", "--keep-state", tmp_path / "kept"]
+    timed = ["--sizes", "own:size", "--speeds", "own:speed"]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    file = environment(tmp_path, free_port)
+    process = start("run", file, "-m", "own:Kept", *options, *timed, "-o", tmp_path)
+    said = output_of(process)
+    assert process.returncode == 0, said
+    rounds = json.loads((tmp_path / "results.json").read_text())["rounds"]
+    assert [len(record["participants"]) for record in rounds] == [3] * 3
+    assert any(each.is_file() for each in (tmp_path / "kept").rglob("*"))
+
+
 def test_rounds_seed_and_first_weights_may_be_said_on_the_command_line(
     tmp_path: Path, free_port: int, start: Start
 ) -> None:
@@ -322,6 +347,10 @@ def test_a_wrong_file_is_one_message_and_exit_code_2(tmp_path: Path, free_port: 
         (["run", "FILE", *MODULE, "-a", "size=3"], "got an unexpected keyword argument 'size'"),
         (["run", "FILE", *MODULE, "--simulate", "9", "-a", "part=3"], "takes after its number (multiple values for"),
         (["run", "FILE", *MODULE, "--workers", "2"], "--workers is 2; allowed: with --simulate N"),
+        (["run", "FILE", *MODULE, "--cached", "2"], "--cached is 2; allowed: with --simulate N"),
+        (["run", "FILE", *MODULE, "--keep-state", "x"], "--keep-state is 'x'; allowed: with --simulate N"),
+        (["run", "FILE", *MODULE, "--speeds", "x:y"], "--speeds is 'x:y'; allowed: with --simulate N"),
+        (["run", "FILE", *MODULE, "--simulate", "2", "--sizes", "learners:no"], "--sizes is 'learners:no'; allowed: a"),
         (
             ["driver", "FILE", "-o", "learners.py"],
             "--output is 'learners.py'; allowed: a directory that can be written",

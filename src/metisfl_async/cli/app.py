@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,6 +21,7 @@ from metisfl_async.cli.new import new
 from metisfl_async.cli.pages import page, page_option, showing
 from metisfl_async.cli.running import allow_many_files, exit_on_signals, run
 from metisfl_async.cli.saving import Output
+from metisfl_async.cli.simulating import simulation_from, simulation_options
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.errors import ConfigError, MetisError
 from metisfl_async.driver.session import DriverSession
@@ -267,7 +269,7 @@ def driver(
     "--initial-weights", type=A_PATH, metavar="FILE", help="Where training starts: a model.safetensors of another run."
 )
 @click.option("--simulate", type=click.IntRange(1), metavar="N", help="N learners that exist while they work.")
-@click.option("--workers", type=click.IntRange(1), metavar="N", help="How many processes work for --simulate.")
+@simulation_options
 @verbose_option
 def run_all(
     *,
@@ -283,8 +285,8 @@ def run_all(
     seed: int | None,
     initial_weights: Path | None,
     simulate: int | None,
-    workers: int | None,
     verbose: bool,
+    **simulated: Any,
 ) -> None:
     """Run all of it in this process: the controller, a learner for each entry of the file, and the driver.
 
@@ -295,6 +297,7 @@ def run_all(
       metisfl-async run federation.yaml --module learners:MyLearner --output results
       metisfl-async run federation.yaml -m learners:MyLearner --rounds 2 --initial-weights results/model.safetensors
       metisfl-async run federation.yaml -m learners:MyLearner --simulate 1000 --workers 4
+      metisfl-async run federation.yaml -m learners:MyLearner --simulate 1000 --keep-state states --sizes learners:size
     """
     show_log(DRIVER, verbose=verbose)
     allow_many_files()
@@ -304,13 +307,12 @@ def run_all(
         environment = replace(environment, termination_signals=signals)
     if seed is not None:
         environment = replace(environment, session_options=replace(environment.session_options, seed=seed))
-    if workers is not None and simulate is None:
-        raise ConfigError("--workers", workers, "with --simulate N")
+    options = simulation_from(simulated, is_simulated=simulate is not None)
     factory, given = import_factory(module), read_args(args)
     learners = (
         [make_learner(module, factory, entry.args | given) for entry in environment.learners]
         if simulate is None
-        else Simulation(Simulated(module, given), learners=simulate, workers=workers)
+        else Simulation(Simulated(module, given), learners=simulate, **options)
     )
     results = Output(output, replaces=overwrite or resume)
     session = environment.session(learners, listen=listen, initial_weights=initial_weights)

@@ -20,11 +20,11 @@ __all__ = ["Factory", "Simulated", "import_factory", "make_learner", "read_args"
 Factory: TypeAlias = Callable[..., object]
 
 
-def import_factory(module: str) -> Factory:
+def import_factory(module: str, option: str = "--module") -> Factory:
     """Import what "package.module:Name" names, from the current directory or what is installed."""
     name, _, attribute = module.partition(":")
     if not name or not attribute or name.startswith(".") or name.endswith(".py"):
-        raise ConfigError("--module", module, "a module and a name in it, such as learners:MyLearner")
+        raise ConfigError(option, module, "a module and a name in it, such as learners:MyLearner")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -33,13 +33,17 @@ def import_factory(module: str) -> Factory:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # the module is there, and misses another one
         allowed = f"a module that can be imported; there is no {error.name!r} in {Path.cwd()}, nor installed"
-        raise ConfigError("--module", module, allowed) from error
+        raise ConfigError(option, module, allowed) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise ConfigError("--module", module, f"a name that is in {name}; {attribute!r} is not")
+            raise ConfigError(option, module, f"a name that is in {name}; {attribute!r} is not")
         found = getattr(found, part)
     if not callable(found):
-        raise ConfigError("--module", module, "a subclass of Learner, or a function that gives one")
+        raise ConfigError(
+            option,
+            module,
+            "a subclass of Learner, or a function that gives one" if option == "--module" else "a function",
+        )
     return found
 
 
