@@ -350,6 +350,15 @@ def test_a_wrong_file_is_one_message_and_exit_code_2(tmp_path: Path, free_port: 
         (["run", "FILE", *MODULE, "--cached", "2"], "--cached is 2; allowed: with --simulate N"),
         (["run", "FILE", *MODULE, "--keep-state", "x"], "--keep-state is 'x'; allowed: with --simulate N"),
         (["run", "FILE", *MODULE, "--speeds", "x:y"], "--speeds is 'x:y'; allowed: with --simulate N"),
+        (
+            ["run", "FILE", *MODULE, "--simulate", "2", "--sizes", "builtins:float"],
+            "sizes of learner 0 is 0.0; allowed",
+        ),
+        (
+            ["run", "FILE", *MODULE, "--simulate", "2", "--sizes", "math:exp", "--speeds", "builtins:float"],
+            "speeds of learner 0 is 0.0; allowed",
+        ),
+        (["run", "FILE", *MODULE, "--simulate", "2", "--speeds", "math:exp"], "sizes is None; allowed"),
         (["run", "FILE", *MODULE, "--simulate", "2", "--sizes", "learners:no"], "--sizes is 'learners:no'; allowed: a"),
         (
             ["driver", "FILE", "-o", "learners.py"],
