@@ -1,12 +1,24 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import fields
+from typing import Any, get_args
 
 import pytest
 
 from metisfl_async.core.federation import events as events_module
-from metisfl_async.core.federation.events import Event, EventsMissed, LearnerJoined, event_to_dict
-from metisfl_async.store.event_log import KEPT, MOST, EventLog, count_of
+from metisfl_async.core.federation.events import (
+    Event,
+    EventsMissed,
+    LearnerEvaluated,
+    LearnerJoined,
+    ModelEvaluated,
+    RoundFinished,
+    RoundStarted,
+    UpdateFolded,
+    event_to_dict,
+)
+from metisfl_async.store.event_log import KEPT, MOST, EventLog, count_of, size_of
 
 
 async def read(log: EventLog) -> list[Event]:
@@ -63,3 +75,22 @@ async def test_an_event_is_put_into_words_once_however_many_watch(monkeypatch: p
     texts = {told.text for _ in range(5) for told in await log.after(0)}
     assert texts == {'{"event": "LearnerJoined", "learner": "a", "connected": 1}'}
     assert worded == [LearnerJoined("a", 1)]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in get_args(Event) if kind is not RoundFinished])
+def test_every_text_in_an_event_is_in_its_size(kind: type[Event]) -> None:
+    """Whatever the kind of event: nothing that a peer wrote is kept unmeasured."""
+    plain: dict[str, Any] = {"str": "", "str | None": None, "list[str]": [], "Metrics": {}, "int": 0, "float": 0.0}
+    facts = {each.name: plain.get(str(each.type), 0) for each in fields(kind) if each.name != "serial"}
+    least = size_of(kind(**facts))
+    for each in fields(kind):
+        if each.type in ("str", "str | None"):
+            assert size_of(kind(**facts | {each.name: 1_000 * "x"})) == least + 1_000, each.name
+
+
+def test_lists_and_metrics_are_in_an_events_size() -> None:
+    metrics = {1_000 * "m": 0.5}
+    assert size_of(UpdateFolded(1, "a", 1.0, metrics)) > size_of(UpdateFolded(1, "a", 1.0, {})) + 1_000
+    assert size_of(LearnerEvaluated(1, "a", metrics)) > size_of(LearnerEvaluated(1, "a", {})) + 1_000
+    assert size_of(ModelEvaluated(1, metrics)) > size_of(ModelEvaluated(1, {})) + 1_000
+    assert size_of(RoundStarted(1, 0, ["a"] * 100)) > size_of(RoundStarted(1, 0, [])) + 1_000
