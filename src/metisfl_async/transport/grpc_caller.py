@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
 from typing import Self
 
 import grpc
@@ -30,6 +31,22 @@ __all__ = ["UNARY_TIMEOUT_S", "Answers", "GrpcCaller", "until_begun"]
 UNARY_TIMEOUT_S = 30.0  #: for calls that are answered at once
 
 
+class _Calls(ours):
+    """Around the calls of one connection, which may be given up under them."""
+
+    is_given_up = False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        if isinstance(error, asyncio.CancelledError) and self.is_given_up and not is_being_cancelled():
+            # The call is cancelled, not whoever waits for it.
+            raise ConnectionLost(self.address, "the connection was given up for a new one") from None
+        super().__exit__(kind, error, trace)
+
+
 class GrpcCaller:
     """Calls the methods of one service; one connection, made when it is first needed and made again by itself.
 
@@ -41,7 +58,7 @@ class GrpcCaller:
         self.pace = pace or Pace()
         self.moved_at = 0.0  #: when an update got further, on the monotonic clock
         self._service = service
-        self._is_given_up = False
+        self._calls = _Calls(params.address)
         self.metadata = None if params.token is None else (("authorization", f"Bearer {params.token}"),)
         keep_freed_memory()
         if (certificate := params.root_certificate_bytes) is None:
@@ -62,16 +79,9 @@ class GrpcCaller:
     def path(self, method: str) -> str:
         return f"/{self._service}/{method}"
 
-    @contextmanager
-    def ours(self) -> Iterator[None]:
+    def ours(self) -> _Calls:
         """Around a call: raise our errors instead of gRPC's."""
-        try:
-            with ours(self.address):
-                yield
-        except asyncio.CancelledError:
-            if self._is_given_up and not is_being_cancelled():  # the call is cancelled, not whoever waits for it
-                raise ConnectionLost(self.address, "the connection was given up for a new one") from None
-            raise
+        return self._calls
 
     async def ask(self, method: str, request: bytes, timeout_s: float | None = UNARY_TIMEOUT_S) -> bytes:
         with self.ours():
@@ -148,7 +158,7 @@ class GrpcCaller:
 
     async def give_up(self) -> None:
         """Close the connection for a new one; what is under way ends with `ConnectionLost`."""
-        self._is_given_up = True
+        self._calls.is_given_up = True
         await self.close()
 
     async def close(self) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
 
 import grpc
 import grpc.aio
@@ -66,15 +67,22 @@ async def _abort(context: grpc.aio.ServicerContext, code: grpc.StatusCode, detai
         logger.debug("nobody hears %s: %s", details, error)
 
 
-@contextmanager
-def ours(address: str) -> Iterator[None]:
-    """Around a call: raise our errors instead of gRPC's."""
-    try:
-        yield
-    except grpc.aio.AioRpcError as error:
-        raise _translate(address, error) from error
-    except grpc.aio.UsageError as error:  # the channel was closed under the call
-        raise ConnectionLost(address, str(error)) from error
+class ours:  # noqa: N801 - it is used as a function that makes a context
+    """Around a call: raise our errors instead of gRPC's. It remembers nothing: one goes around any number of calls."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def __enter__(self) -> None:
+        """Nothing is to be prepared."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, grpc.aio.AioRpcError):
+            raise _translate(self.address, error) from error
+        if isinstance(error, grpc.aio.UsageError):  # the channel was closed under the call
+            raise ConnectionLost(self.address, str(error)) from error
 
 
 def _translate(address: str, error: grpc.aio.AioRpcError) -> MetisError:
