@@ -11,6 +11,7 @@ from metisfl_async.core.strategies.aggregation.krum import Krum, MultiKrum
 from metisfl_async.core.strategies.aggregation.lora_stacked import LoRAStacked
 from metisfl_async.core.strategies.aggregation.median import Median
 from metisfl_async.core.strategies.aggregation.norm_bound import NormBound
+from metisfl_async.core.strategies.aggregation.private_average import PrivateAverage
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
 from metisfl_async.core.strategies.aggregation.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from metisfl_async.core.strategies.aggregation.spreading import spread
@@ -39,6 +40,7 @@ __all__ = [
     "Median",
     "MultiKrum",
     "NormBound",
+    "PrivateAverage",
     "Scheduled",
     "ScheduledCardinality",
     "Scheduler",

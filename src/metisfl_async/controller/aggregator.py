@@ -328,7 +328,7 @@ class Aggregator:
         if standing or not self._keeper.store.is_durable:
             await self._commit(standing)
         self.publication = publication
-        self._post(Published(version, selection_s * 1e3, self._rule.notes(), cosines))
+        self._post(Published(version, selection_s * 1e3, self._rule.notes(), cosines, self._rule.privacy()))
         self._gallery.clear()
 
     async def _made(self, version: int, size_bytes: int) -> Model:

@@ -75,6 +75,7 @@ class Job:
             epoch=time.time() - clock(),
         )
         keeps_updates = strategies.keeps_updates or store_config.keep_local_models
+        self._rule = strategies.rule
         self.staging = Staging(config.max_inflight_bytes, strategies.rule.stride_length)
         self.events = EventLog(store_config.history_bytes)
         self.has_begun = False  #: whether it would survive us, if the store is durable
@@ -146,6 +147,9 @@ class Job:
             return False
         check_same(standing.config, self._facts)
         await self.aggregator.restore(saved, sorted(standing.reported))
+        for opened in standing.rounds:
+            if opened.record.is_published:  # it was written down before its model was made
+                opened.record.privacy = dict(self._rule.privacy())
         if self.aggregator.best is None:  # it may be damaged
             standing.best = None
         self._dispatcher.announce(FederationStarted(self.id, self.run_id, standing.started_at))

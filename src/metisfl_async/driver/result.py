@@ -52,6 +52,8 @@ class FederationResult:
         scores = "".join(f", {name}={value:.4g}" for name, value in last.items())
         if self.best is not None:
             scores += f", best {self.best.metric}={self.best.score:.4g} in round {self.best.round_number}"
+        if published and published[-1].privacy:
+            scores += f", privacy epsilon={published[-1].privacy['epsilon']:.4g}"
         unit = "rounds" if all(record.in_rounds for record in self.rounds) else "models"
         named = seldom(self.rounds)
         took_part = participation_of(self.rounds)

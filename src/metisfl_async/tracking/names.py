@@ -14,6 +14,7 @@ def of_round(record: RoundRecord) -> Metrics:
         **_under("train", record.train_metrics),
         **_under("evaluation", record.evaluation_metrics),
         **_under("central", record.central),
+        **({"privacy/epsilon": record.privacy["epsilon"]} if record.privacy else {}),
         "system/duration_secs": record.duration_ms / 1e3,
         "system/aggregation_secs": record.aggregation_ms / 1e3,
         "system/bytes_sent": record.bytes_sent,

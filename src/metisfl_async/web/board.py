@@ -29,7 +29,7 @@ from metisfl_async.core.federation.events import (
 from metisfl_async.core.federation.records import Failure, LearnerRecord, RoundRecord
 from metisfl_async.core.federation.tasks import TaskState
 from metisfl_async.web.codes import NOT_ASKED, REPORTED, WORDS, code_of
-from metisfl_async.web.figures import Figures
+from metisfl_async.web.figures import SPENT, Figures
 from metisfl_async.web.lanes import MOST_TASKS, Lanes, outcome_of
 from metisfl_async.web.rows import Rows
 
@@ -58,6 +58,7 @@ class Board:
         self._numbers: dict[str, int] = {}
         self._lanes = Lanes(self.rows)
         self._num_rounds = 0
+        self._spent: dict[str, float] = {}  # of the learners' privacy
         self._latest: list[tuple[int, float]] = []  # a heap: number and start of the latest records
         self._known: set[tuple[int, float]] = set()  # the same
         self._open: dict[str, Any] = {}  # the round that is not over
@@ -155,6 +156,7 @@ class Board:
         phase = self._run["phase"]
         self._set(phase="running" if phase == "waiting" else phase, unit=_unit(record.in_rounds))
         end_ms = record.started_ms + record.duration_ms
+        self._spent = record.privacy or self._spent
         figures, cells = Figures(record), dict[int, str]()
         for count, (learner, part) in enumerate(record.learners.items()):
             number = self._number(learner)
@@ -278,6 +280,8 @@ class Board:
         if self._open and not is_over and self._run["unit"] == "round":
             asked, reported = self._open["asked"], self._open["reported"]
             facts.insert(0, (f"round {self._open['number']}", f"{min(reported, asked)} of {asked}"))
+        if self._spent:
+            facts.append((f"{SPENT}, delta {self._spent['delta']:g}", f"{self._spent['epsilon']:.4g}"))
         return facts
 
 

@@ -13,7 +13,9 @@ from metisfl_async.core.federation.tasks import TaskState
 from metisfl_async.core.metrics import NUM_EXAMPLES, Json
 from metisfl_async.web.codes import code_of
 
-__all__ = ["NAMED", "Figures"]
+__all__ = ["NAMED", "SPENT", "Figures"]
+
+SPENT = "privacy spent: epsilon"  #: the title of its chart
 
 NAMED = 32  #: learners whose metrics are lines of their own; of more, the page shows where most of them are
 MOST_NOTES = 100  #: of what a rule says about learners, in one round
@@ -94,6 +96,8 @@ class Figures:
         for line, metrics in means.items():
             for name in metrics.keys() - {NUM_EXAMPLES}:
                 lines.setdefault(name, {})[line] = metrics[name]
+        if record.privacy:
+            lines[SPENT] = {"spent": record.privacy["epsilon"]}
         return dict(sorted(lines.items(), key=lambda item: (_FIRST.get(item[0], len(_FIRST)), item[0])))
 
 

@@ -19,7 +19,7 @@ from metisfl_async.core.spelling import spelled
 from metisfl_async.core.strategies.aggregation.by_name import RULES, rule_by_name
 from metisfl_async.core.strategies.aggregation.fedavg import FedStride
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
-from metisfl_async.core.strategies.scaling import SCALING_FACTORS, ScalingFactor
+from metisfl_async.core.strategies.scaling import SCALING_FACTORS, ScalingFactor, name_of
 from metisfl_async.core.strategies.scheduling import Asynchronous, Scheduler, SemiSynchronous, Synchronous
 from metisfl_async.core.strategies.selection import Scheduled, ScheduledCardinality, Selector
 
@@ -156,6 +156,12 @@ class ControllerConfig:
         if self.min_learners < rule.min_updates:
             allowed = f"at least {rule.min_updates}, which {type(rule).__name__} needs to keep what it promises"
             raise ConfigError("min_learners", self.min_learners, allowed)
+        if rule.is_private and self.scaling_factor != "NumParticipants":
+            allowed = f"'NumParticipants' with {type(rule).__name__}: every learner weighs the same"
+            raise ConfigError("scaling_factor", name_of(self.scaling_factor), allowed)
+        if rule.is_private and selector.needs_updates:
+            allowed = f"'Scheduled' with {type(rule).__name__}: each round has its own learners' updates, and no others"
+            raise ConfigError("selector", self.selector, allowed)
         if not scheduler.in_rounds and rule.starts_afresh and self.selector is not None and not selector.needs_updates:
             allowed = (
                 f"'ScheduledCardinality' (or None), since {type(rule).__name__} without rounds would be the latest "

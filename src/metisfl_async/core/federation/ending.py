@@ -15,6 +15,7 @@ class Ending(StrEnum):
     CUTOFF_TIME = "execution_cutoff_time_mins"
     CUTOFF_SCORE = "evaluation_metric_cutoff_score"
     PATIENCE = "patience_rounds"
+    MAX_EPSILON = "max_epsilon"  #: another model would spend more of the learners' privacy than the rule allows
     STOPPED = "stopped"  #: somebody asked for it, or no driver was there any more
     QUORUM_LOST = "quorum_lost"  #: too few learners came, stayed or delivered
     NO_MODEL = "no_model"  #: the rule made none that can be published

@@ -367,6 +367,7 @@ class Federation(Course):
         self.model_version = version = published.version
         self._lost = 0
         self._round.publish(published.selection_ms)
+        self._round.record.privacy = dict(published.privacy)
         folded = [task for task in self._round.tasks if task.state is TaskState.FOLDED]
         for task in folded:
             task.part.rule_notes = dict(published.notes.get(task.learner, {}))

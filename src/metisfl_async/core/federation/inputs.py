@@ -264,6 +264,7 @@ class Published:
     selection_ms: float = 0.0
     notes: Mapping[LearnerId, Mapping[str, Json]] = field(default_factory=dict)  #: what the rule says of the updates
     cosines: Mapping[TaskId, float] = field(default_factory=dict)  #: of what they change to its mean
+    privacy: Mapping[str, float] = field(default_factory=dict)  #: that is spent so far, as the rule says it
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,7 @@ class RoundRecord:
     evaluation_metrics: Metrics = field(default_factory=dict)  #: means, weighted by ...
     evaluation_weighted_by: str = ""  #: ... "num_examples" if all say it, "scaling_factor", or "nothing": all alike
     central: Metrics = field(default_factory=dict)  #: of the new global model, as the session's `evaluate` measured it
+    privacy: dict[str, float] = field(default_factory=dict)  #: spent so far: "epsilon", "delta", ...; {} = no promise
     learners: dict[str, LearnerRecord] = field(default_factory=dict)  #: the cohort
 
     def __repr__(self) -> str:
@@ -218,6 +219,7 @@ class RoundRecord:
         parts += [f"train {name} {value:.4g}" for name, value in self.train_metrics.items()]
         parts += [f"evaluation {name} {value:.4g}" for name, value in self.evaluation_metrics.items()]
         parts += [f"central {name} {value:.4g}" for name, value in self.central.items()]
+        parts += [f"privacy epsilon {self.privacy['epsilon']:.4g}"] if self.privacy else []
         parts += [self.failure] if self.failure else []
         return ", ".join(parts) if self.is_published else "not published: " + ", ".join(parts)
 

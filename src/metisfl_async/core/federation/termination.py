@@ -35,6 +35,10 @@ def reason_to_stop(
     ):
         if limit is not None and standing.num_published >= limit:
             return f"{ending}={limit} reached", ending
+    spent = latest.privacy
+    if spent.get("next_epsilon", 0.0) > spent.get("max_epsilon", math.inf):
+        left = f"epsilon={spent['epsilon']:.6g} is spent, and another model would make it {spent['next_epsilon']:.6g}"
+        return f"max_epsilon={spent['max_epsilon']:g} reached: {left}", Ending.MAX_EPSILON
     if signals.evaluation_metric is None:
         return None
     if (scored := score_of(signals.evaluation_metric, signals.mode, latest, config, evaluations)) is not None:

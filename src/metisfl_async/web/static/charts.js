@@ -9,6 +9,7 @@ const LINES = {
   sent: { label: "to learners", color: "evaluation" },
   received: { label: "from learners", color: "train", dash: [6, 4] },
   updates: { label: "updates in the controller, at most", color: "central" },
+  spent: { label: "all models so far", color: "central" },
   stale: { label: "models meanwhile", color: "evaluation", paths: () => null, points: { show: true, size: 4 } },
 };
 const FAINT = { class: "faint", color: "evaluation", width: 1, alpha: 0.35, points: { show: false } };

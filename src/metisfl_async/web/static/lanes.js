@@ -4,8 +4,7 @@
 const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 const FEW = 60; // learners that have lanes
 const LANE = 22; // pixels, as in the style sheet
-const MAP = 400;
-const AXIS = 20;
+const [MAP, AXIS] = [400, 20];
 
 class Lanes {
   /** The text of a cell goes to `told`, and the name of a learner that is clicked in the map to `find`. */

@@ -17,11 +17,15 @@ from metisfl_async.core.strategies.aggregation.norm_bound import NormBound
 from metisfl_async.core.strategies.aggregation.server_optimizers import FedAdam
 from metisfl_async.core.strategies.aggregation.trimmed_mean import TrimmedMean
 
-NEEDED: dict[str, dict[str, Any]] = {"CenteredClipping": {"tau": 1.0}, "NormBound": {"tau": 1.0}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "CenteredClipping": {"tau": 1.0},
+    "NormBound": {"tau": 1.0},
+    "PrivateAverage": {"clip": 1.0, "noise_multiplier": 1.0, "denominator": 2, "delta": 1e-5},
+}
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_every_rule_has_its_name_and_needs_nothing_else_but_a_radius(name: str) -> None:
+def test_every_rule_has_its_name_and_is_made_of_what_it_needs(name: str) -> None:
     assert type(rule_by_name(name, NEEDED.get(name, {}))).__name__ == name
 
 

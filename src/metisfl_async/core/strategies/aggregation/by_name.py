@@ -18,6 +18,7 @@ from metisfl_async.core.strategies.aggregation.krum import Krum, MultiKrum
 from metisfl_async.core.strategies.aggregation.lora_stacked import LoRAStacked
 from metisfl_async.core.strategies.aggregation.median import Median
 from metisfl_async.core.strategies.aggregation.norm_bound import NormBound
+from metisfl_async.core.strategies.aggregation.private_average import PrivateAverage
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
 from metisfl_async.core.strategies.aggregation.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from metisfl_async.core.strategies.aggregation.tree_bagging import TreeBagging
@@ -30,7 +31,7 @@ RULES: Mapping[str, Callable[..., AggregationRule]] = {
     for rule in (
         *(FedAvg, FedStride, FedRec, FedAsync, FedBuff),
         *(FedAvgM, FedAdagrad, FedYogi, FedAdam),
-        *(LoRAStacked, TreeBagging),
+        *(LoRAStacked, TreeBagging, PrivateAverage),
         *(Median, TrimmedMean, Krum, MultiKrum, GeometricMedian, CenteredClipping, Bulyan, NormBound),
     )
 }

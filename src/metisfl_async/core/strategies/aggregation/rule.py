@@ -52,6 +52,7 @@ class AggregationRule(ABC):
     num_models: int = 1  #: how many of the latest global models `restore` needs
     aggregates_again: bool = False  #: whether `aggregate` leaves everything as it was when it raises a MemoryError
     stride_length: int | None = None  #: at most so many updates in memory at a time
+    is_private: bool = False  #: whether it promises privacy: only what keeps the promise goes with it
     is_mean: bool = False  #: whether it makes a weighted mean of a round's updates: then sums of them do as well
 
     def __init_subclass__(cls) -> None:
@@ -78,6 +79,13 @@ class AggregationRule(ABC):
 
     def notes(self) -> Mapping[LearnerId, Mapping[str, Json]]:
         """Say what became of updates in the model that was made last, for the record: what was clipped, or left out."""
+        return {}
+
+    def privacy(self) -> Mapping[str, float]:
+        """Say what the models made so far spend of the learners' privacy, for the record; empty without a promise.
+
+        "epsilon" and "delta" are what is promised. The federation ends once "next_epsilon" is above "max_epsilon".
+        """
         return {}
 
     def state(self) -> Mapping[str, Array]:

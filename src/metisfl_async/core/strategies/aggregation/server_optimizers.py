@@ -81,6 +81,10 @@ class ServerOptimizer(Wrapper):
         own = {f"{run}/{index}": part for run, parts in enumerate(self._states) for index, part in enumerate(parts)}
         return own | {f"rule/{name}": values for name, values in self.rule.state().items()}
 
+    def take_back(self, model: Model) -> None:
+        self.rule.take_back(model)  # which may remember more than updates
+        self._model, self._states = model, []
+
     def restore(self, models: Sequence[Model], state: Mapping[str, Array]) -> None:
         self.start(models[-1])
         of_rule = {name.removeprefix("rule/"): values for name, values in state.items() if name.startswith("rule/")}

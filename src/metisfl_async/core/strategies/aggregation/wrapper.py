@@ -25,6 +25,7 @@ class Wrapper(AggregationRule):
         self.in_rounds, self.needs_previous = rule.in_rounds, rule.needs_previous
         self.num_models, self.min_updates, self.is_heavy = rule.num_models, rule.min_updates, rule.is_heavy
         self.updates_per_version, self.stride_length = rule.updates_per_version, rule.stride_length
+        self.is_private = rule.is_private
 
     @staticmethod
     @abstractmethod
@@ -36,6 +37,9 @@ class Wrapper(AggregationRule):
 
     def notes(self) -> Mapping[LearnerId, Mapping[str, Json]]:
         return self.rule.notes()
+
+    def privacy(self) -> Mapping[str, float]:
+        return self.rule.privacy()
 
     def discard(self) -> None:
         self.rule.discard()
