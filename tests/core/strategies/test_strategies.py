@@ -26,12 +26,24 @@ from metisfl_async.core.strategies.selection import Scheduled, ScheduledCardinal
 
 # --- by name -------------------------------------------------------------------------------------------------------
 
+NEEDED: dict[str, dict[str, Json]] = {  #: parameters without a default
+    "CenteredClipping": {"tau": 1.0},
+    "NormBound": {"tau": 1.0},
+    "PrivateAverage": {"clip": 1.0, "noise_multiplier": 1.0, "denominator": 7, "delta": 1e-5},
+}
+
 
 @pytest.mark.parametrize("name", RULES)
 def test_each_rule_has_a_name(name: str) -> None:
-    params = {"tau": 1.0} if name in ("CenteredClipping", "NormBound") else {}
+    params = NEEDED.get(name, {})
     scheduler = "Asynchronous" if rule_by_name(name, params).in_rounds is False else "Synchronous"
-    config = ControllerConfig(aggregation_rule=name, rule_params=params, scheduler=scheduler, min_learners=7)
+    config = ControllerConfig(
+        aggregation_rule=name,
+        rule_params=params,
+        scheduler=scheduler,
+        min_learners=7,
+        scaling_factor="NumParticipants",
+    )
     assert type(config.new_rule()).__name__ == name
 
 
