@@ -6,13 +6,15 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
+from metisfl_async.core.allowance import Allowance
 from metisfl_async.core.ids import TaskId
-from metisfl_async.core.messages import ControllerMessage, Counted, LearnerMessage
+from metisfl_async.core.messages import ControllerMessage, Counted, LearnerMessage, Question, TaskOffer
 from metisfl_async.transport.base import Stream
 from metisfl_async.transport.concurrency import first_of
 
 __all__ = ["Connection", "OutboxConnection", "StreamConnection"]
 
+ANSWERS = 8  #: messages and calls that a task or a question may bring, with those that are sent again
 OUTBOX_SIZE = 64  #: messages; a learner is owed a handful at most, so a full outbox means that it does not read
 
 
@@ -29,14 +31,17 @@ class Connection(ABC):
 
 
 class OutboxConnection(Connection):
-    """A connection whose messages wait to be sent."""
+    """A connection whose messages wait to be sent; what comes without being asked for is read at a bounded rate."""
 
-    def __init__(self) -> None:
+    def __init__(self, unasked: Allowance) -> None:
+        self._unasked = unasked
         self._outbox: asyncio.Queue[ControllerMessage] = asyncio.Queue(OUTBOX_SIZE)
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def send(self, message: ControllerMessage) -> None:
         """Queue a message; it never blocks. If the outbox is full, the connection is closed."""
+        if isinstance(message, TaskOffer | Question):
+            self._unasked.earn(ANSWERS)
         try:
             self._outbox.put_nowait(message)
         except asyncio.QueueFull:
@@ -46,6 +51,11 @@ class OutboxConnection(Connection):
         """Make `run` end."""
         if not self._closed.done():
             self._closed.set_result(None)
+
+    async def hold_back(self) -> None:
+        """Wait, after a message that came, if more come than the learner may send."""
+        if (wait_s := self._unasked.spend(asyncio.get_running_loop().time())) > 0:
+            await asyncio.sleep(wait_s)
 
     async def next(self) -> list[ControllerMessage]:
         """Wait for messages that go together: the word that updates count goes with what is said next."""
@@ -66,8 +76,8 @@ class OutboxConnection(Connection):
 class StreamConnection(OutboxConnection):
     """A learner's Tasks stream."""
 
-    def __init__(self, stream: Stream[LearnerMessage, Sequence[ControllerMessage]]) -> None:
-        super().__init__()
+    def __init__(self, stream: Stream[LearnerMessage, Sequence[ControllerMessage]], unasked: Allowance) -> None:
+        super().__init__(unasked)
         self._stream = stream
 
     async def run(self, on_message: Callable[[LearnerMessage], None]) -> None:
@@ -80,3 +90,4 @@ class StreamConnection(OutboxConnection):
     async def _receive(self, on_message: Callable[[LearnerMessage], None]) -> None:
         while (message := await self._stream.receive()) is not None:
             on_message(message)
+            await self.hold_back()  # what is not read slows the learner down

@@ -78,7 +78,7 @@ class Conversations:
         if not isinstance(hello, said.Hello):
             raise UnexpectedMessage(f"the first message on Tasks must be Hello, not {type(hello).__name__}")
         member = self._newcomer(hello.token, caller)
-        member.connection = connection = StreamConnection(stream)
+        member.connection = connection = StreamConnection(stream, member.unasked)
         await self._converse(member, connection, hello)
 
     async def report(self, caller: Caller, token: Token, message: LearnerMessage) -> None:
@@ -87,11 +87,12 @@ class Conversations:
             raise UnexpectedMessage("Report is for a learner that has joined with its address; others open Tasks")
         if isinstance(message, said.Hello):
             member = self._newcomer(token, caller)
-            connection = self._listeners.connection(member.address, token, self._config.lease_secs)
+            connection = self._listeners.connection(member.address, token, self._config.lease_secs, member.unasked)
             member.connection = connection
             self._listeners.begin(self._converse_or_end(member, connection, message), f"dials-{member.id}")
         elif isinstance(member.connection, DialledConnection):
             self._receive(member, message)
+            await member.connection.hold_back()
         else:
             raise UnknownLearner(token[:6] + "...")  # the conversation has ended; it may join again
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from metisfl_async.controller.connection import OutboxConnection
+from metisfl_async.core.allowance import Allowance
 from metisfl_async.core.config import ClientParams, ServerParams
 from metisfl_async.core.errors import (
     ConfigError,
@@ -106,8 +107,8 @@ class Listeners:
         except TransportError as error:
             raise ConnectionLost("controller", f"it cannot reach the learner at {address}: {error.reason}") from error
 
-    def connection(self, address: str, token: Token, lease_s: float) -> DialledConnection:
-        return DialledConnection(DialledLearner(self._named[address]), token, lease_s, self._dials)
+    def connection(self, address: str, token: Token, lease_s: float, unasked: Allowance) -> DialledConnection:
+        return DialledConnection(DialledLearner(self._named[address]), token, lease_s, unasked, self._dials)
 
     def _listed(self) -> str:
         shown = list(self._named)[:SHOWN]
@@ -119,8 +120,10 @@ class Listeners:
 class DialledConnection(OutboxConnection):
     """Tells one learner what there is to tell, dialling it each time; what it says comes in by `Service.report`."""
 
-    def __init__(self, learner: DialledLearner, token: Token, lease_s: float, dials: asyncio.Semaphore) -> None:
-        super().__init__()
+    def __init__(
+        self, learner: DialledLearner, token: Token, lease_s: float, unasked: Allowance, dials: asyncio.Semaphore
+    ) -> None:
+        super().__init__(unasked)
         self._learner, self._token, self._lease_s, self._dials = learner, token, lease_s, dials
         self._is_ending, self._has_heard_the_end = asyncio.Event(), asyncio.Event()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from metisfl_async.codec.pace import Pace
 from metisfl_async.controller.connection import Connection
 from metisfl_async.core.access import LOCAL, Caller
+from metisfl_async.core.allowance import Allowance
 from metisfl_async.core.errors import AccessDenied, ConfigError, Superseded, UnknownLearner
 from metisfl_async.core.ids import LearnerId, Token, new_token
 
@@ -18,6 +19,8 @@ __all__ = ["Member", "Registry"]
 logger = logging.getLogger(__name__)
 
 MAX_ID_LENGTH = 128
+UNASKED, UNASKED_PER_S = 20, 10.0  #: what a learner may say of itself at once, and per second after that
+HEARTBEATS = 4  #: times as many as were agreed on
 OFTEN, OFTEN_S = 5, 60.0  #: so many times within so many seconds, no learner joins again
 
 
@@ -30,6 +33,7 @@ class Member:
     incarnation: int
     heard_at: float  #: seconds on the monotonic clock
     assured_at: float  #: when it was last sent a heartbeat that answers none of its own
+    unasked: Allowance = field(repr=False)  #: for what it says without being asked
     address: str = ""  #: where it is dialled, if it listens
     pace: Pace = field(default_factory=Pace, repr=False)  #: of what is sent to it
     longest_silence_s: float = 0.0  #: while connected
@@ -54,8 +58,9 @@ class Member:
 class Registry:
     """All members, by id and by the token of their latest incarnation."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], heartbeat_s: float = 1.0) -> None:
         self._clock = clock
+        self._unasked_per_s = max(UNASKED_PER_S, HEARTBEATS / heartbeat_s)
         self._by_id: dict[LearnerId, Member] = {}
         self._by_token: dict[Token, Member] = {}
         self._named = 0
@@ -88,7 +93,7 @@ class Registry:
         if len(learner_id) > MAX_ID_LENGTH or not learner_id.isprintable():
             raise ConfigError("learner_id", learner_id, f"1 to {MAX_ID_LENGTH} printable characters")
         earlier = self._by_id.get(learner_id)
-        incarnation, pace = 1, Pace()
+        incarnation, pace, unasked = 1, Pace(), Allowance(self._unasked_per_s, UNASKED)
         if earlier is not None and earlier.is_simulated:
             raise ConfigError(
                 "learner_id", learner_id, "an id that no simulated learner of the controller's process has"
@@ -99,11 +104,11 @@ class Registry:
             if earlier.connection is not None and not is_the_same:
                 raise Superseded(learner_id)
             del self._by_token[earlier.token]
-            incarnation, pace = earlier.incarnation + 1, earlier.pace
+            incarnation, pace, unasked = earlier.incarnation + 1, earlier.pace, earlier.unasked
             if earlier.connection is not None:
                 earlier.connection.close()
         now = self._clock()
-        member = Member(learner_id, new_token(), incarnation, now, now, address, pace)
+        member = Member(learner_id, new_token(), incarnation, now, now, unasked, address, pace)
         if earlier is not None:
             member.joined_at.extend(earlier.joined_at)
             member.warn_if_too_often(now)
