@@ -12,6 +12,7 @@ from metisfl_async.core.errors import ConfigError, NoModel
 from metisfl_async.core.federation.ending import Ending
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.arithmetic import BLOCK
+from metisfl_async.core.strategies.aggregation.fedavg import FedAvg
 from metisfl_async.core.strategies.aggregation.norm_bound import NormBound
 from metisfl_async.core.strategies.aggregation.private_average import PrivateAverage, normal
 from metisfl_async.core.strategies.aggregation.rule import made
@@ -159,6 +160,14 @@ def test_a_server_optimizer_around_it_keeps_the_count() -> None:
     again.restore([model], rule.state())
     assert again.privacy() == plain.privacy()
     assert NormBound(1.0, private()).is_private
+
+
+def test_a_rule_that_promises_nothing_spends_nothing() -> None:
+    rule = started(FedAvg(), of(0.0))
+    fold(rule, of(0.5), 1.0)
+    made(rule, 1)
+    assert (rule.is_private, rule.privacy()) == (False, {})
+    assert FedAvgM(rule).privacy() == {}
 
 
 def test_no_model_is_made_beyond_the_budget() -> None:
