@@ -26,6 +26,7 @@ from metisfl_async.learner.learner import Config, TrainResult
 PARAMS: dict[str, dict[str, Any]] = {"Krum": {"f": 1}, "MultiKrum": {"f": 1, "m": 2}, "TrimmedMean": {"f": 1}}
 PARAMS |= {"Bulyan": {"f": 1}, "NormBound": {"tau": 1e3}, "CenteredClipping": {"tau": 1e3}, "FedBuff": {}}
 PARAMS["FedBuff"] = {"updates_per_version": 3}
+PARAMS["PrivateAverage"] = {"clip": 1e3, "noise_multiplier": 1e-3, "denominator": 7, "delta": 1e-5}
 WITHOUT_ROUNDS = ("FedAsync", "FedBuff")
 
 
@@ -59,6 +60,7 @@ async def test_a_mask_stays_under_every_rule(name: str) -> None:
         aggregation_rule=name,
         rule_params=PARAMS.get(name, {}),
         scheduler="Asynchronous" if name in WITHOUT_ROUNDS else "Synchronous",
+        scaling_factor="NumParticipants",
         min_learners=7,
     )
     signals = (

@@ -65,7 +65,7 @@ async def run(
 
 def test_those_below_are_all_there_are() -> None:
     means = {"FedAvg", "FedStride", "FedRec", "FedAsync", "FedBuff", "FedAvgM", "FedAdagrad", "FedYogi", "FedAdam"}
-    means |= {"LoRAStacked", "TreeBagging"}
+    means |= {"LoRAStacked", "TreeBagging", "PrivateAverage"}
     assert ROBUST.keys() == RULES.keys() - means
 
 
