@@ -146,7 +146,7 @@ async def test_a_sum_that_does_not_fit_the_model_is_refused() -> None:
         wrong = replace(of.summed("a", [1.0], [1.0]), parts=[np.zeros(4)])
         (reply,) = await of.job.sums.receive(wrong, None)
         assert reply is not None
-        assert (reply.outcome, reply.reason[:34]) == (Outcome.REFUSED, "sum: the sum has parts of shapes (")
+        assert (reply.outcome, reply.reason[:35]) == (Outcome.REFUSED, "sum: the sum has parts of shapes [(")
 
 
 async def test_a_rule_that_is_no_mean_takes_none() -> None:

@@ -25,11 +25,12 @@ from metisfl_async.core.messages import Farewell, Hello, JoinRequest, Outcome, T
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.arithmetic import Sum
 from metisfl_async.core.strategies.aggregation.contributors import Contributor, said_of
-from metisfl_async.core.strategies.aggregation.partial_sum import packed_sum, sum_manifest
+from metisfl_async.core.strategies.aggregation.reproducible_sum import ReproducibleSum
+from metisfl_async.strategies import FedAvg
 
 SIZE = 2**16
 BASE = Model.from_arrays(weights(0, SIZE))
-WIDE = sum_manifest(BASE.manifest)
+WIDE = Sum.packed_manifest(BASE.manifest)
 SHARES = {"a": (1.0, 10.0), "b": (4.0, 20.0)}  # each one's value and weight
 CONTRIBUTORS = {name: Contributor(weight, metrics={"loss": value}) for name, (value, weight) in SHARES.items()}
 CONFIG = ControllerConfig(evaluate_every=0, max_relayed_learners=2)
@@ -39,7 +40,7 @@ def summed() -> Model:
     total = Sum(BASE.manifest)
     for value, weight in SHARES.values():
         total.add(Model.from_arrays(weights(value, SIZE)), weight)
-    return packed_sum(total.parts(), BASE.manifest, WIDE, 0)
+    return total.packed(WIDE, 0)
 
 
 def frames(learner: Puppet, offer: TaskOffer, model: Model, **changed: Any) -> list[Frame]:
@@ -144,7 +145,11 @@ def _wrong(how: str) -> tuple[Model, dict[str, Any]]:
 @pytest.mark.parametrize(
     ("how", "outcome", "message"),
     [
-        ("another codec", Outcome.REFUSED, "the sum has codec 'bf16'; allowed: 'raw'"),
+        (
+            "another codec",
+            Outcome.REFUSED,
+            "the sum has codec 'bf16'; allowed: 'raw', of a relay whose rule",
+        ),
         ("another model", Outcome.REFUSED, "the update does not fit the global model"),
         ("nobody", Outcome.REFUSED, "the contributors of a sum are 0 of them"),
         ("another weight", Outcome.REFUSED, "the sum is weighted by scaling_factor 'NumParticipants'; allowed:"),
@@ -171,6 +176,45 @@ async def test_a_bad_sum_is_refused_and_the_round_goes_on(how: str, outcome: Out
             result = await running
     assert result.final_model is not None
     assert set(result.final_model[0]) == {1.0}
+
+
+def _spoil_exact(how: str, total: ReproducibleSum) -> None:
+    if how == "units":
+        total.parts()[0][-1] = 1e9
+    elif how == "weight":
+        total.add(BASE, 1.0)
+    else:
+        total.parts()[0][0] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("units", "the sum has units that are none"),
+        ("weight", "the weight in a sum is 31.0; allowed: that of its contributors, 30"),
+        ("not a number", "holds a value that is not finite"),
+    ],
+)
+async def test_a_bad_reproducible_sum_is_refused_and_the_round_goes_on(how: str, message: str) -> None:
+    config = replace(CONFIG, aggregation_rule=FedAvg(reproducible=True))
+    manifest = ReproducibleSum.packed_manifest(BASE.manifest)
+    async with Controller(ServerParams(), config) as controller:
+        running = asyncio.create_task(session(controller, 3).run())
+        async with puppet(controller, "bad") as bad, puppet(controller, "a") as one, puppet(controller, "b") as other:
+            total = ReproducibleSum(BASE.manifest)
+            for value, weight in SHARES.values():
+                total.add(Model.from_arrays(weights(value, SIZE)), weight)
+            right = total.packed(manifest, 0)
+            _spoil_exact(how, total)
+            reply = await bad.push(frames(bad, await bad.task(), total.packed(manifest, 0), codec="exact"))
+            assert (reply.outcome, message in reply.reason) == (Outcome.REFUSED, True), reply.reason
+            assert (await one.push(frames(one, await one.task(), right, codec="exact"))).is_taken
+            assert (await other.push(other.frames(await other.task(), weights(1, SIZE)))).is_taken
+            await leave(bad, one, other)
+        async with asyncio.timeout(PATIENCE_S):
+            result = await running
+    assert result.final_model is not None
+    assert set(result.final_model[0]) == {np.float32((1 * 10 + 4 * 20 + 1 * 1) / 31)}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from metisfl_async.core.model import Model
 from metisfl_async.errors import NoModel
 
 MODEL = Model.from_arrays([np.zeros(2)])
-SUMMED = Summed(MODEL, MODEL.manifest, {})
+SUMMED = Summed(MODEL, "raw", MODEL.manifest, {})
 
 
 async def test_a_sum_waits_for_its_model() -> None:

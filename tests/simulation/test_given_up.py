@@ -24,6 +24,7 @@ from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId
 from metisfl_async.core.messages import TaskOffer
 from metisfl_async.core.model import Model
+from metisfl_async.core.strategies.aggregation.arithmetic import Sum
 from metisfl_async.core.strategies.aggregation.partial_sum import PartialSum
 from metisfl_async.simulation.engine import Engine
 from metisfl_async.simulation.errand import Done, Errand, Moved, Task, Weighing
@@ -44,6 +45,7 @@ class FederationOfSums:
     id: FederationId = MODEL.federation_id
     takes_sums: bool = True
     may_order: bool = True
+    sum_form: type[Sum] = Sum
     taken: list[str] = field(default_factory=list)
     has_taken_two: asyncio.Event = field(default_factory=asyncio.Event)
     posted: list[object] = field(default_factory=list)

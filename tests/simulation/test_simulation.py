@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from metisfl_async import (
 )
 from metisfl_async.core.messages import NO_ANSWERS
 from metisfl_async.events import RoundStarted
-from metisfl_async.strategies import FedRec, Median, Scheduler
+from metisfl_async.strategies import FedAvg, FedRec, Median, Scheduler
 
 HALF = ControllerConfig(participation_ratio=0.5)
 
@@ -96,6 +96,20 @@ async def test_whoever_works_the_model_has_the_same_bits_in_float64_too() -> Non
             results.append(weights(await session(simulation, HALF).run()))
     assert results[0].dtype == np.float64
     assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
+
+
+def sevenths(learner: str, metadata: Mapping[str, Any], metrics: Mapping[str, float]) -> float:
+    """Weights that no float64 holds exactly."""
+    return (1 + int(learner.rpartition("-")[2])) / 7
+
+
+async def test_live_learners_give_the_same_bits_in_float64_where_sums_are_reproducible(threads: Executor) -> None:
+    rule = FedAvg(reproducible=True)
+    config = ControllerConfig(participation_ratio=0.5, aggregation_rule=rule, scaling_factor=sevenths)
+    live = weights(await session_of([simulated.in_float64(number) for number in range(40)], config=config).run())
+    folded = weights(await session(Simulation(simulated.in_float64, learners=40, executor=threads), config).run())
+    assert live.dtype == np.float64
+    assert folded.tobytes() == live.tobytes()
 
 
 async def test_processes_give_the_same_result_and_models_go_by_file(threads: Executor) -> None:

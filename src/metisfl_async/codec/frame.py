@@ -21,7 +21,7 @@ from metisfl_async.codec.chunk import frame_head
 from metisfl_async.codec.manifest import manifest_from_wire, marked, packed_manifest
 from metisfl_async.codec.outline import outline, value_of
 from metisfl_async.codec.pace import CHUNK_BYTES, Pace
-from metisfl_async.core.codecs import RAW, UPDATE_CODECS, is_update_codec
+from metisfl_async.core.codecs import EXACT, RAW, UPDATE_CODECS, is_update_codec
 from metisfl_async.core.errors import ConfigError, Damaged, TooLarge, Truncated, brief
 from metisfl_async.core.metrics import Json, Metrics, checked_json, checked_metrics
 from metisfl_async.core.model import Bytes, Manifest, Model
@@ -361,8 +361,8 @@ def _decode_header(packed: dict[str, memoryview], frame: memoryview) -> Generato
     size_bytes = fields.get("size_bytes")
     if kind not in KINDS:
         raise Damaged("header", f"kind {brief(kind)}; allowed: {', '.join(map(repr, KINDS))}")
-    if not is_update_codec(codec):
-        raise Damaged("header", f"codec {brief(codec)}; allowed: {UPDATE_CODECS}")
+    if not is_update_codec(codec) and (kind, codec) != ("sum", EXACT):
+        raise Damaged("header", f"codec {brief(codec)}; allowed: {UPDATE_CODECS}; of a sum, {RAW!r} or {EXACT!r}")
     if type(version) is not int or version < 0:
         raise Damaged("header", f"model_version {brief(version)}; allowed: an integer >= 0")
     if type(size_bytes) is not int or size_bytes != manifest.size_bytes:

@@ -209,7 +209,7 @@ class Aggregator:
         try:
             if upload.reply.done():
                 return  # the federation has ended
-            if header.codec != RAW:
+            if header.kind != "sum" and header.codec != RAW:
                 assert self.publication is not None
                 base = self.publication.model
                 model = await self._threads.work(effort(base.manifest), self._codecs.whole, upload.model, base)

@@ -9,7 +9,7 @@ from metisfl_async.codec.publication import Publication
 from metisfl_async.core.codecs import RAW
 from metisfl_async.core.errors import UnexpectedMessage
 from metisfl_async.core.model import Bytes, Manifest, Model
-from metisfl_async.core.strategies.aggregation.partial_sum import sum_manifest
+from metisfl_async.core.strategies.aggregation.arithmetic import Sum
 
 __all__ = ["Codecs"]
 
@@ -17,16 +17,16 @@ __all__ = ["Codecs"]
 class Codecs:
     """Knows how coded models are laid out, once `take_up` has seen what the federation's models are like."""
 
-    def __init__(self, update_codec: str = RAW, download_codec: str = RAW) -> None:
+    def __init__(self, update_codec: str = RAW, download_codec: str = RAW, sum_form: type[Sum] = Sum) -> None:
         self._update, self._download = coding_of(update_codec), coding_of(download_codec)
-        self._download_codec = download_codec
+        self._download_codec, self.sum_form = download_codec, sum_form
         self._of_updates: Layout | None = None
         self._of_downloads: Layout | None = None
         self._of_sums: Manifest | None = None
         self._again: Bytes | None = None  # in which updates are made whole, one after another
 
     def take_up(self, manifest: Manifest) -> None:
-        self._of_sums = sum_manifest(manifest)
+        self._of_sums = self.sum_form.packed_manifest(manifest)
         self._of_updates = None if self._update is None else Layout.of(self._update, manifest)
         self._of_downloads = None if self._download is None else Layout.of(self._download, manifest)
 

@@ -17,7 +17,8 @@ __all__ = ["Exchange", "Summed"]
 class Summed:
     """What a round came to, not divided and not rounded."""
 
-    sum: Model  #: in float64
+    sum: Model  #: in float64, as the codec lays it out
+    codec: str
     of: Manifest  #: what the models in it are like
     contributors: Mapping[str, Contributor]
 

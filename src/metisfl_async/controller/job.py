@@ -75,7 +75,7 @@ class Job:
             epoch=time.time() - clock(),
         )
         keeps_updates = strategies.keeps_updates or store_config.keep_local_models
-        self._rule = strategies.rule
+        self._rule, self.sum_form = strategies.rule, strategies.rule.sum_form
         self.staging = Staging(config.max_inflight_bytes, strategies.rule.stride_length)
         self.events = EventLog(store_config.history_bytes)
         self.has_begun = False  #: whether it would survive us, if the store is durable
@@ -92,7 +92,7 @@ class Job:
         )
         self.post = self._dispatcher.post
         self.keeper = Keeper(store, store_config, self._dispatcher.announce, clock)
-        codecs = Codecs(config.update_codec, config.download_codec)
+        codecs = Codecs(config.update_codec, config.download_codec, strategies.rule.sum_form)
         self.aggregator = new_aggregator(
             strategies.rule, self.keeper, self.post, threads, codecs, keeps_updates=keeps_updates
         )

@@ -13,7 +13,6 @@ from metisfl_async.core.federation.commands import Discard
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.contributors import Contributor
 from metisfl_async.core.strategies.aggregation.fedavg import FedAvg
-from metisfl_async.core.strategies.aggregation.partial_sum import packed_sum, sum_manifest
 from metisfl_async.core.strategies.aggregation.resemblance import Portrait
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
 
@@ -54,11 +53,12 @@ class LedAggregator(Aggregator):
         assert isinstance(rule, FedAvg)
 
         def packed() -> Model:
-            return packed_sum(rule.summed(), manifest, sum_manifest(manifest), version - 1)
+            total = rule.summed()
+            return total.packed(total.packed_manifest(manifest), version - 1)
 
         summed = await self._threads.work(size_bytes, packed)
         contributors, self._contributors = self._contributors, {}
-        model = await self._exchange.swap(Summed(summed, manifest, contributors))
+        model = await self._exchange.swap(Summed(summed, rule.sum_form.codec, manifest, contributors))
         rule.discard()
         model = Model(model.manifest, model.buffer, version)
         if self._infinities is not None:

@@ -224,8 +224,9 @@ class Updates:
                 f"a sum of updates came to rule {rule} under scheduler {scheduler}, where each update is needed; "
                 "allowed: a weighted mean in rounds, such as FedAvg, of which no update is kept"
             )
-        if header.codec != RAW:
-            raise UnexpectedMessage(f"the sum has codec {header.codec!r}; allowed: {RAW!r}")
+        if header.codec != (codec := self._codecs.sum_form.codec):
+            allowed = f"{codec!r}, of a relay whose rule has reproducible={codec != RAW}"
+            raise UnexpectedMessage(f"the sum has codec {header.codec!r}; allowed: {allowed}")
         factor, most = name_of(config.scaling_factor), config.max_relayed_learners
         contributors = contributors_of(header.metadata, factor, config.max_weight, most)
         return sum(each.weight for each in contributors.values())

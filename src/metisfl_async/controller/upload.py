@@ -16,7 +16,7 @@ from metisfl_async.core.model import Model, allocate
 from metisfl_async.core.strategies.aggregation.arithmetic import unfit
 from metisfl_async.core.strategies.aggregation.contributors import num_learners_of
 from metisfl_async.core.strategies.aggregation.infinities import Infinities
-from metisfl_async.core.strategies.aggregation.partial_sum import Contribution, PartialSum, mean_of, sum_parts
+from metisfl_async.core.strategies.aggregation.partial_sum import Contribution, PartialSum
 from metisfl_async.core.strategies.aggregation.resemblance import Portrait, portrait
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
 
@@ -67,13 +67,16 @@ class Upload:
             If its mean is not finite, as a mean of finite updates would be.
         """
         header, version = self.header, self.model.version
-        parts = sum_parts(self.model, header.manifest)
-        mean = mean_of(parts, self.weight, header.manifest, version)
+        total = rule.sum_form(header.manifest)
+        total.unpack(self.model)
+        if (problem := total.problem_of(total.parts())) is not None:
+            raise UnexpectedMessage(problem)
+        mean = total.divided_by(self.weight, version)
         if (problem := unfit(mean)) is not None:
             raise UnexpectedMessage(f"the mean of the sum: {problem}")
         seen = portrait(mean, base)
         share = Contribution(self.learner, TaskId(header.task_id), self.weight, seen)
-        rule.fold_sum(PartialSum(header.manifest, version, parts, (share,)))
+        rule.fold_sum(PartialSum(header.manifest, version, total.parts(), (share,), rule.sum_form))
         return seen
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["BF16", "DOWNLOAD_CODECS", "INT8", "RAW", "UPDATE_CODECS", "is_update_codec", "share_of"]
+__all__ = ["BF16", "DOWNLOAD_CODECS", "EXACT", "INT8", "RAW", "UPDATE_CODECS", "is_update_codec", "share_of"]
 
 RAW = "raw"  #: as they are
 BF16 = "bf16"  #: the upper half of each float32
 INT8 = "int8"  #: a byte each, and a scale for a thousand of them
+EXACT = "exact"  #: of sums alone: several float64 numbers for each
 DOWNLOAD_CODECS = (RAW, BF16, INT8)
 UPDATE_CODECS = "'raw', 'bf16', 'int8', or 'topk:' and which share of the values, such as 'topk:0.01'"
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, Metrics, requested_names
 from metisfl_async.core.model import Bytes, Manifest, Model, is_alone
@@ -29,6 +30,7 @@ class Trained:
     metadata: dict[str, Json] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)  #: what else was said, and why it cannot be used
     sum_of: Manifest | None = None  #: if the model is a weighted sum, in float64: what the models in it are like
+    codec: str = RAW  #: how a sum travels
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class Update:
     def raw(cls, trained: Trained, model_version: int, *, is_own: bool) -> Update:
         model, manifest = trained.model, trained.sum_of or trained.model.manifest
         kind = "update" if trained.sum_of is None else "sum"
-        return cls(RAW, manifest, model, trained.metrics, trained.metadata, model_version, is_own, kind)
+        return cls(trained.codec, manifest, model, trained.metrics, trained.metadata, model_version, is_own, kind)
 
     def header(self, offer: TaskOffer) -> Header:
         """Say what is sent for a task."""

@@ -164,7 +164,7 @@ class _Region:
             raise UnexpectedMessage(f"{len(contributors)} learners reported below; allowed: {allowed}")
         metrics = weighted_means((each.weight, each.metrics) for each in contributors.values())
         said = said_of(contributors, name_of(self._config.scaling_factor))
-        return Trained(summed.sum, metrics, said, sum_of=summed.of)
+        return Trained(summed.sum, metrics, said, sum_of=summed.of, codec=summed.codec)
 
     def settled(self, task_id: TaskId, refusal: str | None) -> None:
         self.below.settled(task_id, refusal)

@@ -159,7 +159,8 @@ class Engine:
                     self._serve(job, task.learner, ref, manifest.size_bytes)
 
         is_folded = run.kind is TaskKind.TRAIN and self._is_summed(job, run.kind)
-        weighing = Weighing(self._config.scaling_factor, self._config.max_weight) if is_folded else None
+        facts = self._config.scaling_factor, self._config.max_weight, job.sum_form
+        weighing = Weighing(*facts) if is_folded else None
         async with means.lending.lent(ref, job.published().model) as moved:
             tasks = run.tasks if means.states is None else await means.states.given(run.tasks)
             return await self._timed(run, Errand(tasks, moved, weighing, *where), means, begin)

@@ -10,6 +10,7 @@ from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.messages import TaskOffer
 from metisfl_async.core.metrics import Json, Metrics
 from metisfl_async.core.model import Manifest, Model
+from metisfl_async.core.strategies.aggregation.arithmetic import Sum
 from metisfl_async.core.strategies.aggregation.partial_sum import Contribution
 from metisfl_async.core.strategies.scaling import ScalingFactor
 from metisfl_async.learner.elsewhere import Raised
@@ -55,6 +56,7 @@ class Weighing:
 
     factor: str | ScalingFactor
     max_weight: float
+    sum_form: type[Sum] = Sum
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,8 @@ class HandingIn:
         assert done.parts is not None
         assert done.model is not None
         manifest, version = done.model
-        partial = PartialSum(manifest, version, done.parts.unpack(), tuple(done.contributions))
+        contributions, form = tuple(done.contributions), job.sum_form
+        partial = PartialSum(manifest, version, done.parts.unpack(), contributions, form)
         for share, reply in zip(partial.contributions, await job.sums.receive(partial, turn), strict=True):
             if reply is not None and reply.outcome is Outcome.REFUSED:
                 logger.warning("an update of %s does not count: %s", share.learner, reply.reason)

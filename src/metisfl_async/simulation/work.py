@@ -16,7 +16,7 @@ from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.messages import TRAINED_BEFORE
 from metisfl_async.core.metrics import Json, Metrics
 from metisfl_async.core.model import Model
-from metisfl_async.core.strategies.aggregation.arithmetic import Sum, unfit
+from metisfl_async.core.strategies.aggregation.arithmetic import unfit
 from metisfl_async.core.strategies.aggregation.infinities import Infinities
 from metisfl_async.core.strategies.aggregation.partial_sum import Contribution
 from metisfl_async.core.strategies.aggregation.resemblance import portrait
@@ -124,7 +124,7 @@ class _Folder:
     """Folds updates as the controller does, after the same checks."""
 
     def __init__(self, model: Model, weighing: Weighing) -> None:
-        self.total, self.version = Sum(model.manifest), model.version
+        self.total, self.version = weighing.sum_form(model.manifest), model.version
         self.contributions: list[Contribution] = []
         self._weighing, self._infinities = weighing, Infinities.of(model)
         self._base = model if self._infinities is None else self._infinities.without(model)

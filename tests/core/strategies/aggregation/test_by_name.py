@@ -68,9 +68,9 @@ def test_a_rule_that_is_wrapped_is_a_name_too() -> None:
             "what NormBound takes: tau, rule=None (missing a required argument: 'tau')",
         ),
         (
-            {"aggregation_rule": "FedAvg", "rule_params": {"f": 1}},
+            {"aggregation_rule": "FedRec", "rule_params": {"f": 1}},
             "rule_params",
-            "what FedAvg takes: nothing (got an unexpected keyword argument 'f')",
+            "what FedRec takes: nothing (got an unexpected keyword argument 'f')",
         ),
         ({"aggregation_rule": "TrimmedMean", "rule_params": {"f": 0}}, "f", "an integer >= 1"),
         ({"rule_params": 3}, "rule_params", "a dict"),

@@ -316,4 +316,4 @@ def test_the_sum_itself_can_be_had_before_it_is_divided() -> None:
     rule.start(updates[0])
     for learner, update, weight in zip("ab", updates, (1.0, 4.0), strict=True):
         rule.fold(Update(LearnerId(learner), update, weight))
-    assert [part.tolist() for part in rule.summed()] == [[22.0, 22.0, 22.0]]
+    assert [part.tolist() for part in rule.summed().parts()] == [[22.0, 22.0, 22.0]]

@@ -10,14 +10,7 @@ from metisfl_async import ConfigError
 from metisfl_async.core.ids import LearnerId, TaskId
 from metisfl_async.core.model import Array, Model
 from metisfl_async.core.strategies.aggregation.arithmetic import CompensatedSum, Sum
-from metisfl_async.core.strategies.aggregation.partial_sum import (
-    Contribution,
-    PartialSum,
-    mean_of,
-    packed_sum,
-    sum_manifest,
-    sum_parts,
-)
+from metisfl_async.core.strategies.aggregation.partial_sum import Contribution, PartialSum
 from metisfl_async.core.strategies.aggregation.resemblance import Portrait
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
 from metisfl_async.strategies import FedAdam, FedAvg, FedAvgM, FedRec, FedStride, Krum, NormBound, Update
@@ -124,8 +117,8 @@ def test_integers_and_booleans_are_rounded_once() -> None:
 
 def test_a_compensated_sum_takes_sums_as_well() -> None:
     total = CompensatedSum(of(0.0).manifest)
-    total.add_parts(summed([of(1e16), of(1.0)], [1.0, 1.0]).parts)
-    total.add_parts(summed([of(-1e16)], [1.0]).parts)
+    total.add_parts(summed([of(1e16), of(1.0)], [1.0, 1.0]).parts, 2.0)
+    total.add_parts(summed([of(-1e16)], [1.0]).parts, 1.0)
     assert total.divided_by(1.0, 1).arrays()[0] == np.float32(np.float32(1e16) + 1.0) - np.float32(1e16)
 
 
@@ -190,7 +183,7 @@ def test_a_sum_that_does_not_fit_the_model_or_is_not_finite_is_told() -> None:
     assert fits.unfit() is None
     assert (fits.weight, fits.size_bytes) == (1.0, 16)
     wrong = PartialSum(fits.manifest, 0, other.parts, fits.contributions)
-    assert wrong.unfit() == "the sum has parts of shapes (1,), and the global model has [2] elements in its runs"
+    assert wrong.unfit() == "the sum has parts of shapes [(1,)]; those of the global model have [(2,)]"
     with np.errstate(over="ignore"):
         infinite = PartialSum(fits.manifest, 0, [np.array([1.0, np.inf])], fits.contributions)
     assert infinite.unfit() == "the sum holds a value that is not finite"
@@ -213,19 +206,23 @@ def test_a_sum_in_one_buffer_is_the_same_sum() -> None:
     ]
     weights = [3.0, 1.0, 7.0]
     partial, of = summed(models, weights), models[0].manifest
-    wide = sum_manifest(of)
+    total = Sum(of)
+    total.load(partial.parts)
+    wide = Sum.packed_manifest(of)
     assert [(spec.name, spec.dtype, spec.shape) for spec in wide.tensors] == [
         (spec.name, "float64", spec.shape) for spec in of.tensors
     ]
-    packed = packed_sum(partial.parts, of, wide, 4)
+    packed = total.packed(wide, 4)
     assert packed.version == 4
     assert not packed.buffer[wide.padding].any()
-    parts = sum_parts(packed, of)
+    other = Sum(of)
+    other.unpack(packed)
+    parts = other.parts()
     assert all(np.array_equal(mine, theirs) for mine, theirs in zip(parts, partial.parts, strict=True))
-    mean = mean_of(parts, 11.0, of, 4)
+    mean = other.divided_by(11.0, 4)
     assert np.array_equal(mean.buffer, flat(models, weights).buffer)
     rule = started(FedAvg(), models[0])
     rule.fold_sum(partial)
-    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(rule.summed(), parts, strict=True))
-    again = packed_sum(partial.parts, of, wide, 5, again=packed.buffer)
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(rule.summed().parts(), parts, strict=True))
+    again = total.packed(wide, 5, again=packed.buffer)
     assert again.buffer is packed.buffer

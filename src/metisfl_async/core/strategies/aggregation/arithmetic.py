@@ -8,8 +8,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from metisfl_async.core.codecs import RAW
 from metisfl_async.core.errors import NoModel
-from metisfl_async.core.model import DTYPES, Array, Manifest, Model, allocate
+from metisfl_async.core.model import DTYPES, Array, Bytes, Manifest, Model, allocate
 from metisfl_async.core.strategies.aggregation.spreading import spread
 
 __all__ = ["BLOCK", "CompensatedSum", "Floats", "Inspection", "Sum", "blocks", "unfit", "write_rounded"]
@@ -75,20 +76,30 @@ class Sum:
     The memory is taken with the first `add`, and kept: asking for it anew takes as long as an addition.
     """
 
+    codec: str = RAW  #: by which a header says how such a sum travels
+
     _block = 4 * BLOCK  # a long way through memory at one go: with a quarter of it, an addition takes a third longer
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
+        self._weight = 0.0
         self._parts: list[Floats] = []  # one for each run of the manifest
         self._is_zero = True  # whatever the parts hold
 
     def add(self, model: Model, weight: float) -> None:
         """Do ``sum += weight * model``; both have one manifest."""
         self._add([run.of(model.buffer) for run in self.manifest.runs], weight)
+        self._weight += weight
 
-    def add_parts(self, parts: Sequence[Floats]) -> None:
-        """Add another sum, given by its `parts`."""
+    def add_parts(self, parts: Sequence[Floats], weight: float) -> None:
+        """Add another sum, given by its `parts` and its weight."""
         self._add(parts, 1.0)
+        self._weight += weight
+
+    @property
+    def weight(self) -> float:
+        """What the weights of all that was added come to."""
+        return self._weight
 
     def _add(self, parts: Sequence[Array], weight: float) -> None:
         if not self._parts:
@@ -144,16 +155,46 @@ class Sum:
         """Give what it holds, one array for each run of the manifest; they change with the next `add`."""
         return self._parts
 
+    def problem_of(self, parts: Sequence[Floats]) -> str | None:
+        """Say what is wrong with parts that came from elsewhere; None if nothing is."""
+        shapes, wanted = [part.shape for part in parts], [(length,) for length in self._lengths()]
+        if shapes != wanted:
+            return f"the sum has parts of shapes {shapes}; those of the global model have {wanted}"
+        if not all(np.isfinite(part[block]).all() for part in parts for block in blocks(len(part))):
+            return "the sum holds a value that is not finite"
+        return None
+
+    @staticmethod
+    def packed_manifest(manifest: Manifest) -> Manifest:
+        """Lay out a sum of such models as a model of its own: here the same tensors, in float64."""
+        return Manifest.lay_out([(spec.name, "float64", spec.shape) for spec in manifest.tensors])
+
+    def packed(self, manifest: Manifest, version: int, *, again: Bytes | None = None) -> Model:
+        """Copy the parts into one buffer, as a `packed_manifest` lays it out."""
+        places = zip(self.manifest.tensors, self.manifest.parts, strict=True)
+        tensors = [self._parts[number][place].reshape(spec.shape) for spec, (number, place) in places]
+        return Model.filled(manifest, tensors, version=version, again=again)
+
+    def unpack(self, packed: Model) -> None:
+        """Take up what `packed` gave."""
+        parts = [np.zeros(length) for length in self._lengths()]  # there are gaps between tensors
+        for (number, place), tensor in zip(self.manifest.parts, packed.arrays(), strict=True):
+            parts[number][place] = tensor.reshape(-1)
+        self._parts, self._is_zero = parts, False
+
     def load(self, parts: Sequence[Floats]) -> None:
         """Take up what `parts` gave."""
         self._parts, self._is_zero = [part.copy() for part in parts], False
 
     def clear(self) -> None:
         """Make it zero."""
-        self._is_zero = True
+        self._is_zero, self._weight = True, 0.0
+
+    def _lengths(self) -> list[int]:
+        return [run.count for run in self.manifest.runs]
 
     def _new_parts(self) -> list[Floats]:
-        return [np.empty(run.count, np.float64) for run in self.manifest.runs]
+        return [np.empty(length) for length in self._lengths()]
 
 
 class CompensatedSum(Sum):

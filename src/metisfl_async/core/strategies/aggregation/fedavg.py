@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from metisfl_async.core.checks import integer
+from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.model import Model
-from metisfl_async.core.strategies.aggregation.arithmetic import Floats, Sum
+from metisfl_async.core.strategies.aggregation.arithmetic import Sum
 from metisfl_async.core.strategies.aggregation.partial_sum import PartialSum
+from metisfl_async.core.strategies.aggregation.reproducible_sum import ReproducibleSum
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
 
 __all__ = ["FedAvg", "FedStride"]
@@ -18,6 +18,12 @@ class FedAvg(AggregationRule):
 
     Each update is added to a sum and forgotten: the memory is one float64 sum, however many learners.
 
+    Parameters
+    ----------
+    reproducible : bool
+        Whether the model must be the same bit for bit, in whatever order updates come, and however relays and workers
+        group them. It needs three times the memory of the sum, and more time; see `ReproducibleSum`.
+
     References
     ----------
     McMahan, Moore, Ramage, Hampson, Aguera y Arcas, "Communication-Efficient Learning of Deep Networks from
@@ -27,29 +33,31 @@ class FedAvg(AggregationRule):
     aggregates_again = True
     is_mean = True
 
+    def __init__(self, *, reproducible: bool = False) -> None:
+        if not isinstance(reproducible, bool):
+            raise ConfigError("reproducible", reproducible, "True or False")
+        self.sum_form = ReproducibleSum if reproducible else Sum
+
     def start(self, model: Model) -> None:
-        self._sum, self._weight = Sum(model.manifest), 0.0
+        self._sum = self.sum_form(model.manifest)
 
     def fold(self, update: Update) -> None:
         self._sum.add(update.model, update.weight)
-        self._weight += update.weight
 
     def fold_sum(self, partial: PartialSum) -> None:
-        self._sum.add_parts(partial.parts)
-        self._weight += partial.weight
+        self._sum.add_parts(partial.parts, partial.weight)
 
-    def summed(self) -> Sequence[Floats]:
-        """Give the sum as it is, one array for each run of the manifest; they change with the next `fold`."""
-        return self._sum.parts()
+    def summed(self) -> Sum:
+        """Give the sum as it is; it changes with the next `fold`."""
+        return self._sum
 
     def aggregate(self, version: int) -> Model:
-        model = self._sum.divided_by(self._weight, version)
+        model = self._sum.divided_by(self._sum.weight, version)
         self.discard()
         return model
 
     def discard(self) -> None:
         self._sum.clear()
-        self._weight = 0.0
 
 
 class FedStride(FedAvg):
@@ -63,9 +71,12 @@ class FedStride(FedAvg):
     ----------
     stride_length : int, optional
         Without it, all learners of a round are one stride, which is FedAvg.
+    reproducible : bool
+        As that of FedAvg.
     """
 
-    def __init__(self, stride_length: int | None = None) -> None:
+    def __init__(self, stride_length: int | None = None, *, reproducible: bool = False) -> None:
+        super().__init__(reproducible=reproducible)
         if stride_length is not None:
             integer("stride_length", stride_length, 1)
         self.stride_length = stride_length

@@ -12,7 +12,7 @@ from metisfl_async.core.errors import ConfigError, NoModel
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Array, Model
-from metisfl_async.core.strategies.aggregation.arithmetic import unfit
+from metisfl_async.core.strategies.aggregation.arithmetic import Sum, unfit
 from metisfl_async.core.strategies.aggregation.partial_sum import PartialSum
 
 __all__ = ["AggregationRule", "Update", "made"]
@@ -54,6 +54,7 @@ class AggregationRule(ABC):
     stride_length: int | None = None  #: at most so many updates in memory at a time
     is_private: bool = False  #: whether it promises privacy: only what keeps the promise goes with it
     is_mean: bool = False  #: whether it makes a weighted mean of a round's updates: then sums of them do as well
+    sum_form: type[Sum] = Sum  #: which sums those are
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

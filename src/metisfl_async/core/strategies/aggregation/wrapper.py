@@ -25,7 +25,7 @@ class Wrapper(AggregationRule):
         self.in_rounds, self.needs_previous = rule.in_rounds, rule.needs_previous
         self.num_models, self.min_updates, self.is_heavy = rule.num_models, rule.min_updates, rule.is_heavy
         self.updates_per_version, self.stride_length = rule.updates_per_version, rule.stride_length
-        self.is_private = rule.is_private
+        self.is_private, self.sum_form = rule.is_private, rule.sum_form
 
     @staticmethod
     @abstractmethod
