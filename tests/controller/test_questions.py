@@ -37,7 +37,7 @@ class Wire(Connection):
 class Ground:
     def __init__(self) -> None:
         self.registry = Registry(lambda: 0.0)
-        self.questions = Questions(self.registry)
+        self.questions = Questions(self.registry, max_relayed_learners=2)
 
     def connect(self, name: str) -> Member:
         earlier = self.registry.get(LearnerId(name))
@@ -117,6 +117,50 @@ async def test_one_that_comes_back_is_asked_again_and_one_that_leaves_is_not_wai
     ground.questions.answered(again.id, Answer(question.id, "1"))
     ground.questions.left(b.id, "it left")
     assert await asking == {"a": Answer(question.id, "1"), "b": Answer(question.id, "", "UnknownLearner", "it left")}
+
+
+async def test_a_relay_passes_on_answers_and_ends_them() -> None:
+    ground = Ground()
+    relay, own = ground.connect("north"), ground.connect("own")
+    asking = ground.ask()
+    await turn()
+    question_id = question_to(relay).id
+    for name, text in (("a", "1"), ("a", "2"), ("b\n", "3")):
+        ground.questions.answered(relay.id, Answer(question_id, text, learner=name))
+    ground.questions.answered(own.id, Answer(question_id, "4"))
+    await turn()
+    assert not asking.done()
+    ground.questions.answered(relay.id, Answer(question_id))
+    ground.questions.answered(relay.id, Answer(question_id, "5", learner="c"))  # nobody waits for it any more
+    assert await asking == {
+        "north/a": Answer(question_id, "1"),
+        "north/b\\n": Answer(question_id, "3"),
+        "own": Answer(question_id, "4"),
+    }
+
+
+async def test_a_relay_passes_on_as_many_answers_as_it_may_and_no_more() -> None:
+    ground = Ground()
+    relay = ground.connect("north")
+    asking = ground.ask()
+    await turn()
+    question_id = question_to(relay).id
+    for name in "abcd":
+        ground.questions.answered(relay.id, Answer(question_id, "1", learner=name))
+    answers = await asking
+    assert [*answers] == ["north/a", "north/b", "north"]
+    assert answers["north"].message == (
+        "it passes on answers of 3 learners; allowed: at most max_relayed_learners=2 of a relay"
+    )
+
+
+async def test_an_answer_that_says_nothing_is_no_end_of_others() -> None:
+    ground = Ground()
+    member = ground.connect("a")
+    asking = ground.ask()
+    await turn()
+    ground.questions.answered(member.id, Answer(question_to(member).id))
+    assert await asking == {"a": Answer(question_to(member).id)}
 
 
 async def test_as_many_are_waited_for_as_are_to_be_asked() -> None:

@@ -262,14 +262,6 @@ async def test_a_region_in_which_nobody_can_evaluate_says_why() -> None:
     assert (failure.task, failure.message) == ("evaluate", expected)
 
 
-async def test_a_relay_answers_no_questions() -> None:
-    async with top(1) as controller, region(controller.client_params, "north", {"site-0": Adds(1)}):
-        session = DriverSession(controller, 1, TerminationSignals(federation_rounds=1))
-        answers = await session.ask("anything")
-        assert "a relay answers no questions" in str(answers)
-        await session.run()
-
-
 async def test_what_goes_on_below_can_be_followed() -> None:
     site = AddsOnLoop(2)
     site.may_train.clear()

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from metisfl_async.controller.registry import Member, Registry
-from metisfl_async.core.errors import PeerTimeout, QuorumLost, TooLarge, UnexpectedMessage, UnknownLearner
+from metisfl_async.core.errors import MetisError, PeerTimeout, QuorumLost, TooLarge, UnexpectedMessage, UnknownLearner
 from metisfl_async.core.ids import LearnerId, new_task_id
 from metisfl_async.core.messages import Answer, AskRequest, Question
 from metisfl_async.core.texts import MAX_NAME, plain
@@ -29,25 +29,30 @@ class _Asked:
 
     question: Question
     awaited: set[LearnerId]
-    answers: asyncio.Queue[tuple[LearnerId, Answer]] = field(default_factory=asyncio.Queue)
+    answers: asyncio.Queue[tuple[LearnerId, Answer] | None] = field(default_factory=asyncio.Queue)
+    below: dict[LearnerId, set[str]] = field(default_factory=dict)  #: for whom a relay has answered
     unread_bytes: int = 0
 
     def put(self, learner: LearnerId, answer: Answer) -> None:
-        self.awaited.remove(learner)
         self.unread_bytes += _size_of(answer)
         self.answers.put_nowait((learner, answer))
 
-    async def get(self) -> tuple[LearnerId, Answer]:
-        learner, answer = await self.answers.get()
-        self.unread_bytes -= _size_of(answer)
-        return learner, answer
+    def end(self, learner: LearnerId) -> None:
+        """Wait no longer for a learner."""
+        self.awaited.discard(learner)
+        self.answers.put_nowait(None)
+
+    async def get(self) -> tuple[LearnerId, Answer] | None:
+        if (found := await self.answers.get()) is not None:
+            self.unread_bytes -= _size_of(found[1])
+        return found
 
 
 class Questions:
     """Asks those who are connected; one that comes back before the deadline is asked again."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+    def __init__(self, registry: Registry, max_relayed_learners: int = 0) -> None:
+        self._registry, self._max_relayed = registry, max_relayed_learners
         self._open: dict[str, _Asked] = {}
         self._changed = asyncio.Event()
 
@@ -69,48 +74,69 @@ class Questions:
         due_at = asyncio.get_running_loop().time() + request.timeout_secs
         try:
             for member in connected:
-                _tell(member, question)
+                self._tell(member, question)
             while asked.awaited or not asked.answers.empty():
                 try:
                     async with asyncio.timeout_at(due_at):
                         answer = await asked.get()
                 except TimeoutError:
                     break
-                yield answer
+                if answer is not None:
+                    yield answer
             late = f"no answer came within timeout_secs={request.timeout_secs:g}"
             for learner in sorted(asked.awaited):
-                yield learner, Answer(question.id, error_type=PeerTimeout.__name__, message=late)
+                yield learner, _refused(asked, PeerTimeout, late)
         finally:
             del self._open[question.id]
 
     def answered(self, learner: LearnerId, answer: Answer) -> None:
         """Take an answer in; one that nobody waits for goes."""
-        if (asked := self._open.get(answer.question_id)) is not None:
-            error_type, message = plain(answer.error_type, MAX_NAME), plain(answer.message)
-            self._put(asked, learner, Answer(answer.question_id, answer.json, error_type, message))
+        if (asked := self._open.get(answer.question_id)) is None or learner not in asked.awaited:
+            return
+        error_type, message = plain(answer.error_type, MAX_NAME), plain(answer.message)
+        own = Answer(answer.question_id, answer.json, error_type, message)
+        if answer.learner:
+            self._put_below(asked, learner, plain(answer.learner, MAX_NAME), own)
+            return
+        if answer.json or answer.error_type or learner not in asked.below:
+            self._put(asked, learner, own)
+        asked.end(learner)
 
     def joined(self, member: Member) -> None:
         """Take note that a learner has connected."""
         self._changed.set()
         for asked in self._open.values():
             if member.id in asked.awaited:
-                _tell(member, asked.question)
+                self._tell(member, asked.question)
 
     def left(self, learner: LearnerId, reason: str) -> None:
         """Take note that a learner will not answer."""
         for asked in self._open.values():
-            gone = Answer(asked.question.id, error_type=UnknownLearner.__name__, message=plain(reason))
-            self._put(asked, learner, gone)
+            if learner in asked.awaited:
+                self._put(asked, learner, _refused(asked, UnknownLearner, plain(reason)))
+                asked.end(learner)
+
+    def _put_below(self, asked: _Asked, relay: LearnerId, name: str, answer: Answer) -> None:
+        """Take in what somebody below a relay answers; once."""
+        names = asked.below.setdefault(relay, set())
+        if name in names:
+            return
+        if len(names) >= self._max_relayed:
+            allowed = f"at most max_relayed_learners={self._max_relayed} of a relay"
+            why = f"it passes on answers of {len(names) + 1} learners; allowed: {allowed}"
+            self._put(asked, relay, _refused(asked, UnexpectedMessage, why))
+            asked.end(relay)
+            return
+        names.add(name)
+        self._put(asked, LearnerId(f"{relay}/{name}"), answer)
 
     def _put(self, asked: _Asked, learner: LearnerId, answer: Answer) -> None:
         """Keep an answer until its driver reads it; where too much waits, only say that there was one."""
-        if learner not in asked.awaited:
-            return
         size = _size_of(answer)
         unread_bytes = sum(each.unread_bytes for each in self._open.values())
         if unread_bytes + size > SHARED_BYTES and asked.unread_bytes + size > OWN_BYTES:
             why = f"its answer was dropped: {unread_bytes} bytes of answers wait at the controller for their drivers"
-            answer = Answer(answer.question_id, error_type=TooLarge.__name__, message=why)
+            answer = _refused(asked, TooLarge, why)
         asked.put(learner, answer)
 
     async def _until_there(self, request: AskRequest) -> list[Member]:
@@ -130,11 +156,15 @@ class Questions:
     def _connected(self) -> list[Member]:
         return [member for member in self._registry if member.connection is not None]
 
+    def _tell(self, member: Member, question: Question) -> None:
+        if member.connection is not None:
+            member.unasked.earn(self._max_relayed)  # if it is a relay, it passes on so many answers
+            member.connection.send(question)
+
 
 def _size_of(answer: Answer) -> int:
     return sys.getsizeof(answer.json) + sys.getsizeof(answer.message)
 
 
-def _tell(member: Member, question: Question) -> None:
-    if member.connection is not None:
-        member.connection.send(question)
+def _refused(asked: _Asked, error: type[MetisError], why: str) -> Answer:
+    return Answer(asked.question.id, error_type=error.__name__, message=why)

@@ -74,7 +74,7 @@ class Service:
         self.closing = asyncio.Event()
         self.listeners = Listeners(named_learners("learners", config.learners), self.closing, server_params)
         self.farewells = Farewells(registry, config.farewell_timeout_secs, clock)
-        self.questions = Questions(registry)
+        self.questions = Questions(registry, config.max_relayed_learners)
         self.conversations = Conversations(
             config, registry, jobs, self.listeners, self.farewells, questions=self.questions
         )

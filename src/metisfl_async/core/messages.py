@@ -115,6 +115,7 @@ class Answer:
     json: str = ""
     error_type: str = ""  #: the exception's class, if it is no answer
     message: str = ""
+    learner: str = ""  #: from a relay, whose answer it is; one without ends them
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import replace
 
+from metisfl_async.core.errors import UnexpectedMessage
 from metisfl_async.core.messages import Answer, Question
 from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.outcome import text_of
-from metisfl_async.learner.works import Works
+from metisfl_async.learner.works import Below, Works
 
 __all__ = ["Answering"]
 
@@ -47,9 +50,28 @@ class Answering:
         try:
             async with patience:
                 text = await self._worker.ask(question.method, question.params, due_at)
+                if isinstance(text, AsyncGenerator):
+                    return await self._pass_on(question.id, text)
         except Exception as error:  # noqa: BLE001 - it is the user's code
             if patience.expired():
                 return None
             self._failures.tell(self._worker.name, f"answer {question.method!r}", "", error, text_of(error))
             return Answer(question.id, error_type=type(error).__name__, message=text_of(error))
         return None if text is None else Answer(question.id, text)
+
+    async def _pass_on(self, question_id: str, of_those_below: Below) -> Answer:
+        """Say what each of those below a relay answers, and then that there is no more.
+
+        Raises
+        ------
+        UnexpectedMessage
+            If there is nobody.
+        """
+        count = 0
+        async with aclosing(of_those_below) as answers:
+            async for learner, answer in answers:
+                self._say(replace(answer, question_id=question_id, learner=learner))
+                count += 1
+        if not count:
+            raise UnexpectedMessage("nobody is there below the relay")
+        return Answer(question_id)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import AsyncGenerator
+from typing import Protocol, TypeAlias
 
-from metisfl_async.core.ids import TaskId
-from metisfl_async.core.messages import Afterwards, JoinReply, TaskOffer
+from metisfl_async.core.ids import LearnerId, TaskId
+from metisfl_async.core.messages import Afterwards, Answer, JoinReply, TaskOffer
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Model
 from metisfl_async.learner.learner import Config
 from metisfl_async.learner.outcome import Trained
 
-__all__ = ["Works"]
+__all__ = ["Below", "Works"]
+
+#: What those below a relay answer, by their names.
+Below: TypeAlias = AsyncGenerator[tuple[LearnerId, Answer], None]
 
 
 class Works(Protocol):
@@ -46,6 +50,7 @@ class Works(Protocol):
 
     async def take_final(self, model: Model, then: Afterwards) -> None: ...
 
-    async def ask(self, method: str, params: Config, due_at: float) -> str | None: ...
+    async def ask(self, method: str, params: Config, due_at: float) -> str | Below | None:
+        """Answer a question, as JSON; or tell what those below answer; None if nobody waits any more."""
 
     async def close(self) -> None: ...

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
@@ -21,8 +22,9 @@ from metisfl_async.core.federation.events import FirstWeights, RoundFinished
 from metisfl_async.core.federation.inputs import Proceed, Stop
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.federation.tasks import TaskKind
-from metisfl_async.core.ids import ModelRef, TaskId, new_federation_id, new_token
-from metisfl_async.core.messages import StartRequest, TaskOffer
+from metisfl_async.core.ids import LearnerId, ModelRef, TaskId, new_federation_id, new_token
+from metisfl_async.core.messages import Answer, AskRequest, StartRequest, TaskOffer
+from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Model, allocate
 from metisfl_async.store.event_log import EventStream
 from metisfl_async.transport.concurrency import aside, first_of
@@ -30,6 +32,7 @@ from metisfl_async.transport.concurrency import aside, first_of
 __all__ = ["Below"]
 
 T = TypeVar("T")
+TIME_BELOW = 0.9  #: of the time that there is for answers
 ENDLESS = TerminationSignals(federation_rounds=2**62)  #: whoever leads it says when it ends
 
 
@@ -123,6 +126,13 @@ class Below(Controller):
         elif job is None or self._measured is None or not await _is_same(job, model):
             raise UnexpectedMessage("no round here has come to a model; only who trained for one can evaluate it")
         return self._measured
+
+    def ask(
+        self, method: str, params: dict[str, Json], due_at: float
+    ) -> AsyncGenerator[tuple[LearnerId, Answer], None]:
+        """Ask the learners, with a part of the time that is left: so it can be said above who was late."""
+        left_s = due_at - asyncio.get_running_loop().time()
+        return self._open.service.questions.ask(AskRequest(method, params, TIME_BELOW * left_s))
 
     async def end(self, final: Model | None, *, keep_running: bool) -> None:
         """End the federation with a final model, and tell the learners."""

@@ -21,6 +21,7 @@ from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.learner import Config
 from metisfl_async.learner.outcome import Trained
+from metisfl_async.learner.works import Below as AnswersBelow
 from metisfl_async.relay.below import Below
 from metisfl_async.transport.concurrency import first_of
 from metisfl_async.transport.grpc_link import GrpcLink
@@ -182,8 +183,8 @@ class _Region:
         else:
             self.final = model
 
-    async def ask(self, method: str, params: Config, due_at: float) -> str | None:
-        raise UnexpectedMessage("a relay answers no questions")
+    async def ask(self, method: str, params: Config, due_at: float) -> AnswersBelow:
+        return self.below.ask(method, params, due_at)
 
     async def close(self) -> None:
         """Do nothing: whoever opened the controller closes it."""

@@ -30,11 +30,12 @@ def packed_answer(answer: m.Answer) -> pb.Answer:
         answer_json=answer.json,
         error_type=answer.error_type,
         message=answer.message,
+        learner=answer.learner,
     )
 
 
 def answer_in(p: pb.Answer) -> m.Answer:
-    return m.Answer(p.question_id, p.answer_json, p.error_type, p.message)
+    return m.Answer(p.question_id, p.answer_json, p.error_type, p.message, p.learner)
 
 
 def json_object(text: str, field: str) -> dict[str, Json]:

@@ -162,16 +162,18 @@ class Evaluated(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Answer(_message.Message):
-    __slots__ = ("question_id", "answer_json", "error_type", "message")
+    __slots__ = ("question_id", "answer_json", "error_type", "message", "learner")
     QUESTION_ID_FIELD_NUMBER: _ClassVar[int]
     ANSWER_JSON_FIELD_NUMBER: _ClassVar[int]
     ERROR_TYPE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    LEARNER_FIELD_NUMBER: _ClassVar[int]
     question_id: str
     answer_json: str
     error_type: str
     message: str
-    def __init__(self, question_id: _Optional[str] = ..., answer_json: _Optional[str] = ..., error_type: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    learner: str
+    def __init__(self, question_id: _Optional[str] = ..., answer_json: _Optional[str] = ..., error_type: _Optional[str] = ..., message: _Optional[str] = ..., learner: _Optional[str] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("task_id", "error_type", "message")
