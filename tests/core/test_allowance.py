@@ -26,12 +26,22 @@ def test_a_pause_fills_it_but_not_above_what_it_holds() -> None:
 
 def test_what_was_earned_is_spent_first_and_once() -> None:
     allowance = Allowance(10.0, 2.0)
-    allowance.earn(3.0)
+    allowance.earn(3.0, 9.0)
     assert [allowance.spend(0.0) for _ in range(6)] == pytest.approx([0.0] * 5 + [0.1])
 
 
 def test_what_is_earned_pays_no_debt() -> None:
     allowance = Allowance(10.0, 1.0)
     assert allowance.spend(0.0, 2.0) == pytest.approx(0.1)
-    allowance.earn(0.5)
+    allowance.earn(0.5, 9.0)
     assert allowance.spend(0.0, 1.0) == pytest.approx(0.15)
+
+
+def test_what_is_earned_and_not_spent_does_not_pile_up() -> None:
+    allowance = Allowance(10.0, 1.0)
+    for _ in range(1_000):
+        allowance.earn(2.0, 4.0)
+    assert [allowance.spend(0.0) for _ in range(6)] == pytest.approx([0.0] * 5 + [0.1])
+    allowance.earn(8.0, 8.0)
+    allowance.earn(2.0, 4.0)  # less may be kept of this kind; what is there stays
+    assert [allowance.spend(0.0) for _ in range(9)] == pytest.approx([0.1] * 8 + [0.2])

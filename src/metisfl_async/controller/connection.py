@@ -15,6 +15,7 @@ from metisfl_async.transport.concurrency import first_of
 __all__ = ["Connection", "OutboxConnection", "StreamConnection"]
 
 ANSWERS = 8  #: messages and calls that a task or a question may bring, with those that are sent again
+MOST_ANSWERS = 64  #: of all tasks and questions before, that did not bring so many
 OUTBOX_SIZE = 64  #: messages; a learner is owed a handful at most, so a full outbox means that it does not read
 
 
@@ -41,7 +42,7 @@ class OutboxConnection(Connection):
     def send(self, message: ControllerMessage) -> None:
         """Queue a message; it never blocks. If the outbox is full, the connection is closed."""
         if isinstance(message, TaskOffer | Question):
-            self._unasked.earn(ANSWERS)
+            self._unasked.earn(ANSWERS, MOST_ANSWERS)
         try:
             self._outbox.put_nowait(message)
         except asyncio.QueueFull:

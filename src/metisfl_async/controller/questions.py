@@ -158,7 +158,8 @@ class Questions:
 
     def _tell(self, member: Member, question: Question) -> None:
         if member.connection is not None:
-            member.unasked.earn(self._max_relayed)  # if it is a relay, it passes on so many answers
+            most = self._max_relayed  # if it is a relay, it passes on so many answers
+            member.unasked.earn(most, MAX_OPEN * most)
             member.connection.send(question)
 
 

@@ -25,9 +25,9 @@ class Allowance:
         self._left, self._earned = at_once, 0.0
         self._seen_at = -math.inf
 
-    def earn(self, amount: float) -> None:
-        """Allow more, once: what is asked for is not held back."""
-        self._earned += amount
+    def earn(self, amount: float, most: float) -> None:
+        """Allow more, once: what is asked for is not held back. What is left of earlier such is kept, up to `most`."""
+        self._earned = max(self._earned, min(self._earned + amount, most))
 
     def spend(self, now: float, amount: float = 1.0) -> float:
         """Take so much out, first of what was earned; say for how many seconds whoever takes it has to wait."""
