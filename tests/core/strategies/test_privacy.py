@@ -60,3 +60,21 @@ def test_epsilon_is_what_another_accountant_says(
 ) -> None:
     """The numbers are those of the PLDAccountant of dp-accounting 0.4.4, an upper bound."""
     assert epsilon_of(noise_multiplier, releases, delta) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("noise_multiplier", "releases", "delta", "expected"),
+    [
+        (1.0, 1_500, 1e-3, 868.722255779),
+        (0.5, 1_000, 1e-6, 2299.66881515),
+        (0.1, 7, 1e-10, 517.409393848),
+        (0.001, 1, 1e-5, 504263.892921),
+    ],
+)
+def test_where_a_float_is_too_small_it_is_still_exact(
+    noise_multiplier: float, releases: int, delta: float, expected: float
+) -> None:
+    """The numbers are those of the same formula in 60 digits (mpmath)."""
+    got = epsilon_of(noise_multiplier, releases, delta)
+    assert got == pytest.approx(expected, rel=1e-9)
+    assert got >= expected

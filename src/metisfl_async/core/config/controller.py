@@ -159,6 +159,9 @@ class ControllerConfig:
         if rule.is_private and self.scaling_factor != "NumParticipants":
             allowed = f"'NumParticipants' with {type(rule).__name__}: every learner weighs the same"
             raise ConfigError("scaling_factor", name_of(self.scaling_factor), allowed)
+        if rule.is_private and isinstance(scheduler, SemiSynchronous):
+            allowed = f"'Synchronous' with {type(rule).__name__}: else each learner's speed shows in what others train"
+            raise ConfigError("scheduler", self.scheduler, allowed)
         if rule.is_private and selector.needs_updates:
             allowed = f"'Scheduled' with {type(rule).__name__}: each round has its own learners' updates, and no others"
             raise ConfigError("selector", self.selector, allowed)

@@ -6,7 +6,7 @@ import math
 
 __all__ = ["delta_of", "epsilon_of"]
 
-LEAST = 1e-300  #: smaller floats have fewer digits
+FAR = 25.0  #: beyond, the tail of the normal distribution is less than 1e-137
 
 
 def delta_of(epsilon: float, mu: float) -> float:
@@ -23,15 +23,14 @@ def delta_of(epsilon: float, mu: float) -> float:
     Returns
     -------
     float
-        In [0, 1]; rounded upwards where the second term is too small for a float.
+        In [0, 1].
 
     References
     ----------
     Balle, Wang, "Improving the Gaussian Mechanism for Differential Privacy", arXiv:1805.06530, theorem 8. Dong, Roth,
     Su, "Gaussian Differential Privacy", arXiv:1905.02383, corollary 1 and corollary 2 (composition).
     """
-    far = _tail(epsilon / mu + mu / 2)
-    second = math.exp(epsilon + math.log(far)) if far > LEAST else 0.0  # the exponent is below 0
+    second = math.exp(epsilon + _log_tail(epsilon / mu + mu / 2))  # the exponent is below 0
     return max(_tail(epsilon / mu - mu / 2) - second, 0.0)
 
 
@@ -69,3 +68,17 @@ def epsilon_of(noise_multiplier: float, releases: int, delta: float) -> float:
 def _tail(x: float) -> float:
     """Give how likely a standard normal number is larger."""
     return math.erfc(x / math.sqrt(2)) / 2
+
+
+def _log_tail(x: float) -> float:
+    """Give the logarithm of that, or a little less, where it is too small for a float: x >= 0.
+
+    References
+    ----------
+    Abramowitz, Stegun, "Handbook of Mathematical Functions", 26.2.12: each partial sum of the series is a bound.
+    """
+    if x < FAR:
+        return math.log(_tail(x))
+    square = x * x
+    series = (-1 + 3 / square * (1 - 5 / square)) / square
+    return math.log1p(series) - square / 2 - math.log(x * math.sqrt(2 * math.pi))

@@ -214,6 +214,7 @@ RULE = {"clip": 1.0, "noise_multiplier": 1.0, "denominator": 2, "delta": 1e-5}
         ("scaling_factor", {"scaling_factor": "NumTrainingExamples"}),
         ("scaling_factor", {"scaling_factor": lambda learner, metadata, metrics: 1.0}),
         ("scheduler", {"scheduler": "Asynchronous"}),
+        ("scheduler", {"scheduler": "SemiSynchronous", "semi_sync_lambda": 1.0}),
         ("max_relayed_learners", {"max_relayed_learners": 2}),
         ("selector", {"selector": "ScheduledCardinality"}),
         ("selector", {"selector": ScheduledCardinality(1.0, 1)}),
