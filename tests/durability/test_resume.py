@@ -133,7 +133,7 @@ async def test_an_unfinished_federation_is_not_overwritten_unasked(tmp_path: Pat
     other = ControllerConfig(aggregation_rule="FedAdam")
     with pytest.raises(
         ConfigError,
-        match=r"aggregation_rule was 'FedAvg', and is {'FedAdam': .* Everything may differ but aggregation_rule",
+        match=r"aggregation_rule was {'FedAvg': .*}, and is {'FedAdam': .* Everything may differ but aggregation_rule",
     ):
         await Controller(None, other, store, resume=True).__aenter__()
     async with Controller(None, ControllerConfig(aggregation_rule=FedAvg(), heartbeat_secs=1.0), store, resume=True):

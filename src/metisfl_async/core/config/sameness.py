@@ -32,6 +32,9 @@ MUST_STAY = (
 )
 
 
+MADE = ("aggregation_rule", "scheduler", "selector")  #: they are compared as the objects that are made of them
+
+
 def facts_of(config: ControllerConfig) -> dict[str, Json]:
     """Describe what must stay the same, as JSON-like data that can be compared."""
     made = {
@@ -50,12 +53,22 @@ def check_same(before: Mapping[str, Json], now: Mapping[str, Json]) -> None:
     ConfigError
         It names the fields that differ, and which may.
     """
-    differing = [name for name in MUST_STAY if before.get(name, now[name]) != now[name]]
+    differing = [name for name in MUST_STAY if name in before and not _is_same(name, before[name], now[name])]
     if differing:
         values = "; ".join(f"{name} was {before.get(name)!r}, and is {now[name]!r}" for name in differing)
         must_stay = ", ".join(MUST_STAY)
         allowed = f"as it was before: {values}. Everything may differ but {must_stay}"
         raise ConfigError(", ".join(differing), "different", allowed)
+
+
+def _is_same(name: str, before: Json, now: Json) -> bool:
+    """Compare; what an earlier version did not know of its strategies, it did not say."""
+    if name in MADE and isinstance(now, dict) and now:
+        (kind, options), *_ = now.items()
+        said = before.get(kind) if isinstance(before, dict) else {} if before == kind else None
+        if isinstance(options, dict) and isinstance(said, dict):
+            return all(_is_same(name, value, options.get(key)) for key, value in said.items())
+    return before == now
 
 
 def _plain(value: object) -> Json:

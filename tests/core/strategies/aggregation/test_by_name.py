@@ -9,6 +9,7 @@ import pytest
 from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.config.sameness import check_same, facts_of
 from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.metrics import Json
 from metisfl_async.core.strategies.aggregation.by_name import RULES, rule_by_name
 from metisfl_async.core.strategies.aggregation.fedasync import FedAsync
 from metisfl_async.core.strategies.aggregation.fedavg import FedAvg
@@ -116,6 +117,24 @@ def test_a_federation_goes_on_with_the_same_parameters_only() -> None:
         check_same(facts_of(config(1)), facts_of(config(2)))
     one, other = (ControllerConfig(aggregation_rule=Median(max_bytes=most), min_learners=3) for most in (9, 10))
     check_same(facts_of(one), facts_of(other))  # a limit, which changes nothing that is computed
+
+
+def test_what_an_earlier_version_did_not_know_of_a_rule_is_not_compared() -> None:
+    plain, exact = (facts_of(ControllerConfig(aggregation_rule=FedAvg(reproducible=yes))) for yes in (False, True))
+    check_same(plain | {"aggregation_rule": "FedAvg"}, plain)
+    with pytest.raises(ConfigError, match=r"aggregation_rule was .*True.* and is .*False"):
+        check_same(exact, plain)
+    with pytest.raises(ConfigError, match="aggregation_rule was 'FedRec'"):
+        check_same(plain | {"aggregation_rule": "FedRec"}, plain)
+    wrapped = facts_of(ControllerConfig(aggregation_rule=NormBound(1.0)))
+
+    def before(tau: float) -> dict[str, Json]:
+        return wrapped | {"aggregation_rule": {"NormBound": {"tau": tau, "rule": "FedAvg"}}}
+
+    check_same(before(1.0), wrapped)
+    for other in (before(2.0), wrapped | {"aggregation_rule": {"FedAvg": {}}}):
+        with pytest.raises(ConfigError, match="aggregation_rule was"):
+            check_same(other, wrapped)
 
 
 def test_lists_among_the_parameters_are_compared_too() -> None:
