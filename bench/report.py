@@ -135,7 +135,9 @@ def headline(tables: Mapping[str, Table]) -> Table:
     for row in tables["deployed"].rows:
         if row["sleeps"] == "its defaults":
             size = f"{row['learners']} learners and {row['parameters']:,} parameters"
-            what = f"a round of {size} with Flower's SuperLink and SuperNodes, which sleep for seconds, beside ours"
+            what = (
+                f"a round of {size} with Flower's SuperLink and SuperNodes (a process a task, with sleeps), beside ours"
+            )
             rows[what] = ("{:.0f} times as long", [row["times_faster"]])
     for row in tables["simulating_peer"].rows:
         who = f"{row['learners']:,} learners, {row['cohort']} a round"

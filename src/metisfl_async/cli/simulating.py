@@ -15,7 +15,7 @@ __all__ = ["simulation_from", "simulation_options"]
 
 OPTIONS = (
     click.option("--workers", type=click.IntRange(1), metavar="N", help="How many processes work for --simulate."),
-    click.option("--cached", type=click.IntRange(0), metavar="N", help="How many learners each of them keeps."),
+    click.option("--cached", type=click.IntRange(0), metavar="N", help="How many learners each worker keeps."),
     click.option(
         "--keep-state",
         type=click.Path(path_type=Path),
