@@ -180,9 +180,11 @@ async def test_a_bad_sum_is_refused_and_the_round_goes_on(how: str, outcome: Out
 
 def _spoil_exact(how: str, total: ReproducibleSum) -> None:
     if how == "units":
-        total.parts()[0][-1] = 1e9
+        total.parts()[0][0] = 3.0
+    elif how == "count":
+        total.parts()[-1][-1] = 1e6
     elif how == "weight":
-        total.add(BASE, 1.0)
+        total.parts()[-1][1] *= 1.5
     else:
         total.parts()[0][0] = np.nan
 
@@ -190,8 +192,9 @@ def _spoil_exact(how: str, total: ReproducibleSum) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("units", "the sum has units that are none"),
-        ("weight", "the weight in a sum is 31.0; allowed: that of its contributors, 30"),
+        ("units", "the sum holds numbers that 2 updates cannot add up to"),
+        ("count", "the sum is of 1e+06 updates; allowed: a whole number from 1 to 2"),
+        ("weight", "the weight in a sum is 45.0; allowed: that of its contributors, 30"),
         ("not a number", "holds a value that is not finite"),
     ],
 )

@@ -69,7 +69,7 @@ class Upload:
         header, version = self.header, self.model.version
         total = rule.sum_form(header.manifest)
         total.unpack(self.model)
-        if (problem := total.problem_of(total.parts())) is not None:
+        if (problem := total.problem_of(total.parts(), num_learners_of(header.metadata))) is not None:
             raise UnexpectedMessage(problem)
         mean = total.divided_by(self.weight, version)
         if (problem := unfit(mean)) is not None:

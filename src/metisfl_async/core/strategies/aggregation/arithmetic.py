@@ -155,8 +155,8 @@ class Sum:
         """Give what it holds, one array for each run of the manifest; they change with the next `add`."""
         return self._parts
 
-    def problem_of(self, parts: Sequence[Floats]) -> str | None:
-        """Say what is wrong with parts that came from elsewhere; None if nothing is."""
+    def problem_of(self, parts: Sequence[Floats], most_added: int) -> str | None:
+        """Say what is wrong with parts that came from elsewhere, of at most so many updates; None if nothing is."""
         shapes, wanted = [part.shape for part in parts], [(length,) for length in self._lengths()]
         if shapes != wanted:
             return f"the sum has parts of shapes {shapes}; those of the global model have {wanted}"
@@ -176,7 +176,7 @@ class Sum:
         return Model.filled(manifest, tensors, version=version, again=again)
 
     def unpack(self, packed: Model) -> None:
-        """Take up what `packed` gave."""
+        """Take up what `packed` gave, in which the weight is not said."""
         parts = [np.zeros(length) for length in self._lengths()]  # there are gaps between tensors
         for (number, place), tensor in zip(self.manifest.parts, packed.arrays(), strict=True):
             parts[number][place] = tensor.reshape(-1)

@@ -32,11 +32,16 @@ class FedAvg(AggregationRule):
 
     aggregates_again = True
     is_mean = True
+    reproducible = False
 
     def __init__(self, *, reproducible: bool = False) -> None:
         if not isinstance(reproducible, bool):
             raise ConfigError("reproducible", reproducible, "True or False")
-        self.sum_form = ReproducibleSum if reproducible else Sum
+        self.reproducible = reproducible
+
+    @property
+    def sum_form(self) -> type[Sum]:
+        return ReproducibleSum if self.reproducible else Sum
 
     def start(self, model: Model) -> None:
         self._sum = self.sum_form(model.manifest)

@@ -79,7 +79,7 @@ class NormBound(Wrapper):
         return model
 
     def take_back(self, model: Model) -> None:
-        self.rule.take_back(model)
+        super().take_back(model)
         before = {version: kept for version, kept in self._models.items() if version < model.version}
         self._models, self._clipped = before | {model.version: model}, {}
 

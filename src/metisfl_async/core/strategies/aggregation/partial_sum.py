@@ -50,4 +50,4 @@ class PartialSum:
 
     def unfit(self) -> str | None:
         """Say what is wrong with it; None if a rule can take it."""
-        return self.form(self.manifest).problem_of(self.parts)
+        return self.form(self.manifest).problem_of(self.parts, len(self.contributions))

@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from metisfl_async.core.codecs import EXACT
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.model import Array, Bytes, Manifest, Model
-from metisfl_async.core.strategies.aggregation.arithmetic import BLOCK, Floats, Sum, blocks
+from metisfl_async.core.strategies.aggregation.arithmetic import Floats, Sum, blocks
 from metisfl_async.core.strategies.aggregation.spreading import spread
 
 __all__ = ["MOST_ADDED", "ReproducibleSum"]
 
-WORDS = 3  #: float64 numbers for each element
+WORDS = 3  #: float64 numbers for each element, beside its unit
 BITS = 33  #: of a product that a word takes; the other 20 of a float64 are for adding up
 MOST_ADDED = 2**20  #: so that a word is exact
-LEAST_TOP, LARGEST_TOP = -30, 29  #: every product is between them, and what they need are float64 numbers
+LEAST, LARGEST = -30, 29  #: units are 2.0 ** (BITS * k); for every product, k is between these
+STEP = 2.0**-BITS  #: from one unit to the next
 SCALE = 2.0**-64  #: of weights, so that no product is near the end of float64
 ROUNDING = 1.5 * 2.0**52  #: times a unit: what is added to it and taken off again becomes a multiple of the unit
 
@@ -27,13 +29,13 @@ ROUNDING = 1.5 * 2.0**52  #: times a unit: what is added to it and taken off aga
 class ReproducibleSum(Sum):
     """A weighted sum of models that is the same bit for bit in any order, and in any grouping.
 
-    Floats do not add up so, but whole numbers do. Each product is cut into whole multiples of three units, one
-    ``2**33`` times the next. An element has a word for each unit, which adds them up exactly. Each block of `BLOCK`
-    elements has units of its own, as small as its largest product allows. When a larger one comes, the words move up,
-    and the last is dropped: what stays is what would be there if the larger one had been the first. So a product is
-    kept to ``2**-67`` of the largest in its block, or better.
+    Floats do not add up so, but whole numbers do. Each element has a unit, a power of ``2**33`` as small as its largest
+    product allows, and three words, of that unit and the two below it. A product is cut into whole multiples of the
+    three units, and each word adds up those of one unit, which is exact. When a larger product comes, the words move
+    up, and the last is dropped: what stays is what would be there if the larger one had been the first. So a product
+    is kept to ``2**-66`` of the largest one of its element, or better.
 
-    It takes three times the memory of a `Sum`. The weights are added up in the same way, as one more element.
+    It takes four times the memory of a `Sum`. The weights are added up in the same way, as one more element.
 
     References
     ----------
@@ -42,16 +44,25 @@ class ReproducibleSum(Sum):
 
     codec = EXACT
 
+    _block = 32 * 1024  # it goes over each block many times, with some arrays beside it
+
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
-        self._counts = [*(run.count for run in manifest.runs), 1]  # of elements, in each part
+        self._counts = _counts(manifest)
 
     def add(self, model: Model, weight: float) -> None:
         self._expect(1)
         self._add([*(run.of(model.buffer) for run in self.manifest.runs), np.ones(1)], weight * SCALE)
 
     def add_parts(self, parts: Sequence[Floats], weight: float) -> None:
-        own = float(_rounded(parts[-1], 1, slice(0, 1))[0])
+        """Add another such sum.
+
+        Raises
+        ------
+        ConfigError
+            If its own weight is another one.
+        """
+        own = float(_rounded(_rows(parts[-1], 1), slice(0, 1))[0])
         if not math.isclose(own, weight, rel_tol=1e-9):
             raise ConfigError("the weight in a sum", own, f"that of its contributors, {weight:.16g}")
         self._expect(int(parts[-1][-1]))
@@ -59,30 +70,29 @@ class ReproducibleSum(Sum):
             spread(partial(self._join_slice, index, part), self._counts[index])
         self._is_zero = False
 
+    def scale(self, factor: float, *, of_untrained: float | None = None) -> None:
+        raise NotImplementedError("its units are fixed")
+
     @property
     def weight(self) -> float:
-        return float(_rounded(self._parts[-1], 1, slice(0, 1))[0])
+        return 0.0 if self._is_zero else float(self._value(len(self._counts) - 1, slice(0, 1))[0])
 
-    def problem_of(self, parts: Sequence[Floats]) -> str | None:
-        if (problem := super().problem_of(parts)) is not None:
+    def problem_of(self, parts: Sequence[Floats], most_added: int) -> str | None:
+        if (problem := super().problem_of(parts, most_added)) is not None:
             return problem
+        most = min(most_added, MOST_ADDED)
+        if not 1 <= (added := float(parts[-1][-1])) <= most or not added.is_integer():
+            return f"the sum is of {added:g} updates; allowed: a whole number from 1 to {most:,}"
         for part, count in zip(parts, self._counts, strict=True):
-            words, tops = _views(part, count)
-            if not ((tops >= LEAST_TOP) & (tops <= LARGEST_TOP) & (tops == np.rint(tops))).all():
-                return f"the sum has units that are none; allowed: whole numbers from {LEAST_TOP} to {LARGEST_TOP}"
-            for block in blocks(count):
-                top = int(tops[block.start // BLOCK])
-                for number, word in enumerate(words[:, block]):
-                    if (np.abs(word) > 2.0**53 * _unit(top - number)).any():
-                        return "the sum holds a number that is too large for its unit"
-        if (added := parts[-1][-1]) not in range(1, MOST_ADDED + 1):
-            return f"the sum is of {added:g} updates; allowed: a whole number from 1 to {MOST_ADDED:,}"
+            rows = _rows(part, count)
+            for block in blocks(count, size=self._block):
+                if not _are_sound(rows[:, block], added):
+                    return f"the sum holds numbers that {added:g} updates cannot add up to"
         return None
 
     @staticmethod
     def packed_manifest(manifest: Manifest) -> Manifest:
-        counts = [*(run.count for run in manifest.runs), 1]
-        lengths = enumerate(_lengths(counts))
+        lengths = enumerate(_lengths(_counts(manifest)))
         return Manifest.lay_out([(f"part {number}", "float64", (length,)) for number, length in lengths])
 
     def packed(self, manifest: Manifest, version: int, *, again: Bytes | None = None) -> Model:
@@ -106,91 +116,107 @@ class ReproducibleSum(Sum):
         self._parts[-1][-1] = added + count
 
     def _add_slice(self, index: int, values: Array, weight: float, part: slice) -> None:
-        words, tops = _views(self._parts[index], self._counts[index])
-        products, cuts = np.empty((2, min(BLOCK, part.stop - part.start)))
-        for block in blocks(part.stop, part.start):
-            size = block.stop - block.start
-            product, cut = products[:size], cuts[:size]
+        rows = _rows(self._parts[index], self._counts[index])
+        scratch = np.empty((3, min(self._block, part.stop - part.start)))
+        for block in blocks(part.stop, part.start, self._block):
+            product, cut, rounding = scratch[:, : block.stop - block.start]
+            unit, *words = rows[:, block]
             product[...] = values[block]
             product *= weight
-            top = self._lift(words[:, block], tops, block, _top_of(product))
-            for number in range(WORDS):
-                rounding = ROUNDING * _unit(top - number)
+            if self._is_zero:
+                unit[...] = _units_for(product)
+            else:
+                np.multiply(unit, 1 / STEP / 2, out=rounding)
+                low = np.flatnonzero(np.abs(product, out=cut) >= rounding)
+                _raise(rows[:, block], low, _units_for(product[low]))
+            np.multiply(unit, ROUNDING, out=rounding)
+            for number, word in enumerate(words):
+                if number:
+                    product -= cut
+                    rounding *= STEP
                 np.add(product, rounding, out=cut)
                 cut -= rounding
-                if number < WORDS - 1:
-                    product -= cut
-                if self._is_zero:
-                    words[number, block] = cut
-                else:
-                    words[number, block] += cut
+                np.add(0.0 if self._is_zero else word, cut, out=word)
 
     def _join_slice(self, index: int, other: Floats, part: slice) -> None:
-        words, tops = _views(self._parts[index], self._counts[index])
-        others, other_tops = _views(other, self._counts[index])
-        for block in blocks(part.stop, part.start):
-            other_top = int(other_tops[block.start // BLOCK])
-            top = self._lift(words[:, block], tops, block, other_top)
+        all_mine, all_theirs = (_rows(each, self._counts[index]) for each in (self._parts[index], other))
+        for block in blocks(part.stop, part.start, self._block):
+            mine, theirs = all_mine[:, block], all_theirs[:, block]
             if self._is_zero:
-                words[:, block] = others[:, block]
-            else:
-                below = top - other_top
-                words[below:, block] += others[: max(WORDS - below, 0), block]
-
-    def _lift(self, words: Floats, tops: Floats, block: slice, top: int) -> int:
-        """Have the largest unit of a block be at least this; the words, shape (WORDS, n), move up. Give what it is."""
-        place = block.start // BLOCK
-        if self._is_zero:
-            tops[place] = top
-        elif (steps := top - int(tops[place])) > 0:
-            for number in reversed(range(WORDS)):
-                words[number] = words[number - steps] if number >= steps else 0.0
-            tops[place] = top
-        return int(tops[place])
+                mine[...] = theirs
+                continue
+            low = np.flatnonzero(mine[0] < theirs[0])
+            _raise(mine, low, theirs[0, low])
+            if len(high := np.flatnonzero(theirs[0] < mine[0])):
+                theirs = theirs.copy()
+                _raise(theirs, high, mine[0, high])
+            mine[1:] += theirs[1:]
 
     def _value(self, index: int, block: slice) -> Floats:
-        return _rounded(self._parts[index], self._counts[index], block)
+        return _rounded(_rows(self._parts[index], self._counts[index]), block)
 
     def _lengths(self) -> list[int]:
         return _lengths(self._counts)
 
 
+def _counts(manifest: Manifest) -> list[int]:
+    """Say how many elements each part is of: a run of the manifest, and the weights."""
+    return [*(run.count for run in manifest.runs), 1]
+
+
 def _lengths(counts: Sequence[int]) -> list[int]:
-    """Say how long parts of so many elements are; in the last one is also how many models were added."""
-    *lengths, last = (_length(count) for count in counts)
+    """Say how long the parts are; in the last one is also how many models were added."""
+    *lengths, last = ((1 + WORDS) * count for count in counts)
     return [*lengths, last + 1]
 
 
-def _length(count: int) -> int:
-    return WORDS * count + -(-count // BLOCK)
+def _rows(part: Floats, count: int) -> Floats:
+    """View a part as shape (1 + WORDS, count): the units, then the words, of the largest unit first."""
+    return part[: (1 + WORDS) * count].reshape(1 + WORDS, count)
 
 
-def _views(part: Floats, count: int) -> tuple[Floats, Floats]:
-    """Give the words of a part, shape (WORDS, count), the largest unit first, and which unit that is, by block."""
-    return part[: WORDS * count].reshape(WORDS, count), part[WORDS * count : _length(count)]
+def _units_for(products: Floats) -> Floats:
+    """Say which units are large enough: the products are less than half of the next one."""
+    exponents = np.where(products == 0, BITS * LEAST, np.frexp(products)[1])
+    units: Floats = np.ldexp(1.0, BITS * np.maximum(exponents // BITS, LEAST))
+    return units
 
 
-def _rounded(part: Floats, count: int, block: slice) -> Floats:
+def _raise(rows: Floats, places: NDArray[np.intp], units: Floats) -> None:
+    """Give some elements larger units: their words move up, and the last are dropped."""
+    if not len(places):
+        return
+    steps = (np.frexp(units)[1] - np.frexp(rows[0, places])[1]) // BITS
+    words = rows[1:, places]
+    moved = np.zeros_like(words)
+    for step in range(1, WORDS):
+        here = steps == step
+        moved[step:, here] = words[:-step, here]
+    rows[0, places] = units
+    rows[1:, places] = moved
+
+
+def _rounded(rows: Floats, block: slice) -> Floats:
     """Round a block of a sum to float64, however its numbers are spread over the words."""
-    words, tops = _views(part, count)
-    top = int(tops[block.start // BLOCK])
-    total, rest = words[WORDS - 1, block], np.zeros(block.stop - block.start)
+    first, *words = rows[:, block]
+    total, rest = words[-1], np.zeros(len(first))
     for number in reversed(range(WORDS - 1)):
-        unit = _unit(top - number)
+        unit = first * STEP**number
         carried = np.floor(total / unit + 0.5) * unit  # as near as can be, or small numbers would be lost
         rest += total - carried
-        total = words[number, block] + carried
+        total = words[number] + carried
     rest += total
     rest /= SCALE
     return rest
 
 
-def _unit(number: int) -> float:
-    return math.ldexp(1.0, BITS * number)
-
-
-def _top_of(products: Floats) -> int:
-    """Say which unit is the largest needed: the products are less than half of the next one."""
-    largest = max(float(products.max()), -float(products.min()))
-    _, exponent = math.frexp(largest or 2.0**-1074)
-    return max(LEAST_TOP, -(-(exponent + 1) // BITS) - 1)
+def _are_sound(rows: Floats, added: float) -> bool:
+    """Say whether so many additions can lead to a block of a sum, whose numbers are finite."""
+    first, *words = rows
+    mantissas, exponents = np.frexp(first)
+    powers = exponents - 1
+    if not ((mantissas == 0.5) & (powers % BITS == 0) & (powers >= BITS * LEAST) & (powers <= BITS * LARGEST)).all():
+        return False
+    with np.errstate(over="ignore"):
+        multiples = [word / (first * STEP**number) for number, word in enumerate(words)]
+    return all(((each == np.rint(each)) & (np.abs(each) <= added / STEP / 2)).all() for each in multiples)

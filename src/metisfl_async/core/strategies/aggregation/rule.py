@@ -54,7 +54,6 @@ class AggregationRule(ABC):
     stride_length: int | None = None  #: at most so many updates in memory at a time
     is_private: bool = False  #: whether it promises privacy: only what keeps the promise goes with it
     is_mean: bool = False  #: whether it makes a weighted mean of a round's updates: then sums of them do as well
-    sum_form: type[Sum] = Sum  #: which sums those are
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -68,6 +67,11 @@ class AggregationRule(ABC):
     @abstractmethod
     def fold(self, update: Update) -> None:
         """Take in one update."""
+
+    @property
+    def sum_form(self) -> type[Sum]:
+        """Which kind of sums `fold_sum` takes, where the rule `is_mean`."""
+        return Sum
 
     def fold_sum(self, partial: PartialSum) -> None:
         """Take in several learners' updates at once. Only where the rule `is_mean`."""

@@ -82,7 +82,7 @@ class ServerOptimizer(Wrapper):
         return own | {f"rule/{name}": values for name, values in self.rule.state().items()}
 
     def take_back(self, model: Model) -> None:
-        self.rule.take_back(model)  # which may remember more than updates
+        super().take_back(model)
         self._model, self._states = model, []
 
     def restore(self, models: Sequence[Model], state: Mapping[str, Array]) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import Json
+from metisfl_async.core.model import Model
+from metisfl_async.core.strategies.aggregation.arithmetic import Sum
 from metisfl_async.core.strategies.aggregation.fedavg import FedAvg
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update
 
@@ -25,12 +27,16 @@ class Wrapper(AggregationRule):
         self.in_rounds, self.needs_previous = rule.in_rounds, rule.needs_previous
         self.num_models, self.min_updates, self.is_heavy = rule.num_models, rule.min_updates, rule.is_heavy
         self.updates_per_version, self.stride_length = rule.updates_per_version, rule.stride_length
-        self.is_private, self.sum_form = rule.is_private, rule.sum_form
+        self.is_private = rule.is_private
 
     @staticmethod
     @abstractmethod
     def takes(rule: AggregationRule) -> bool:
         """Whether it can wrap this one."""
+
+    @property
+    def sum_form(self) -> type[Sum]:
+        return self.rule.sum_form
 
     def fold(self, update: Update) -> None:
         self.rule.fold(update)
@@ -40,6 +46,9 @@ class Wrapper(AggregationRule):
 
     def privacy(self) -> Mapping[str, float]:
         return self.rule.privacy()
+
+    def take_back(self, model: Model) -> None:
+        self.rule.take_back(model)  # which may remember more than updates
 
     def discard(self) -> None:
         self.rule.discard()
