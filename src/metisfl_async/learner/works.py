@@ -6,10 +6,9 @@ from typing import Protocol
 
 from metisfl_async.core.ids import TaskId
 from metisfl_async.core.messages import Afterwards, JoinReply, TaskOffer
-from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Model
 from metisfl_async.learner.learner import Config
-from metisfl_async.learner.outcome import Trained
+from metisfl_async.learner.outcome import Measured, Trained
 
 __all__ = ["Works"]
 
@@ -42,7 +41,7 @@ class Works(Protocol):
 
     def recycle(self, update: Model) -> None: ...
 
-    async def evaluate(self, model: Model, config: Config) -> Metrics: ...
+    async def evaluate(self, model: Model, config: Config) -> Measured: ...
 
     async def take_final(self, model: Model, then: Afterwards) -> None: ...
 
