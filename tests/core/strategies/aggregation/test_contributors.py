@@ -61,6 +61,9 @@ def test_what_may_be_left_out_has_its_default() -> None:
             "the sum is of 11 learners",
         ),
         ({"a": {"weight": 1.0, "metrics": {"loss": "low"}}}, "contributors['a'].metrics"),
+        ({"": {"weight": 1.0}}, "a name of contributors is ''; allowed: 1 to 1024 printable characters"),
+        ({"a\n": {"weight": 1.0}}, "a name of contributors is"),
+        ({1025 * "a": {"weight": 1.0}}, "a name of contributors is"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(contributors: object, message: str) -> None:

@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 MOST_CONTRIBUTORS = 500  #: in one update, or one evaluation: what says so is read in one step
+MAX_NAME_LENGTH = 1024  #: of one of them, with the names of the relays above it
 MOST_LEARNERS = 2**31  #: that one of them can stand for
 CONTRIBUTORS, SCALING = "contributors", "scaling_factor"  #: the keys in the metadata
 
@@ -120,6 +121,8 @@ def _check_all(
     weighs = 1.0 if scaling_factor == "NumParticipants" else max_weight  # each weighs 1, whatever it says
     try:
         for name, each in contributors.items():
+            if not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
+                raise ConfigError("a name of contributors", name, f"1 to {MAX_NAME_LENGTH} printable characters")
             integer(
                 f"{_place(name)}.num_learners", each.num_learners, 1, MOST_LEARNERS
             )  # so that its weight is a float
