@@ -38,9 +38,7 @@ class Measured:
 
     metrics: Metrics
     left_out: dict[str, str] = field(default_factory=dict)  #: what else was said, and why it cannot be used
-    contributors: Mapping[str, Contributor] = field(
-        default_factory=dict
-    )  #: of a relay: who measured, in place of metrics
+    contributors: Mapping[str, Contributor] = field(default_factory=dict)  #: of a relay: who measured what instead
 
 
 def packed_weights(

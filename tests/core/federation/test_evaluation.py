@@ -14,7 +14,7 @@ from sandbox import A, B, C, Sandbox, training
 from metisfl_async.core.config import ControllerConfig, TerminationSignals
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.federation.ending import Ending
-from metisfl_async.core.federation.evaluation import Measured, mean_of, measured, summed_up
+from metisfl_async.core.federation.evaluation import Report, mean_of, measured, summed_up
 from metisfl_async.core.federation.events import LearnerEvaluated
 from metisfl_async.core.federation.inputs import Evaluated
 from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
@@ -162,7 +162,7 @@ def test_the_means_of_a_relay_are_made_here_and_its_names_are_plain() -> None:
 
 
 def test_a_learner_speaks_for_itself() -> None:
-    assert measured({"auc": 0.5, "num_examples": 3.0}, {}, CONFIG) == Measured({"auc": 0.5, "num_examples": 3.0}, {}, 1)
+    assert measured({"auc": 0.5, "num_examples": 3.0}, {}, CONFIG) == Report({"auc": 0.5, "num_examples": 3.0}, {}, 1)
     with pytest.raises(ConfigError, match=r"num_examples is -1.0; allowed: a number >= 0 and <= max_weight=10"):
         measured({"num_examples": -1.0}, {}, ControllerConfig(max_weight=10))
     with pytest.raises(UnexpectedMessage, match="came with metrics and with contributors; allowed: one of them"):

@@ -13,7 +13,7 @@ from metisfl_async.core.strategies.aggregation.contributors import Contributor, 
 from metisfl_async.core.strategies.scaling import name_of
 from metisfl_async.core.texts import plain_names
 
-__all__ = ["Evaluation", "Measured", "mean_of", "measured", "summed_up"]
+__all__ = ["Evaluation", "Report", "mean_of", "measured", "summed_up"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def summed_up(evaluators: Collection[Contributor]) -> Contributor:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Report:
     """What one evaluation comes to, as it is recorded."""
 
     metrics: Metrics
@@ -60,7 +60,7 @@ class Measured:
     num_learners: int = 1  #: that it is of
 
 
-def measured(metrics: Metrics, contributors: Mapping[str, Contributor], config: ControllerConfig) -> Measured:
+def measured(metrics: Metrics, contributors: Mapping[str, Contributor], config: ControllerConfig) -> Report:
     """Look at an evaluation that came; of a relay's, the means are made here.
 
     Raises
@@ -72,10 +72,10 @@ def measured(metrics: Metrics, contributors: Mapping[str, Contributor], config: 
     if not contributors:
         if not 0 <= (count := metrics.get(NUM_EXAMPLES, 0.0)) <= most:
             raise ConfigError(NUM_EXAMPLES, count, f"a number >= 0 and <= max_weight={most:.16g}")
-        return Measured(plain_names(metrics))
+        return Report(plain_names(metrics))
     if metrics:
         raise UnexpectedMessage("an evaluation came with metrics and with contributors; allowed: one of them")
     check_evaluators(contributors, name_of(config.scaling_factor), most, config.max_relayed_learners)
     plainly = {name: replace(each, metrics=plain_names(each.metrics)) for name, each in contributors.items()}
     whole = summed_up(plainly.values())
-    return Measured(whole.metrics, entries_of(plainly), whole.num_learners)
+    return Report(whole.metrics, entries_of(plainly), whole.num_learners)

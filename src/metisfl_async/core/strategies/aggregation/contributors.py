@@ -123,9 +123,8 @@ def _check_all(
         for name, each in contributors.items():
             if not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
                 raise ConfigError("a name of contributors", name, f"1 to {MAX_NAME_LENGTH} printable characters")
-            integer(
-                f"{_place(name)}.num_learners", each.num_learners, 1, MOST_LEARNERS
-            )  # so that its weight is a float
+            # Bounded, so that its weight is a float.
+            integer(f"{_place(name)}.num_learners", each.num_learners, 1, MOST_LEARNERS)
             if of == "sum" or each.weight:
                 _check_bounds(f"{_place(name)}.weight", each.weight, MIN_WEIGHT, each.num_learners * weighs)
             if of == "evaluation":
@@ -145,10 +144,9 @@ def _check_evaluation(name: str, said: Contributor, most: float) -> None:
 
 def _check_bounds(place: str, value: float, least: float, most: float) -> None:
     if not least <= value <= most:
-        from_least = "2**-53" if least == MIN_WEIGHT else f"{least:g}"
-        raise ConfigError(
-            place, value, f"a number >= {from_least} and <= {most:.16g}, max_weight for each of its learners"
-        )
+        at_least = "2**-53" if least == MIN_WEIGHT else f"{least:g}"
+        allowed = f"a number >= {at_least} and <= {most:.16g}, max_weight for each of its learners"
+        raise ConfigError(place, value, allowed)
 
 
 def _contributor(name: str, entry: Json) -> Contributor:
