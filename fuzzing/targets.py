@@ -95,11 +95,13 @@ def of(message: object) -> list[bytes]:
 
 SIGNALS = pb.TerminationSignals(federation_rounds=3, evaluation_metric="loss", evaluation_metric_cutoff_score=0.5)
 ANSWER = pb.Answer(question_id="1", answer_json='{"mean": [0.5]}')
+CONTRIBUTOR = pb.Contributor(metrics={"loss": 0.5}, weight=40.0, num_learners=3)
 LEARNER = [
     pb.LearnerMessage(hello=pb.Hello(token="t", held=[pb.HeldTask(task_id="1", kind="train", model_version=2)])),
     pb.LearnerMessage(accept=pb.Accept(task_id="1")),
     pb.LearnerMessage(heartbeat=pb.Heartbeat()),
     pb.LearnerMessage(evaluated=pb.Evaluated(task_id="1", metrics={"loss": 0.5, "accuracy": 1.0})),
+    pb.LearnerMessage(evaluated=pb.Evaluated(task_id="1", contributors={"a": CONTRIBUTOR, "b/c": pb.Contributor()})),
     pb.LearnerMessage(failed=pb.Failed(task_id="1", error_type="ValueError", message="no data")),
     pb.LearnerMessage(answer=ANSWER),
 ]

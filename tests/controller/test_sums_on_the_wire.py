@@ -151,7 +151,7 @@ def _wrong(how: str) -> tuple[Model, dict[str, Any]]:
             "the sum has codec 'bf16'; allowed: 'raw', of a relay whose rule",
         ),
         ("another model", Outcome.REFUSED, "the update does not fit the global model"),
-        ("nobody", Outcome.REFUSED, "the contributors of a sum are 0 of them"),
+        ("nobody", Outcome.REFUSED, "the contributors of the sum are 0 of them"),
         ("another weight", Outcome.REFUSED, "the sum is weighted by scaling_factor 'NumParticipants'; allowed:"),
         ("too many", Outcome.REFUSED, "the sum is of 3 learners; allowed: at most max_relayed_learners=2"),
         ("too much", Outcome.REFUSED, "contributors['a'].weight"),

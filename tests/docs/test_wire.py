@@ -22,6 +22,7 @@ from metisfl_async.core.federation.uploads import MOST_DAMAGES
 from metisfl_async.core.ids import FederationId, TaskId
 from metisfl_async.core.messages import MAX_QUESTION_BYTES, PROTOCOL, Afterwards, Outcome
 from metisfl_async.core.model import ALIGNMENT, DTYPES, Manifest, Model, allocate
+from metisfl_async.core.strategies.aggregation import contributors
 from metisfl_async.core.texts import MAX_NAME, MAX_TEXT
 from metisfl_async.transport import convert, convert_driver, grpc_access
 from metisfl_async.transport._proto import metisfl_pb2 as pb
@@ -132,6 +133,8 @@ def test_every_error_that_crosses_the_wire_is_on_the_page() -> None:
         ("entries in one map", outline.MAX_ENTRIES),
         ("a message of a learner on Tasks", convert.MAX_MESSAGE_BYTES),
         ("tasks in one Hello", convert.MAX_HELD),
+        ("`contributors` in one Evaluated", contributors.MOST_CONTRIBUTORS),
+        ("characters of a contributor's name", contributors.MAX_NAME_LENGTH),
         ("StartRequest", convert_driver.MAX_START_BYTES),
         ("learners that it names", convert_driver.MAX_NAMED),
         ("a root certificate in it", convert_driver.MAX_CERTIFICATE_BYTES),

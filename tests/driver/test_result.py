@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from safetensors.numpy import load_file
 
 from metisfl_async import BestScore, ConfigError, FederationResult, LearnerRecord, RoundRecord
+from metisfl_async.core.strategies.aggregation.contributors import Contributor, entries_of
 from metisfl_async.data import plot_partitions
 from metisfl_async.events import Ending, FederationStarted
 
@@ -165,6 +167,21 @@ def test_the_plot_has_a_panel_for_each_metric_loss_first(result: FederationResul
     np.testing.assert_allclose(np.asarray(accuracy.get_xydata(), np.float64), [[1, 5 / 3], [2, 10 / 3], [3.0, 5.0]])
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+
+
+def test_hospitals_behind_a_relay_are_saved_and_have_lines_of_their_own(tmp_path: Path) -> None:
+    below = {"site-0": Contributor(1.0, 1, {"auc": 0.25}), "site-1": Contributor(1.0, 1, {"auc": math.nan})}
+    north = LearnerRecord(evaluation_metrics={"auc": math.nan}, evaluation_metadata=entries_of(below))
+    alone = LearnerRecord(evaluation_metrics={"auc": 0.5})
+    records = [RoundRecord(1, 0, True, evaluation_metrics={"auc": 0.5}, learners={"alone": alone, "north": north})]
+    FederationResult(None, 1, records, "enough").save(tmp_path / "results.json")
+    loaded = FederationResult.load(tmp_path)
+    (record,) = loaded.rounds
+    assert record.evaluations["north/site-0"] == {"auc": 0.25}
+    assert np.isnan(record.evaluations["north/site-1"]["auc"])
+    (axes,) = loaded.plot().axes
+    lines = [np.asarray(each.get_ydata(), np.float64).tolist() for each in axes.lines]
+    assert lines == [[0.5], [0.25], [pytest.approx(math.nan, nan_ok=True)], [0.5]]
 
 
 def test_the_plot_over_time_has_each_record_where_it_was_complete(result: FederationResult, tmp_path: Path) -> None:

@@ -316,13 +316,13 @@ async def test_an_error_that_does_not_pickle_is_told_by_name_and_text_and_the_pr
     worker = Worker(RaisesInProcess(error), "process")
     model = Model.from_arrays([np.zeros(1)])
     async with nothing_left_behind():
-        before = await worker.evaluate(model, {})
+        before = (await worker.evaluate(model, {})).metrics
         for _ in range(2):
             with pytest.raises(RuntimeError) as raised:
                 await worker.train(model, {})
             assert (type(raised.value).__name__, str(raised.value)) == (name, text)
             assert "in train" in raised.value.__notes__[0]  # where it happened
-        assert await worker.evaluate(model, {}) == {**before, "trained": 2}
+        assert (await worker.evaluate(model, {})).metrics == {**before, "trained": 2}
         await worker.close()
 
 
@@ -342,10 +342,10 @@ async def test_an_error_that_does_not_pickle_leaves_the_users_pool_of_processes_
         learner = RaisesInProcess()
         learner.keeps_state = False
         worker = Worker(learner, pool)
-        pid = (await worker.evaluate(model, {}))["pid"]
+        pid = (await worker.evaluate(model, {})).metrics["pid"]
         with pytest.raises(RuntimeError, match="1 and 2"):
             await worker.train(model, {})
-        assert (await worker.evaluate(model, {}))["pid"] == pid
+        assert (await worker.evaluate(model, {})).metrics["pid"] == pid
 
 
 class ReportsWhatDoesNotPickle(Adds):

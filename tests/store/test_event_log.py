@@ -18,6 +18,8 @@ from metisfl_async.core.federation.events import (
     UpdateFolded,
     event_to_dict,
 )
+from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
+from metisfl_async.core.strategies.aggregation.contributors import Contributor, entries_of
 from metisfl_async.store.event_log import KEPT, MOST, EventLog, count_of, size_of
 
 
@@ -93,4 +95,10 @@ def test_lists_and_metrics_are_in_an_events_size() -> None:
     assert size_of(UpdateFolded(1, "a", 1.0, metrics)) > size_of(UpdateFolded(1, "a", 1.0, {})) + 1_000
     assert size_of(LearnerEvaluated(1, "a", metrics)) > size_of(LearnerEvaluated(1, "a", {})) + 1_000
     assert size_of(ModelEvaluated(1, metrics)) > size_of(ModelEvaluated(1, {})) + 1_000
+    assert size_of(RoundFinished(_measured(1_000 * "m"))) > size_of(RoundFinished(_measured("m"))) + 900
     assert size_of(RoundStarted(1, 0, ["a"] * 100)) > size_of(RoundStarted(1, 0, [])) + 1_000
+
+
+def _measured(name: str) -> RoundRecord:
+    below = entries_of({"a": Contributor(1.0, 1, {name: 0.5})})
+    return RoundRecord(1, 0, learners={"north": LearnerRecord(evaluation_metadata=below)})

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from federations import Adds, nothing_left_behind, session_of
 
-from metisfl_async import FederationResult
+from metisfl_async import FederationResult, LearnerRecord, RoundRecord
 from metisfl_async.core.federation.events import event_from_dict
 from metisfl_async.core.model import Array
+from metisfl_async.core.strategies.aggregation.contributors import Contributor, entries_of
 from metisfl_async.events import event_to_dict
 from metisfl_async.learner.learner import Config, TrainResult
 from metisfl_async.tracking import (
@@ -75,3 +76,15 @@ async def test_names_are_groups() -> None:
     assert {name.split("/")[0] for name in of_round(record)} == {"train", "evaluation", "system"}
     assert of_round(record)["system/updates"] == of_round(record)["system/learners"] == 2
     assert of_learners(record)["learner/learner-0/evaluation/accuracy"] == pytest.approx(5 / 3)
+
+
+def test_a_hospital_behind_a_relay_has_names_of_its_own() -> None:
+    below = {"site-1": Contributor(1.0, 1, {"auc": 0.25}), "inner/site-2": Contributor(1.0, 1, {"auc": 0.75})}
+    north = LearnerRecord(evaluation_metrics={"auc": 0.5}, evaluation_metadata=entries_of(below), bytes_sent=7)
+    named = of_learners(RoundRecord(1, 0, learners={"north": north}))
+    assert {name: value for name, value in named.items() if "/evaluation/" in name} == {
+        "learner/north/evaluation/auc": 0.5,
+        "learner/north/site-1/evaluation/auc": 0.25,
+        "learner/north/inner/site-2/evaluation/auc": 0.75,
+    }
+    assert named["learner/north/system/bytes_sent"] == 7

@@ -15,6 +15,7 @@ from metisfl_async.core.federation.events import Event, LearnerJoined, Told
 from metisfl_async.core.federation.records import BestScore
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
+from metisfl_async.core.strategies.aggregation.contributors import MOST_CONTRIBUTORS, Contributor
 from metisfl_async.transport import convert, convert_driver
 from metisfl_async.transport._proto import metisfl_pb2 as pb
 
@@ -28,6 +29,7 @@ LEARNER_MESSAGES = [
     m.Heartbeat(),
     m.Evaluated(TASK, {"accuracy": 0.5, "loss": float("inf")}),
     m.Evaluated(TASK, {}),
+    m.Evaluated(TASK, {}, {"a": Contributor(0.0, 1, {"loss": float("inf")}), "b/c": Contributor(3.5, 2**31)}),
     m.Failed(TASK, "ValueError", "no\ndata ü"),
     m.Answer("q", '{"mean": [0.5, NaN]}'),
     m.Answer("q", error_type="ValueError", message="no data"),
@@ -262,6 +264,15 @@ def test_a_learner_cannot_hold_up_the_controller_with_one_huge_message() -> None
     hello = m.Hello(Token("t"), [HeldTask(TaskId(""), False)] * 2000)
     with pytest.raises(Damaged, match="2000 held tasks; at most 1024"):
         convert.from_learner_message(convert.learner_message(hello))
+    below = {str(number): Contributor(1.0) for number in range(MOST_CONTRIBUTORS + 1)}
+    with pytest.raises(Damaged, match="501 contributors; at most 500"):
+        convert.from_learner_message(convert.learner_message(m.Evaluated(TASK, {}, below)))
+
+
+def test_a_contributor_that_says_nothing_is_one_learner_without_a_weight() -> None:
+    said = pb.LearnerMessage(evaluated=pb.Evaluated(task_id=TASK, contributors={"a": pb.Contributor()}))
+    heard = convert.from_learner_message(said.SerializeToString())
+    assert heard == m.Evaluated(TASK, {}, {"a": Contributor(0.0, 1, {})})
 
 
 @pytest.mark.parametrize("secs", [0.0, -1.0, 1e-9, 1e9, float("nan"), float("inf")])

@@ -143,7 +143,8 @@ class Controller:
         if store_config.is_durable and store_config.lineage_length:  # the rule may need more models than users do
             length = max(store_config.lineage_length, strategies.rule.num_models)
             store_config = replace(store_config, lineage_length=length)
-        registry, store, threads = Registry(clock, config.heartbeat_secs), new_store(store_config), Threads()
+        registry = Registry(clock, config.heartbeat_secs, has_relays=config.max_relayed_learners > 0)
+        store, threads = new_store(store_config), Threads()
 
         exchange = self._exchange  # what works for a controller does not keep one that is dropped
 

@@ -149,9 +149,9 @@ class Conversations:
                 connection.send(said.Heartbeat())
             case said.Accept(task_id):
                 post(happened.Accepted(member.id, task_id))
-            case said.Evaluated(task_id, metrics):
+            case said.Evaluated(task_id, metrics, contributors):
                 connection.send(said.Settled(task_id))
-                post(happened.Evaluated(member.id, task_id, metrics))
+                post(happened.Evaluated(member.id, task_id, metrics, contributors))
             case said.Failed(task_id, error_type, text):
                 connection.send(said.Settled(task_id))
                 post(happened.Failed(member.id, task_id, error_type, text))

@@ -58,8 +58,8 @@ class Member:
 class Registry:
     """All members, by id and by the token of their latest incarnation."""
 
-    def __init__(self, clock: Callable[[], float], heartbeat_s: float = 1.0) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float], heartbeat_s: float = 1.0, *, has_relays: bool = False) -> None:
+        self._clock, self._has_relays = clock, has_relays
         self._unasked_per_s = max(UNASKED_PER_S, HEARTBEATS / heartbeat_s)
         self._by_id: dict[LearnerId, Member] = {}
         self._by_token: dict[Token, Member] = {}
@@ -92,6 +92,9 @@ class Registry:
         learner_id = learner_id or (self._new_id() if identity is None else LearnerId(identity.name))
         if len(learner_id) > MAX_ID_LENGTH or not learner_id.isprintable():
             raise ConfigError("learner_id", learner_id, f"1 to {MAX_ID_LENGTH} printable characters")
+        if self._has_relays and "/" in learner_id:
+            allowed = "one without '/': where relays are allowed, that is the name of a learner below one"
+            raise ConfigError("learner_id", learner_id, allowed)
         earlier = self._by_id.get(learner_id)
         incarnation, pace, unasked = 1, Pace(), Allowance(self._unasked_per_s, UNASKED)
         if earlier is not None and earlier.is_simulated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeAlias
@@ -12,6 +13,7 @@ from metisfl_async.core.federation.records import BestScore
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import NO_FEDERATION, FederationId, LearnerId, ModelRef, TaskId, Token
 from metisfl_async.core.metrics import Json, Metrics
+from metisfl_async.core.strategies.aggregation.contributors import Contributor
 
 __all__ = [
     "MAX_ANSWER_BYTES",
@@ -98,6 +100,7 @@ class Heartbeat:
 class Evaluated:
     task_id: TaskId
     metrics: Metrics
+    contributors: Mapping[str, Contributor] = field(default_factory=dict)  #: in place of metrics: whose a relay's are
 
 
 @dataclass(frozen=True, slots=True)

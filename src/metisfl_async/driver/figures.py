@@ -23,8 +23,8 @@ MANY = 50  #: points; more of them are drawn as a line alone
 def draw_rounds(records: Sequence[RoundRecord], x: Literal["number", "time"]) -> Figure:
     """Draw the weighted means of training and evaluation, one panel a metric; loss and accuracy come first.
 
-    Thin lines are the single learners' evaluations. Along the x axis are the records' numbers, or the times when they
-    were complete.
+    Thin lines are the single learners' evaluations, those below relays among them. Along the x axis are the records'
+    numbers, or the times when they were complete.
     """
     published = [record for record in records if record.is_published]
     names = sorted(
@@ -47,11 +47,11 @@ def _panel(axes: Axes, name: str, records: Sequence[RoundRecord], x: Literal["nu
         points = sorted((at[record.number], value) for record, value in values if value is not None)
         return [point[0] for point in points], [point[1] for point in points]
 
-    learners = sorted({learner for record in records for learner in record.learners})
+    evaluations = [(record, record.evaluations) for record in records]
+    learners = sorted({learner for _, measured in evaluations for learner in measured})
     label = "each learner"
     for learner in learners if len(learners) <= 20 else ():
-        parts = [(record, record.learners[learner]) for record in records if learner in record.learners]
-        points = line((record, part.evaluation_metrics.get(name)) for record, part in parts)
+        points = line((record, measured.get(learner, {}).get(name)) for record, measured in evaluations)
         if points[0]:
             axes.plot(*points, color="tab:blue", alpha=0.25, linewidth=1, label=label)
             label = "_"  # one entry in the legend stands for all

@@ -191,8 +191,14 @@ def _with_numbers(record: dict[str, Any]) -> dict[str, Any]:
     """Give back NaN where JSON has null in place of a metric."""
     for part in (record, *record["learners"].values()):
         for name in ("train_metrics", "evaluation_metrics"):
-            part[name] = {key: math.nan if value is None else value for key, value in part[name].items()}
+            part[name] = _numbers(part[name])
+        for below in part.get("evaluation_metadata", {}).get("contributors", {}).values():
+            below["metrics"] = _numbers(below["metrics"])
     return record
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 def _best(facts: dict[str, Any]) -> BestScore:

@@ -264,8 +264,8 @@ class LearnerClient:
                     self._keep(offer.task_id, await self._smaller(offer, update, model))
                 case TaskKind.EVALUATE:
                     model = await self._fetch(offer.model)
-                    metrics = await self._worker.evaluate(model, config)
-                    self._carry_out(self._part.reported(Evaluated(offer.task_id, metrics)))
+                    said = await self._worker.evaluate(model, config)
+                    self._carry_out(self._part.reported(Evaluated(offer.task_id, said.metrics, said.contributors)))
         except Exception as error:  # noqa: BLE001 - it is the user's code
             text = text_of(error)
             self._failures.tell(self._id, offer.kind, f" in round {offer.round_number}", error, text)

@@ -13,6 +13,7 @@ from metisfl_async.core.codecs import RAW
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json, Metrics, requested_names
 from metisfl_async.core.model import Bytes, Manifest, Model, is_alone
+from metisfl_async.core.strategies.aggregation.contributors import Contributor
 from metisfl_async.core.texts import plain
 from metisfl_async.learner.reported import evaluated, trained
 
@@ -38,7 +39,8 @@ class Measured:
     """What an evaluation says."""
 
     metrics: Metrics
-    left_out: dict[str, str]  #: what else was said, and why it cannot be used
+    left_out: dict[str, str] = field(default_factory=dict)  #: what else was said, and why it cannot be used
+    contributors: Mapping[str, Contributor] = field(default_factory=dict)  #: of a relay: who measured what instead
 
 
 def packed_weights(

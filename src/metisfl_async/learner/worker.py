@@ -16,7 +16,6 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.ids import TaskId, traceparent_of
 from metisfl_async.core.messages import Afterwards, JoinReply, TaskOffer
-from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Bytes, Model
 from metisfl_async.learner import calls
 from metisfl_async.learner.askable import askable_names, method_of, packed_answer
@@ -29,7 +28,7 @@ from metisfl_async.learner.away import (
     returned,
 )
 from metisfl_async.learner.learner import Config, Learner
-from metisfl_async.learner.outcome import Trained, checked_evaluation
+from metisfl_async.learner.outcome import Measured, Trained, checked_evaluation
 from metisfl_async.learner.stopping import Stopping
 from metisfl_async.learner.threads import DaemonThreads
 from metisfl_async.transport.concurrency import is_being_cancelled, to_the_end
@@ -151,7 +150,7 @@ class Worker:
         if isinstance(self._executor, THREADS):  # others have memory of their own
             self._spare = update.buffer
 
-    async def evaluate(self, model: Model, config: Config) -> Metrics:
+    async def evaluate(self, model: Model, config: Config) -> Measured:
         async with self._alone("evaluate"):
             if iscoroutinefunction(self._learner.evaluate):
                 metrics = await self._finish(
@@ -162,7 +161,7 @@ class Worker:
                 again, self._spare = self._spare, None
                 measured, self._spare = await self._run(calls.evaluate, model, config, again)
             self._tell_left_out(measured.left_out)
-            return measured.metrics
+            return measured
 
     async def ask(self, method: str, params: Config, due_at: float) -> str | None:
         """Call an askable method once the learner is free; None if that is too late for whoever asked."""

@@ -7,10 +7,9 @@ from typing import Protocol, TypeAlias
 
 from metisfl_async.core.ids import LearnerId, TaskId
 from metisfl_async.core.messages import Afterwards, Answer, JoinReply, TaskOffer
-from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Model
 from metisfl_async.learner.learner import Config
-from metisfl_async.learner.outcome import Trained
+from metisfl_async.learner.outcome import Measured, Trained
 
 __all__ = ["Below", "Works"]
 
@@ -46,7 +45,7 @@ class Works(Protocol):
 
     def recycle(self, update: Model) -> None: ...
 
-    async def evaluate(self, model: Model, config: Config) -> Metrics: ...
+    async def evaluate(self, model: Model, config: Config) -> Measured: ...
 
     async def take_final(self, model: Model, then: Afterwards) -> None: ...
 

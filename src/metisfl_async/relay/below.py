@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
@@ -126,6 +126,12 @@ class Below(Controller):
         elif job is None or self._measured is None or not await _is_same(job, model):
             raise UnexpectedMessage("no round here has come to a model; only who trained for one can evaluate it")
         return self._measured
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The last known scaling factors of its learners."""
+        job = self._open.jobs.current
+        return {} if job is None else job.federation.standing.weights
 
     def ask(
         self, method: str, params: dict[str, Json], due_at: float

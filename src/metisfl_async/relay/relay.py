@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, ServerParams
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
+from metisfl_async.core.federation.evaluation import summed_up
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import TaskId
-from metisfl_async.core.messages import Afterwards, JoinReply, TaskOffer
-from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics, weighted_means
+from metisfl_async.core.messages import Afterwards, Evaluated, JoinReply, TaskOffer
+from metisfl_async.core.metrics import Json, weighted_means
 from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.contributors import MOST_CONTRIBUTORS, said_of
 from metisfl_async.core.strategies.aggregation.fedavg import FedAvg, FedStride
@@ -20,10 +22,11 @@ from metisfl_async.core.strategies.scaling import name_of
 from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.learner import Config
-from metisfl_async.learner.outcome import Trained
+from metisfl_async.learner.outcome import Measured, Trained
 from metisfl_async.learner.works import Below as AnswersBelow
 from metisfl_async.relay.below import Below
 from metisfl_async.transport.concurrency import first_of
+from metisfl_async.transport.convert import MAX_MESSAGE_BYTES, learner_message
 from metisfl_async.transport.grpc_link import GrpcLink
 
 __all__ = ["Relay"]
@@ -40,8 +43,8 @@ class Relay:
             await relay.run()
 
     Its learners dial it as they dial any controller. Each training task of its parent is a round below, whose updates
-    are added up and go up as one sum; an evaluation is asked for below, and the means go up. The parent's rule must be
-    a weighted mean, with the same scaling factor. Learners may be relays.
+    are added up and go up as one sum; an evaluation is asked for below, and what each measured goes up. The parent's
+    rule must be a weighted mean, with the same scaling factor. Learners may be relays.
 
     Parameters
     ----------
@@ -173,9 +176,10 @@ class _Region:
     def recycle(self, update: Model) -> None:
         """Do nothing: its memory goes."""
 
-    async def evaluate(self, model: Model, config: Config) -> Metrics:
+    async def evaluate(self, model: Model, config: Config) -> Measured:
         self._params = config
-        return _means_of(await self.below.evaluate(model))
+        record = await self.below.evaluate(model)
+        return _measured_in(record, self.below.weights, self._offer.task_id)
 
     async def take_final(self, model: Model, then: Afterwards) -> None:
         if then is Afterwards.STAY:
@@ -190,11 +194,23 @@ class _Region:
         """Do nothing: whoever opened the controller closes it."""
 
 
-def _means_of(record: RoundRecord) -> Metrics:
-    """Say what a region measured, and on how many examples if all of its learners said so."""
-    means, parts = dict(record.evaluation_metrics), record.learners.values()
-    if not means and (failures := [each for part in parts for each in part.failures if each.task == "evaluate"]):
+def _measured_in(record: RoundRecord, weights: Mapping[str, float], task_id: TaskId) -> Measured:
+    """Say who measured what in a region; of too many for one message, the relays below speak for theirs.
+
+    Of too many even then, or with too many metrics, there are the means alone.
+    """
+    parts = record.learners.values()
+    evaluators = record.evaluators(weights)
+    if not evaluators and (failures := [each for part in parts for each in part.failures if each.task == "evaluate"]):
         raise UnexpectedMessage(f"nobody below evaluated it; one of them: {failures[0].type}: {failures[0].message}")
-    if record.evaluation_weighted_by == NUM_EXAMPLES:
-        means[NUM_EXAMPLES] = sum(part.evaluation_metrics.get(NUM_EXAMPLES, 0.0) for part in parts)
-    return means
+    for said_by in (record.evaluators, record.dialled_evaluators):
+        said = said_by(weights)
+        if len(said) <= MOST_CONTRIBUTORS and _is_short(Evaluated(task_id, {}, said)):
+            return Measured({}, contributors=said)
+    what = "what %d learners measured does not fit into one message: the means alone go up"
+    logger.warning(what, len(evaluators))
+    return Measured(summed_up(evaluators.values()).metrics)
+
+
+def _is_short(message: Evaluated) -> bool:
+    return len(learner_message(message)) <= MAX_MESSAGE_BYTES

@@ -134,7 +134,7 @@ def _size_of_metrics(metrics: Metrics) -> int:
 
 def _size_of_part(part: LearnerRecord) -> int:
     texts = sum(len(failure.message) + len(failure.type) for failure in part.failures)
-    metadata = len(json.dumps(part.train_metadata)) if part.train_metadata else 0
+    metadata = sum(len(json.dumps(said)) for said in (part.train_metadata, part.evaluation_metadata) if said)
     metrics = _size_of_metrics(part.train_metrics) + _size_of_metrics(part.evaluation_metrics)
     return 4 * SMALL_BYTES + metrics + texts + metadata
 

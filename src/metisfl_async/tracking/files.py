@@ -11,7 +11,7 @@ from typing import TextIO
 from metisfl_async.core.federation.events import Event, event_to_dict
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.driver.result import FederationResult, as_json
-from metisfl_async.tracking.names import of_learner, of_round
+from metisfl_async.tracking.names import by_learner, of_round
 from metisfl_async.tracking.tracker import RoundTracker, Tracker
 
 __all__ = ["CSV", "JSONLines"]
@@ -58,7 +58,7 @@ class CSV(RoundTracker):
         self._rows.writerow(["step", "learner", "name", "value"])
 
     def note(self, record: RoundRecord) -> None:
-        numbers = {"": of_round(record)} | {name: of_learner(part) for name, part in record.learners.items()}
+        numbers = {"": of_round(record)} | by_learner(record)
         for learner, values in numbers.items():
             self._rows.writerows([record.number, learner, name, value] for name, value in values.items())
         self._file.flush()

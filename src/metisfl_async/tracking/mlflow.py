@@ -11,7 +11,7 @@ from metisfl_async.core.federation.events import Event, FederationFinished, Fede
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.driver.result import FederationResult
-from metisfl_async.tracking.names import ended_at, of_learner, of_round
+from metisfl_async.tracking.names import by_learner, ended_at, of_round
 from metisfl_async.tracking.tracker import RoundTracker, package, save_all
 
 __all__ = ["MLflow"]
@@ -67,10 +67,10 @@ class MLflow(RoundTracker):
 
     def note(self, record: RoundRecord) -> None:
         self._log(self._run, of_round(record), record)
-        for learner, part in record.learners.items() if self._learners else ():
+        for learner, values in by_learner(record).items() if self._learners else ():
             if learner not in self._of:
                 self._of[learner] = self._new_run(learner, {"mlflow.parentRunId": self._run})
-            self._log(self._of[learner], of_learner(part), record)
+            self._log(self._of[learner], values, record)
 
     def close(self, result: FederationResult | None) -> None:
         if result is not None:

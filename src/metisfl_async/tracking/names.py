@@ -5,7 +5,7 @@ from __future__ import annotations
 from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
 from metisfl_async.core.metrics import Metrics
 
-__all__ = ["ended_at", "of_learner", "of_learners", "of_round"]
+__all__ = ["by_learner", "ended_at", "of_learner", "of_learners", "of_round"]
 
 
 def of_round(record: RoundRecord) -> Metrics:
@@ -39,12 +39,20 @@ def of_learner(part: LearnerRecord) -> Metrics:
     }
 
 
+def by_learner(record: RoundRecord) -> dict[str, Metrics]:
+    """Name those of each learner; of one below a relay, "north/site-1", what it measured."""
+    below = {name: metrics for name, metrics in record.evaluations.items() if name not in record.learners}
+    return {learner: of_learner(part) for learner, part in record.learners.items()} | {
+        name: _under("evaluation", metrics) for name, metrics in below.items()
+    }
+
+
 def of_learners(record: RoundRecord) -> Metrics:
     """Name those of all learners: "learner/site-1/train/loss"."""
     return {
         f"learner/{learner}/{name}": value
-        for learner, part in record.learners.items()
-        for name, value in of_learner(part).items()
+        for learner, values in by_learner(record).items()
+        for name, value in values.items()
     }
 
 

@@ -65,6 +65,7 @@ EVENTS: list[Event] = [
     TaskFailed(2, "b", "train", "ValueError", "no data"),
     ModelPublished(2, 2),
     LearnerEvaluated(2, "a", {"accuracy": 0.5}),
+    LearnerEvaluated(2, "north", {"accuracy": 0.5}, num_learners=3),
     ModelEvaluated(2, {"accuracy": 0.5}),
     RoundFinished(RECORD),
     FederationFinished("federation_rounds=2 reached"),

@@ -401,7 +401,7 @@ def test_an_evaluation_that_claims_an_impossible_number_of_examples_does_not_cou
     assert record.evaluation_metrics == {"accuracy": 0.5}
     (failure,) = record.learners[A].failures
     assert failure.type == "ConfigError"
-    assert failure.message == f"num_examples is {count:g}; allowed: a number >= 0 and <= max_weight=1000000000"
+    assert failure.message == f"num_examples is {count!r}; allowed: a number >= 0 and <= max_weight=1000000000"
 
 
 def test_what_is_told_of_an_update_is_in_the_record_and_what_is_nothing_new_is_announced() -> None:

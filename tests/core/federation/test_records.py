@@ -27,6 +27,7 @@ parts = st.builds(
     train_metrics=metrics,
     train_metadata=st.dictionaries(text, facts, max_size=3),
     evaluation_metrics=metrics,
+    evaluation_metadata=st.dictionaries(text, facts, max_size=3),
     failures=st.lists(st.builds(Failure, text, text, text), max_size=2),
 )
 records = st.builds(

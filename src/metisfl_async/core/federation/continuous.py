@@ -5,10 +5,11 @@ from __future__ import annotations
 from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.federation.commands import StartTimer
 from metisfl_async.core.federation.course import Phase
+from metisfl_async.core.federation.evaluation import Evaluation
 from metisfl_async.core.federation.events import RoundStarted
 from metisfl_async.core.federation.federation import Federation
 from metisfl_async.core.federation.inputs import CentralEvaluation, Folded, Published, Unpublished
-from metisfl_async.core.federation.records import Evaluation, LearnerRecord, RoundRecord
+from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
 from metisfl_async.core.federation.round import Round
 from metisfl_async.core.federation.running_means import RunningEvaluation
 from metisfl_async.core.federation.standing import OpenRound

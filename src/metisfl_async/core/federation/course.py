@@ -27,9 +27,10 @@ from metisfl_async.core.federation.commands import (
 )
 from metisfl_async.core.federation.desk import Desk
 from metisfl_async.core.federation.ending import Ending
+from metisfl_async.core.federation.evaluation import Evaluation
 from metisfl_async.core.federation.events import Event, FederationFinished, FirstWeights, RoundFinished
 from metisfl_async.core.federation.inputs import CentralEvaluation, Input, Unpublished
-from metisfl_async.core.federation.records import Evaluation, LearnerRecord, RoundRecord
+from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
 from metisfl_async.core.federation.round import Round
 from metisfl_async.core.federation.standing import OpenRound, Standing
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState

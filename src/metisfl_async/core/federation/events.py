@@ -163,6 +163,7 @@ class LearnerEvaluated(_Numbered):
     number: int
     learner: str
     metrics: Metrics
+    num_learners: int = 1  #: whose evaluations it is the mean of: of a relay's, those below
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal, assert_never
 
-from metisfl_async.core.errors import ConfigError, NoModel, UnexpectedMessage
+from metisfl_async.core.errors import MetisError, NoModel, UnexpectedMessage
 from metisfl_async.core.federation.commands import Command, Forget, Greet, StartTimer, TimerName
 from metisfl_async.core.federation.course import Course, Phase
 from metisfl_async.core.federation.ending import Ending
+from metisfl_async.core.federation.evaluation import measured
 from metisfl_async.core.federation.events import (
     FederationResumed,
     FirstWeights,
@@ -57,9 +58,8 @@ from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.federation.tasks import HeldTask, Task, TaskKind, TaskState, Verdict
 from metisfl_async.core.federation.termination import cutoff_s
 from metisfl_async.core.federation.uploads import ENDED, reply_of
-from metisfl_async.core.ids import LearnerId, StreamId, TaskId
+from metisfl_async.core.ids import LearnerId, StreamId
 from metisfl_async.core.messages import TRAINED_BEFORE, Outcome, UpdateReply
-from metisfl_async.core.metrics import NUM_EXAMPLES, Metrics
 from metisfl_async.core.strategies.scheduling import timing_of
 from metisfl_async.core.texts import MAX_NAME, plain, plain_names
 
@@ -117,8 +117,8 @@ class Federation(Course):
                         self._moved(task, "working")
             case Failed():
                 self._failed(happened)
-            case Evaluated(learner, task_id, metrics):
-                self._evaluated(learner, task_id, plain_names(metrics))
+            case Evaluated():
+                self._evaluated(happened)
             case Served(learner, version):
                 self._models[learner] = version
                 for task in self.ledger.open_of(learner):  # whichever it fetches it for
@@ -292,19 +292,19 @@ class Federation(Course):
             self._desk.give_up(task, TaskState.REJECTED, plain(reason), error_type)
             self._progress()
 
-    def _evaluated(self, learner: LearnerId, task_id: TaskId, metrics: Metrics) -> None:
-        task = self.ledger.find(learner, task_id)
-        if task is not None and task.kind is TaskKind.EVALUATE and not task.state.is_final:
-            count, most = metrics.get(NUM_EXAMPLES, 0.0), self.config.max_weight
-            if not 0 <= count <= most:
-                reason = f"{NUM_EXAMPLES} is {count:g}; allowed: a number >= 0 and <= max_weight={most:.16g}"
-                self._desk.give_up(task, TaskState.FAILED, reason, ConfigError.__name__)
-                self._progress()
-                return
-            self.ledger.evaluated(task, metrics)
-            self._announce(LearnerEvaluated(task.round_number, learner, metrics))
+    def _evaluated(self, evaluated: Evaluated) -> None:
+        task = self.ledger.find(evaluated.learner, evaluated.task_id)
+        if task is None or task.kind is not TaskKind.EVALUATE or task.state.is_final:
+            return
+        try:
+            said = measured(evaluated.metrics, evaluated.contributors, self.config)
+        except MetisError as error:
+            self._desk.give_up(task, TaskState.FAILED, plain(str(error)), type(error).__name__)
+        else:
+            self.ledger.evaluated(task, said.metrics, said.metadata)
+            self._announce(LearnerEvaluated(task.round_number, task.learner, said.metrics, said.num_learners))
             self._on_evaluated(task)
-            self._progress()
+        self._progress()
 
     def _moved(self, task: Task, state: Literal["fetching", "working", "uploading"]) -> None:
         """Say how far a learner is, once: who fetches again and again leaves the others room in what watchers hear."""

@@ -160,7 +160,9 @@ class FederationInRounds(Federation):
 
     def _end_round(self) -> None:
         record = self._close(self._round)
-        evaluations = [part.evaluation_metrics for part in record.learners.values()]
+        evaluations = list(record.evaluations.values())
+        if self.config.cutoff_score == "quorum":  # as for `min_learners`, a relay is one: it could name any number
+            evaluations = [part.evaluation_metrics for part in record.learners.values()]
         self._look_for_best(record, evaluations)
         if reached := reason_to_stop(self._signals, self.standing, record, self.config, evaluations):
             self._finish(*reached)

@@ -13,6 +13,7 @@ from metisfl_async.core.federation.standing import Standing
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind
 from metisfl_async.core.ids import LearnerId, StreamId, TaskId
 from metisfl_async.core.metrics import Json, Metrics
+from metisfl_async.core.strategies.aggregation.contributors import Contributor
 
 __all__ = [
     "CENTRAL_S",
@@ -153,11 +154,12 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The result of an evaluation came."""
+    """The result of an evaluation came; a relay's is that of `contributors`, and has no metrics of its own."""
 
     learner: LearnerId
     task_id: TaskId
     metrics: Metrics
+    contributors: Mapping[str, Contributor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,10 +120,11 @@ class Ledger:
         """End a training task, or a request for first weights, as done."""
         self._end(task, TaskState.COUNTED)
 
-    def evaluated(self, task: Task, metrics: Metrics) -> None:
+    def evaluated(self, task: Task, metrics: Metrics, metadata: dict[str, Json]) -> None:
         """End an evaluation as done."""
         self._end(task, TaskState.COUNTED)
         task.part.evaluation_metrics, task.part.evaluated_version = metrics, task.newest_version
+        task.part.evaluation_metadata = metadata
         task.part.evaluation_ms = _ms(task.ended_at - task.offered_at)
 
     def fail(self, task: Task, state: TaskState, reason: str, error_type: str) -> None:

@@ -7,20 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metisfl_async.core.config.signals import CENTRAL
+from metisfl_async.core.federation.evaluation import Evaluation, mean_of, summed_up
 from metisfl_async.core.federation.tables import html_table, shown
-from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics, weighted_means
-from metisfl_async.core.strategies.aggregation.contributors import counts_of
+from metisfl_async.core.metrics import Json, Metrics, weighted_means
+from metisfl_async.core.strategies.aggregation.contributors import Contributor, counts_of, evaluators_in
 from metisfl_async.core.texts import MAX_NAME, plain
 
-__all__ = ["BestScore", "Evaluation", "Failure", "LearnerRecord", "RoundRecord"]
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What the learners of a model measured, on average."""
-
-    metrics: Metrics
-    weighted_by: str = ""  #: see `RoundRecord`
+__all__ = ["BestScore", "Failure", "LearnerRecord", "RoundRecord"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +64,7 @@ class LearnerRecord:
     train_metrics: Metrics = field(default_factory=dict)
     train_metadata: dict[str, Json] = field(default_factory=dict)
     evaluation_metrics: Metrics = field(default_factory=dict)
+    evaluation_metadata: dict[str, Json] = field(default_factory=dict)  #: of a relay: what those below it measured
     evaluated_version: int | None = None  #: which model those are of; without rounds maybe newer than the record's
     failures: list[Failure] = field(default_factory=list)
 
@@ -80,6 +74,15 @@ class LearnerRecord:
         parts += [f"evaluation {plain(name, MAX_NAME)} {value:.4g}" for name, value in self.evaluation_metrics.items()]
         parts += [plain(f"{failure.task} failed: {failure.type}: {failure.message}") for failure in self.failures]
         return f"<LearnerRecord: {', '.join(parts)}>"
+
+    def evaluators(self, name: str, weight: float) -> dict[str, Contributor]:
+        """Say who evaluated: the learner of this name, or those below it; `weight` is its last known scaling factor."""
+        if below := evaluators_in(self.evaluation_metadata):
+            return {f"{name}/{each}": evaluator for each, evaluator in below.items()}
+        if not self.evaluation_metrics:
+            return {}
+        weight = self.weight or weight  # of a learner that has left since, there is only the one here
+        return {name: Contributor(weight, self.num_relayed or 1, self.evaluation_metrics)}
 
     def to_dict(self) -> dict[str, Any]:
         """Give JSON-like data."""
@@ -153,26 +156,28 @@ class RoundRecord:
             (part.weight, part.train_metrics) for part in parts.values() if part.weight is not None
         )
         if evaluation is None:
-            evaluation = self._evaluation(weights)
+            evaluation = mean_of(self.evaluators(weights).values())
         self.evaluation_metrics, self.evaluation_weighted_by = evaluation.metrics, evaluation.weighted_by
 
-    def _evaluation(self, weights: Mapping[str, float]) -> Evaluation:
-        """Average what the learners measured, by how many examples if each of them says so.
+    def evaluators(self, weights: Mapping[str, float]) -> dict[str, Contributor]:
+        """Say who evaluated, with which scaling factor; `weights` are the last known ones.
 
-        Else learners without any known scaling factor count only when nobody has one; then all count alike.
+        Those below a relay follow its name, "north/site-1".
         """
-        evaluated = {name: part.evaluation_metrics for name, part in self.learners.items() if part.evaluation_metrics}
-        said = {name: metrics[NUM_EXAMPLES] for name, metrics in evaluated.items() if NUM_EXAMPLES in metrics}
-        # Of a learner that has left since, there is only the weight in its part.
-        latest = {name: self.learners[name].weight or weights.get(name) for name in evaluated}
-        known, weighted_by = {name: weight for name, weight in latest.items() if weight}, "scaling_factor"
-        if evaluated.keys() == said.keys() and any(said.values()):
-            known, weighted_by = {name: count for name, count in said.items() if count}, NUM_EXAMPLES
-        elif not known:
-            known, weighted_by = dict.fromkeys(evaluated, 1.0), "nothing"
-        means = weighted_means((known[name], evaluated[name]) for name in known)
-        means.pop(NUM_EXAMPLES, None)
-        return Evaluation(means, weighted_by if means else "")
+        found: dict[str, Contributor] = {}
+        for learner, part in self.learners.items():
+            found |= part.evaluators(learner, weights.get(learner, 0.0))
+        return found
+
+    def dialled_evaluators(self, weights: Mapping[str, float]) -> dict[str, Contributor]:
+        """Say it of those that are connected here: a relay stands for all below it."""
+        parts = {name: part.evaluators(name, weights.get(name, 0.0)) for name, part in self.learners.items()}
+        return {name: summed_up(below.values()) for name, below in parts.items() if below}
+
+    @property
+    def evaluations(self) -> dict[str, Metrics]:
+        """Say what each learner measured; those below a relay follow its name, "north/site-1"."""
+        return {name: each.metrics for name, each in self.evaluators({}).items()}
 
     @property
     def contributors(self) -> dict[str, int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from metisfl_async.core.federation.records import Evaluation, LearnerRecord, RoundRecord
+from metisfl_async.core.federation.evaluation import Evaluation
+from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
 from metisfl_async.core.federation.tasks import Task, TaskKind, TaskState
 from metisfl_async.core.ids import LearnerId
 

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from metisfl_async.core.federation.records import Evaluation
+from metisfl_async.core.federation.evaluation import Evaluation
 from metisfl_async.core.ids import LearnerId
 from metisfl_async.core.metrics import NUM_EXAMPLES, Metrics
 

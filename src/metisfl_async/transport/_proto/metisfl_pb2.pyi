@@ -147,7 +147,7 @@ class Heartbeat(_message.Message):
     def __init__(self) -> None: ...
 
 class Evaluated(_message.Message):
-    __slots__ = ("task_id", "metrics")
+    __slots__ = ("task_id", "metrics", "contributors")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -155,11 +155,37 @@ class Evaluated(_message.Message):
         key: str
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class ContributorsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Contributor
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Contributor, _Mapping]] = ...) -> None: ...
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTORS_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     metrics: _containers.ScalarMap[str, float]
-    def __init__(self, task_id: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    contributors: _containers.MessageMap[str, Contributor]
+    def __init__(self, task_id: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., contributors: _Optional[_Mapping[str, Contributor]] = ...) -> None: ...
+
+class Contributor(_message.Message):
+    __slots__ = ("metrics", "weight", "num_learners")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    NUM_LEARNERS_FIELD_NUMBER: _ClassVar[int]
+    metrics: _containers.ScalarMap[str, float]
+    weight: float
+    num_learners: int
+    def __init__(self, metrics: _Optional[_Mapping[str, float]] = ..., weight: _Optional[float] = ..., num_learners: _Optional[int] = ...) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("question_id", "answer_json", "error_type", "message", "learner")

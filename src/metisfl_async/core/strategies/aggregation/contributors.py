@@ -1,4 +1,4 @@
-"""Who contributed to a sum that comes in one update: said in the update's metadata, believed as far as it can be."""
+"""Who is behind what a relay says: the learners in its sum, and those that evaluated; believed as far as it can be."""
 
 from __future__ import annotations
 
@@ -6,34 +6,56 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from metisfl_async.core.checks import integer
+from metisfl_async.core.checks import integer, number
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage, brief
-from metisfl_async.core.metrics import Json, Metrics, checked_metrics
+from metisfl_async.core.metrics import NUM_EXAMPLES, Json, Metrics, checked_metrics
 from metisfl_async.core.strategies.scaling import MIN_WEIGHT
 
-__all__ = ["MOST_CONTRIBUTORS", "Contributor", "contributors_of", "counts_of", "num_learners_of", "said_of"]
+__all__ = [
+    "MOST_CONTRIBUTORS",
+    "Contributor",
+    "check_evaluators",
+    "contributors_of",
+    "counts_of",
+    "entries_of",
+    "evaluators_in",
+    "num_learners_of",
+    "said_of",
+]
 
-MOST_CONTRIBUTORS = 500  #: in one update: its header is read in one step
+MOST_CONTRIBUTORS = 500  #: in one update, or one evaluation: what says so is read in one step
+MAX_NAME_LENGTH = 1024  #: of one of them, with the names of the relays above it
 MOST_LEARNERS = 2**31  #: that one of them can stand for
 CONTRIBUTORS, SCALING = "contributors", "scaling_factor"  #: the keys in the metadata
 
 
 @dataclass(frozen=True, slots=True)
 class Contributor:
-    """A learner whose update is in a sum, or a relay with those below it."""
+    """A learner whose update is in a sum, or that evaluated; or a relay with those below it."""
 
-    weight: float  #: the scaling factor ``s_k``; of a relay, the sum of those below it
+    weight: float  #: the scaling factor ``s_k``; of a relay, the sum of those below it; 0 if an evaluator has none yet
     num_learners: int = 1  #: that it stands for
-    metrics: Metrics = field(default_factory=dict)  #: of its training
+    metrics: Metrics = field(default_factory=dict)  #: of its training, or its evaluation
 
 
 def said_of(contributors: Mapping[str, Contributor], scaling_factor: str) -> dict[str, Json]:
-    """Say it as metadata."""
+    """Say who is in a sum, as metadata."""
+    return {SCALING: scaling_factor, **entries_of(contributors)}
+
+
+def entries_of(contributors: Mapping[str, Contributor]) -> dict[str, Json]:
+    """Write contributors as metadata."""
     entries: dict[str, Json] = {
         name: {"weight": each.weight, "num_learners": each.num_learners, "metrics": {**each.metrics}}
         for name, each in contributors.items()
     }
-    return {SCALING: scaling_factor, CONTRIBUTORS: entries}
+    return {CONTRIBUTORS: entries}
+
+
+def evaluators_in(metadata: Mapping[str, Json]) -> dict[str, Contributor]:
+    """Read those that `entries_of` wrote; none if there are none."""
+    entries: Any = metadata.get(CONTRIBUTORS, {})
+    return {name: Contributor(**entry) for name, entry in entries.items()}
 
 
 def contributors_of(
@@ -50,19 +72,31 @@ def contributors_of(
         allowed = f"that of this controller, {scaling_factor!r}"
         raise UnexpectedMessage(f"the sum is weighted by scaling_factor {brief(factor)}; allowed: {allowed}")
     entries = metadata.get(CONTRIBUTORS)
-    if not isinstance(entries, dict) or not 1 <= len(entries) <= MOST_CONTRIBUTORS:
-        what = f"{len(entries)} of them" if isinstance(entries, dict) else brief(entries)
-        allowed = f"a map of 1 to {MOST_CONTRIBUTORS}; a relay with more learners needs relays below it"
-        raise UnexpectedMessage(f"the contributors of a sum are {what}; allowed: {allowed}")
-    if scaling_factor == "NumParticipants":  # each learner weighs 1, whatever it says
-        max_weight = 1.0
+    if not isinstance(entries, dict):
+        raise _not_so_many("sum", brief(entries))
+    _check_number(entries, "sum")
     try:
-        contributors = {name: _contributor(name, entry, max_weight) for name, entry in entries.items()}
+        contributors = {name: _contributor(name, entry) for name, entry in entries.items()}
     except ConfigError as error:
-        raise UnexpectedMessage(f"a contributor of the sum cannot be: {error}") from error
-    if (count := sum(each.num_learners for each in contributors.values())) > max_learners:
-        raise UnexpectedMessage(f"the sum is of {count} learners; allowed: at most max_relayed_learners={max_learners}")
+        raise _cannot_be("sum", error) from error
+    _check_all(contributors, "sum", scaling_factor, max_weight, max_learners)
     return contributors
+
+
+def check_evaluators(
+    evaluators: Mapping[str, Contributor], scaling_factor: str, max_weight: float, max_learners: int
+) -> None:
+    """Look at who evaluated, of at most `max_learners`; `max_weight` bounds each one's weight, and its examples.
+
+    Raises
+    ------
+    UnexpectedMessage
+        If no relays are allowed, or what one says cannot be.
+    """
+    if not max_learners:
+        raise UnexpectedMessage("evaluations of others came; allowed only from relays, with max_relayed_learners > 0")
+    _check_number(evaluators, "evaluation")
+    _check_all(evaluators, "evaluation", scaling_factor, max_weight, max_learners)
 
 
 def num_learners_of(metadata: Mapping[str, Json]) -> int:
@@ -76,15 +110,65 @@ def counts_of(metadata: Mapping[str, Json]) -> dict[str, int]:
     return {name: entry.get("num_learners", 1) for name, entry in entries.items()}
 
 
-def _contributor(name: str, entry: Json, max_weight: float) -> Contributor:
-    where = f"contributors[{brief(name)}]"
+def _check_number(entries: Mapping[str, object], of: str) -> None:
+    if not 1 <= len(entries) <= MOST_CONTRIBUTORS:
+        raise _not_so_many(of, f"{len(entries)} of them")
+
+
+def _check_all(
+    contributors: Mapping[str, Contributor], of: str, scaling_factor: str, max_weight: float, max_learners: int
+) -> None:
+    weighs = 1.0 if scaling_factor == "NumParticipants" else max_weight  # each weighs 1, whatever it says
+    try:
+        for name, each in contributors.items():
+            if not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
+                raise ConfigError("a name of contributors", name, f"1 to {MAX_NAME_LENGTH} printable characters")
+            # Bounded, so that its weight is a float.
+            integer(f"{_place(name)}.num_learners", each.num_learners, 1, MOST_LEARNERS)
+            if of == "sum" or each.weight:
+                _check_bounds(f"{_place(name)}.weight", each.weight, MIN_WEIGHT, each.num_learners * weighs)
+            if of == "evaluation":
+                _check_evaluation(name, each, each.num_learners * max_weight)
+    except ConfigError as error:
+        raise _cannot_be(of, error) from error
+    if (count := sum(each.num_learners for each in contributors.values())) > max_learners:
+        most = f"at most max_relayed_learners={max_learners}"
+        raise UnexpectedMessage(f"the {of} is of {count} learners; allowed: {most}")
+
+
+def _check_evaluation(name: str, said: Contributor, most: float) -> None:
+    if not said.metrics:
+        raise ConfigError(f"{_place(name)}.metrics", said.metrics, "at least one")
+    _check_bounds(f"{_place(name)}.metrics[{NUM_EXAMPLES!r}]", said.metrics.get(NUM_EXAMPLES, 0.0), 0, most)
+
+
+def _check_bounds(place: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        at_least = "2**-53" if least == MIN_WEIGHT else f"{least:g}"
+        allowed = f"a number >= {at_least} and <= {most:.16g}, max_weight for each of its learners"
+        raise ConfigError(place, value, allowed)
+
+
+def _contributor(name: str, entry: Json) -> Contributor:
+    where = _place(name)
     if not isinstance(entry, dict):
         raise ConfigError(where, entry, "a map with weight, num_learners and metrics")
     count, weight = entry.get("num_learners", 1), entry.get("weight")
-    integer(f"{where}.num_learners", count, 1, MOST_LEARNERS)  # so that its weight is a float
+    number(f"{where}.weight", weight)
+    integer(f"{where}.num_learners", count, 1)
+    assert isinstance(weight, int | float)
     assert isinstance(count, int)
-    most = count * max_weight
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not MIN_WEIGHT <= weight <= most:
-        allowed = f"a number >= 2**-53 and <= {most:.16g}, max_weight for each of its learners"
-        raise ConfigError(f"{where}.weight", weight, allowed)
     return Contributor(float(weight), count, checked_metrics(entry.get("metrics", {}), f"{where}.metrics"))
+
+
+def _place(name: str) -> str:
+    return f"contributors[{brief(name)}]"
+
+
+def _not_so_many(of: str, what: str) -> UnexpectedMessage:
+    allowed = f"a map of 1 to {MOST_CONTRIBUTORS}; a relay with more learners needs relays below it"
+    return UnexpectedMessage(f"the contributors of the {of} are {what}; allowed: {allowed}")
+
+
+def _cannot_be(of: str, error: ConfigError) -> UnexpectedMessage:
+    return UnexpectedMessage(f"a contributor of the {of} cannot be: {error}")
