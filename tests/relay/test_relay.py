@@ -246,8 +246,6 @@ async def test_a_relay_that_was_left_out_goes_on_from_the_model_of_now() -> None
     assert north.taken_over[-1][0][0] == south.taken_over[-1][0][0] == result.final_model[0][0]
 
 
-
-
 async def test_what_goes_on_below_can_be_followed() -> None:
     site = AddsOnLoop(2)
     site.may_train.clear()
