@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -14,11 +14,10 @@ from metisfl_async.core.codecs import RAW
 from metisfl_async.core.errors import Damaged, TooLarge, WrongProtocol, brief
 from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, TaskId, Token
-from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.params import Params
-from metisfl_async.core.strategies.aggregation.contributors import MOST_CONTRIBUTORS, Contributor
 from metisfl_async.core.texts import plain
 from metisfl_async.transport._proto import metisfl_pb2 as pb
+from metisfl_async.transport.convert_evaluated import evaluated_in, packed_evaluated
 from metisfl_async.transport.convert_question import (
     answer_in,
     json_object,
@@ -183,7 +182,7 @@ def _packed_learner_message(message: m.LearnerMessage) -> pb.LearnerMessage:
         case m.Heartbeat():
             packed.heartbeat.SetInParent()
         case m.Evaluated():
-            packed.evaluated.CopyFrom(_packed_evaluated(message))
+            packed.evaluated.CopyFrom(packed_evaluated(message))
         case m.Failed(task_id, error_type, text):
             packed.failed.CopyFrom(pb.Failed(task_id=task_id, error_type=error_type, message=text))
         case m.Answer():
@@ -202,35 +201,13 @@ def _learner_message(p: pb.LearnerMessage) -> m.LearnerMessage:
         case "heartbeat":
             return m.Heartbeat()
         case "evaluated":
-            return _evaluated(p.evaluated)
+            return evaluated_in(p.evaluated)
         case "failed":
             return m.Failed(TaskId(p.failed.task_id), p.failed.error_type, p.failed.message)
         case "answer":
             return answer_in(p.answer)
         case _:
             raise ValueError("no message that is known here")
-
-
-def _packed_evaluated(said: m.Evaluated) -> pb.Evaluated:
-    packed = pb.Evaluated(task_id=said.task_id, metrics=said.metrics)
-    for name, each in said.contributors.items():
-        entry = pb.Contributor(metrics=each.metrics, weight=each.weight, num_learners=each.num_learners)
-        packed.contributors[name].CopyFrom(entry)
-    return packed
-
-
-def _evaluated(p: pb.Evaluated) -> m.Evaluated:
-    if len(p.contributors) > MOST_CONTRIBUTORS:
-        raise ValueError(f"{len(p.contributors)} contributors; at most {MOST_CONTRIBUTORS}")
-    contributors = {
-        name: Contributor(each.weight, each.num_learners or 1, _ordered(each.metrics))
-        for name, each in sorted(p.contributors.items())
-    }
-    return m.Evaluated(TaskId(p.task_id), _ordered(p.metrics), contributors)
-
-
-def _ordered(metrics: Mapping[str, float]) -> Metrics:
-    return dict(sorted(metrics.items()))  # maps have no order
 
 
 def _held_task(p: pb.HeldTask) -> HeldTask:
