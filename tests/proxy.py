@@ -23,6 +23,7 @@ class Proxy:
         self.connections = 0
         self.answers_after_s = 0.0
         self.cut_after: int | None = None  #: bytes towards the target
+        self.most_connections: int | None = None  #: all others are cut at once
         self._known: object = object()  #: what connections have that are not forgotten
 
     def cut(self) -> None:
@@ -37,7 +38,8 @@ class Proxy:
         self.connections += 1
         try:
             await asyncio.sleep(self.answers_after_s)
-            await self._carry(reader, writer)
+            if self.most_connections is None or self.connections <= self.most_connections:
+                await self._carry(reader, writer)
         except OSError:
             pass
         finally:

@@ -22,6 +22,7 @@ INSIDE = {
         "BestModel",
         "Chunk",
         "Empty",
+        "Contributor",
         "Evaluated",
         "Failed",
         "Farewell",
