@@ -154,6 +154,36 @@ async def test_a_relay_passes_on_as_many_answers_as_it_may_and_no_more() -> None
     )
 
 
+async def test_long_names_below_a_relay_are_told_apart() -> None:
+    ground = Ground()
+    relay = ground.connect("north")
+    asking = ground.ask()
+    await turn()
+    question_id, name = question_to(relay).id, "x" * 200
+    for end in "ab":
+        ground.questions.answered(relay.id, Answer(question_id, "1", learner=name + end))
+    ground.questions.answered(relay.id, Answer(question_id))
+    assert [*await asking] == [f"north/{name}{end}" for end in "ab"]
+
+
+async def test_an_answer_that_is_too_long_is_not_passed_on() -> None:
+    ground = Ground()
+    member = ground.connect("a")
+    asking = ground.ask()
+    await turn()
+    ground.questions.answered(member.id, Answer(question_to(member).id, "\u00e9" * 49_153))
+    message = "its answer has 98306 bytes; allowed: at most 98304"
+    assert await asking == {"a": Answer(question_to(member).id, "", "TooLarge", message)}
+
+
+async def test_what_a_question_allows_is_taken_back_with_it() -> None:
+    ground = Ground()
+    ignores = ground.connect("ignores")
+    for _ in range(20):
+        await ground.ask(timeout_s=0.001)
+    assert ignores.unasked.spend(0.0, 21.0) == pytest.approx(0.1)
+
+
 async def test_an_answer_that_says_nothing_is_no_end_of_others() -> None:
     ground = Ground()
     member = ground.connect("a")

@@ -45,3 +45,13 @@ def test_what_is_earned_and_not_spent_does_not_pile_up() -> None:
     allowance.earn(8.0, 8.0)
     allowance.earn(2.0, 4.0)  # less may be kept of this kind; what is there stays
     assert [allowance.spend(0.0) for _ in range(9)] == pytest.approx([0.1] * 8 + [0.2])
+
+
+def test_what_is_forfeited_cannot_be_spent() -> None:
+    allowance = Allowance(10.0, 1.0)
+    allowance.earn(5.0, 9.0)
+    for amount in (3.0, -1.0):
+        allowance.forfeit(amount)
+    assert [allowance.spend(0.0) for _ in range(4)] == pytest.approx([0.0] * 3 + [0.1])
+    allowance.forfeit(7.0)
+    assert allowance.spend(0.0) == pytest.approx(0.2)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from federations import Adds, nothing_left_behind, until
+from proxy import proxy_to
 from relay.regions import region, top
 
 from metisfl_async import (
@@ -39,9 +40,11 @@ class Thinks(Adds):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.may_answer = asyncio.Event()
+        self.was_asked = False
 
     @askable
     async def patients(self, params: dict[str, Any]) -> int:
+        self.was_asked = True
         await self.may_answer.wait()
         return 0
 
@@ -97,9 +100,9 @@ async def test_a_relay_with_nobody_below_says_so() -> None:
         Relay(None, ServerParams(), parent=controller.client_params, relay_id="a") as relay,
     ):
         running = asyncio.create_task(relay.run())
-        assert await DriverSession(controller, 1, ONE).ask("patients") == {
-            "a": Failure("patients", "UnexpectedMessage", "nobody is there below the relay")
-        }
+        (answer,) = (await DriverSession(controller, 1, ONE).ask("patients", timeout_secs=2.0)).values()
+        assert isinstance(answer, Failure)
+        assert (answer.type, answer.message[:30]) == ("QuorumLost", "0 of 1 learners are connected ")
         running.cancel()
 
 
@@ -114,3 +117,42 @@ async def test_a_parent_that_takes_no_relays_takes_no_answers_of_theirs() -> Non
         assert await session.ask("patients", {"of": "age"}) == {"north": Failure("patients", "UnexpectedMessage", why)}
         with pytest.raises(QuorumLost):
             await session.run()
+
+
+async def test_a_relay_passes_on_several_questions_beside_one_another() -> None:
+    slow = Thinks(2)
+    async with (
+        nothing_left_behind(),
+        top(1) as controller,
+        region(controller.client_params, "north", {"site-1": Counts(1), "site-2": slow}) as north,
+    ):
+        await joined(north, count=2)
+        session = DriverSession(controller, 1, ONE)
+        asking = asyncio.create_task(session.ask("patients", {"of": "age"}))
+        await until(lambda: slow.was_asked)
+        second = await DriverSession(controller, 1, ONE).ask("patients", {"of": "sex"}, timeout_secs=2.0)
+        assert second["north/site-1"] == {"of": "sex", "count": 100}
+        slow.may_answer.set()
+        assert (await asking)["north/site-2"] == 0
+        await session.run()
+
+
+async def test_an_answer_that_was_lost_with_the_connection_is_said_again() -> None:
+    first, second = Thinks(1), Thinks(2)
+    async with (
+        top(1) as controller,
+        proxy_to(controller) as proxy,
+        region(proxy.params, "north", {"site-1": first, "site-2": second}) as north,
+    ):
+        await joined(north, count=2)
+        session = DriverSession(controller, 1, ONE)
+        asking = asyncio.create_task(session.ask("patients"))
+        await until(lambda: first.was_asked and second.was_asked)
+        (asked,) = north._region.below._open.service.questions._open.values()
+        proxy.forget()
+        first.may_answer.set()
+        await until(lambda: asked.awaited == {"site-2"} and asked.answers.empty())
+        proxy.cut()
+        second.may_answer.set()
+        assert await asking == {"north/site-1": 0, "north/site-2": 0}
+        await session.run()

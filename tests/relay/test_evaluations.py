@@ -21,7 +21,7 @@ from metisfl_async import (
 from metisfl_async.core.federation.events import LearnerEvaluated
 from metisfl_async.core.metrics import Metrics
 from metisfl_async.core.model import Array
-from metisfl_async.learner.learner import Config
+from metisfl_async.learner.learner import Config, TrainResult
 
 SIGNALS = TerminationSignals(federation_rounds=2)
 REGIONS = {"north": range(3), "south": range(3, 6)}
@@ -175,3 +175,31 @@ async def test_a_region_in_which_nobody_can_evaluate_says_why() -> None:
     (failure,) = result.rounds[0].learners["north"].failures
     expected = "nobody below evaluated it; one of them: RuntimeError: no data to look at"
     assert (failure.task, failure.message) == ("evaluate", expected)
+
+
+class Chatty(Adds):
+    """Measures more than one message has room for, under names that grow when they are escaped."""
+
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        arrays, *_ = super().train(parameters, config)
+        return arrays, {f"{number:030}": 1.0 for number in range(1_000)}
+
+    def evaluate(self, parameters: list[Array], config: Config) -> Metrics:
+        return {"num_examples": 5.0} | {"\x01" * 20 + f"{number:04}": 2.0 for number in range(2_500)}
+
+
+async def test_what_does_not_fit_goes_up_as_means_as_far_as_it_fits(caplog: pytest.LogCaptureFixture) -> None:
+    async with (
+        nothing_left_behind(),
+        top(1) as controller,
+        region(controller.client_params, "north", {"site-1": Chatty(1), "site-2": Chatty(2)}),
+    ):
+        result = await DriverSession(controller, 1, TerminationSignals(federation_rounds=1)).run()
+    (record,) = result.rounds
+    assert record.contributors == {"north/site-1": 1, "north/site-2": 1}
+    assert set(record.train_metrics.values()) == {1.0}
+    assert set(record.evaluation_metrics.values()) == {2.0}
+    assert record.evaluation_weighted_by == "num_examples"
+    assert 500 < len(record.train_metrics) < len(record.evaluation_metrics) < 2_500
+    for what in ("measured in training does not fit into one header", "measured does not fit into one message"):
+        assert what in caplog.text

@@ -45,8 +45,6 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["Aggregator", "Post"]
 
-FOLD_INLINE_BYTES = 2**20  #: there is a fold for each update; waking a thread takes longer than folding so much
-
 
 Job: TypeAlias = Upload | SumUpload | Aggregate | Save | Forget | Discard
 
@@ -279,7 +277,7 @@ class Aggregator:
         staleness = self.publication.model.version - model.version
         update = Update(learner, model, weight, staleness, previous)
         base, size = self._base, model.manifest.size_bytes
-        if size < FOLD_INLINE_BYTES:
+        if size < self._rule.sum_form.fast_bytes:
             seen = folded(self._rule, update, base)
         else:
             seen = await self._threads.work(size, folded, self._rule, update, base)

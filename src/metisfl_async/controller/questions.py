@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from metisfl_async.controller.registry import Member, Registry
 from metisfl_async.core.errors import MetisError, PeerTimeout, QuorumLost, TooLarge, UnexpectedMessage, UnknownLearner
 from metisfl_async.core.ids import LearnerId, new_task_id
-from metisfl_async.core.messages import Answer, AskRequest, Question
+from metisfl_async.core.messages import MAX_ANSWER_BYTES, Answer, AskRequest, Question
+from metisfl_async.core.strategies.aggregation.contributors import MAX_NAME_LENGTH
 from metisfl_async.core.texts import MAX_NAME, plain
 
 __all__ = ["Questions"]
@@ -30,6 +31,7 @@ class _Asked:
     question: Question
     awaited: set[LearnerId]
     answers: asyncio.Queue[tuple[LearnerId, Answer] | None] = field(default_factory=asyncio.Queue)
+    told: set[LearnerId] = field(default_factory=set)
     below: dict[LearnerId, set[str]] = field(default_factory=dict)  #: for whom a relay has answered
     unread_bytes: int = 0
 
@@ -74,7 +76,7 @@ class Questions:
         due_at = asyncio.get_running_loop().time() + request.timeout_secs
         try:
             for member in connected:
-                self._tell(member, question)
+                self._tell(member, asked)
             while asked.awaited or not asked.answers.empty():
                 try:
                     async with asyncio.timeout_at(due_at):
@@ -88,6 +90,7 @@ class Questions:
                 yield learner, _refused(asked, PeerTimeout, late)
         finally:
             del self._open[question.id]
+            self._take_back(asked)
 
     def answered(self, learner: LearnerId, answer: Answer) -> None:
         """Take an answer in; one that nobody waits for goes."""
@@ -95,10 +98,12 @@ class Questions:
             return
         error_type, message = plain(answer.error_type, MAX_NAME), plain(answer.message)
         own = Answer(answer.question_id, answer.json, error_type, message)
+        if (size := len(answer.json.encode())) > MAX_ANSWER_BYTES:
+            own = _refused(asked, TooLarge, f"its answer has {size} bytes; allowed: at most {MAX_ANSWER_BYTES}")
         if answer.learner:
-            self._put_below(asked, learner, plain(answer.learner, MAX_NAME), own)
+            self._put_below(asked, learner, plain(answer.learner, MAX_NAME_LENGTH), own)
             return
-        if answer.json or answer.error_type or learner not in asked.below:
+        if own.json or own.error_type or learner not in asked.below:
             self._put(asked, learner, own)
         asked.end(learner)
 
@@ -107,7 +112,7 @@ class Questions:
         self._changed.set()
         for asked in self._open.values():
             if member.id in asked.awaited:
-                self._tell(member, asked.question)
+                self._tell(member, asked)
 
     def left(self, learner: LearnerId, reason: str) -> None:
         """Take note that a learner will not answer."""
@@ -156,11 +161,18 @@ class Questions:
     def _connected(self) -> list[Member]:
         return [member for member in self._registry if member.connection is not None]
 
-    def _tell(self, member: Member, question: Question) -> None:
+    def _tell(self, member: Member, asked: _Asked) -> None:
         if member.connection is not None:
+            asked.told.add(member.id)
             most = self._max_relayed  # if it is a relay, it passes on so many answers
             member.unasked.earn(most, MAX_OPEN * most)
-            member.connection.send(question)
+            member.connection.send(asked.question)
+
+    def _take_back(self, asked: _Asked) -> None:
+        """Allow no messages for answers that nobody takes any more."""
+        for learner in asked.told:
+            if (member := self._registry.get(learner)) is not None:
+                member.unasked.forfeit(self._max_relayed - len(asked.below.get(member.id, ())))
 
 
 def _size_of(answer: Answer) -> int:

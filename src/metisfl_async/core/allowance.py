@@ -29,6 +29,10 @@ class Allowance:
         """Allow more, once: what is asked for is not held back. What is left of earlier such is kept, up to `most`."""
         self._earned = max(self._earned, min(self._earned + amount, most))
 
+    def forfeit(self, amount: float) -> None:
+        """Take back what was allowed and has not been spent."""
+        self._earned = max(0.0, self._earned - max(0.0, amount))
+
     def spend(self, now: float, amount: float = 1.0) -> float:
         """Take so much out, first of what was earned; say for how many seconds whoever takes it has to wait."""
         self._left = min(self._at_once, self._left + (now - self._seen_at) * self._per_s)

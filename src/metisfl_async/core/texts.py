@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TypeVar
 
 __all__ = ["MAX_NAME", "MAX_TEXT", "plain", "plain_names"]
@@ -22,7 +23,7 @@ def plain(text: str, most: int = MAX_TEXT) -> str:
     """
     shown = text[: most + 1]
     if not shown.isprintable():
-        shown = "".join(character if _prints(character) else _escaped(character) for character in shown)
+        shown = "".join(map(_shown, shown))
     return shown if len(shown) <= most else shown[: most - len(CUT)] + CUT
 
 
@@ -31,9 +32,8 @@ def plain_names(values: Mapping[str, T]) -> dict[str, T]:
     return {plain(name, MAX_NAME): value for name, value in values.items()}
 
 
-def _prints(character: str) -> bool:
-    return character.isprintable() or unicodedata.category(character) == "Zs"  # spaces of all scripts
-
-
-def _escaped(character: str) -> str:
+@lru_cache(4096)  # a message of a peer can have a hundred thousand
+def _shown(character: str) -> str:
+    if character.isprintable() or unicodedata.category(character) == "Zs":  # spaces of all scripts
+        return character
     return character.encode("unicode_escape").decode()

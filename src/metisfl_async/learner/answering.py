@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
-from metisfl_async.core.errors import UnexpectedMessage
 from metisfl_async.core.messages import Answer, Question
 from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.outcome import text_of
@@ -21,25 +20,37 @@ class Answering:
 
     def __init__(self, worker: Works, failures: FailureLog, say: Callable[[Answer], None]) -> None:
         self._worker, self._failures, self._say = worker, failures, say
-        # Not bounded by itself: the controller has a few questions open at one time.
+        # Not bounded by itself: a controller has a few questions open at one time. Those that its drivers gave up
+        # wait here until they are due.
         self._questions: asyncio.Queue[tuple[Question, float]] = asyncio.Queue()
-        self._open: set[str] = set()  # the ids of those that are waiting, or are being answered
+        self._open: dict[str, list[Answer]] = {}  # those that are waiting, or are being answered; what was passed on
 
     def take(self, question: Question) -> None:
-        """Take a question in; one that comes again after a broken connection is answered once."""
-        if question.id not in self._open:
-            self._open.add(question.id)
+        """Take a question in; one that comes again after a broken connection is answered once.
+
+        What was passed on of it is said again: it may have been lost.
+        """
+        if (passed_on := self._open.get(question.id)) is not None:
+            for answer in passed_on:
+                self._say(answer)
+        else:
+            self._open[question.id] = []
             self._questions.put_nowait((question, asyncio.get_running_loop().time() + question.timeout_secs))
 
     async def run(self) -> None:
-        """Answer until cancelled."""
+        """Answer until cancelled; one question after another, but for a relay."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._worker.questions_at_once):
+                group.create_task(self._answer_them())
+
+    async def _answer_them(self) -> None:
         while True:
             question, due_at = await self._questions.get()
             try:
                 if (answer := await self._answer(question, due_at)) is not None:
                     self._say(answer)
             finally:
-                self._open.discard(question.id)
+                self._open.pop(question.id, None)
 
     async def _answer(self, question: Question, due_at: float) -> Answer | None:
         """Call the method, as long as somebody waits for it; whatever goes wrong becomes the answer.
@@ -60,18 +71,10 @@ class Answering:
         return None if text is None else Answer(question.id, text)
 
     async def _pass_on(self, question_id: str, of_those_below: Below) -> Answer:
-        """Say what each of those below a relay answers, and then that there is no more.
-
-        Raises
-        ------
-        UnexpectedMessage
-            If there is nobody.
-        """
-        count = 0
+        """Say what each of those below a relay answers, and then that there is no more."""
+        passed_on = self._open[question_id]
         async with aclosing(of_those_below) as answers:
             async for learner, answer in answers:
-                self._say(replace(answer, question_id=question_id, learner=learner))
-                count += 1
-        if not count:
-            raise UnexpectedMessage("nobody is there below the relay")
+                passed_on.append(replace(answer, question_id=question_id, learner=learner))
+                self._say(passed_on[-1])
         return Answer(question_id)

@@ -68,6 +68,8 @@ class Worker:
         If the learner is still in a method that was given up.
     """
 
+    questions_at_once = 1
+
     def __init__(self, learner: Learner, kind: WorkerKind, *, name: str = "", stopping: Stopping | None = None) -> None:
         self.name = name or type(learner).__name__
         self._learner, self._stopping = learner, stopping or Stopping()

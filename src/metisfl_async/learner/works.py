@@ -21,6 +21,7 @@ class Works(Protocol):
     """Does one task after another; models are not its own, and change once the task is done."""
 
     name: str
+    questions_at_once: int  #: how many it answers beside one another
 
     @property
     def was_trained(self) -> bool: ...

@@ -32,7 +32,7 @@ from metisfl_async.transport.concurrency import aside, first_of
 __all__ = ["Below"]
 
 T = TypeVar("T")
-TIME_BELOW = 0.9  #: of the time that there is for answers
+TIME_BELOW, TIME_TO_JOIN = 0.6, 0.3  #: of the time that there is for answers
 ENDLESS = TerminationSignals(federation_rounds=2**62)  #: whoever leads it says when it ends
 
 
@@ -136,9 +136,13 @@ class Below(Controller):
     def ask(
         self, method: str, params: dict[str, Json], due_at: float
     ) -> AsyncGenerator[tuple[LearnerId, Answer], None]:
-        """Ask the learners, with a part of the time that is left: so it can be said above who was late."""
-        left_s = due_at - asyncio.get_running_loop().time()
-        return self._open.service.questions.ask(AskRequest(method, params, TIME_BELOW * left_s))
+        """Ask the learners, with a part of the time that is left: so it can be said above who was late.
+
+        After a restart, some of that time goes by until the first of them is back.
+        """
+        left_s = max(0.0, due_at - asyncio.get_running_loop().time())
+        answers_s, join_s = TIME_BELOW * left_s, TIME_TO_JOIN * left_s
+        return self._open.service.questions.ask(AskRequest(method, params, answers_s, 1, join_s))
 
     async def end(self, final: Model | None, *, keep_running: bool) -> None:
         """End the federation with a final model, and tell the learners."""

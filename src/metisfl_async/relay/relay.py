@@ -8,21 +8,25 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+import msgpack
+
+from metisfl_async.controller.questions import MAX_OPEN
 from metisfl_async.core.config import ClientParams, ControllerConfig, ModelStoreConfig, ServerParams
 from metisfl_async.core.errors import ConfigError, UnexpectedMessage
 from metisfl_async.core.federation.evaluation import summed_up
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import TaskId
 from metisfl_async.core.messages import Afterwards, Evaluated, JoinReply, TaskOffer
-from metisfl_async.core.metrics import Json, weighted_means
+from metisfl_async.core.metrics import Json, Metrics, weighted_means
 from metisfl_async.core.model import Model
-from metisfl_async.core.strategies.aggregation.contributors import MOST_CONTRIBUTORS, said_of
+from metisfl_async.core.strategies.aggregation.contributors import MOST_CONTRIBUTORS, said_of, without_metrics
 from metisfl_async.core.strategies.aggregation.fedavg import FedAvg, FedStride
 from metisfl_async.core.strategies.scaling import name_of
 from metisfl_async.learner.client import LearnerClient
 from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.learner import Config
 from metisfl_async.learner.outcome import Measured, Trained
+from metisfl_async.learner.reported import MAX_FACTS_BYTES, evaluated
 from metisfl_async.learner.works import Below as AnswersBelow
 from metisfl_async.relay.below import Below
 from metisfl_async.transport.concurrency import first_of
@@ -123,6 +127,7 @@ class _Region:
     """Does the tasks of the parent, with the learners below."""
 
     is_given_up = was_trained = False
+    questions_at_once = MAX_OPEN
 
     def __init__(self, config: ControllerConfig, server_params: ServerParams, store: ModelStoreConfig | None) -> None:
         if type(config.new_rule()) not in (FedAvg, FedStride):
@@ -168,6 +173,11 @@ class _Region:
             raise UnexpectedMessage(f"{len(contributors)} learners reported below; allowed: {allowed}")
         metrics = weighted_means((each.weight, each.metrics) for each in contributors.values())
         said = said_of(contributors, name_of(self._config.scaling_factor))
+        if not _fits(metrics, said):
+            what = "what %d learners measured in training does not fit into one header: the means alone go up"
+            logger.warning(what, len(contributors))
+            said = said_of(without_metrics(contributors), name_of(self._config.scaling_factor))
+            metrics = _trimmed(metrics, MAX_FACTS_BYTES - len(msgpack.packb(said)))
         return Trained(summed.sum, metrics, said, sum_of=summed.of, codec=summed.codec)
 
     def settled(self, task_id: TaskId, refusal: str | None) -> None:
@@ -209,7 +219,23 @@ def _measured_in(record: RoundRecord, weights: Mapping[str, float], task_id: Tas
             return Measured({}, contributors=said)
     what = "what %d learners measured does not fit into one message: the means alone go up"
     logger.warning(what, len(evaluators))
-    return Measured(summed_up(evaluators.values()).metrics)
+    means = summed_up(evaluators.values()).metrics
+    return Measured(evaluated(means, "the means of those below").metrics)
+
+
+def _fits(metrics: Metrics, said: dict[str, Json]) -> bool:
+    return len(msgpack.packb([metrics, said])) <= MAX_FACTS_BYTES
+
+
+def _trimmed(metrics: Metrics, most_bytes: int) -> Metrics:
+    """Keep the first of them, as many as there is room for."""
+    kept: Metrics = {}
+    for name, value in metrics.items():
+        most_bytes -= len(msgpack.packb([name, value]))
+        if most_bytes < 0:
+            break
+        kept[name] = value
+    return kept
 
 
 def _is_short(message: Evaluated) -> bool:

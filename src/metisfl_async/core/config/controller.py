@@ -18,6 +18,7 @@ from metisfl_async.core.params import check_size
 from metisfl_async.core.spelling import spelled
 from metisfl_async.core.strategies.aggregation.by_name import RULES, rule_by_name
 from metisfl_async.core.strategies.aggregation.fedavg import FedStride
+from metisfl_async.core.strategies.aggregation.reproducible_sum import MOST_ADDED, ReproducibleSum
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule
 from metisfl_async.core.strategies.scaling import SCALING_FACTORS, ScalingFactor, name_of
 from metisfl_async.core.strategies.scheduling import Asynchronous, Scheduler, SemiSynchronous, Synchronous
@@ -28,6 +29,7 @@ __all__ = ["ControllerConfig", "EncryptionConfig", "ParamsHook"]
 ParamsHook: TypeAlias = Callable[[str, int, str, dict[str, Json]], dict[str, Json]]
 """Called for each task with its kind ("train" or "evaluate"), round, learner and parameters; gives the parameters."""
 
+MOST_RELAYED = MOST_ADDED // 16  #: so that one that lies does not take the place of all others
 SCHEDULERS = ("Synchronous", "SemiSynchronous", "Asynchronous")
 SELECTORS = {"Scheduled": Scheduled, "ScheduledCardinality": ScheduledCardinality}
 NO_ENCRYPTION = "None: secure aggregation (SecAgg) is not implemented yet; the controller sees every update"
@@ -146,6 +148,9 @@ class ControllerConfig:
             raise ConfigError("scheduler", self.scheduler, f"{allowed}, which the rule {type(rule).__name__} needs")
         if self.max_relayed_learners and not (rule.is_mean and scheduler.in_rounds):
             allowed = f"0 with {type(rule).__name__} and {type(scheduler).__name__}: only a mean in rounds takes sums"
+            raise ConfigError("max_relayed_learners", self.max_relayed_learners, allowed)
+        if rule.sum_form is ReproducibleSum and self.max_relayed_learners > MOST_RELAYED:
+            allowed = f"at most {MOST_RELAYED:,} with reproducible=True, where {MOST_ADDED:,} updates can make a model"
             raise ConfigError("max_relayed_learners", self.max_relayed_learners, allowed)
         if self.update_codec != RAW and not scheduler.in_rounds:
             allowed = f"{RAW!r} without rounds: a change says nothing where the model that it changes may be gone"

@@ -62,12 +62,15 @@ def check_same(before: Mapping[str, Json], now: Mapping[str, Json]) -> None:
 
 
 def _is_same(name: str, before: Json, now: Json) -> bool:
-    """Compare; what an earlier version did not know of its strategies, it did not say."""
+    """Compare; what an earlier version did not know of its strategies, it did not say, and is off."""
     if name in MADE and isinstance(now, dict) and now:
         (kind, options), *_ = now.items()
         said = before.get(kind) if isinstance(before, dict) else {} if before == kind else None
         if isinstance(options, dict) and isinstance(said, dict):
-            return all(_is_same(name, value, options.get(key)) for key, value in said.items())
+            new = options.keys() - said.keys()
+            return not any(options[key] for key in new) and all(
+                _is_same(name, value, options.get(key)) for key, value in said.items()
+            )
     return before == now
 
 

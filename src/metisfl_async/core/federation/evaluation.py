@@ -43,10 +43,9 @@ def mean_of(evaluators: Collection[Contributor]) -> Evaluation:
 
 def summed_up(evaluators: Collection[Contributor]) -> Contributor:
     """Say of several at once what they measured, on how many examples if all of them say so."""
-    mean, metrics = mean_of(evaluators), [each.metrics for each in evaluators]
-    means = dict(mean.metrics)
-    if metrics and all(NUM_EXAMPLES in each for each in metrics):
-        means[NUM_EXAMPLES] = math.fsum(each[NUM_EXAMPLES] for each in metrics)
+    means, metrics = mean_of(evaluators).metrics, [each.metrics for each in evaluators]
+    if metrics and all(NUM_EXAMPLES in each for each in metrics):  # first: of too many metrics, the last are left out
+        means = {NUM_EXAMPLES: math.fsum(each[NUM_EXAMPLES] for each in metrics)} | means
     weight = math.fsum(each.weight for each in evaluators)
     return Contributor(weight, sum(each.num_learners for each in evaluators), means)
 

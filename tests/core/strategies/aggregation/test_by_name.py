@@ -124,15 +124,23 @@ def test_what_an_earlier_version_did_not_know_of_a_rule_is_not_compared() -> Non
     check_same(plain | {"aggregation_rule": "FedAvg"}, plain)
     with pytest.raises(ConfigError, match=r"aggregation_rule was .*True.* and is .*False"):
         check_same(exact, plain)
+    with pytest.raises(ConfigError, match=r"aggregation_rule was 'FedAvg', and is .*True"):
+        check_same(plain | {"aggregation_rule": "FedAvg"}, exact)
     with pytest.raises(ConfigError, match="aggregation_rule was 'FedRec'"):
         check_same(plain | {"aggregation_rule": "FedRec"}, plain)
     wrapped = facts_of(ControllerConfig(aggregation_rule=NormBound(1.0)))
 
-    def before(tau: float) -> dict[str, Json]:
-        return wrapped | {"aggregation_rule": {"NormBound": {"tau": tau, "rule": "FedAvg"}}}
+    made = wrapped["aggregation_rule"]
+    assert isinstance(made, dict)
+    options = made["NormBound"]
+    assert isinstance(options, dict)
 
-    check_same(before(1.0), wrapped)
-    for other in (before(2.0), wrapped | {"aggregation_rule": {"FedAvg": {}}}):
+    def before(**changed: Json) -> dict[str, Json]:
+        known = {name: value for name, value in options.items() if name != "is_private"}
+        return wrapped | {"aggregation_rule": {"NormBound": known | {"rule": "FedAvg"} | changed}}
+
+    check_same(before(), wrapped)
+    for other in (before(tau=2.0), before(rule="FedStride"), wrapped | {"aggregation_rule": {"FedAvg": {}}}):
         with pytest.raises(ConfigError, match="aggregation_rule was"):
             check_same(other, wrapped)
 

@@ -16,6 +16,7 @@ from metisfl_async.core.strategies.aggregation.contributors import (
     evaluators_in,
     num_learners_of,
     said_of,
+    without_metrics,
 )
 
 FACTOR = "NumTrainingExamples"
@@ -31,6 +32,11 @@ def test_what_is_said_is_read_again() -> None:
 def test_learners_behind_a_relay_below_count_too() -> None:
     contributors = {"a": Contributor(40.0), "north": Contributor(3e9, 4)}
     assert num_learners_of(said_of(contributors, FACTOR)) == 5
+
+
+def test_metrics_can_be_left_out_and_the_rest_stays() -> None:
+    contributors = {"a": Contributor(40.0, 1, {"loss": 0.5}), "north": Contributor(3e9, 4)}
+    assert without_metrics(contributors) == {"a": Contributor(40.0), "north": Contributor(3e9, 4)}
 
 
 def test_what_may_be_left_out_has_its_default() -> None:

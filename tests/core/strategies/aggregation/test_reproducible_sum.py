@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rules import fold, of, started
 
+from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.ids import LearnerId, TaskId
 from metisfl_async.core.model import Array, Model
@@ -251,3 +252,10 @@ def test_rules_say_which_sums_they_take() -> None:
     assert (FedAvgM(FedAvg(reproducible=True)).sum_form, FedRec().sum_form) == (ReproducibleSum, Sum)
     with pytest.raises(ConfigError, match=r"reproducible.*'yes'; allowed: True or False"):
         FedAvg(reproducible="yes")  # type: ignore[arg-type]
+
+
+def test_relays_cannot_claim_all_the_updates_that_a_model_can_have() -> None:
+    ControllerConfig(aggregation_rule=FedAvg(reproducible=True), max_relayed_learners=2**16)
+    with pytest.raises(ConfigError, match=r"max_relayed_learners is 65537; allowed: at most 65,536 with reproducible"):
+        ControllerConfig(aggregation_rule=FedAvgM(FedAvg(reproducible=True)), max_relayed_learners=2**16 + 1)
+    ControllerConfig(max_relayed_learners=2**16 + 1)

@@ -77,6 +77,7 @@ class Sum:
     """
 
     codec: str = RAW  #: by which a header says how such a sum travels
+    fast_bytes: int = 2**20  #: adding a model of so many bytes takes no longer than waking a thread does
 
     _block = 4 * BLOCK  # a long way through memory at one go: with a quarter of it, an addition takes a third longer
 

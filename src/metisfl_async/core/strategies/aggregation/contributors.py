@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from metisfl_async.core.checks import integer, number
@@ -21,6 +21,7 @@ __all__ = [
     "evaluators_in",
     "num_learners_of",
     "said_of",
+    "without_metrics",
 ]
 
 MOST_CONTRIBUTORS = 500  #: in one update, or one evaluation: what says so is read in one step
@@ -56,6 +57,11 @@ def evaluators_in(metadata: Mapping[str, Json]) -> dict[str, Contributor]:
     """Read those that `entries_of` wrote; none if there are none."""
     entries: Any = metadata.get(CONTRIBUTORS, {})
     return {name: Contributor(**entry) for name, entry in entries.items()}
+
+
+def without_metrics(contributors: Mapping[str, Contributor]) -> dict[str, Contributor]:
+    """Leave out what each of them measured while it trained."""
+    return {name: replace(each, metrics={}) for name, each in contributors.items()}
 
 
 def contributors_of(

@@ -43,6 +43,7 @@ class ReproducibleSum(Sum):
     """
 
     codec = EXACT
+    fast_bytes = 32 * 1024  # it may be of as many elements
 
     _block = 32 * 1024  # it goes over each block many times, with some arrays beside it
 
