@@ -141,7 +141,7 @@ async def first_weights_while_it_runs(outside: Outside) -> str:
 
 async def unread_events(outside: Outside) -> str:
     caller = await outside.caller("observer")
-    status = pb.Status.FromString(await caller.begin("GetStatus", b"").read())
+    status = pb.Status.FromString(await caller.answer("GetStatus", b""))
     request = pb.WatchRequest(federation_id=status.federation_id).SerializeToString()
     for _ in range(100):
         outside.left_open.callback(caller.begin("WatchEvents", request).cancel)
