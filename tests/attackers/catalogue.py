@@ -61,6 +61,7 @@ ROWS: dict[str, Row] = {
     "1,000 calls given up": stranger(strangers.calls_that_are_given_up, "1 refused"),
     "wrong tokens": stranger(strangers.wrong_tokens, "200 refused, RESOURCE_EXHAUSTED ConnectionLost"),
     "500 joins": stranger(strangers.floods_of_joins, "500 refused"),
+    "200 joins as another": stranger(strangers.joins_as_another, "200 refused"),
     "wild ids": stranger(strangers.wild_ids, f"{TOO_LARGE}, 2 x {DENIED}, OK"),
     "millions of numbers": insider(insiders.millions_of_numbers, f"2 x {TOO_LARGE}"),
     "lists of 100,000 numbers": insider(insiders.lists_of_100_000_numbers, f"{TOO_LARGE}, {DAMAGED}"),

@@ -193,6 +193,14 @@ async def floods_of_joins(outside: Outside) -> str:
     return refused(await asyncio.gather(*answers))
 
 
+async def joins_as_another(outside: Outside) -> str:
+    """Join as somebody else again and again, and never more at once than one party may."""
+    somebody, answers = await outside.caller("insider"), list[str]()
+    for _ in range(10):
+        answers += await asyncio.gather(*(somebody.told("JoinFederation", join("honest-1")) for _ in range(20)))
+    return refused(answers)
+
+
 async def wild_ids(outside: Outside) -> str:
     somebody = await outside.caller("insider")
     ids = ("x" * 2**20, "x" * 129, "\x1b[2J\r\n\u202e", "")
