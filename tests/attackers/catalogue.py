@@ -67,6 +67,7 @@ ROWS: dict[str, Row] = {
     "lists of 100,000 numbers": insider(insiders.lists_of_100_000_numbers, f"{TOO_LARGE}, {DAMAGED}"),
     "nested lists": insider(insiders.nested_lists, f"3 x {DAMAGED}"),
     "16,384 tensors of 32 dimensions": insider(insiders.many_dimensions, TOO_LARGE),
+    "10 headers of 16,384 tensors": insider(insiders.many_headers, f"10 x {DAMAGED}"),
     "a terabyte": insider(insiders.a_terabyte, f"{DAMAGED}, refused", "TooLarge"),
     "overlapping tensors": insider(insiders.overlapping_tensors, DAMAGED),
     "another dtype": insider(insiders.another_dtype, "INVALID_ARGUMENT UnknownDtype, refused", "UnexpectedMessage"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from contextlib import suppress
+from itertools import cycle, product
 
 import grpc.aio
 import msgpack
@@ -24,6 +25,7 @@ from metisfl_async.transport._proto import metisfl_pb2 as pb
 
 # --- headers ---------------------------------------------------------------------------------------------------------
 
+_two_bytes = cycle(bytes(pair) for pair in product(b"0123456789abcdefghijklmnopqrstuvwxyz", repeat=2))
 LARGE = 4 * 2**20 - 1024  #: bytes of a header, less than a frame may have
 
 
@@ -66,6 +68,16 @@ async def nested_lists(outside: Outside) -> str:
 async def many_dimensions(outside: Outside) -> str:
     tensors = [[str(number), "float32", [1] * 32, 64 * number] for number in range(16_384)]
     return await sent(outside, header(outside, manifest=tensors, size_bytes=64 * 16_383 + 4))
+
+
+async def many_headers(outside: Outside) -> str:
+    """Send headers of 16,384 tensors, all at once; each has names of its own, so that none is known already."""
+    tensors = [[f"{number}-<>", "float32", [1] * 4, 64 * number] for number in range(16_384)]
+    made = header(outside, manifest=tensors, size_bytes=1)
+    caller = await outside.caller("insider")
+    caller.metadata += (("metisfl-token", outside.insider.token),)
+    names = (next(_two_bytes) for _ in range(10))
+    return tally(await asyncio.gather(*(caller.told("TrainDone", made.replace(b"<>", name)) for name in names)))
 
 
 async def a_terabyte(outside: Outside) -> str:
