@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
+from unittest.mock import Mock
 
 import grpc
 import grpc.aio
@@ -35,7 +36,7 @@ from metisfl_async.core.errors import AccessDenied, ConnectionLost, UnexpectedMe
 from metisfl_async.core.federation.events import LearnerLeft
 from metisfl_async.core.ids import LearnerId, Token
 from metisfl_async.core.messages import Hello, JoinRequest
-from metisfl_async.transport.grpc_access import MOST_CALLS, MOST_PAUSE_S, REFUSALS_PER_S, Access, Refusals
+from metisfl_async.transport.grpc_access import MOST_CALLS, MOST_PAUSE_S, OFTEN_S, REFUSALS_PER_S, Access, Refusals
 from metisfl_async.transport.grpc_caller import GrpcCaller
 from metisfl_async.transport.grpc_host import Method
 from metisfl_async.transport.grpc_link import GrpcLink
@@ -354,6 +355,27 @@ async def test_whoever_has_a_credential_waits_too_when_it_is_refused_again_and_a
     assert pauses[4:] == [0.0]  # the other one is not held back
     await fetches.stream_stream(None, learner)
     assert len(pauses) == 5  # who is not refused does not wait
+
+
+async def test_who_is_refused_again_and_again_is_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuses(*_: object) -> None:
+        raise UnexpectedMessage("not now")
+
+    async def sleep(_: float) -> None:
+        """Take no time."""
+
+    caplog.set_level(logging.INFO, "metisfl_async.audit")
+    door = Door(tmp_path, tokens=True)
+    handler = Method.stream_stream(refuses).guarded(Access(SERVICE, door.server_params, lambda _: None), "Tasks")
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    for pause_s in (0.0, OFTEN_S, 2 * OFTEN_S, 3 * OFTEN_S):
+        monkeypatch.setattr(Refusals, "pause_s", Mock(return_value=pause_s))
+        with pytest.raises(grpc.aio.AbortError):
+            await handler.stream_stream(None, Known(door.secrets[who(Role.LEARNER)]))
+    (line,) = [json.loads(record.message) for record in caplog.records if record.name == "metisfl_async.audit"]
+    assert (line["what"], line["who"], line["why"]) == ("refused", "learner/a-learner", "again and again")
 
 
 async def test_the_calls_of_one_party_are_bounded_and_count_for_as_long_as_they_are_open(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ LOOK_S = 0.5  #: between two looks at the files
 BEARER = "Bearer "
 REFUSALS_PER_S = 100  #: to strangers, together, and to each party with a credential
 MOST_PAUSE_S = 1.0  #: before a refusal
+OFTEN_S = 0.1  #: a party that has to wait so long before a refusal is written down
 MOST_CALLS = 32  #: of one party; an honest one has a handful, and some more while its connection breaks again and again
 
 T = TypeVar("T")
@@ -135,14 +136,17 @@ class Access:
             caller = self._caller(context)
         except AccessDenied:
             self._audit.note("refused", Caller(context.peer()), method=method, why="no credential that is known")
-            await self._hold_back(None)
+            await asyncio.sleep(self._refusals[None].pause_s(time.monotonic()))
             raise
         try:
             with self._let_in(context, caller, service or self._service, method):
                 yield caller
         except MetisError:
             if caller.identity is not None:  # where nobody is asked, nobody is told apart
-                await self._hold_back(caller.identity)
+                pause_s = self._refusals[caller.identity].pause_s(time.monotonic())
+                if pause_s > OFTEN_S:
+                    self._audit.note("refused", caller, method=method, why="again and again")
+                await asyncio.sleep(pause_s)
             raise
 
     @contextmanager
@@ -165,10 +169,6 @@ class Access:
         finally:
             del self._calls[task]
             self._ended.discard(task)
-
-    async def _hold_back(self, who: Identity | None) -> None:
-        """Wait before a refusal, if there are many."""
-        await asyncio.sleep(self._refusals[who].pause_s(time.monotonic()))
 
     def _count(self, context: grpc.aio.ServicerContext, caller: Caller) -> None:
         """Bound the calls of one party: of each, gRPC keeps what was written until it is read, even after its end."""
