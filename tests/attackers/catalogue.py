@@ -68,6 +68,7 @@ ROWS: dict[str, Row] = {
     "nested lists": insider(insiders.nested_lists, f"3 x {DAMAGED}"),
     "16,384 tensors of 32 dimensions": insider(insiders.many_dimensions, TOO_LARGE),
     "10 headers of 16,384 tensors": insider(insiders.many_headers, f"10 x {DAMAGED}"),
+    "25 headers of 4,000 metrics": insider(insiders.many_facts, f"25 x {DAMAGED}"),
     "a terabyte": insider(insiders.a_terabyte, f"{DAMAGED}, refused", "TooLarge"),
     "overlapping tensors": insider(insiders.overlapping_tensors, DAMAGED),
     "another dtype": insider(insiders.another_dtype, "INVALID_ARGUMENT UnknownDtype, refused", "UnexpectedMessage"),

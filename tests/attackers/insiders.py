@@ -65,6 +65,14 @@ async def nested_lists(outside: Outside) -> str:
     return await sent(outside, *(header(outside, metadata=each) for each in (deep, shallow, claims)))
 
 
+async def many_facts(outside: Outside) -> str:
+    """Send headers with as many metrics as may be in one, all at once."""
+    made = header(outside, metrics={f"{number:04}": 1.0 for number in range(4000)}, size_bytes=1)
+    caller = await outside.caller("insider")
+    caller.metadata += (("metisfl-token", outside.insider.token),)
+    return tally(await asyncio.gather(*(caller.told("TrainDone", made) for _ in range(25))))
+
+
 async def many_dimensions(outside: Outside) -> str:
     tensors = [[str(number), "float32", [1] * 32, 64 * number] for number in range(16_384)]
     return await sent(outside, header(outside, manifest=tensors, size_bytes=64 * 16_383 + 4))

@@ -14,7 +14,7 @@ from metisfl_async.core.errors import Damaged
 
 __all__ = ["REST", "OneAtATime", "frames_in", "in_turns"]
 
-REST = 3  #: times as long as a step took
+REST = 6  #: times as long as a step took
 
 T = TypeVar("T")
 
