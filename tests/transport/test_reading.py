@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import numpy as np
 import pytest
-from federations import PATIENCE_S
+from federations import PATIENCE_S, until
 from puppet import FEDERATION, begun, puppet, weights
 
 from metisfl_async import Controller, ServerParams
@@ -82,15 +82,34 @@ async def test_work_of_one_step_does_not_wait_and_what_fails_lets_the_next_one_o
 
 
 async def test_after_each_step_the_others_have_the_loop_for_some_times_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    rests, now = list[float](), iter([10.0, 10.5, 20.0, 21.0, 30.0, 30.0])
+    rests, used = list[float](), iter([10.0, 10.5, 20.0, 21.0, 30.0, 30.25, 40.0, 40.0])
 
     async def sleep(seconds: float) -> None:
         rests.append(seconds)
 
-    monkeypatch.setattr(time, "thread_time", lambda: next(now))
+    one_at_a_time = OneAtATime()
+    monkeypatch.setattr(time, "thread_time", lambda: next(used))
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    await OneAtATime().do(work("a", [], 2), "party")
-    assert rests == [REST * 0.5, REST * 1.0, 0.0]
+    await one_at_a_time.do(work("a", [], 2), "party")
+    assert rests == [-100.0, REST * 0.5, REST * 1.0]
+    await one_at_a_time.do(work("b", [], 0), "another")
+    assert rests[3:] == [REST * 0.25]  # before the next work, not after the last
+
+
+async def test_who_is_gone_after_a_step_spares_nobody_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_at_a_time, done = OneAtATime(), list[str]()
+    monkeypatch.setattr("metisfl_async.transport.reading.REST", 1e9)
+    async with asyncio.timeout(PATIENCE_S):
+        first = asyncio.ensure_future(one_at_a_time.do(work("a", done), "a"))
+        await until(lambda: bool(done))
+        first.cancel()
+        second = asyncio.ensure_future(one_at_a_time.do(work("b", done), "b"))
+        await asyncio.wait([first])
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert done == ["a0"]
+        second.cancel()
 
 
 async def test_a_controller_reads_headers_of_updates_and_of_first_weights_so(monkeypatch: pytest.MonkeyPatch) -> None:

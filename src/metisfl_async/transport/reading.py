@@ -63,6 +63,7 @@ class OneAtATime:
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
+        self._rests_until = 0.0  # on the monotonic clock; also when whoever had the turn is gone
         self._of_party: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
 
     async def do(self, steps: Generator[None, None, T], party: object) -> T:
@@ -73,10 +74,11 @@ class OneAtATime:
             return end.value  # type: ignore[no-any-return]
         async with self._of_party.setdefault(party, asyncio.Lock()), self._turn:
             while True:
+                await asyncio.sleep(self._rests_until - time.monotonic())
                 began_at = time.thread_time()
                 try:
                     next(steps)
                 except StopIteration as end:
                     return end.value  # type: ignore[no-any-return]
                 finally:
-                    await asyncio.sleep(REST * (time.thread_time() - began_at))
+                    self._rests_until = time.monotonic() + REST * (time.thread_time() - began_at)
