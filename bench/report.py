@@ -38,7 +38,7 @@ FIGURES, PICTURE = DOCS / "benchmarks.json", DOCS / "images" / "growth.png"
 FOUND = ("skewed", "robustness", "smaller")  #: JSON files of what `make figures` found: of no machine
 PAGES = (
     BENCH.parent / "README.md",
-    *(DOCS / f"{name}.md" for name in ("guide", "performance", "strategies", "durability", "robustness")),
+    *(DOCS / f"{name}.md" for name in ("guide", "performance", "strategies", "durability", "robustness", "security")),
 )
 BENCHMARKS = {  #: in this order, with their tables
     "rounds": {"rounds"},
@@ -48,6 +48,7 @@ BENCHMARKS = {  #: in this order, with their tables
     "stress": {"stress", "limit"},
     "durable": {"durability"},
     "crowd": {"idle", "dial", "push"},
+    "floods": {"flooded", "flood_cpu"},
     "simulating": {"simulating"},
     "simulating_peer": {"simulating_peer"},
     "peer": {"peer"},
@@ -55,7 +56,7 @@ BENCHMARKS = {  #: in this order, with their tables
     "link": {"link"},
 }
 NOT_QUICK = {"simulating_peer"}  #: unless asked for by name: Ray has to be installed, and takes its time to start
-BY_NAME = {"flower_deployed"}  #: only: it waits for minutes
+BY_NAME = {"floods", "flower_deployed"}  #: only: they wait for minutes
 LONGEST_S = 1800  #: for a benchmark; none takes half of that
 BLOCK = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -179,7 +180,7 @@ def write(figures: Mapping[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(BENCHMARKS)}; default: most")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller, to see that it works")
     parser.add_argument("--pages", action="store_true", help="write the pages anew, from what was measured last")
     options = parser.parse_args()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from itertools import islice
 
 import grpc.aio
 import numpy as np
@@ -77,16 +78,21 @@ class Puppet:
         return list(frames_of(header, model))
 
     async def push(self, frames: Iterable[Frame | bytes]) -> UpdateReply:
-        """Send frames, or any bytes, as an update."""
+        """Send frames, or any bytes, as an update; the answer may come before the last of them."""
         call = self.upload()
+        chunks = (frame if isinstance(frame, bytes) else encode(frame) for frame in frames)
         try:
             with ours(self.link.address):
-                for index, frame in enumerate(frames):
-                    await call.write(frame if isinstance(frame, bytes) else encode(frame))
-                    if index == 0 and (reply := await call.read()) != GO_AHEAD:
+                for first in islice(chunks, 1):
+                    await call.write(first)
+                    if (reply := await call.read()) != GO_AHEAD:
                         return from_update_reply(reply)
-                await call.done_writing()
-                return from_update_reply(await call.read())
+                reading = asyncio.create_task(call.read())
+                with suppress(asyncio.InvalidStateError, grpc.aio.BaseError, grpc.aio.AioRpcError):  # it has ended
+                    for chunk in chunks:
+                        await call.write(chunk)
+                    await call.done_writing()
+                return from_update_reply(await reading)
         finally:
             call.cancel()
 

@@ -32,7 +32,20 @@ from metisfl_async.events import Event, LearnerJoined, LearnerLeft
 from metisfl_async.transport.grpc_errors import ours
 from metisfl_async.transport.grpc_options import CHANNEL_OPTIONS, SERVICE
 
-__all__ = ["HONEST", "ROUNDS", "Attack", "Caller", "Insider", "Outside", "Seen", "beside", "tally", "tokens_in", "told"]
+__all__ = [
+    "HONEST",
+    "ROUNDS",
+    "Attack",
+    "Caller",
+    "Insider",
+    "Outside",
+    "Seen",
+    "beside",
+    "tally",
+    "tokens_in",
+    "told",
+    "unspoilt",
+]
 
 Attack: TypeAlias = Callable[["Outside"], Awaitable[str]]  #: gives what the attacker was told
 
@@ -130,11 +143,20 @@ class Caller:
         options = {"metadata": self.metadata} | options
         return self._channel.stream_stream(f"/{SERVICE}/{method}")(iter(requests), **options)
 
+    async def answer(self, method: str, request: bytes) -> bytes:
+        """Call a method with one request and one answer."""
+        return bytes(await self._channel.unary_unary(f"/{SERVICE}/{method}")(request, metadata=self.metadata))
+
     async def told(self, method: str, *requests: bytes, **options: Any) -> str:
         """Send all, and read to the end; the status, and the name of the error."""
-        while (answer := await told(self.begin(method, *requests, **options))).startswith("INTERNAL"):
-            pass  # gRPC's client gave up a write that met the answer
-        return answer
+        return await unspoilt(lambda: told(self.begin(method, *requests, **options)))
+
+
+async def unspoilt(attempt: Callable[[], Awaitable[str]]) -> str:
+    """Try until the answer is the controller's: gRPC's client has INTERNAL in its place where a write met it."""
+    while "INTERNAL" in (answer := await attempt()):
+        pass
+    return answer
 
 
 async def told(call: grpc.aio.StreamStreamCall) -> str:

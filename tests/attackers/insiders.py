@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 from contextlib import suppress
+from itertools import cycle, product
 
 import grpc.aio
 import msgpack
 import numpy as np
-from attackers.ground import Outside, tally, told
+from attackers.ground import Outside, tally, told, unspoilt
 from attackers.strangers import join
 from puppet import weights
 
@@ -24,6 +25,7 @@ from metisfl_async.transport._proto import metisfl_pb2 as pb
 
 # --- headers ---------------------------------------------------------------------------------------------------------
 
+_two_bytes = cycle(bytes(pair) for pair in product(b"0123456789abcdefghijklmnopqrstuvwxyz", repeat=2))
 LARGE = 4 * 2**20 - 1024  #: bytes of a header, less than a frame may have
 
 
@@ -63,9 +65,27 @@ async def nested_lists(outside: Outside) -> str:
     return await sent(outside, *(header(outside, metadata=each) for each in (deep, shallow, claims)))
 
 
+async def many_facts(outside: Outside) -> str:
+    """Send headers with as many metrics as may be in one, all at once."""
+    made = header(outside, metrics={f"{number:04}": 1.0 for number in range(4000)}, size_bytes=1)
+    caller = await outside.caller("insider")
+    caller.metadata += (("metisfl-token", outside.insider.token),)
+    return tally(await asyncio.gather(*(caller.told("TrainDone", made) for _ in range(25))))
+
+
 async def many_dimensions(outside: Outside) -> str:
     tensors = [[str(number), "float32", [1] * 32, 64 * number] for number in range(16_384)]
     return await sent(outside, header(outside, manifest=tensors, size_bytes=64 * 16_383 + 4))
+
+
+async def many_headers(outside: Outside) -> str:
+    """Send headers of 16,384 tensors, all at once; each has names of its own, so that none is known already."""
+    tensors = [[f"{number}-<>", "float32", [1] * 4, 64 * number] for number in range(16_384)]
+    made = header(outside, manifest=tensors, size_bytes=1)
+    caller = await outside.caller("insider")
+    caller.metadata += (("metisfl-token", outside.insider.token),)
+    names = (next(_two_bytes) for _ in range(10))
+    return tally(await asyncio.gather(*(caller.told("TrainDone", made.replace(b"<>", name)) for name in names)))
 
 
 async def a_terabyte(outside: Outside) -> str:
@@ -125,15 +145,18 @@ async def trickle(outside: Outside) -> str:
     """Send a byte, and another, until the controller loses its patience."""
     insider = outside.insider
     first, data, _ = insider.update(1.0, outside.size)
-    call = insider.upload()
-    await call.write(encode(first))
-    await call.read()
-    reading = asyncio.create_task(told(call))
-    with suppress(asyncio.InvalidStateError, grpc.aio.BaseError):
-        for offset in range(outside.size):
-            await call.write(encode(Data(offset, data.payload[offset : offset + 1])))
-            await asyncio.sleep(0.01)
-    return await reading
+
+    async def once() -> str:
+        call = insider.upload()
+        with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):  # it is over; how, is read below
+            await call.write(encode(first))
+            await call.read()
+            for offset in range(outside.size):
+                await call.write(encode(Data(offset, data.payload[offset : offset + 1])))
+                await asyncio.sleep(0.01)
+        return await told(call)
+
+    return await unspoilt(once)
 
 
 async def a_replayed_update(outside: Outside) -> str:
@@ -212,7 +235,7 @@ async def two_streams(outside: Outside) -> str:
 async def joins_again(outside: Outside) -> str:
     """Join again and again: each time, what came before is worth nothing."""
     caller, insider = await outside.caller("insider"), outside.insider
-    joined = [await caller.begin("JoinFederation", join("insider")).read() for _ in range(200)]
+    joined = [await caller.answer("JoinFederation", join("insider")) for _ in range(200)]
     stale = await caller.told("FetchModel", convert.fetch_model((insider.token, ModelRef(FederationId(""), 0))))
     insider.token = Token(pb.JoinReply.FromString(joined[-1]).token)
     return stale
@@ -231,12 +254,21 @@ async def unread_downloads(outside: Outside) -> str:
     caller, insider = await outside.caller("insider"), outside.insider
     request = convert.fetch_model((insider.token, ModelRef(insider.offer.model.federation_id, 0)))
     calls: list[grpc.aio.StreamStreamCall] = []
-    with suppress(grpc.aio.AioRpcError):
-        while len(calls) < 1000:
-            calls.append(caller.begin("FetchModel", request))
-            outside.left_open.callback(calls[-1].cancel)
-            await calls[-1].read()
-    answer = f"{len(calls) // 10 * 10} are open, then {await told(calls[-1])}"
+
+    async def one_more() -> str:
+        """Begin another; once it is refused, how."""
+        call = caller.begin("FetchModel", request)
+        outside.left_open.callback(call.cancel)
+        try:
+            await call.read()
+        except grpc.aio.AioRpcError:
+            return await told(call)
+        calls.append(call)
+        return ""
+
+    while not (refusal := await unspoilt(one_more)) and len(calls) < 1000:
+        pass
+    answer = f"{len(calls) // 10 * 10} are open, then {refusal}"
     for call in calls[:5]:
         call.cancel()
     while (await caller.told("LeaveFederation", convert.leave(insider.token))).startswith("UNAVAILABLE"):

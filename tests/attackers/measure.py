@@ -43,11 +43,14 @@ from metisfl_async.core.access import Identity
 from metisfl_async.core.errors import MetisError
 from metisfl_async.events import ModelPublished
 
+__all__ = ["attacked"]
+
 Secrets: TypeAlias = Mapping[Identity, str]
 
 TURNS = 5
 TURN_S = 0.6
 PAUSE_S = 0.05
+PATIENCE_S = 30.0  #: with one attack
 TICK_S = 0.002
 MIB = 2**20
 
@@ -128,15 +131,15 @@ async def _marked(pipe: Connection) -> Mark:
     return mark
 
 
-async def _attacked(row: Row, params: ClientParams, secrets: Secrets, seconds: float) -> int:
-    """Attack again and again; so many times."""
+async def attacked(row: Row, params: ClientParams, secrets: Secrets, seconds: float) -> int:
+    """Attack again and again for so long; how often."""
     times, until = 0, time.monotonic() + seconds
     async with AsyncExitStack() as left_open:
         while time.monotonic() < until:
             async with AsyncExitStack() as joined:
                 outside = Outside(params, secrets, row.size, left_open)
                 try:
-                    async with asyncio.timeout(10 * seconds):
+                    async with asyncio.timeout(PATIENCE_S):
                         for name in row.insiders:
                             connected = await joined.enter_async_context(dialled(outside.shown(name), name))
                             insider = Insider(connected.link, connected.token, connected.stream)
@@ -167,7 +170,7 @@ async def measured(name: str, row: Row, file: Path, secrets: Secrets) -> str:
         for _ in range(TURNS):
             await asyncio.sleep(TURN_S)
             quiet.append(await _marked(ours))
-            times += await _attacked(row, params, secrets, TURN_S)
+            times += await attacked(row, params, secrets, TURN_S)
             loud.append(await _marked(ours))
             await asyncio.sleep(0.1)
             await _marked(ours)

@@ -141,7 +141,7 @@ async def first_weights_while_it_runs(outside: Outside) -> str:
 
 async def unread_events(outside: Outside) -> str:
     caller = await outside.caller("observer")
-    status = pb.Status.FromString(await caller.begin("GetStatus", b"").read())
+    status = pb.Status.FromString(await caller.answer("GetStatus", b""))
     request = pb.WatchRequest(federation_id=status.federation_id).SerializeToString()
     for _ in range(100):
         outside.left_open.callback(caller.begin("WatchEvents", request).cancel)
@@ -191,6 +191,14 @@ async def floods_of_joins(outside: Outside) -> str:
     nobody, somebody = await outside.caller(), await outside.caller("insider")
     answers = [caller.told("JoinFederation", join("honest-1")) for caller in [nobody, somebody] * 250]
     return refused(await asyncio.gather(*answers))
+
+
+async def joins_as_another(outside: Outside) -> str:
+    """Join as somebody else again and again, and never more at once than one party may."""
+    somebody, answers = await outside.caller("insider"), list[str]()
+    for _ in range(10):
+        answers += await asyncio.gather(*(somebody.told("JoinFederation", join("honest-1")) for _ in range(20)))
+    return refused(answers)
 
 
 async def wild_ids(outside: Outside) -> str:

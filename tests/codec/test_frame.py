@@ -944,6 +944,16 @@ def test_too_much_metadata_is_refused_on_either_side(monkeypatch: pytest.MonkeyP
         decode(chunk_of(msgpack.packb(HEADER_FIELDS | both)))
 
 
+@pytest.mark.parametrize(("numbers", "steps"), [(4, 1), (4096, 2)])
+def test_many_facts_are_read_in_a_step_of_their_own(numbers: int, steps: int) -> None:
+    manifest = Manifest.lay_out([("w", "int8", (1,))])
+    chunk = encode(Header("update", manifest, 1, metadata={"x": [*range(numbers)]}))
+    known = decode(chunk)  # its manifest, for as long as it is there
+    (frame,) = split(chunk)
+    assert len(list(frame_module.decoding(frame))) + 1 == steps
+    assert isinstance(known, Header)
+
+
 def test_a_model_comes_in_no_more_frames_than_small_ones_need() -> None:
     model = Model.from_arrays([np.zeros(3000, np.uint8), np.zeros((), np.uint8)])
     most = most_frames(model.manifest)

@@ -186,8 +186,18 @@ def test_as_many_extents_as_the_limit_are_taken_and_what_follows_is_not_read() -
 def test_many_tensors_are_read_in_steps_and_those_that_are_known_at_one_go() -> None:
     packed = msgpack.packb([[str(index), "int8", [0], 0] for index in range(3 * STEP)])
     steps, manifest = read(packed)
-    assert steps == 4
+    assert steps == 5  # the first finds that it is not known
     assert read(packed) == (1, manifest)
+
+
+def test_what_another_has_read_meanwhile_is_not_read_again() -> None:
+    packed = msgpack.packb([[str(index), "int16", [0], 0] for index in range(3 * STEP)])
+    waits = manifest_module.manifest_from_wire(memoryview(packed))
+    next(waits)
+    _, manifest = read(packed)
+    with pytest.raises(StopIteration) as end:
+        next(waits)
+    assert end.value.value is manifest
 
 
 def test_a_manifest_that_is_wrong_at_once_is_not_read_on() -> None:

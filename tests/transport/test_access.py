@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
+from unittest.mock import Mock
 
 import grpc
 import grpc.aio
@@ -31,11 +32,11 @@ from metisfl_async import (
 from metisfl_async.cli.certificates import make_certificates
 from metisfl_async.cli.tokens import add_tokens
 from metisfl_async.core.access import MAY_CALL, Identity, Role
-from metisfl_async.core.errors import AccessDenied, ConnectionLost, UnknownLearner
+from metisfl_async.core.errors import AccessDenied, ConnectionLost, UnexpectedMessage, UnknownLearner
 from metisfl_async.core.federation.events import LearnerLeft
 from metisfl_async.core.ids import LearnerId, Token
 from metisfl_async.core.messages import Hello, JoinRequest
-from metisfl_async.transport.grpc_access import MOST_CALLS, MOST_PAUSE_S, REFUSALS_PER_S, Access, Refusals
+from metisfl_async.transport.grpc_access import MOST_CALLS, MOST_PAUSE_S, OFTEN_S, REFUSALS_PER_S, Access, Refusals
 from metisfl_async.transport.grpc_caller import GrpcCaller
 from metisfl_async.transport.grpc_host import Method
 from metisfl_async.transport.grpc_link import GrpcLink
@@ -308,6 +309,73 @@ async def test_whoever_is_refused_and_gone_before_it_hears_so_makes_no_error(tmp
     access = Access(SERVICE, Door(tmp_path, tokens=True).server_params, lambda _: None)
     handler = Method.unary_stream(never).guarded(access, "WatchEvents")
     assert await handler.stream_stream(None, Gone()) == b""
+
+
+class Known(Gone):
+    """The context of a call with a token, whose caller hears the answer."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:  # type: ignore[override]
+        return (("authorization", f"Bearer {self._token}"),)
+
+    def add_done_callback(self, callback: Callable[[object], None]) -> None:
+        callback(self)
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+        raise grpc.aio.AbortError
+
+
+async def test_whoever_has_a_credential_waits_too_when_it_is_refused_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuses(*_: object) -> None:
+        raise UnexpectedMessage("not now")
+
+    async def serves(*_: object) -> None:
+        """Refuse nobody."""
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    door = Door(tmp_path, tokens=True)
+    access, pauses = Access(SERVICE, door.server_params, lambda _: None), list[float]()
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    learner, other = (Known(door.secrets[Identity(Role.LEARNER, name)]) for name in ("a-learner", "site-2"))
+    tasks, fetches = (Method.stream_stream(run).guarded(access, "Tasks") for run in (refuses, serves))
+    for _ in range(3):
+        with pytest.raises(grpc.aio.AbortError):
+            await tasks.stream_stream(None, learner)
+    with pytest.raises(grpc.aio.AbortError):  # its role may not
+        await Method.stream_stream(serves).guarded(access, "StartTraining").stream_stream(None, learner)
+    assert pauses[0] == 0.0 < pauses[1] < pauses[2] < pauses[3]
+    with pytest.raises(grpc.aio.AbortError):
+        await tasks.stream_stream(None, other)
+    assert pauses[4:] == [0.0]  # the other one is not held back
+    await fetches.stream_stream(None, learner)
+    assert len(pauses) == 5  # who is not refused does not wait
+
+
+async def test_who_is_refused_again_and_again_is_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuses(*_: object) -> None:
+        raise UnexpectedMessage("not now")
+
+    async def sleep(_: float) -> None:
+        """Take no time."""
+
+    caplog.set_level(logging.INFO, "metisfl_async.audit")
+    door = Door(tmp_path, tokens=True)
+    handler = Method.stream_stream(refuses).guarded(Access(SERVICE, door.server_params, lambda _: None), "Tasks")
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    for pause_s in (0.0, OFTEN_S, 2 * OFTEN_S, 3 * OFTEN_S):
+        monkeypatch.setattr(Refusals, "pause_s", Mock(return_value=pause_s))
+        with pytest.raises(grpc.aio.AbortError):
+            await handler.stream_stream(None, Known(door.secrets[who(Role.LEARNER)]))
+    (line,) = [json.loads(record.message) for record in caplog.records if record.name == "metisfl_async.audit"]
+    assert (line["what"], line["who"], line["why"]) == ("refused", "learner/a-learner", "again and again")
 
 
 async def test_the_calls_of_one_party_are_bounded_and_count_for_as_long_as_they_are_open(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ MAX_FRAME_BYTES = 4 * 2**20  #: a header with many tensors; nothing larger is se
 SHARED_MANIFEST_BYTES = 64 * 1024  #: a header with a larger manifest has a chunk of its own
 UNASKED_BYTES = 128 * 1024  #: a chunk with a whole update in it that need not wait for room
 MAX_FACTS_BYTES = 64 * 1024  #: of metrics and metadata in a header
+LONG_FACTS_BYTES = 4 * 1024  #: what is longer takes a step of its own, of 0.2 to 4 ms
 SPARE_FRAMES = 64  #: data frames of a model, beside one for each tensor ...
 SMALL_FRAME_BYTES = 1024  #: ... and one for so many bytes
 
@@ -167,7 +168,7 @@ def decode(frame: memoryview) -> Frame:
 
 
 def decoding(frame: memoryview) -> Generator[None, None, Frame]:
-    """Read one frame as `decode` does, a header of many tensors in several steps: others get their turn between."""
+    """Read one frame as `decode` does, a header that takes long in several steps: others get their turn between."""
     if len(frame) > MAX_FRAME_BYTES:
         raise TooLarge("frame", f"{len(frame)} bytes; at most {MAX_FRAME_BYTES}")
     if not frame:
@@ -352,6 +353,8 @@ def _decode_header(packed: dict[str, memoryview], frame: memoryview) -> Generato
     facts_bytes = sum(len(packed[name]) for name in ("metrics", "metadata") if name in packed)
     if facts_bytes > MAX_FACTS_BYTES:
         raise _too_many_facts(facts_bytes)
+    if facts_bytes > LONG_FACTS_BYTES:
+        yield
     fields = {name: value_of(packed[name], "header") for name in _FIELDS if name in packed}
     manifest = yield from manifest_from_wire(packed.get("manifest", _NIL))
     manifest = marked(manifest, fields.get("untrained"))

@@ -47,16 +47,19 @@ def packed_manifest(manifest: Manifest) -> bytes:
 def manifest_from_wire(packed: memoryview) -> Generator[None, None, Manifest]:
     """Read and check a received manifest, one tensor after another, without allocating for what it claims.
 
-    Between two steps, others may get their turn. Offsets must be the ones that `Manifest.lay_out` gives, so tensors can
-    neither overlap nor leave gaps. What has been received before is the same object.
+    Between two steps, others may get their turn; what has been received before is the same object, and takes one step.
+    Offsets must be the ones that `Manifest.lay_out` gives, so tensors can neither overlap nor leave gaps.
 
     Raises
     ------
     UnknownDtype, TooLarge, Damaged
         What is wrong, and with which tensor.
     """
-    if (known := _known.get(packed)) is not None:  # type: ignore[call-overload]  # the bytes that this is a view of
-        return known  # type: ignore[no-any-return]
+    if (known := _known_from(packed)) is not None:
+        return known
+    yield
+    if (known := _known_from(packed)) is not None:  # whoever had the turn before has read it
+        return known
     specs: list[TensorSpec] = []
     packer = msgpack.Packer(autoreset=False)  # it may have come in a longer form than msgpack's shortest
     for spec in _checked(_entries(packed)):
@@ -68,6 +71,10 @@ def manifest_from_wire(packed: memoryview) -> Generator[None, None, Manifest]:
     manifest = _known.setdefault(shortest, Manifest(tuple(specs)))
     _packed.setdefault(manifest, shortest)
     return manifest
+
+
+def _known_from(packed: memoryview) -> Manifest | None:
+    return _known.get(packed)  # type: ignore[call-overload, no-any-return]  # the bytes that this is a view of
 
 
 def marked(manifest: Manifest, untrained: object) -> Manifest:

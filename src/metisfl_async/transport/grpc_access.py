@@ -7,9 +7,9 @@ import logging
 import math
 import ssl
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -19,7 +19,7 @@ import grpc.aio
 from metisfl_async.core.access import Caller, Identity, authorise
 from metisfl_async.core.config import ServerParams
 from metisfl_async.core.credentials import Tokens, digest_of, identity_of, revoked_of, subjects_of
-from metisfl_async.core.errors import AccessDenied, ConfigError, ConnectionLost
+from metisfl_async.core.errors import AccessDenied, ConfigError, ConnectionLost, MetisError
 from metisfl_async.transport.audit import Audit
 
 __all__ = ["MOST_PAUSE_S", "REFUSALS_PER_S", "Access", "Refusals"]
@@ -28,8 +28,9 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 0.5  #: between two looks at the files
 BEARER = "Bearer "
-REFUSALS_PER_S = 100  #: to strangers, together
+REFUSALS_PER_S = 100  #: to strangers, together, and to each party with a credential
 MOST_PAUSE_S = 1.0  #: before a refusal
+OFTEN_S = 0.1  #: a party that has to wait so long before a refusal is written down
 MOST_CALLS = 32  #: of one party; an honest one has a handful, and some more while its connection breaks again and again
 
 T = TypeVar("T")
@@ -79,7 +80,7 @@ class _Watched(Generic[T]):
 
 
 class Refusals:
-    """Spreads refusals over time: a stranger that calls and calls has to wait, and the others have not."""
+    """Spreads refusals over time: whoever calls and calls to be refused has to wait, and the others have not."""
 
     def __init__(self) -> None:
         self._next_at = -math.inf
@@ -116,7 +117,7 @@ class Access:
         if params.revoked is not None and find_spec("cryptography") is None:
             raise ConfigError("revoked", str(params.revoked), "None, or pip install cryptography")
         self._audit = Audit()
-        self._refusals = Refusals()
+        self._refusals: defaultdict[Identity | None, Refusals] = defaultdict(Refusals)  # None: to strangers, together
 
     @asynccontextmanager
     async def admitted(
@@ -135,10 +136,23 @@ class Access:
             caller = self._caller(context)
         except AccessDenied:
             self._audit.note("refused", Caller(context.peer()), method=method, why="no credential that is known")
-            await asyncio.sleep(self._refusals.pause_s(time.monotonic()))
+            await asyncio.sleep(self._refusals[None].pause_s(time.monotonic()))
             raise
         try:
-            authorise(service or self._service, method, caller)
+            with self._let_in(context, caller, service or self._service, method):
+                yield caller
+        except MetisError:
+            if caller.identity is not None:  # where nobody is asked, nobody is told apart
+                pause_s = self._refusals[caller.identity].pause_s(time.monotonic())
+                if pause_s > OFTEN_S:
+                    self._audit.note("refused", caller, method=method, why="again and again")
+                await asyncio.sleep(pause_s)
+            raise
+
+    @contextmanager
+    def _let_in(self, context: grpc.aio.ServicerContext, caller: Caller, service: str, method: str) -> Iterator[None]:
+        try:
+            authorise(service, method, caller)
         except AccessDenied:
             self._audit.note("refused", caller, method=method, why="its role may not")
             raise
@@ -147,7 +161,7 @@ class Access:
         assert task is not None
         self._calls[task] = context, caller
         try:
-            yield caller
+            yield
         except asyncio.CancelledError:
             if task not in self._ended:
                 raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -297,10 +297,12 @@ async def write_model(download: Download, context: Context) -> None:
             download.moved(size_bytes)
 
 
-async def frames_from(context: Context) -> AsyncGenerator[Frame]:
-    """Read a model's frames; to be closed by whoever asks for them."""
+async def frames_from(
+    context: Context, read: Callable[[Generator[None, None, Frame]], Awaitable[Frame]] | None = None
+) -> AsyncGenerator[Frame]:
+    """Read a model's frames; to be closed by whoever asks for them. See `frames_in`."""
     while (chunk := await context.read()) is not grpc.aio.EOF:
-        for frame in await frames_in(chunk):
+        for frame in await frames_in(chunk, read):
             yield frame
 
 

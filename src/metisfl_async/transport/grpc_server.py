@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
 from contextlib import aclosing
+from functools import partial
 
 import grpc
 import grpc.aio
@@ -32,7 +33,7 @@ from metisfl_async.transport.grpc_host import (
     write_model,
 )
 from metisfl_async.transport.grpc_options import SERVICE
-from metisfl_async.transport.reading import frames_in
+from metisfl_async.transport.reading import OneAtATime, frames_in
 
 __all__ = ["GrpcServer"]
 
@@ -59,14 +60,14 @@ class _ServerStream:
 class _UpdateCall:
     """The controller's end of a TrainDone: a small update comes at once, a large one when it is told to go ahead."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: Context, read: Callable[[Generator[None, None, Frame]], Awaitable[Frame]]) -> None:
+        self._context, self._read = context, read
         self._waits: bool | None = None  # for the word to go ahead; not known before the first chunk
         self.has_ended = False
 
     async def frames(self) -> AsyncGenerator[Frame]:
         while (chunk := await self._context.read()) is not grpc.aio.EOF:
-            frames = await frames_in(chunk)
+            frames = await frames_in(chunk, self._read)
             self.has_ended = isinstance(frames[-1], End)
             if self._waits is None:
                 self._waits = len(frames) == 1
@@ -94,6 +95,7 @@ class _Handlers:
 
     def __init__(self, service: ControllerService) -> None:
         self._service = service
+        self._headers = OneAtATime()
 
     def table(self) -> dict[str, Method]:
         service = self._service
@@ -128,12 +130,15 @@ class _Handlers:
         await write_model(await self._service.get_model(caller, *convert_driver.from_get_model(request)), context)
 
     async def train_done(self, _: AsyncIterator[bytes], context: Context, caller: Caller) -> None:
-        update = _UpdateCall(context)
+        update = _UpdateCall(context, self._read_for(caller))
         async with aclosing(update.frames()) as frames:
             reply = await self._service.train_done(caller, token_of(context), frames, update.go_ahead)
         await context.write(convert.update_reply(reply))
         if not update.has_ended:
             await drain(context)  # whoever is still sending hears the answer only if the call does not end under it
+
+    def _read_for(self, caller: Caller) -> Callable[[Generator[None, None, Frame]], Awaitable[Frame]]:
+        return partial(self._headers.do, party=caller.identity or caller.peer)
 
     async def _news(self, caller: Caller, request: bytes) -> AsyncIterator[bytes]:
         async with aclosing(self._service.watch_events(caller, *convert_driver.from_watch(request))) as news:
@@ -149,7 +154,7 @@ class _Handlers:
         return self._service.ask(caller, convert_driver.from_ask(request))
 
     async def set_initial_model(self, _: AsyncIterator[bytes], context: Context, caller: Caller) -> bytes:
-        async with hearing_out(context), aclosing(frames_from(context)) as frames:
+        async with hearing_out(context), aclosing(frames_from(context, self._read_for(caller))) as frames:
             await self._service.set_initial_model(caller, frames)
         return EMPTY
 
