@@ -65,6 +65,8 @@ FOLDING: Columns = {
     "copyto_ms": ("np.copyto (ms)", ".2f"),
     "fold_of_copyto": ("fold / copyto", ".2f"),
     "saxpy_ms": ("saxpy (ms)", ".2f"),
+    "exact_ms": ("reproducible, in one thread (ms)", ".2f"),
+    "exact_of_fold": ("reproducible / fold", ".2f"),
 }
 
 
@@ -181,20 +183,22 @@ def median_ms(work: Callable[[], object], times: int = 9) -> float:
 
 
 def folding(parameters: int) -> dict[str, float]:
-    """Milliseconds to fold one update, in one thread and in several, to copy it, and of saxpy."""
+    """Milliseconds to fold one update, in one thread and in several, to copy it, and of others' ways to add it."""
     model = Model.from_arrays([np.random.default_rng(1).standard_normal(parameters, np.float32)])
     update, source = Update(LearnerId("a"), model, 2.0), model.arrays()[0]
-    rules = [FedAvg() for _ in range(-(-COLD_BYTES // (8 * parameters)))]
+    rules, exact = (
+        [FedAvg(reproducible=yes) for _ in range(-(-COLD_BYTES // (8 * parameters)))] for yes in (False, True)
+    )
     buffers = [np.empty(parameters, np.float32) for _ in range(2 * len(rules))]
     for buffer in buffers:
         buffer.fill(0)  # its pages are there
     turns = cycle(buffers)
     threads = Threads()
 
-    for rule in rules:
+    for rule in (*rules, *exact):
         rule.start(model)
         rule.fold(update)  # the pages of its sum are there
-    ready = cycle(rules)
+    ready, ready_exact = cycle(rules), cycle(exact)
     times = {"fold_ms": median_ms(lambda: next(ready).fold(update))}
     with spreading(threads.spread):
         times["spread_ms"] = median_ms(lambda: next(ready).fold(update))
@@ -202,6 +206,7 @@ def folding(parameters: int) -> dict[str, float]:
     return times | {
         "copyto_ms": median_ms(lambda: np.copyto(next(turns), source)),
         "saxpy_ms": median_ms(lambda: blas.saxpy(source, next(turns), a=2.0)),
+        "exact_ms": median_ms(lambda: next(ready_exact).fold(update)),
     }
 
 
@@ -223,7 +228,8 @@ def main() -> None:
         )
     for parameters in sizes:
         times = folding(parameters)
-        folds.add(parameters=parameters, fold_of_copyto=times["fold_ms"] / times["copyto_ms"], **times)
+        of_copyto, of_fold = times["fold_ms"] / times["copyto_ms"], times["exact_ms"] / times["fold_ms"]
+        folds.add(parameters=parameters, fold_of_copyto=of_copyto, exact_of_fold=of_fold, **times)
     run.end()
 
 
