@@ -181,6 +181,11 @@ async def test_what_a_question_allows_is_taken_back_with_it() -> None:
     ignores = ground.connect("ignores")
     for _ in range(20):
         await ground.ask(timeout_s=0.001)
+    asking = ground.ask(timeout_s=0.001)
+    for _ in range(20):  # it joins again and again while the question is open
+        await turn()
+        ignores = ground.connect("ignores")
+    await asking
     assert ignores.unasked.spend(0.0, 21.0) == pytest.approx(0.1)
 
 

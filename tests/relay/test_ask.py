@@ -20,6 +20,7 @@ from metisfl_async import (
     TerminationSignals,
     askable,
 )
+from metisfl_async.learner import answering
 
 ONE = TerminationSignals(federation_rounds=1)
 
@@ -137,7 +138,12 @@ async def test_a_relay_passes_on_several_questions_beside_one_another() -> None:
         await session.run()
 
 
-async def test_an_answer_that_was_lost_with_the_connection_is_said_again() -> None:
+@pytest.mark.parametrize("most_kept", [4, 0])
+async def test_an_answer_that_was_lost_with_the_connection_is_said_again_or_is_a_failure(
+    most_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "MOST_KEPT_BYTES", most_kept)
+    lost = Failure("patients", "TooLarge", answering.LOST)
     first, second = Thinks(1), Thinks(2)
     async with (
         top(1) as controller,
@@ -149,10 +155,13 @@ async def test_an_answer_that_was_lost_with_the_connection_is_said_again() -> No
         asking = asyncio.create_task(session.ask("patients"))
         await until(lambda: first.was_asked and second.was_asked)
         (asked,) = north._region.below._open.service.questions._open.values()
+        (asked_above,) = controller._open.service.questions._open.values()
         proxy.forget()
         first.may_answer.set()
         await until(lambda: asked.awaited == {"site-2"} and asked.answers.empty())
+        assert not asked_above.below
         proxy.cut()
+        await until(lambda: asked_above.below == {"north": {"site-1"}})
         second.may_answer.set()
-        assert await asking == {"north/site-1": 0, "north/site-2": 0}
+        assert await asking == {"north/site-1": 0 if most_kept else lost, "north/site-2": 0}
         await session.run()

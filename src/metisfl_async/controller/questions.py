@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ class _Asked:
     question: Question
     awaited: set[LearnerId]
     answers: asyncio.Queue[tuple[LearnerId, Answer] | None] = field(default_factory=asyncio.Queue)
-    told: set[LearnerId] = field(default_factory=set)
+    allowed: Counter[LearnerId] = field(default_factory=Counter)  #: messages of a relay that have not come
     below: dict[LearnerId, set[str]] = field(default_factory=dict)  #: for whom a relay has answered
     unread_bytes: int = 0
 
@@ -123,6 +124,7 @@ class Questions:
 
     def _put_below(self, asked: _Asked, relay: LearnerId, name: str, answer: Answer) -> None:
         """Take in what somebody below a relay answers; once."""
+        asked.allowed[relay] -= 1
         names = asked.below.setdefault(relay, set())
         if name in names:
             return
@@ -163,16 +165,16 @@ class Questions:
 
     def _tell(self, member: Member, asked: _Asked) -> None:
         if member.connection is not None:
-            asked.told.add(member.id)
-            most = self._max_relayed  # if it is a relay, it passes on so many answers
+            most = self._max_relayed  # if it is a relay, it passes on so many answers, and after a reconnection again
+            asked.allowed[member.id] += most
             member.unasked.earn(most, MAX_OPEN * most)
             member.connection.send(asked.question)
 
     def _take_back(self, asked: _Asked) -> None:
         """Allow no messages for answers that nobody takes any more."""
-        for learner in asked.told:
+        for learner, left in asked.allowed.items():
             if (member := self._registry.get(learner)) is not None:
-                member.unasked.forfeit(self._max_relayed - len(asked.below.get(member.id, ())))
+                member.unasked.forfeit(left)
 
 
 def _size_of(answer: Answer) -> int:

@@ -7,12 +7,16 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
+from metisfl_async.core.errors import TooLarge
 from metisfl_async.core.messages import Answer, Question
 from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.outcome import text_of
 from metisfl_async.learner.works import Below, Works
 
 __all__ = ["Answering"]
+
+MOST_KEPT_BYTES = 4 * 2**20  #: of answers to one question that a relay passed on, and may have to say again
+LOST = "the connection of its relay may have broken before its answer was there; too much was said to keep it"
 
 
 class Answering:
@@ -72,9 +76,13 @@ class Answering:
 
     async def _pass_on(self, question_id: str, of_those_below: Below) -> Answer:
         """Say what each of those below a relay answers, and then that there is no more."""
-        passed_on = self._open[question_id]
+        passed_on, kept_bytes = self._open[question_id], 0
         async with aclosing(of_those_below) as answers:
             async for learner, answer in answers:
-                passed_on.append(replace(answer, question_id=question_id, learner=learner))
-                self._say(passed_on[-1])
+                said = replace(answer, question_id=question_id, learner=learner)
+                self._say(said)
+                kept_bytes += len(said.json)
+                if kept_bytes > MOST_KEPT_BYTES:
+                    said = Answer(question_id, "", TooLarge.__name__, LOST, learner)
+                passed_on.append(said)
         return Answer(question_id)

@@ -221,7 +221,7 @@ def test_it_cannot_be_scaled_and_weighs_nothing_before_something_is_added() -> N
     assert total.weight == 3.0
     total.clear()
     assert total.weight == 0.0
-    with pytest.raises(NotImplementedError, match="fixed"):
+    with pytest.raises(TypeError, match="fixed"):
         total.scale(2.0)
 
 

@@ -72,7 +72,7 @@ class ReproducibleSum(Sum):
         self._is_zero = False
 
     def scale(self, factor: float, *, of_untrained: float | None = None) -> None:
-        raise NotImplementedError("its units are fixed")
+        raise TypeError("a reproducible sum cannot be scaled: its units are fixed")
 
     @property
     def weight(self) -> float:
