@@ -83,6 +83,11 @@ def test_what_a_newer_controller_says_is_unknown_and_no_error(
     assert message.task_id == task_id
 
 
+def test_a_reply_that_does_not_say_what_is_large_has_the_default() -> None:
+    reply = pb.JoinReply(heartbeat_secs=1.0, lease_secs=2.0, protocol=m.PROTOCOL)
+    assert convert.from_join_reply(reply.SerializeToString()).own_connection_bytes == m.OWN_CONNECTION_BYTES
+
+
 def test_parties_of_another_version_are_refused_and_both_versions_named() -> None:
     reply = pb.JoinReply(heartbeat_secs=1.0, lease_secs=2.0, protocol=7)
     with pytest.raises(WrongProtocol, match=r"speaks version 7 of the protocol, this side version \d"):
@@ -101,6 +106,11 @@ def test_parties_of_another_version_are_refused_and_both_versions_named() -> Non
             convert.join_reply,
             convert.from_join_reply,
             m.JoinReply(LearnerId("a"), Token("t"), 2, 10.0, 60.0, 2**40, update_codec="int8", download_codec="bf16"),
+        ),
+        (
+            convert.join_reply,
+            convert.from_join_reply,
+            m.JoinReply(LearnerId("a"), Token("t"), 2, 10.0, 60.0, 2**40, relays=("b", "c"), own_connection_bytes=1),
         ),
         (convert.leave, convert.from_leave, Token("t")),
         (

@@ -22,6 +22,7 @@ from metisfl_async import (
     run_learner,
 )
 from metisfl_async.codec.frame import Header
+from metisfl_async.controller.conversations import FEW_OWN_CONNECTION_BYTES
 from metisfl_async.core.errors import ConnectionLost
 from metisfl_async.core.federation.events import LearnerJoined, LearnerLeft
 from metisfl_async.core.ids import FederationId, LearnerId, Token
@@ -139,7 +140,7 @@ async def test_a_large_update_is_sent_again_that_was_forgotten_on_its_way(monkey
         Controller(ServerParams(), config) as controller,
         proxy_to(controller) as proxy,
     ):
-        large = [np.zeros(2 * grpc_link.LARGE_BYTES, np.uint8)]
+        large = [np.zeros(FEW_OWN_CONNECTION_BYTES, np.uint8)]
         taking_part = asyncio.create_task(run_learner(learner, proxy.params))
         session = DriverSession(controller, 1, TerminationSignals(federation_rounds=1), initial_weights=large)
         running = asyncio.create_task(session.run())

@@ -25,10 +25,21 @@ from metisfl_async.core.errors import (
 from metisfl_async.core.federation import inputs as happened
 from metisfl_async.core.federation.tasks import Verdict
 from metisfl_async.core.ids import Token
-from metisfl_async.core.messages import PROTOCOL, ControllerMessage, JoinReply, JoinRequest, LearnerMessage
+from metisfl_async.core.messages import (
+    OWN_CONNECTION_BYTES,
+    PROTOCOL,
+    ControllerMessage,
+    JoinReply,
+    JoinRequest,
+    LearnerMessage,
+)
 from metisfl_async.transport.base import Stream
 
 __all__ = ["Conversations"]
+
+#: While there are so few learners, their updates go over the connections they have up to this size, and gRPC may keep a
+#: megabyte for each: making another one takes CPU time, most of all with TLS, and begins slowly on a long way.
+FEW, FEW_OWN_CONNECTION_BYTES = 64, 2**23
 
 
 class Conversations:
@@ -67,6 +78,7 @@ class Conversations:
             config.update_codec,
             config.download_codec,
             self.relays,
+            FEW_OWN_CONNECTION_BYTES if len(self._registry) <= FEW else OWN_CONNECTION_BYTES,
         )
 
     async def tasks(self, caller: Caller, stream: Stream[LearnerMessage, Sequence[ControllerMessage]]) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "MAX_ANSWER_BYTES",
     "MAX_QUESTION_BYTES",
     "NO_ANSWERS",
+    "OWN_CONNECTION_BYTES",
     "PROTOCOL",
     "TRAINED_BEFORE",
     "Accept",
@@ -53,6 +54,7 @@ MAX_QUESTION_BYTES = 48 * 1024  #: of the parameters of a question to learners, 
 MAX_ANSWER_BYTES = 96 * 1024  #: of what a learner answers, as JSON
 NO_ANSWERS = "simulated learners exist only while they work, and answer no questions"
 PROTOCOL = 3  #: the version of what is said here; parties of different versions refuse each other
+OWN_CONNECTION_BYTES = 2**21  #: if nothing else was said
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class JoinReply:
     update_codec: str = RAW  #: how updates should travel; "raw" may always be sent
     download_codec: str = RAW  #: how global models may be asked for; "raw" may always be
     relays: tuple[str, ...] = ()  #: of a relay's controller: its key, then those of the relays above it
+    own_connection_bytes: int = OWN_CONNECTION_BYTES  #: from this size on, an update has one to itself
 
 
 @dataclass(frozen=True, slots=True)

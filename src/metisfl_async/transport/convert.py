@@ -116,6 +116,7 @@ def join_reply(reply: m.JoinReply) -> bytes:
         update_codec=reply.update_codec,
         download_codec=reply.download_codec,
         relays=reply.relays,
+        own_connection_bytes=reply.own_connection_bytes,
     ).SerializeToString()
 
 
@@ -142,6 +143,7 @@ def _join_reply(p: pb.JoinReply) -> m.JoinReply:
         p.update_codec or RAW,
         p.download_codec or RAW,
         tuple(p.relays),
+        p.own_connection_bytes or m.OWN_CONNECTION_BYTES,
     )
 
 

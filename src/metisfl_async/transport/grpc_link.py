@@ -24,6 +24,7 @@ from metisfl_async.core.federation.inputs import CentralEvaluation
 from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.ids import FederationId, LearnerId, ModelRef, Token
 from metisfl_async.core.messages import (
+    OWN_CONNECTION_BYTES,
     Answer,
     AskRequest,
     ControllerMessage,
@@ -46,7 +47,6 @@ from metisfl_async.transport.reading import in_turns
 
 __all__ = ["GrpcLink"]
 
-LARGE_BYTES = 2**21  #: an update of this size takes longer to send than a connection to make
 STILL_S = 5.0  #: without getting further, an upload is given up that is older than its learner's connection
 CONNECT_S = 3.0  #: on a slow link that is full, or where a controller may open no more files, it takes longer
 
@@ -102,7 +102,8 @@ class GrpcLink:
     whoever joins again, as is done after a break, dials anew; the root certificate is read again then.
 
     A large update has another, for as long as it is on its way. On a connection on which much was received, gRPC keeps
-    about a megabyte for the next time: with a thousand learners, the controller would have a gigabyte of that.
+    about a megabyte for the next time: with a thousand learners, the controller would have a gigabyte of that. The
+    controller says what is large; while it has few learners, that is more.
     """
 
     def __init__(self, params: ClientParams, pace: Pace | None = None) -> None:
@@ -111,6 +112,7 @@ class GrpcLink:
         self._caller = GrpcCaller(self._params.read(), SERVICE, pace)
         self._others: set[GrpcCaller] = set()  # of updates on their way
         self._renewed_at = 0.0  # what was forgotten may be forgotten of other connections, too
+        self._own_connection_bytes = OWN_CONNECTION_BYTES
         self._has_joined = self._is_closed = False
 
     @property
@@ -136,6 +138,7 @@ class GrpcLink:
         self._has_joined = True
         async with self._explaining():
             reply = convert.from_join_reply(await self._caller.ask("JoinFederation", convert.join_request(request)))
+        self._own_connection_bytes = reply.own_connection_bytes
         return replace(reply, max_model_bytes=min(reply.max_model_bytes, self._params.given.max_model_bytes))
 
     @asynccontextmanager
@@ -163,7 +166,7 @@ class GrpcLink:
 
     async def train_done(self, token: Token, header: Header, update: Model) -> UpdateReply:
         """Send an update: a large one over a connection of its own, if one can be had soon."""
-        if update.manifest.size_bytes < LARGE_BYTES:
+        if update.manifest.size_bytes < self._own_connection_bytes:
             return await self.upload(token, header, update)
         other = GrpcCaller(self._params.read(), SERVICE, self._caller.pace)
         self._others.add(other)

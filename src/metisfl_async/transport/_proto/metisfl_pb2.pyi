@@ -37,7 +37,7 @@ class JoinRequest(_message.Message):
     def __init__(self, learner_id: _Optional[str] = ..., token: _Optional[str] = ..., address: _Optional[str] = ..., secret: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("learner_id", "token", "incarnation", "heartbeat_secs", "lease_secs", "max_model_bytes", "federation_id", "protocol", "update_codec", "download_codec", "relays")
+    __slots__ = ("learner_id", "token", "incarnation", "heartbeat_secs", "lease_secs", "max_model_bytes", "federation_id", "protocol", "update_codec", "download_codec", "relays", "own_connection_bytes")
     LEARNER_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +49,7 @@ class JoinReply(_message.Message):
     UPDATE_CODEC_FIELD_NUMBER: _ClassVar[int]
     DOWNLOAD_CODEC_FIELD_NUMBER: _ClassVar[int]
     RELAYS_FIELD_NUMBER: _ClassVar[int]
+    OWN_CONNECTION_BYTES_FIELD_NUMBER: _ClassVar[int]
     learner_id: str
     token: str
     incarnation: int
@@ -60,7 +61,8 @@ class JoinReply(_message.Message):
     update_codec: str
     download_codec: str
     relays: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, learner_id: _Optional[str] = ..., token: _Optional[str] = ..., incarnation: _Optional[int] = ..., heartbeat_secs: _Optional[float] = ..., lease_secs: _Optional[float] = ..., max_model_bytes: _Optional[int] = ..., federation_id: _Optional[str] = ..., protocol: _Optional[int] = ..., update_codec: _Optional[str] = ..., download_codec: _Optional[str] = ..., relays: _Optional[_Iterable[str]] = ...) -> None: ...
+    own_connection_bytes: int
+    def __init__(self, learner_id: _Optional[str] = ..., token: _Optional[str] = ..., incarnation: _Optional[int] = ..., heartbeat_secs: _Optional[float] = ..., lease_secs: _Optional[float] = ..., max_model_bytes: _Optional[int] = ..., federation_id: _Optional[str] = ..., protocol: _Optional[int] = ..., update_codec: _Optional[str] = ..., download_codec: _Optional[str] = ..., relays: _Optional[_Iterable[str]] = ..., own_connection_bytes: _Optional[int] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("token",)
