@@ -7,6 +7,7 @@ import json
 import logging
 from collections import OrderedDict
 from datetime import UTC, datetime
+from urllib.parse import unquote
 
 from metisfl_async.core.access import Caller
 from metisfl_async.core.texts import plain
@@ -42,7 +43,7 @@ class Audit:
             self._written.popitem(last=False)
         if not is_quiet:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            line = {"at": at, "what": what, "who": who, "peer": caller.peer, **facts}
+            line = {"at": at, "what": what, "who": who, "peer": unquote(caller.peer), **facts}  # ipv6:[::1]:5
             if left_out:
                 line["left_out"] = left_out  # so many of the same since the last
             logger.info("%s", json.dumps(line, default=str))
