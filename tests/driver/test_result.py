@@ -230,6 +230,12 @@ def test_without_rounds_the_plot_is_over_model_versions_with_a_dot_for_each_upda
     assert (np.diff(over_time) >= 0).all()
 
 
+def test_the_rounds_that_are_named_are_those_that_people_count_by() -> None:
+    records = [RoundRecord(number, 0, True, evaluation_metrics={"loss": 1.0}) for number in range(1, 31)]
+    (axes,) = FederationResult(None, 1, records, "enough").plot().axes
+    assert [tick for tick in axes.get_xticks() if 1 <= tick <= 30] == [5, 10, 15, 20, 25, 30]
+
+
 def test_nothing_measured_is_plotted_as_such(result: FederationResult) -> None:
     figure = replace(result, rounds=[]).plot()
     assert [axes.get_title() for axes in figure.axes] == ["no metric was reported"]

@@ -76,7 +76,7 @@ def _panel(axes: Axes, name: str, records: Sequence[RoundRecord], x: Literal["nu
     else:
         axes.set_xlim(left=0.5)  # there is no round 0
         axes.set_xlabel("round" if in_rounds else "model version")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set_title(name)
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
