@@ -7,7 +7,9 @@ import logging
 from datetime import datetime
 
 import pytest
+from federations import Adds
 
+from metisfl_async import Controller, DriverSession, ServerParams, TerminationSignals
 from metisfl_async.core.access import Caller, Identity, Role
 from metisfl_async.transport.audit import AUDIT, Audit, in_words
 
@@ -34,3 +36,15 @@ async def test_words_have_nothing_that_a_terminal_obeys(caplog: pytest.LogCaptur
     Audit().note("refused", Caller("unix:%1B[0m\n"), method="Get\x1bStatus")
     (line,) = caplog.messages
     assert in_words(line) == 'audit: refused: somebody at unix:\\x1b[0m\\n, method="Get\\u001bStatus"'
+
+
+@pytest.mark.parametrize("has_port", [False, True])
+async def test_a_controller_that_nobody_else_can_reach_writes_none(
+    has_port: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, AUDIT)
+    await DriverSession(
+        Controller(ServerParams() if has_port else None), [Adds(1)], TerminationSignals(federation_rounds=1)
+    ).run()
+    written = [json.loads(record.getMessage())["what"] for record in caplog.records if record.name == AUDIT]
+    assert sorted(written) == (["joined", "shut down", "started"] if has_port else [])

@@ -25,14 +25,18 @@ MOST = 1024  #: different lines that are remembered
 class Audit:
     """Writes who did what, when and why; the same of the same peer is counted, not repeated.
 
-    No secret is in it, and no control character: JSON escapes them.
+    No secret is in it, and no control character: JSON escapes them. Without a port, nobody else is there, and
+    nothing is written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_port: bool = True) -> None:
+        self._has_port = has_port
         self._written: OrderedDict[tuple[str, str, str], tuple[float, int]] = OrderedDict()
 
     def note(self, what: str, caller: Caller, **facts: object) -> None:
         """Write a line, unless it was written a moment ago."""
+        if not self._has_port:
+            return
         who = "" if caller.identity is None else str(caller.identity)
         host = caller.peer.rpartition(":")[0] or caller.peer  # each call may come from another port
         key, now = (what, who or host, json.dumps(facts, default=str)), asyncio.get_running_loop().time()
