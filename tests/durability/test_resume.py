@@ -145,6 +145,7 @@ async def test_an_unfinished_federation_is_not_overwritten_unasked(
         pass  # limits and times may differ
     logged = [record.getMessage() for record in caplog.records if record.name.endswith("dispatcher")]
     assert "the first weights: of learner-0, as made" in logged
+    assert "round 1: 1 learner trains model version 0" in logged
     assert re.fullmatch(r"goes on with what was saved; models so far: \d+", logged[-2])
 
 

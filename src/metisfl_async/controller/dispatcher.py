@@ -180,7 +180,8 @@ class Dispatcher:
             case FirstWeights(source):
                 logger.info("the first weights: %s", source)
             case RoundStarted(number, version, cohort):
-                logger.log(level, "%s %d: %d learners train model version %d", unit, number, len(cohort), version)
+                train = "1 learner trains" if len(cohort) == 1 else f"{len(cohort)} learners train"
+                logger.log(level, "%s %d: %s model version %d", unit, number, train, version)
             case RoundFinished(record):
                 logger.log(level, "%s %d: %s", unit, record.number, record.summary())
                 metric, measured = self._best_metric, record.scores()
