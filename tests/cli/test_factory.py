@@ -61,7 +61,9 @@ def test_a_class_or_a_function_in_the_current_directory_makes_a_learner(module: 
         ("./sites_for_a_test:Site", "a module and a name in it"),
         ("sites_for_a_tests:Site", "there is no 'sites_for_a_tests' in"),
         ("sites_for_a_test.more:Site", "a module that can be imported"),
-        ("sites_for_a_test:Sight", "a name that is in sites_for_a_test; 'Sight' is not"),
+        ("sites_for_a_test:Sight", "a name that is in sites_for_a_test, such as Site; 'Sight' is not"),
+        ("sites_for_a_test:Sites.second", "a name that is in sites_for_a_test; 'Sites.second' is not"),
+        ("sites_for_a_test:number.part", "a name that is in sites_for_a_test; 'number.part' is not"),
         ("sites_for_a_test:number", "a subclass of Learner, or a function that gives one"),
     ],
 )

@@ -24,20 +24,22 @@ async def test_in_virtual_time(federation):
 """
 
 
-def run(directory: Path, *command: str) -> str:
+def run(directory: Path, *command: str) -> tuple[str, str]:
     done = subprocess.run([sys.executable, "-m", *command], cwd=directory, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout, done.stderr
 
 
 def test_it_is_written_and_runs_at_once(tmp_path: Path) -> None:
     directory = tmp_path / "mine"
-    names = [Path(line).name for line in run(tmp_path, "metisfl_async.cli", "new", "mine").splitlines()]
+    written, told = run(tmp_path, "metisfl_async.cli", "new", "mine")
+    names = [Path(line).name for line in written.splitlines()]
     assert names == ["README.md", "federation.yaml", "learners.py", "pytest.ini", "test_federation.py"]
     assert sorted(path.name for path in directory.iterdir()) == names
     (directory / "test_deadline.py").write_text(DEADLINE)
-    assert "2 passed" in run(directory, "pytest", "-q", "-p", "no:cacheprovider")
+    assert "2 passed" in run(directory, "pytest", "-q", "-p", "no:cacheprovider")[0]
     (command,) = [line.strip() for line in (directory / "README.md").read_text().splitlines() if " run " in line]
+    assert told == f"to run it: cd mine && {command}\n"
     run(directory, "metisfl_async.cli", *command.split()[1:])
     rounds = json.loads((directory / "results" / "results.json").read_text())["rounds"]
     assert len(rounds) == 10

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -107,7 +108,15 @@ def test_the_text_is_a_sentence_with_every_fact_in_it(
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), ("Sync", "'Sync'"), (None, "None"), ([1, 2], "[1, 2]"), ({"a": 1}, "{'a': 1}")]
+    ("value", "text"),
+    [
+        (0, "0"),
+        ("Sync", "'Sync'"),
+        (None, "None"),
+        ([1, 2], "[1, 2]"),
+        ({"a": 1}, "{'a': 1}"),
+        (Path("certs/ca.pem"), "'certs/ca.pem'"),
+    ],
 )
 def test_a_short_value_is_shown_whole(value: object, text: str) -> None:
     assert brief(value) == text

@@ -145,6 +145,9 @@ async def test_a_session_that_goes_on_measures_again_and_says_the_same(tmp_path:
 async def test_it_is_a_function_and_for_rounds() -> None:
     with pytest.raises(ConfigError, match=r"evaluate is 3; allowed: a function \(parameters, round_number\)"):
         DriverSession(ClientParams(), 1, ROUNDS, evaluate=3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"allowed: a function \(parameters, round_number\) -> metrics"):
+        DriverSession(ClientParams(), 1, ROUNDS, evaluate=lambda parameters: {})  # type: ignore[arg-type,misc]
+    DriverSession(ClientParams(), 1, ROUNDS, evaluate=dict.update)  # type: ignore[arg-type] # it does not say what it takes
     config = ControllerConfig(scheduler="Asynchronous", aggregation_rule="FedAsync")
     with pytest.raises(ConfigError, match="evaluate is 'a function'; allowed: None with Asynchronous"):
         DriverSession(Controller(None, config), [Adds(1)], TerminationSignals(global_updates=1), evaluate=lambda *_: {})

@@ -15,6 +15,8 @@ from rich.console import Console
 from metisfl_async import Controller, ControllerConfig, DriverSession, Learner, QuorumLost, TerminationSignals
 from metisfl_async.core.federation.events import (
     Event,
+    LearnerJoined,
+    LearnerLeft,
     ModelPublished,
     RoundFinished,
     RoundStarted,
@@ -238,6 +240,31 @@ async def test_without_a_terminal_what_is_logged_has_no_second_line(caplog: pyte
             display.show(TaskFailed(1, learner, "train", kind, "why"))
     told = [record.getMessage() for record in caplog.records if record.name.endswith("progress")]
     assert told == ["round 1: train of a failed: expired: why", "round 1: train of b failed: OSError: why"]
+
+
+@pytest.mark.parametrize("joins", [True, False])
+async def test_without_a_terminal_it_tells_how_many_of_the_awaited_learners_are_there(
+    joins: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    console = Console(file=StringIO(), width=120)
+    with ProgressDisplay(TerminationSignals(federation_rounds=2), 5, console, joins=joins) as display:
+        for connected in (1, 2, 3, 4):
+            display.show(LearnerJoined(f"site-{connected}", connected))
+        display.show(LearnerLeft("site-4", 3, "it left"))
+        display.show(LearnerLeft("site-3", 2, "it left"))
+        display.show(RoundStarted(1, 0, ["site-1"]))
+        display.show(LearnerJoined("site-9", 8))  # of the learners that were awaited, none is
+    told = ["site-1 joined; 1", "site-2 joined; 2", "site-4 joined; 4", "site-3 left; 2"] if joins else []
+    assert [record.getMessage() for record in caplog.records] == [f"{each} of 5 learners are there" for each in told]
+
+
+async def test_a_terminal_counts_the_learners_that_are_there() -> None:
+    console = Console(file=StringIO(), force_terminal=True, width=120)
+    with ProgressDisplay(TerminationSignals(federation_rounds=2), 2, console, joins=True) as display:
+        display.show(LearnerJoined("site-1", 1))
+    assert "1 learner connected" in _text(console)
+    assert "are there" not in _text(console)
 
 
 class Fails(Adds):

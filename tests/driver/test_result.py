@@ -169,6 +169,14 @@ def test_the_plot_has_a_panel_for_each_metric_loss_first(result: FederationResul
     assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("num_metrics", "rows", "columns"), [(1, 1, 1), (3, 1, 3), (4, 2, 2), (5, 2, 3), (20, 7, 3)])
+def test_many_metrics_are_plotted_in_rows_of_three_panels(num_metrics: int, rows: int, columns: int) -> None:
+    metrics = {f"f1_score_{number}": 0.5 for number in range(num_metrics)}
+    figure = FederationResult(None, 1, [RoundRecord(1, 0, True, evaluation_metrics=metrics)], "enough").plot()
+    assert len(figure.axes) == num_metrics
+    assert figure.axes[0].get_gridspec().get_geometry() == (rows, columns)  # type: ignore[union-attr]
+
+
 def test_hospitals_behind_a_relay_are_saved_and_have_lines_of_their_own(tmp_path: Path) -> None:
     below = {"site-0": Contributor(1.0, 1, {"auc": 0.25}), "site-1": Contributor(1.0, 1, {"auc": math.nan})}
     north = LearnerRecord(evaluation_metrics={"auc": math.nan}, evaluation_metadata=entries_of(below))
@@ -220,6 +228,12 @@ def test_without_rounds_the_plot_is_over_model_versions_with_a_dot_for_each_upda
     assert evaluation.get_marker() == "None"
     over_time = np.asarray(result.plot(x="time").axes[0].lines[0].get_xdata(), np.float64)
     assert (np.diff(over_time) >= 0).all()
+
+
+def test_the_rounds_that_are_named_are_those_that_people_count_by() -> None:
+    records = [RoundRecord(number, 0, True, evaluation_metrics={"loss": 1.0}) for number in range(1, 31)]
+    (axes,) = FederationResult(None, 1, records, "enough").plot().axes
+    assert [tick for tick in axes.get_xticks() if 1 <= tick <= 30] == [5, 10, 15, 20, 25, 30]
 
 
 def test_nothing_measured_is_plotted_as_such(result: FederationResult) -> None:

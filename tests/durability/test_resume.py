@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import re
 import time
 from pathlib import Path
 
@@ -120,7 +122,10 @@ async def test_the_same_session_goes_on_in_one_script(tmp_path: Path) -> None:
     assert result.first_weights.endswith("as made")
 
 
-async def test_an_unfinished_federation_is_not_overwritten_unasked(tmp_path: Path) -> None:
+async def test_an_unfinished_federation_is_not_overwritten_unasked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     store = ModelStoreConfig(model_store="Disk", directory=tmp_path)
     learner = Counts(1)
     first = Controller(None, ControllerConfig(), store)
@@ -128,7 +133,7 @@ async def test_an_unfinished_federation_is_not_overwritten_unasked(tmp_path: Pat
     await until(lambda: len(learner.trained) >= 1)
     await first.abort()
     await asyncio.wait([running])
-    with pytest.raises(ConfigError, match="resume is False; allowed: True, to go on with federation"):
+    with pytest.raises(ConfigError, match=r"resume is False; allowed: True, to go on with federation .*, --resume"):
         await Controller(None, ControllerConfig(), store).__aenter__()
     other = ControllerConfig(aggregation_rule="FedAdam")
     with pytest.raises(
@@ -138,6 +143,10 @@ async def test_an_unfinished_federation_is_not_overwritten_unasked(tmp_path: Pat
         await Controller(None, other, store, resume=True).__aenter__()
     async with Controller(None, ControllerConfig(aggregation_rule=FedAvg(), heartbeat_secs=1.0), store, resume=True):
         pass  # limits and times may differ
+    logged = [record.getMessage() for record in caplog.records if record.name.endswith("dispatcher")]
+    assert "the first weights: of learner-0, as made" in logged
+    assert "round 1: 1 learner trains model version 0" in logged
+    assert re.fullmatch(r"goes on with what was saved; models so far: \d+", logged[-2])
 
 
 async def test_a_finished_federation_is_nothing_to_resume(tmp_path: Path) -> None:

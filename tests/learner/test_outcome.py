@@ -12,7 +12,7 @@ from metisfl_async.core.config import ControllerConfig
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Model
-from metisfl_async.learner.outcome import packed_result
+from metisfl_async.learner.outcome import packed_result, text_of
 
 
 def test_an_update_has_the_names_of_the_model_it_was_trained_from() -> None:
@@ -25,6 +25,11 @@ def test_too_many_arrays_are_counted_not_named() -> None:
     trained_from = Model.from_arrays([np.zeros(2)], ["weights"]).manifest
     with pytest.raises(ConfigError, match="2 tensors instead of 1"):
         packed_result(([np.ones(2), np.ones(2)], {}), trained_from, 1, {})
+
+
+def test_the_text_of_an_error_has_no_colours() -> None:
+    error = ValueError("\x1b[1mInput 0 of layer 'dense' is incompatible\x1b[0m: \x1b[38;5;1mred\x1b[m\x1b[2J")
+    assert text_of(error) == r"Input 0 of layer 'dense' is incompatible: red\x1b[2J"
 
 
 @pytest.mark.parametrize("kind", [Adds, AddsOnLoop])

@@ -189,7 +189,8 @@ async def test_a_federation_runs_between_those_who_belong(door: Door) -> None:
     assert result.rounds[0].participants == ["a-learner", "site-2"]  # their ids are those of their credentials
 
 
-async def test_a_learner_is_nobody_else(door: Door) -> None:
+async def test_a_learner_is_nobody_else(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "metisfl_async.audit")
     async with asyncio.timeout(PATIENCE_S), Controller(door.server_params) as controller:
         first, second = (
             GrpcLink(door.shown(controller.client_params, Identity(Role.LEARNER, name)))
@@ -197,6 +198,9 @@ async def test_a_learner_is_nobody_else(door: Door) -> None:
         )
         with pytest.raises(AccessDenied):
             await second.join(JoinRequest(LearnerId("a-learner"), Token("")))
+        line = json.loads(caplog.messages[-1])
+        said = (line["what"], line["who"], line["method"], line["why"])
+        assert said == ("refused", "learner/site-2", "JoinFederation", "the learner_id that it says is not its own")
         reply = await first.join(JoinRequest(LearnerId(""), Token("")))
         assert reply.learner_id == "a-learner"
         for call in (second.leave(reply.token), second.report(reply.token, Hello(reply.token))):

@@ -561,3 +561,13 @@ async def test_a_caller_that_goes_away_in_the_middle_is_no_bug(caplog: pytest.Lo
         await link.get_model(FEDERATION)
         await link.close()
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_an_address_of_ipv6_reads_as_everywhere() -> None:
+    told = "last error: UNKNOWN: ipv6:%5B::1%5D:50051: Connection refused"
+    error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), details=told)
+    with (
+        pytest.raises(ConnectionLost, match=r"UNKNOWN: ipv6:\[::1\]:50051: Connection refused"),
+        ours("localhost:50051"),
+    ):
+        raise error

@@ -36,7 +36,9 @@ def import_factory(module: str, option: str = "--module") -> Factory:
         raise ConfigError(option, module, allowed) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise ConfigError(option, module, f"a name that is in {name}; {attribute!r} is not")
+            learners = ", ".join(_learners_of(found)) if option == "--module" and inspect.ismodule(found) else ""
+            such = f", such as {learners}" if learners else ""
+            raise ConfigError(option, module, f"a name that is in {name}{such}; {attribute!r} is not")
         found = getattr(found, part)
     if not callable(found):
         raise ConfigError(
@@ -45,6 +47,15 @@ def import_factory(module: str, option: str = "--module") -> Factory:
             "a subclass of Learner, or a function that gives one" if option == "--module" else "a function",
         )
     return found
+
+
+def _learners_of(module: object) -> list[str]:
+    """Name the learners' classes that a module has, and that can be made."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, Learner) and not inspect.isabstract(value)
+    ]
 
 
 def make_learner(module: str, factory: Factory, args: Mapping[str, Json], *numbers: int) -> Learner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib.resources import files
 from pathlib import Path
 
@@ -39,3 +40,5 @@ def new(directory: Path) -> None:
     """
     for path in write_project(directory):
         click.echo(path)
+    command = "metisfl-async run federation.yaml --module learners:MyLearner --output results"
+    click.echo(f"to run it: cd {shlex.quote(str(directory))} && {command}", err=True)

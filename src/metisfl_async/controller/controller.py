@@ -189,8 +189,8 @@ class Controller:
             return
         if not self.resume:
             allowed = (
-                f"True, to go on with federation {unfinished}, which the model store holds and which is not finished; "
-                "or, to begin a new one, another directory or key_prefix"
+                f"True, to go on with federation {unfinished}, which the model store holds and which is not finished "
+                "(on the command line, --resume); or, to begin a new one, another directory or key_prefix"
             )
             raise ConfigError("resume", False, allowed)
         await jobs.resume(FederationId(unfinished))

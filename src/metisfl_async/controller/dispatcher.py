@@ -36,6 +36,7 @@ from metisfl_async.core.federation.commands import (
 from metisfl_async.core.federation.events import (
     Event,
     FederationFinished,
+    FederationResumed,
     FirstWeights,
     LearnerJoined,
     LearnerLeft,
@@ -174,10 +175,13 @@ class Dispatcher:
                 logger.log(_level_of(connected), "%s joined; %d connected", learner, connected)
             case LearnerLeft(learner, connected, reason):
                 logger.log(_level_of(connected), "%s left (%s); %d connected", learner, reason, connected)
+            case FederationResumed(_, published):
+                logger.info("goes on with what was saved; models so far: %d", published)
             case FirstWeights(source):
-                logger.info("training starts from weights: %s", source)
+                logger.info("the first weights: %s", source)
             case RoundStarted(number, version, cohort):
-                logger.log(level, "%s %d: %d learners train model version %d", unit, number, len(cohort), version)
+                train = "1 learner trains" if len(cohort) == 1 else f"{len(cohort)} learners train"
+                logger.log(level, "%s %d: %s model version %d", unit, number, train, version)
             case RoundFinished(record):
                 logger.log(level, "%s %d: %s", unit, record.number, record.summary())
                 metric, measured = self._best_metric, record.scores()

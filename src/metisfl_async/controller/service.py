@@ -83,7 +83,7 @@ class Service:
         self._first_weights = FirstWeights(config, jobs, threads, clock)
         self._downloads, self._fetches = Turns(config.max_downloads), Latest()
         self._catching_up = Turns()
-        self._audit = Audit()
+        self._audit = Audit(has_port=server_params is not None)
         self._has_warned = False  # that files are scarce
         self._drivers = 0  # how many watch
         self._driver_at = clock()  # when the last one was there

@@ -7,6 +7,7 @@ and tests need not compare prose.
 from __future__ import annotations
 
 import reprlib
+from pathlib import PurePath
 
 __all__ = [
     "AccessDenied",
@@ -41,7 +42,7 @@ _BRIEF.maxstring = _BRIEF.maxother = 100
 
 def brief(value: object) -> str:
     """Show a value in an error text: a peer's may be megabytes long, or nested so deep that ``repr`` fails."""
-    return _BRIEF.repr(value)
+    return _BRIEF.repr(str(value) if isinstance(value, PurePath) else value)
 
 
 class MetisError(Exception):

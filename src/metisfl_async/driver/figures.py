@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ except ImportError as error:  # pragma: no cover - only where matplotlib is miss
 
 __all__ = ["draw_rounds"]
 
+ABREAST = 3  #: panels in a row, at most: more are too small to read where the picture is shown
 MANY = 50  #: points; more of them are drawn as a line alone
 
 
@@ -32,9 +34,11 @@ def draw_rounds(records: Sequence[RoundRecord], x: Literal["number", "time"]) ->
         key=lambda name: (name != "loss", name != "accuracy", name),
     )
     names = [name for name in names if not name.startswith("num_")] or ["no metric was reported"]
-    figure = ShownFigure(figsize=(4.6 * len(names), 3.6), dpi=144, layout="constrained")
-    for column, name in enumerate(names, start=1):
-        _panel(figure.add_subplot(1, len(names), column), name, published, x)
+    rows = math.ceil(len(names) / ABREAST)
+    columns = math.ceil(len(names) / rows)
+    figure = ShownFigure(figsize=(4.6 * columns, 3.6 * rows), dpi=144, layout="constrained")
+    for place, name in enumerate(names, start=1):
+        _panel(figure.add_subplot(rows, columns, place), name, published, x)
     return figure
 
 
@@ -72,7 +76,7 @@ def _panel(axes: Axes, name: str, records: Sequence[RoundRecord], x: Literal["nu
     else:
         axes.set_xlim(left=0.5)  # there is no round 0
         axes.set_xlabel("round" if in_rounds else "model version")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set_title(name)
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:

@@ -25,7 +25,7 @@ def data_frame(records: Sequence[RoundRecord], by: By) -> pd.DataFrame:
     try:
         import pandas as pd
     except ImportError as error:
-        raise ConfigError("to_frame", "pandas", "once it is installed: pip install pandas") from error
+        raise ConfigError("pandas", None, "a package that is installed, for to_frame: pip install pandas") from error
     names = _columns(records, by)
     return pd.DataFrame(list(_rows(records, by)), columns=list(names))
 
@@ -35,7 +35,7 @@ def arrow_table(records: Sequence[RoundRecord], by: By) -> pa.Table:
     try:
         import pyarrow as pa
     except ImportError as error:
-        raise ConfigError("to_arrow", "pyarrow", "once it is installed: pip install pyarrow") from error
+        raise ConfigError("pyarrow", None, "a package that is installed, for to_arrow: pip install pyarrow") from error
     schema = [(name, pa.type_for_alias(kind)) for name, kind in _columns(records, by).items()]
     return pa.Table.from_pylist(list(_rows(records, by)), schema=pa.schema(schema))
 

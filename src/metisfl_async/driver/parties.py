@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeAlias, TypedDict
 
 from metisfl_async.controller.controller import Controller
@@ -64,13 +65,24 @@ def check_options(
         raise ConfigError("controller", controller, "a Controller, or the ClientParams or ServerParams of one")
     if not isinstance(termination_signals, TerminationSignals):
         raise ConfigError("termination_signals", termination_signals, "a TerminationSignals")
-    if evaluate is not None and not callable(evaluate):
+    if evaluate is not None and not (callable(evaluate) and _takes_two(evaluate)):
         raise ConfigError("evaluate", evaluate, "a function (parameters, round_number) -> metrics, or None")
     if isinstance(controller, Controller):
         controller.controller_config.check_signals(termination_signals, evaluates=evaluate is not None)
     for name, secs in (("join_timeout_secs", join_timeout_secs), ("lost_secs", lost_secs)):
         if secs is not None and not secs > 0:
             raise ConfigError(name, secs, "a number > 0, or None")
+
+
+def _takes_two(function: Callable[..., object]) -> bool:
+    """Whether a function can be called with two arguments; some that are written in C do not say it."""
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:
+        pass
+    return True
 
 
 def check_remote(controller: object, wait_for: object) -> None:

@@ -45,7 +45,8 @@ class ProgressDisplay:
     """Feed it events with `show`, on an event loop. What changed is drawn soon; there is no thread.
 
     With rounds there is a bar for them and one for the phase; without, one that counts models. What the methods of
-    `logged` learners raise is in this process's log already, and has no second line there.
+    `logged` learners raise is in this process's log already, and has no second line there. Where there are no bars, and
+    the controller is elsewhere (`joins`), a line says how many of the awaited learners are there.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class ProgressDisplay:
         console: Console | None = None,
         *,
         logged: Collection[str] = (),
+        joins: bool = False,
     ) -> None:
         show = output_of_cell() if console is None else None
         console = console or Console()
@@ -69,7 +71,7 @@ class ProgressDisplay:
             console=console,
         )
         self._screen: Screen = Terminal(self._bars, console) if show is None else Cell(self._bars, show)
-        self._logged = logged
+        self._logged, self._joins, self._num_learners = logged, joins, num_learners
         self._has_rounds = signals.global_updates is None
         unit, total = ("rounds", signals.federation_rounds) if self._has_rounds else ("models", signals.global_updates)
         self._rounds = self._bars.add_task(unit, total=total, note="")
@@ -100,9 +102,10 @@ class ProgressDisplay:
         match event:
             case LearnerJoined(_, connected) | LearnerLeft(_, connected):
                 self._connected = connected
-                self._bars.update(self._rounds, note=f"{connected} learners connected")
+                self._bars.update(self._rounds, note=_connected(connected))
                 if self._phase is not None and self._bars.tasks[-1].description == "joining":
                     self._bars.update(self._phase, completed=connected)
+                    self._joined(event.learner, connected, "joined" if isinstance(event, LearnerJoined) else "left")
             case RoundStarted(number, _, cohort, in_rounds=True):
                 self._begin(f"round {number}: training", len(cohort))
             case RoundStarted():
@@ -122,6 +125,10 @@ class ProgressDisplay:
         self._draw()
 
     # --- lines -----------------------------------------------------------------------------------------------------
+
+    def _joined(self, learner: str, connected: int, what: str) -> None:
+        if self._joins and not self._is_live and connected & (connected - 1) == 0:  # 0, 1, 2, 4, 8, ...
+            logger.info("%s %s; %d of %d learners are there", plain(learner), what, connected, self._num_learners)
 
     def _failed(self, event: TaskFailed) -> None:
         unit, times = "round", ""
@@ -153,7 +160,7 @@ class ProgressDisplay:
             self._warn(text)
         self._bars.update(self._rounds, advance=int(record.is_published))
         if not self._has_rounds and record.evaluation_metrics:
-            note = self._fitting([f"{self._connected} learners connected", *_numbers(record.evaluation_metrics)])
+            note = self._fitting([_connected(self._connected), *_numbers(record.evaluation_metrics)])
             self._bars.update(self._rounds, note=note)
         is_soon = record.started_ms + record.duration_ms - self._told_ms < EVERY_MS
         if not self._has_rounds and record.is_published and is_soon:
@@ -213,6 +220,10 @@ class ProgressDisplay:
         self._has_rounds = False
         self._bars.update(self._rounds, description="models")
         self._drop_phase()
+
+
+def _connected(number: int) -> str:
+    return f"{number} learner{'' if number == 1 else 's'} connected"
 
 
 def _numbers(metrics: dict[str, float]) -> list[str]:

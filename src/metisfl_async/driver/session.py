@@ -244,8 +244,9 @@ class DriverSession:
                 self._has_link.set()
                 display = None
                 if progress:
+                    logged, joins = self._learners.keys(), not self._hosting.owns_controller
                     signals, count = self._request.signals, self._request.num_learners
-                    display = stack.enter_context(ProgressDisplay(signals, count, logged=self._learners.keys()))
+                    display = stack.enter_context(ProgressDisplay(signals, count, logged=logged, joins=joins))
                 learners = self._hosting.clients(stack)
                 driving = self._driving = asyncio.create_task(self._drive(stop, display, resume=resume), name="drive")
                 others = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -18,6 +19,8 @@ from metisfl_async.core.texts import plain
 from metisfl_async.learner.reported import evaluated, trained
 
 __all__ = ["Measured", "Trained", "checked_evaluation", "order_of", "packed_result", "packed_weights", "text_of"]
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")  #: and bold letters, which Keras puts into its errors
 
 T = TypeVar("T", bound=dict[str, Json] | Metrics)
 
@@ -149,4 +152,4 @@ def text_of(error: Exception) -> str:
         text = str(error)
     except Exception as of_its_own:  # noqa: BLE001 - it is the user's code
         text = f"its text cannot be had: str() raises {type(of_its_own).__name__}"
-    return plain(text)
+    return plain(COLOURS.sub("", text))

@@ -85,4 +85,4 @@ def package(module: str, tracker: str, name: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(tracker, module, f"once it is installed: pip install {name}") from error
+        raise ConfigError(module, None, f"a package that is installed, for {tracker}: pip install {name}") from error

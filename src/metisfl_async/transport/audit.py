@@ -7,6 +7,7 @@ import json
 import logging
 from collections import OrderedDict
 from datetime import UTC, datetime
+from urllib.parse import unquote
 
 from metisfl_async.core.access import Caller
 from metisfl_async.core.texts import plain
@@ -24,14 +25,18 @@ MOST = 1024  #: different lines that are remembered
 class Audit:
     """Writes who did what, when and why; the same of the same peer is counted, not repeated.
 
-    No secret is in it, and no control character: JSON escapes them.
+    No secret is in it, and no control character: JSON escapes them. Without a port, nobody else is there, and
+    nothing is written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_port: bool = True) -> None:
+        self._has_port = has_port
         self._written: OrderedDict[tuple[str, str, str], tuple[float, int]] = OrderedDict()
 
     def note(self, what: str, caller: Caller, **facts: object) -> None:
         """Write a line, unless it was written a moment ago."""
+        if not self._has_port:
+            return
         who = "" if caller.identity is None else str(caller.identity)
         host = caller.peer.rpartition(":")[0] or caller.peer  # each call may come from another port
         key, now = (what, who or host, json.dumps(facts, default=str)), asyncio.get_running_loop().time()
@@ -42,7 +47,7 @@ class Audit:
             self._written.popitem(last=False)
         if not is_quiet:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            line = {"at": at, "what": what, "who": who, "peer": caller.peer, **facts}
+            line = {"at": at, "what": what, "who": who, "peer": unquote(caller.peer), **facts}  # ipv6:[::1]:5
             if left_out:
                 line["left_out"] = left_out  # so many of the same since the last
             logger.info("%s", json.dumps(line, default=str))

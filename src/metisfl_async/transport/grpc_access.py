@@ -162,6 +162,9 @@ class Access:
         self._calls[task] = context, caller
         try:
             yield
+        except AccessDenied:
+            self._audit.note("refused", caller, method=method, why="the learner_id that it says is not its own")
+            raise
         except asyncio.CancelledError:
             if task not in self._ended:
                 raise

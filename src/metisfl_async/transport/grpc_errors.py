@@ -87,7 +87,7 @@ class ours:  # noqa: N801 - it is used as a function that makes a context
 
 def _translate(address: str, error: grpc.aio.AioRpcError) -> MetisError:
     details = error.details() or ""
-    shown = plain(details)
+    shown = plain(details.replace("%5B", "[").replace("%5D", "]"))  # of the addresses of IPv6, as gRPC writes them
     match error.code():
         case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.FAILED_PRECONDITION | grpc.StatusCode.UNAUTHENTICATED:
             try:

@@ -239,6 +239,8 @@ def test_what_no_loss_comes_of_is_said() -> None:
             torch_learner(**options).train(weights, {})
 
     refused("loss is None; allowed: a function of outputs and targets", loss=None)
+    refused(r"metrics is \['accuracy'\]; allowed: a dict from names to functions", metrics=["accuracy"])
+    refused("accuracy is 'accuracy'; allowed: a function", metrics={"accuracy": "accuracy"})
     refused(r"the loss is \[32, 10\]; allowed: a tensor of one number", loss=lambda outputs, targets: outputs)
     refused("the loss is 'float'; allowed: a tensor of one number", loss=lambda outputs, targets: 0.5)
     refused("step is <function .*; allowed: None with a loss", step=lambda model, batch: 0)

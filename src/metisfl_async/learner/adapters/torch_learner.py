@@ -130,6 +130,8 @@ class TorchLearner(Learner):
         check_schedule(learning_rate)
         self._schedule, self._device = learning_rate, checked_device(device)
         self._train_data, self._test_data = TorchData("train_data", train_data), TorchData("test_data", test_data)
+        if metrics is not None and not isinstance(metrics, Mapping):
+            raise ConfigError("metrics", metrics, "a dict from names to functions of outputs and targets, or None")
         for name, function in (("loss", loss), ("step", step), *(metrics or {}).items()):
             if function is not None and not callable(function):
                 raise ConfigError(name, function, "a function")
