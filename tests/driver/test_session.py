@@ -352,12 +352,20 @@ GOOD: list[Array] = [np.ones(1, np.float32), np.array(1, np.int64)]
 @pytest.mark.parametrize(
     ("result", "kind", "message"),
     [
-        (GOOD, "ConfigError", r"train\(\) is 'a list of 2'; allowed: \(parameters, metrics\)"),
+        (GOOD, "ConfigError", r"what train\(\) returns is 'a list of 2'; allowed: \(parameters, metrics\)"),
         (([], {}), "ConfigError", "non-empty list of NumPy arrays"),
         (([1.0, 2.0], {}), "ConfigError", r"\[0\] is 'a float'; allowed: a NumPy array"),
-        ((GOOD[:1], {}), "ConfigError", "1 tensors instead of 2"),
-        (([np.ones(2, np.float32), GOOD[1]], {}), "ConfigError", r"float32\[2\] instead of float32\[1\]"),
-        (([np.ones(1), GOOD[1]], {}), "ConfigError", r"float64\[1\] instead of float32\[1\]"),
+        (
+            (GOOD[:1], {}),
+            "ConfigError",
+            "the number of arrays that .* returns is 1; allowed: 2, as many as were passed in",
+        ),
+        (
+            ([np.ones(2, np.float32), GOOD[1]], {}),
+            "ConfigError",
+            r"array 0 .* is 'float32\[2\]'; allowed: float32\[1\], as it was",
+        ),
+        (([np.ones(1), GOOD[1]], {}), "ConfigError", r"array 0 .* is 'float64\[1\]'; allowed: float32\[1\], as it was"),
         (([np.array([np.nan], np.float32), GOOD[1]], {}), "NotFinite", "tensor '0' holds a value that is not finite"),
         ((GOOD, {}, {"num_training_examples": 0}), "ConfigError", "num_training_examples is 0; allowed: a number >= 2"),
         ((GOOD, {}, {"num_training_examples": -1}), "ConfigError", "num_training_examples is -1"),

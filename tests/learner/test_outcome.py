@@ -23,8 +23,18 @@ def test_an_update_has_the_names_of_the_model_it_was_trained_from() -> None:
 
 def test_too_many_arrays_are_counted_not_named() -> None:
     trained_from = Model.from_arrays([np.zeros(2)], ["weights"]).manifest
-    with pytest.raises(ConfigError, match="2 tensors instead of 1"):
+    with pytest.raises(
+        ConfigError, match=r"the number of arrays that .* returns is 2; allowed: 1, as many as were passed in"
+    ):
         packed_result(([np.ones(2), np.ones(2)], {}), trained_from, 1, {})
+
+
+def test_an_array_that_is_not_like_the_one_passed_in_is_named() -> None:
+    trained_from = Model.from_arrays([np.zeros(2), np.zeros(())], ["weights", "bias"]).manifest
+    with pytest.raises(
+        ConfigError, match=r"array 1 \('bias'\) that .* is 'float64\[1\]'; allowed: float64\[\], as it was"
+    ):
+        packed_result(([np.ones(2), np.ones(1)], {}), trained_from, 1, {})
 
 
 def test_the_text_of_an_error_has_no_colours() -> None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from metisfl_async.core.codecs import RAW
-from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.errors import ConfigError, brief
 from metisfl_async.core.metrics import Json, Metrics, requested_names
 from metisfl_async.core.model import Bytes, Manifest, Model, is_alone
 from metisfl_async.core.strategies.aggregation.contributors import Contributor
@@ -82,20 +82,32 @@ def packed_result(
 ) -> Trained:
     """Check what `train` returned, also against what its task asks for, and bring its arrays into one buffer."""
     if not isinstance(result, tuple) or len(result) not in (2, 3):
-        raise ConfigError("train()", _kind(result), "(parameters, metrics) or (parameters, metrics, metadata)")
-    model = packed_weights(result[0], "the parameters of train()", trained_from, room=room)
-    if (difference := trained_from.difference(model.manifest)) is not None:
-        raise ConfigError("the parameters of train()", difference, "the shapes and dtypes that were passed in")
+        allowed = "(parameters, metrics) or (parameters, metrics, metadata)"
+        raise ConfigError("what train() returns", _kind(result), allowed)
+    model = packed_weights(result[0], "the model that train() returns", trained_from, room=room)
+    if model.manifest is not trained_from:
+        _check_like(model.manifest, trained_from)
     said = trained(result[1], result[2] if len(result) == 3 else {}, num_training_examples)
     _check_names(said.names, config, "metrics", "the metrics of train()")
     _check_names(said.metadata, config, "metadata", "the metadata of train()")
     return Trained(model, _plain(said.metrics), _plain(said.metadata), said.left_out)
 
 
+def _check_like(trained: Manifest, passed_in: Manifest) -> None:
+    """Refuse arrays that are not like those that were passed in."""
+    if (count := len(trained.tensors)) != (wanted := len(passed_in.tensors)):
+        raise ConfigError("the number of arrays that train() returns", count, f"{wanted}, as many as were passed in")
+    for index, (given, like) in enumerate(zip(trained.tensors, passed_in.tensors, strict=True)):
+        if given != like:
+            name = "" if like.name == str(index) else f" ({brief(like.name)})"
+            kind, allowed = (f"{each.dtype}{list(each.shape)}" for each in (given, like))
+            raise ConfigError(f"array {index}{name} that train() returns", kind, f"{allowed}, as it was passed in")
+
+
 def checked_evaluation(metrics: object, config: Mapping[str, Json]) -> Measured:
     """Check what `evaluate` returned, also against what its task asks for; it travels in one message."""
     if not isinstance(metrics, Mapping):
-        raise ConfigError("evaluate()", _kind(metrics), "a dict from names to numbers")
+        raise ConfigError("what evaluate() returns", _kind(metrics), "a dict from names to numbers")
     said = evaluated(metrics, "evaluate()")
     _check_names(said.names, config, "metrics", "evaluate()")
     return Measured(_plain(said.metrics), said.left_out)
