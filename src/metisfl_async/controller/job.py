@@ -109,6 +109,11 @@ class Job:
     def is_over(self) -> bool:
         return self.over.is_set()
 
+    @property
+    def has_run(self) -> bool:
+        """Whether nothing works for it any more: it made room for another one."""
+        return self.updates.is_closed
+
     async def begin(self, request: StartRequest, first: Model | None) -> None:
         """Start it, with first weights if they are given.
 

@@ -128,7 +128,7 @@ class Jobs:
         try:
             while True:
                 self._changed.clear()
-                if self.current is None:
+                if self.current is None or self.current.has_run:  # the next one could not begin, and it is here again
                     await self._changed.wait()
                 else:
                     await first_of(self.current.run(), self._changed.wait())
