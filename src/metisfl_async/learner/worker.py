@@ -33,7 +33,7 @@ from metisfl_async.learner.stopping import Stopping
 from metisfl_async.learner.threads import DaemonThreads
 from metisfl_async.transport.concurrency import is_being_cancelled, to_the_end
 
-__all__ = ["Worker", "WorkerKind"]
+__all__ = ["Worker", "WorkerKind", "finished"]
 
 logger = logging.getLogger(__name__)
 
@@ -284,7 +284,7 @@ class Worker:
 
     async def _finish(self, users: Coroutine[Any, Any, T]) -> T:
         """Await a user's coroutine. One that goes on when it is cancelled is closed in the end."""
-        coroutine = _finished(users)
+        coroutine = finished(users)
         task = asyncio.create_task(coroutine, name=f"{self.name}-{self._method}")
         try:
             return await asyncio.shield(task)
@@ -336,7 +336,7 @@ class Worker:
             pool.shutdown()
 
 
-async def _finished(users: Coroutine[Any, Any, T]) -> T:
+async def finished(users: Coroutine[Any, Any, T]) -> T:
     """Await a user's coroutine; an exit or a cancellation that is its own is an error like any other."""
     try:
         return await users
