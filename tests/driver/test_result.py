@@ -91,6 +91,7 @@ def test_what_was_saved_is_loaded_again(result: FederationResult, tmp_path: Path
         result, final_model=arrays, first_weights="given", tensor_names=names, untrained_names=["layer.10", "layer.11"]
     )
     saved.rounds[0].train_metrics["loss"] = float("inf")
+    saved.rounds[0].central["loss"] = float("nan")
     saved.save(tmp_path / "results.json")
     assert FederationResult.load(tmp_path).final_model is None
     saved.save_model(tmp_path / "model.safetensors")
@@ -99,6 +100,8 @@ def test_what_was_saved_is_loaded_again(result: FederationResult, tmp_path: Path
         np.testing.assert_equal(loaded.final_model, arrays)
         assert (loaded.tensor_names, loaded.untrained_names) == (names, ["layer.10", "layer.11"])
         assert repr(loaded) == repr(saved)
+        assert "train loss nan" in repr(loaded.rounds[0])
+        assert "central loss nan" in repr(loaded.rounds[0])
         assert (loaded.first_weights, loaded.model_version) == ("given", 3)
         assert loaded.ending is result.ending is Ending.FEDERATION_ROUNDS
         assert loaded.rounds[1:] == saved.rounds[1:]

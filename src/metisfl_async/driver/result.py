@@ -189,6 +189,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def _with_numbers(record: dict[str, Any]) -> dict[str, Any]:
     """Give back NaN where JSON has null in place of a metric."""
+    record["central"] = _numbers(record.get("central", {}))
     for part in (record, *record["learners"].values()):
         for name in ("train_metrics", "evaluation_metrics"):
             part[name] = _numbers(part[name])
