@@ -172,6 +172,18 @@ def test_the_plot_has_a_panel_for_each_metric_loss_first(result: FederationResul
     assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
 
 
+def test_the_plot_has_the_privacy_spent(result: FederationResult) -> None:
+    rounds = [replace(record, privacy={"epsilon": 0.5 * record.number, "delta": 1e-5}) for record in result.rounds]
+    for records, titles in (
+        (rounds, ["loss", "accuracy", "privacy spent: epsilon"]),
+        ([replace(record, train_metrics={}, evaluation_metrics={}) for record in rounds], ["privacy spent: epsilon"]),
+    ):
+        axes = replace(result, rounds=records).plot().axes
+        assert [each.get_title() for each in axes][-len(titles) :] == titles
+        (line,) = axes[-1].lines
+        assert np.asarray(line.get_xydata(), np.float64).tolist() == [[1, 0.5], [2, 1.0], [3, 1.5]]
+
+
 def test_hospitals_behind_a_relay_are_saved_and_have_lines_of_their_own(tmp_path: Path) -> None:
     below = {"site-0": Contributor(1.0, 1, {"auc": 0.25}), "site-1": Contributor(1.0, 1, {"auc": math.nan})}
     north = LearnerRecord(evaluation_metrics={"auc": math.nan}, evaluation_metadata=entries_of(below))
