@@ -202,5 +202,9 @@ class Job:
         try:
             await first_of(self._dispatcher.broken, self.aggregator.run())
         finally:
-            self.updates.close()
-            self._dispatcher.close()
+            self.close()
+
+    def close(self) -> None:
+        """Let nobody wait for it, and nothing more happen to it."""
+        self.updates.close()
+        self._dispatcher.close()

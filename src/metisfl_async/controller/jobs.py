@@ -123,6 +123,11 @@ class Jobs:
             self.current = job
             self._changed.set()
 
+    def drop(self) -> None:
+        """Let go of what was resumed, where the controller cannot open."""
+        if self.current is not None:
+            self.current.close()
+
     async def run(self) -> None:
         """Let one federation after another work, until cancelled; a bug in one ends it, and is raised."""
         try:
