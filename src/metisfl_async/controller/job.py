@@ -65,7 +65,7 @@ class Job:
         kind: type[Federation] = FederationInRounds if strategies.in_rounds else ContinuousFederation
         new_aggregator: Callable[..., Aggregator] = Aggregator
         if exchange is not None:
-            kind, new_aggregator = LedFederation, partial(LedAggregator, exchange=exchange)
+            kind, new_aggregator = LedFederation, partial(LedAggregator, exchange)
         self.id, self.run_id = federation_id, secrets.token_hex(8)
         self.federation: Federation = kind(
             federation_id,
