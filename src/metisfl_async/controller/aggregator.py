@@ -40,6 +40,7 @@ from metisfl_async.core.strategies.aggregation.resemblance import Gallery, Portr
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update, made
 from metisfl_async.core.strategies.durable import check_kept
 from metisfl_async.store.base import BEST, GLOBAL, NO_ARRAYS, Saved
+from metisfl_async.transport.concurrency import call
 
 logger = logging.getLogger(__name__)
 
@@ -278,7 +279,7 @@ class Aggregator:
         update = Update(learner, model, weight, staleness, previous)
         base, size = self._base, model.manifest.size_bytes
         if size < self._rule.sum_form.fast_bytes:
-            seen = folded(self._rule, update, base)
+            seen = call(folded, self._rule, update, base)
         else:
             seen = await self._threads.work(size, folded, self._rule, update, base)
         if self._keeps_updates:

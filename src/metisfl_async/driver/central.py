@@ -17,12 +17,11 @@ from metisfl_async.core.metrics import Metrics, checked_metrics
 from metisfl_async.core.model import Array
 from metisfl_async.core.repeats import Repeats
 from metisfl_async.driver.following import WHO
-from metisfl_async.learner.away import call
 from metisfl_async.learner.outcome import text_of
 from metisfl_async.learner.threads import DaemonThreads
 from metisfl_async.learner.worker import finished
 from metisfl_async.transport.base import ControllerLink
-from metisfl_async.transport.concurrency import beside, first_of
+from metisfl_async.transport.concurrency import beside, call, first_of
 from metisfl_async.transport.retry import insisting
 
 __all__ = ["Central", "Evaluate"]

@@ -20,7 +20,6 @@ from metisfl_async.core.model import Bytes, Model
 from metisfl_async.learner import calls
 from metisfl_async.learner.askable import askable_names, method_of, packed_answer
 from metisfl_async.learner.away import (
-    call,
     call_elsewhere,
     call_in_process,
     check_stateless,
@@ -31,7 +30,7 @@ from metisfl_async.learner.learner import Config, Learner
 from metisfl_async.learner.outcome import Measured, Trained, checked_evaluation
 from metisfl_async.learner.stopping import Stopping
 from metisfl_async.learner.threads import DaemonThreads
-from metisfl_async.transport.concurrency import is_being_cancelled, to_the_end
+from metisfl_async.transport.concurrency import call, is_being_cancelled, to_the_end
 
 __all__ = ["Worker", "WorkerKind", "finished"]
 
