@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metisfl_async.controller.aggregator import Aggregator, Job
+from metisfl_async.controller.aggregator import Aggregator, AggregatorJob
 from metisfl_async.controller.exchange import Exchange, Summed
 from metisfl_async.controller.upload import Upload
 from metisfl_async.core.errors import NoModel
@@ -30,7 +30,7 @@ class LedAggregator(Aggregator):
         self._contributors[upload.learner] = Contributor(upload.weight, upload.num_relayed or 1, upload.header.metrics)
         return seen
 
-    async def _do(self, job: Job, submitted: int) -> None:
+    async def _do(self, job: AggregatorJob, submitted: int) -> None:
         await super()._do(job, submitted)
         if isinstance(job, Discard):
             self._contributors = {}
