@@ -154,11 +154,16 @@ def test_arguments_of_the_command_line_win_over_those_of_the_file(tmp_path: Path
 
 def test_a_file_is_simulated_with_many_learners(tmp_path: Path, free_port: int, start: Start) -> None:
     options = ["--simulate", "6", "--workers", "1", "-a", "parts=6"]
-    process = start("run", environment(tmp_path, free_port), *MODULE, *options, "-o", tmp_path)
+    file = environment(tmp_path, free_port)
+    file.write_text(re.sub(r"(?ms)^learners:.*?(?=^\S|\Z)", "", file.read_text()))  # all there are is simulated
+    process = start("run", file, *MODULE, *options, "-o", tmp_path)
     said = output_of(process)
     assert process.returncode == 0, said
     rounds = json.loads((tmp_path / "results.json").read_text())["rounds"]
     assert [len(record["participants"]) for record in rounds] == [6] * 3
+    process = start("run", file, *MODULE, "-o", tmp_path, "--overwrite")
+    assert "learners is None; allowed: a list with an entry for each learner" in output_of(process)
+    assert process.returncode == 2
     assert rounds[2]["evaluation_metrics"]["accuracy"] > 0.8
 
 

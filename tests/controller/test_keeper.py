@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,26 @@ async def test_what_is_damaged_is_told_at_once_and_what_may_pass_is_tried_again(
     with pytest.raises(ModelLost):
         await keeper.do(stays)
     assert len(told) == 3
+
+
+async def test_each_record_is_given_once_where_the_first_are_not_kept() -> None:
+    text = json.dumps(RoundRecord(100, 0).to_dict())
+    config = ModelStoreConfig(history_bytes=40 * sys.getsizeof(text))
+    keeper = Keeper(InMemoryStore(config), config, lambda event: None, asyncio.get_running_loop().time)
+    await keeper.store.begin(FEDERATION, "")
+
+    async def close(*numbers: int) -> None:
+        for number in numbers:
+            keeper.close_round(RoundRecord(number, 0))
+        await keeper.commit("")
+
+    await close(*range(100, 200))
+    assert [record.number async for record in keeper.records()] == list(range(160, 200))
+    reading = keeper.records()
+    read = [(await anext(reading)).number for _ in range(20)]
+    await close(*range(200, 260))  # while somebody reads who is slow
+    read += [record.number async for record in reading]
+    assert read == [*range(160, 192), *range(220, 260)]
 
 
 async def test_records_that_cannot_be_read_at_first_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,17 @@ import pytest
 from federations import PATIENCE_S, nothing_left_behind
 from puppet import FEDERATION, weights
 
-from metisfl_async import Controller, DriverSession, ServerParams, TerminationSignals
+from metisfl_async import Controller, DriverSession, ModelStoreConfig, ServerParams, TerminationSignals
+from metisfl_async.controller.job import Job
 from metisfl_async.core.errors import ConnectionLost, StoreError, UnknownFederation
 from metisfl_async.core.federation.events import FederationFinished
+from metisfl_async.core.ids import FederationId
 from metisfl_async.core.messages import StartRequest
 from metisfl_async.core.model import Model
 from metisfl_async.driver.following import status_of
 from metisfl_async.store.memory import InMemoryStore
 
+OTHER, NEXT = FederationId("e" * 32), FederationId("d" * 32)
 REQUEST = StartRequest(TerminationSignals(federation_rounds=1), 1, 0, None, FEDERATION)
 
 
@@ -146,3 +149,34 @@ async def test_a_controller_that_closes_leaves_no_start_behind(monkeypatch: pyte
         await gate.is_there.wait()
         first.cancel()
         await asyncio.wait([first])
+
+
+async def test_one_that_cannot_begin_leaves_the_last_one_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[str] = []
+    run = Job.run
+
+    async def counted(job: Job) -> None:
+        runs.append(job.id)
+        await run(job)
+
+    async def full(store: InMemoryStore, federation_id: str, standing: str) -> None:
+        raise StoreError("the store", "it is full")
+
+    monkeypatch.setattr(Job, "run", counted)
+    store = ModelStoreConfig(retry_secs=1e-3)
+    async with asyncio.timeout(PATIENCE_S), Controller(ServerParams(), model_store_config=store) as controller:
+        link = controller.connect()
+        await link.start_training(REQUEST)
+        await link.stop_training(FEDERATION, "enough")
+        with monkeypatch.context() as patch:
+            patch.setattr(InMemoryStore, "begin", full)
+            with pytest.raises(StoreError, match="it is full"):
+                await link.start_training(replace(REQUEST, federation_id=OTHER))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert (await link.status()).federation_id == FEDERATION
+        assert runs == [FEDERATION, OTHER]
+        await link.start_training(replace(REQUEST, federation_id=NEXT))
+        assert (await link.status()).federation_id == NEXT
+        await link.stop_training(NEXT, "enough")
+        assert [type(event) async for event in link.watch_events(NEXT)][-1] is FederationFinished

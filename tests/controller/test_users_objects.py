@@ -95,7 +95,7 @@ class Continuously(Schedules):
 class Breaks(FedAvg):
     """A mean whose rule raises in one of its methods."""
 
-    def __init__(self, where: str, error: type[Exception] = Mistake) -> None:
+    def __init__(self, where: str, error: type[BaseException] = Mistake) -> None:
         self.where, self.error = where, error
 
     def _break(self, where: str) -> None:
@@ -145,6 +145,15 @@ async def test_what_users_rules_raise_is_raised_by_the_session(where: str, size:
     trace = await failure_of(ControllerConfig(aggregation_rule=Breaks(where), scheduler=scheduler), size=size)
     assert "in _break\n" in trace
     assert trace.endswith("Mistake: made by the user\n")
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("where", ["start", "fold", "aggregate"])
+@pytest.mark.parametrize("error", [StopIteration, SystemExit, asyncio.CancelledError])
+async def test_so_is_what_would_end_or_hang_an_event_loop(where: str, size: int, error: type[BaseException]) -> None:
+    trace = await failure_of(ControllerConfig(aggregation_rule=Breaks(where, error)), size=size)
+    assert "in _break\n" in trace
+    assert trace.endswith(f"RuntimeError: {error.__name__}: made by the user\n")
 
 
 @pytest.mark.parametrize("where", ["start", "aggregate"])

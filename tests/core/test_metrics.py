@@ -149,11 +149,15 @@ def test_deeper_nesting_is_refused(depth: int) -> None:
     assert str(MAX_DEPTH) in caught.value.allowed
 
 
-def test_a_list_that_holds_itself_is_refused() -> None:
+def test_a_list_or_dict_that_holds_itself_is_refused() -> None:
     endless: list[Any] = []
     endless.append(endless)
-    with pytest.raises(ConfigError):
-        checked_json(endless, "metadata")
+    looped: dict[str, Any] = {}
+    looped["again"] = looped
+    for value in (endless, looped):
+        with pytest.raises(ConfigError) as caught:
+            checked_json(value, "metadata")
+        assert str(MAX_DEPTH) in caught.value.allowed
 
 
 def test_a_long_key_makes_no_long_place() -> None:

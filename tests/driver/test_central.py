@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from metisfl_async import (
 from metisfl_async.core.federation.inputs import CentralEvaluation
 from metisfl_async.core.model import Array
 from metisfl_async.driver import central
+from metisfl_async.driver.central import Evaluate
 from metisfl_async.events import FederationResumed, ModelEvaluated, ModelPublished, RoundFinished, TaskFailed
 
 SCORE = TerminationSignals(evaluation_metric="central/highest", evaluation_metric_cutoff_score=3.0)
@@ -72,6 +74,40 @@ async def test_a_function_that_fails_costs_its_metrics_and_nothing_else(caplog: 
     (failure,) = [event async for event in session.events() if isinstance(event, TaskFailed)]
     assert failure == TaskFailed(1, "the driver", "evaluate", "ValueError", "no data here")
     assert caplog.text.count("the session's evaluate() failed in round 1") == 1
+
+
+def stops_iterating(parameters: list[Array], round_number: int) -> dict[str, float]:
+    return next(iter(()))
+
+
+def exits(parameters: list[Array], round_number: int) -> dict[str, float]:
+    sys.exit(3)
+
+
+async def exits_on_loop(parameters: list[Array], round_number: int) -> dict[str, float]:
+    sys.exit(3)
+
+
+async def is_cancelled(parameters: list[Array], round_number: int) -> dict[str, float]:
+    raise asyncio.CancelledError("by itself")
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "message"),
+    [
+        (stops_iterating, "StopIteration: "),
+        (exits, "SystemExit: 3"),
+        (exits_on_loop, "SystemExit: 3"),
+        (is_cancelled, "CancelledError: by itself"),
+    ],
+)
+async def test_nor_does_one_that_raises_what_would_end_or_hang_a_loop(evaluate: Evaluate, message: str) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        session = DriverSession(Controller(), [Adds(1)], ROUNDS, evaluate=evaluate)
+        result = await session.run()
+    assert result.reason == "federation_rounds=2 reached"
+    failures = [event.message async for event in session.events() if isinstance(event, TaskFailed)]
+    assert failures == [message, message]
 
 
 async def test_the_controller_hears_that_a_slow_function_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:

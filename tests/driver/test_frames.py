@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet
@@ -33,6 +34,15 @@ def test_a_row_is_a_round(result: FederationResult) -> None:
     assert frame["evaluation/accuracy"].tolist() == [record.evaluation_metrics["accuracy"] for record in result.rounds]
     assert frame["train/loss"].tolist() == [record.train_metrics["loss"] for record in result.rounds]
     assert frame["started_at"].tolist() == [record.started_at for record in result.rounds]
+
+
+def test_what_is_said_of_the_whole_round_has_columns_too(result: FederationResult) -> None:
+    rounds = [
+        replace(record, central={"auc": 0.5}, privacy={"epsilon": 1.5, "releases": 2}) for record in result.rounds
+    ]
+    frame = replace(result, rounds=rounds).to_frame()
+    assert frame[["central/auc", "privacy/epsilon", "privacy/releases"]].to_numpy().tolist() == [[0.5, 1.5, 2]] * 3
+    assert replace(result, rounds=rounds).to_arrow().column("privacy/releases").to_pylist() == [2.0] * 3
 
 
 def test_a_row_is_a_learners_part_in_a_round(result: FederationResult) -> None:

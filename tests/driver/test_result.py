@@ -91,6 +91,7 @@ def test_what_was_saved_is_loaded_again(result: FederationResult, tmp_path: Path
         result, final_model=arrays, first_weights="given", tensor_names=names, untrained_names=["layer.10", "layer.11"]
     )
     saved.rounds[0].train_metrics["loss"] = float("inf")
+    saved.rounds[0].central["loss"] = float("nan")
     saved.save(tmp_path / "results.json")
     assert FederationResult.load(tmp_path).final_model is None
     saved.save_model(tmp_path / "model.safetensors")
@@ -99,6 +100,8 @@ def test_what_was_saved_is_loaded_again(result: FederationResult, tmp_path: Path
         np.testing.assert_equal(loaded.final_model, arrays)
         assert (loaded.tensor_names, loaded.untrained_names) == (names, ["layer.10", "layer.11"])
         assert repr(loaded) == repr(saved)
+        assert "train loss nan" in repr(loaded.rounds[0])
+        assert "central loss nan" in repr(loaded.rounds[0])
         assert (loaded.first_weights, loaded.model_version) == ("given", 3)
         assert loaded.ending is result.ending is Ending.FEDERATION_ROUNDS
         assert loaded.rounds[1:] == saved.rounds[1:]
@@ -175,6 +178,18 @@ def test_many_metrics_are_plotted_in_rows_of_three_panels(num_metrics: int, rows
     figure = FederationResult(None, 1, [RoundRecord(1, 0, True, evaluation_metrics=metrics)], "enough").plot()
     assert len(figure.axes) == num_metrics
     assert figure.axes[0].get_gridspec().get_geometry() == (rows, columns)  # type: ignore[union-attr]
+
+
+def test_the_plot_has_the_privacy_spent(result: FederationResult) -> None:
+    rounds = [replace(record, privacy={"epsilon": 0.5 * record.number, "delta": 1e-5}) for record in result.rounds]
+    for records, titles in (
+        (rounds, ["loss", "accuracy", "privacy spent: epsilon"]),
+        ([replace(record, train_metrics={}, evaluation_metrics={}) for record in rounds], ["privacy spent: epsilon"]),
+    ):
+        axes = replace(result, rounds=records).plot().axes
+        assert [each.get_title() for each in axes][-len(titles) :] == titles
+        (line,) = axes[-1].lines
+        assert np.asarray(line.get_xydata(), np.float64).tolist() == [[1, 0.5], [2, 1.0], [3, 1.5]]
 
 
 def test_hospitals_behind_a_relay_are_saved_and_have_lines_of_their_own(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from metisfl_async import (
     TerminationSignals,
     run_learner,
 )
+from metisfl_async.controller.job import Job
+from metisfl_async.core.errors import TransportError
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Array
 from metisfl_async.events import FederationStarted
@@ -147,6 +149,38 @@ async def test_an_unfinished_federation_is_not_overwritten_unasked(
     assert "the first weights: of learner-0, as made" in logged
     assert "round 1: 1 learner trains model version 0" in logged
     assert re.fullmatch(r"goes on with what was saved; models so far: \d+", logged[-2])
+
+
+async def test_a_controller_that_cannot_listen_leaves_its_federation_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ModelStoreConfig(model_store="Disk", directory=tmp_path)
+    async with asyncio.timeout(PATIENCE_S):
+        first = Controller(None, ControllerConfig(), store)
+        endless = DriverSession(first, [Counts(1)], TerminationSignals(execution_cutoff_time_mins=10))
+        running = asyncio.create_task(endless.run())
+        await until(lambda: endless.result is not None and len(endless.result.rounds) >= 2)
+        await first.abort()
+        running.cancel()
+        await asyncio.wait([running])
+        resumed: list[Job] = []
+        resume = Job.resume
+
+        async def noted(job: Job) -> bool:
+            resumed.append(job)
+            return await resume(job)
+
+        monkeypatch.setattr(Job, "resume", noted)
+        async with Controller(ServerParams()) as other:
+            taken = ServerParams(port=other.client_params.port)
+            with pytest.raises(TransportError, match="cannot listen there"):
+                await Controller(taken, ControllerConfig(), store, resume=True).__aenter__()
+        (job,) = resumed
+        assert job.federation.returning  # a timer would give them up
+        assert job.events.is_closed
+        assert not job._dispatcher._timers
+        async with Controller(None, ControllerConfig(), store, resume=True) as second:
+            assert second.snapshot().federation_id == job.id
 
 
 async def test_a_finished_federation_is_nothing_to_resume(tmp_path: Path) -> None:

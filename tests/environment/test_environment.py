@@ -23,6 +23,7 @@ from metisfl_async import (
     FederationEnvironment,
     ModelStoreConfig,
     ServerParams,
+    Simulation,
     TerminationSignals,
 )
 from metisfl_async.core.spelling import snake
@@ -327,10 +328,17 @@ def test_a_session_needs_a_learner_for_each_entry(tmp_path: Path) -> None:
         environment.session(listen=True)
 
 
+def test_only_simulated_learners_need_no_entries(tmp_path: Path) -> None:
+    environment = read(tmp_path, MINIMAL.splitlines()[0])
+    simulated = environment.session(Simulation(Adds, learners=5, workers=1))
+    assert simulated._request.num_learners == 5
+    for refused in (environment.entry, environment.session, lambda: environment.session([])):
+        with pytest.raises(ConfigError, match="learners is None; allowed: a list with an entry for each learner"):
+            refused()
+
+
 def test_an_environment_made_in_code_is_checked() -> None:
     signals = TerminationSignals(federation_rounds=1)
-    with pytest.raises(ConfigError, match="learners is"):
-        FederationEnvironment(termination_signals=signals, learners=[])
     twice = [LearnerEntry(learner_id="a"), LearnerEntry(learner_id="a")]
     with pytest.raises(ConfigError, match="each learner_id once"):
         FederationEnvironment(termination_signals=signals, learners=twice)

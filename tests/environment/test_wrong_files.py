@@ -104,7 +104,6 @@ WRONG = [
         "controller_config.lease_secs is 60.0; allowed: at least 2 * heartbeat_secs = 80",
     ),
     (WHO, 1, "termination_signals is None; allowed: at least one of federation_rounds, global_updates"),
-    ("termination_signals:\n  mode: most\n", 1, "learners is None; allowed: a list with an entry for each learner"),
     (WHO + "termination_signals:\n  mode: most\n", 3, "termination_signals.mode is 'most'; allowed: max, min"),
     (
         WHO + "termination_signals:\n  federation_rounds: three\n",

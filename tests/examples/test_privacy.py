@@ -15,11 +15,11 @@ from metisfl_async import (
     TerminationSignals,
 )
 from metisfl_async.core.federation.ending import Ending
+from metisfl_async.core.federation.records import SPENT
 from metisfl_async.core.strategies.privacy import epsilon_of
 from metisfl_async.strategies import PrivateAverage
 from metisfl_async.tracking.names import of_round
 from metisfl_async.web.board import Board
-from metisfl_async.web.figures import SPENT
 
 pytest.importorskip("sklearn")
 FILE = Path(__file__).parents[2] / "examples" / "privacy" / "digits.py"

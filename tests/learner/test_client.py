@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -33,6 +35,7 @@ from metisfl_async.core.model import Array, Bytes, Model, allocate
 from metisfl_async.events import FederationStarted, LearnerJoined, LearnerLeft
 from metisfl_async.learner import client
 from metisfl_async.learner.learner import Config, TrainResult
+from metisfl_async.learner.spool import Spool, Spooled
 from metisfl_async.transport import grpc_caller
 from metisfl_async.transport.grpc_link import GrpcLink
 
@@ -159,6 +162,31 @@ async def test_work_that_is_not_wanted_any_more_is_cancelled() -> None:
     assert slow.cancelled == 2
     assert [record.participants for record in result.rounds] == [["learner-0"]] * 2
     assert len(slow.taken_over) == 2  # it lives on, and has the final weights
+
+
+async def test_an_update_that_is_dropped_while_it_is_saved_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_save, save, loop, is_saving = threading.Event(), Spool._save, asyncio.get_running_loop(), asyncio.Event()
+
+    def held(spool: Spool, spooled: Spooled) -> None:
+        loop.call_soon_threadsafe(is_saving.set)
+        may_save.wait(PATIENCE_S)
+        save(spool, spooled)
+
+    monkeypatch.setattr(Spool, "_save", held)
+    async with asyncio.timeout(PATIENCE_S), Controller(ServerParams()) as controller:
+        learner = run_learner(Adds(1), controller.client_params, spool_dir=tmp_path)
+        taking_part = asyncio.create_task(learner)
+        session = DriverSession(controller.client_params, 1, ROUND)
+        running = asyncio.create_task(session.run())
+        await is_saving.wait()
+        await session.stop()
+        await until(lambda: controller.snapshot().phase == "finished")
+        may_save.set()
+        await running
+        await taking_part
+    assert os.listdir(tmp_path) == [".lock"]
 
 
 async def test_a_failing_evaluation_or_take_over_hurts_nobody() -> None:

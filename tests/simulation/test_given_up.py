@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,8 +18,16 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import simulated
+from federations import nothing_left_behind
 
-from metisfl_async import ControllerConfig, Simulation
+from metisfl_async import (
+    Controller,
+    ControllerConfig,
+    DriverSession,
+    QuorumLost,
+    Simulation,
+    TerminationSignals,
+)
 from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.crowd import Crowd
 from metisfl_async.core.federation.tasks import TaskKind
@@ -29,6 +39,7 @@ from metisfl_async.core.strategies.aggregation.partial_sum import PartialSum
 from metisfl_async.simulation.engine import Engine
 from metisfl_async.simulation.errand import Done, Errand, Moved, Task, Weighing
 from metisfl_async.simulation.hands import Processes
+from metisfl_async.simulation.lending import Lending
 from metisfl_async.simulation.work import work
 
 MODEL = ModelRef(FederationId("f"), 0)
@@ -150,3 +161,35 @@ def test_a_full_disk_is_a_failure_of_the_tasks_and_not_of_the_worker(tmp_path: P
     assert [(task, raised.name) for task, raised in done.failed] == [(task, "OSError") for task in tasks]
     assert done.parts is None
     assert os.listdir(tmp_path) == []
+
+
+async def test_where_there_is_no_room_for_the_global_model_the_tasks_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(model: Model, directory: str | None) -> Moved:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Moved, "of", full)  # the workers have their own
+    simulation = Simulation(simulated.large, learners=2, workers=1)
+    session = DriverSession(Controller(), simulation, TerminationSignals(federation_rounds=1))
+    async with nothing_left_behind():
+        with pytest.raises(QuorumLost, match=r"OSError: .*No space left on device"):
+            await session.run()
+
+
+async def test_a_model_that_is_being_written_for_whom_nobody_waits_any_more_is_written_once(tmp_path: Path) -> None:
+    model, ref = Model.from_arrays([np.zeros(100_000, np.float32)]), ModelRef(FederationId("f" * 32), 1)
+    may_write = threading.Event()
+    with ThreadPoolExecutor(1) as writer:
+        lending = Lending(str(tmp_path), writer)
+        writer.submit(may_write.wait)
+
+        async def read() -> None:
+            async with lending.lent(ref, model):
+                pass
+
+        given_up = asyncio.create_task(read())
+        await asyncio.sleep(0)
+        given_up.cancel()
+        may_write.set()
+        await asyncio.wait([given_up])
+        await read()
+    assert len(os.listdir(tmp_path)) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from metisfl_async import (
     Simulation,
     TerminationSignals,
 )
+from metisfl_async.simulation.parcel import Parcel
 from metisfl_async.testing import run
 
 HALF = ControllerConfig(participation_ratio=0.5)
@@ -93,6 +95,17 @@ async def test_where_states_cannot_be_written_the_tasks_fail(tmp_path: Path) -> 
     (tmp_path / "states").write_text("not a directory")
     with ThreadPoolExecutor(3) as threads, pytest.raises(QuorumLost, match=r"NotADirectoryError|FileExistsError"):
         await simulated_run(simulated.Remembers, executor=threads, keep_state=tmp_path / "states")
+
+
+async def test_where_states_cannot_be_read_the_tasks_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(path: Path) -> Parcel:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+    monkeypatch.setattr(Parcel, "lying_at", gone)
+    with ThreadPoolExecutor(3) as threads:
+        result = await simulated_run(simulated.Remembers, executor=threads, keep_state=tmp_path, rounds=2)
+    parts = [part for record in result.rounds for part in record.learners.values()]
+    assert {failure.type for part in parts for failure in part.failures} == {"FileNotFoundError"}
 
 
 async def test_a_learner_without_a_state_is_told_so() -> None:

@@ -36,18 +36,21 @@ from metisfl_async.tracking import (
 
 
 class Breaks(Tracker):
-    def __init__(self) -> None:
-        self.closed = 0
+    def __init__(self, error: BaseException) -> None:
+        self.error, self.closed = error, 0
 
     def take(self, events: Sequence[Event]) -> None:
-        raise OSError("disk full")
+        raise self.error
 
     def close(self, result: FederationResult | None) -> None:
         self.closed += 1
 
 
-async def test_one_that_breaks_is_closed_and_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    breaks = Breaks()
+@pytest.mark.parametrize("error", [OSError("disk full"), StopIteration(), SystemExit(3)], ids=repr)
+async def test_one_that_breaks_is_closed_and_told_of_once(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    breaks = Breaks(error)
     async with nothing_left_behind():
         result = await session_of([Adds(1)]).run(watch=[breaks])
     assert result.ending is Ending.FEDERATION_ROUNDS

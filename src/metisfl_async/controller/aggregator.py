@@ -40,13 +40,14 @@ from metisfl_async.core.strategies.aggregation.resemblance import Gallery, Portr
 from metisfl_async.core.strategies.aggregation.rule import AggregationRule, Update, made
 from metisfl_async.core.strategies.durable import check_kept
 from metisfl_async.store.base import BEST, GLOBAL, NO_ARRAYS, Saved
+from metisfl_async.transport.concurrency import call
 
 logger = logging.getLogger(__name__)
 
 __all__ = ["Aggregator", "Post"]
 
 
-Job: TypeAlias = Upload | SumUpload | Aggregate | Save | Forget | Discard
+AggregatorJob: TypeAlias = Upload | SumUpload | Aggregate | Save | Forget | Discard
 
 
 class Post(Protocol):
@@ -78,7 +79,7 @@ class Aggregator:
         self._codecs, self._keeps_updates = codecs, keeps_updates
         # Not bounded by itself: each update in it holds staging room, and one model is made at a time. What the
         # federation asks for goes before the updates that wait: it was decided without them.
-        self._jobs: asyncio.PriorityQueue[tuple[int, int, Job]] = asyncio.PriorityQueue()
+        self._jobs: asyncio.PriorityQueue[tuple[int, int, AggregatorJob]] = asyncio.PriorityQueue()
         self._submitted, self._has_ended = 0, False
         # How many jobs had been submitted when a learner's latest update was folded. A Forget that is older than it
         # means an update that is gone; if the learner has not come back, the federation sends another Forget.
@@ -107,7 +108,7 @@ class Aggregator:
         finally:
             self._has_ended = True
 
-    async def _do(self, job: Job, submitted: int) -> None:
+    async def _do(self, job: AggregatorJob, submitted: int) -> None:
         match job:
             case Upload():
                 await self._take_in(job)
@@ -125,7 +126,7 @@ class Aggregator:
                     self._rule.discard()
                     self._gallery.clear()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: AggregatorJob) -> None:
         is_upload = isinstance(job, Upload | SumUpload)
         if isinstance(job, Upload) and self._has_ended:
             job.room.release()
@@ -278,7 +279,7 @@ class Aggregator:
         update = Update(learner, model, weight, staleness, previous)
         base, size = self._base, model.manifest.size_bytes
         if size < self._rule.sum_form.fast_bytes:
-            seen = folded(self._rule, update, base)
+            seen = call(folded, self._rule, update, base)
         else:
             seen = await self._threads.work(size, folded, self._rule, update, base)
         if self._keeps_updates:

@@ -172,6 +172,8 @@ class Controller:
         )
         async with AsyncExitStack() as undo:
             undo.push_async_callback(lambda: to_the_end(store.close()))
+            undo.callback(threads.close)
+            undo.callback(jobs.drop)  # what goes on has timers
             await store.open()
             await self._resume_or_refuse(store, jobs)
             server: GrpcServer | None = None

@@ -65,7 +65,7 @@ class Job:
         kind: type[Federation] = FederationInRounds if strategies.in_rounds else ContinuousFederation
         new_aggregator: Callable[..., Aggregator] = Aggregator
         if exchange is not None:
-            kind, new_aggregator = LedFederation, partial(LedAggregator, exchange=exchange)
+            kind, new_aggregator = LedFederation, partial(LedAggregator, exchange)
         self.id, self.run_id = federation_id, secrets.token_hex(8)
         self.federation: Federation = kind(
             federation_id,
@@ -108,6 +108,11 @@ class Job:
     @property
     def is_over(self) -> bool:
         return self.over.is_set()
+
+    @property
+    def has_run(self) -> bool:
+        """Whether nothing works for it any more: it made room for another one."""
+        return self.updates.is_closed
 
     async def begin(self, request: StartRequest, first: Model | None) -> None:
         """Start it, with first weights if they are given.
@@ -197,5 +202,9 @@ class Job:
         try:
             await first_of(self._dispatcher.broken, self.aggregator.run())
         finally:
-            self.updates.close()
-            self._dispatcher.close()
+            self.close()
+
+    def close(self) -> None:
+        """Let nobody wait for it, and nothing more happen to it."""
+        self.updates.close()
+        self._dispatcher.close()

@@ -123,12 +123,17 @@ class Jobs:
             self.current = job
             self._changed.set()
 
+    def drop(self) -> None:
+        """Let go of what was resumed, where the controller cannot open."""
+        if self.current is not None:
+            self.current.close()
+
     async def run(self) -> None:
         """Let one federation after another work, until cancelled; a bug in one ends it, and is raised."""
         try:
             while True:
                 self._changed.clear()
-                if self.current is None:
+                if self.current is None or self.current.has_run:  # the next one could not begin, and it is here again
                     await self._changed.wait()
                 else:
                     await first_of(self.current.run(), self._changed.wait())

@@ -49,23 +49,24 @@ class Keeper:
 
     async def records(self) -> AsyncGenerator[RoundRecord, None]:
         """Give the records of all closed rounds that are kept, in the order in which they were closed."""
-        position = 0
-        while texts := await self.do(self._rounds, position):
+        texts, position = await self.do(self._rounds, 0)
+        while texts:
             for text in texts:
                 yield RoundRecord.from_dict(json.loads(text))
-            position += len(texts)
+            texts, position = await self.do(self._rounds, position)
         for text in tuple(self._closed):
             yield RoundRecord.from_dict(json.loads(text))
 
-    async def _rounds(self, position: int) -> list[str]:
-        """Read some of the texts of rounds."""
+    async def _rounds(self, position: int) -> tuple[list[str], int]:
+        """Read some of the texts of rounds; with the position of those after them."""
         read: list[str] = []
+        position = max(position, self.store.rounds_dropped)
         async with aclosing(self.store.rounds(position)) as texts:
             async for text in texts:
                 read.append(text)
                 if len(read) == BATCH:
                     break
-        return read
+        return read, position + len(read)
 
     async def commit(
         self,

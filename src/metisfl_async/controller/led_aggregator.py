@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from metisfl_async.controller.aggregator import Aggregator, Job, Post
-from metisfl_async.controller.codecs import Codecs
+from typing import Any
+
+from metisfl_async.controller.aggregator import Aggregator, AggregatorJob
 from metisfl_async.controller.exchange import Exchange, Summed
-from metisfl_async.controller.keeper import Keeper
-from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.upload import Upload
 from metisfl_async.core.errors import NoModel
 from metisfl_async.core.federation.commands import Discard
@@ -14,7 +13,6 @@ from metisfl_async.core.model import Model
 from metisfl_async.core.strategies.aggregation.contributors import Contributor
 from metisfl_async.core.strategies.aggregation.fedavg import FedAvg
 from metisfl_async.core.strategies.aggregation.resemblance import Portrait
-from metisfl_async.core.strategies.aggregation.rule import AggregationRule
 
 __all__ = ["LedAggregator"]
 
@@ -22,18 +20,8 @@ __all__ = ["LedAggregator"]
 class LedAggregator(Aggregator):
     """Has no model of its own: the sum of a round goes up whole, and the next global model comes down."""
 
-    def __init__(
-        self,
-        rule: AggregationRule,
-        keeper: Keeper,
-        post: Post,
-        threads: Threads,
-        codecs: Codecs,
-        *,
-        keeps_updates: bool,
-        exchange: Exchange,
-    ) -> None:
-        super().__init__(rule, keeper, post, threads, codecs, keeps_updates=keeps_updates)
+    def __init__(self, exchange: Exchange, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._exchange = exchange
         self._contributors: dict[str, Contributor] = {}  # to what is folded
 
@@ -42,7 +30,7 @@ class LedAggregator(Aggregator):
         self._contributors[upload.learner] = Contributor(upload.weight, upload.num_relayed or 1, upload.header.metrics)
         return seen
 
-    async def _do(self, job: Job, submitted: int) -> None:
+    async def _do(self, job: AggregatorJob, submitted: int) -> None:
         await super()._do(job, submitted)
         if isinstance(job, Discard):
             self._contributors = {}

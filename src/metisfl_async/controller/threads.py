@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from metisfl_async.core.strategies.aggregation.arithmetic import BLOCK
 from metisfl_async.core.strategies.aggregation.spreading import spreading
-from metisfl_async.transport.concurrency import to_the_end
+from metisfl_async.transport.concurrency import call, to_the_end
 
 __all__ = ["INLINE_BYTES", "Threads"]
 
@@ -31,11 +31,11 @@ class Threads:
     async def work(self, size_bytes: int, function: Callable[..., T], *args: object) -> T:
         """Do arithmetic over a model of this size without blocking the loop."""
         if size_bytes < INLINE_BYTES:
-            return function(*args)
+            return call(function, *args)
 
         def with_helpers() -> T:
             with spreading(self.spread):
-                return function(*args)
+                return call(function, *args)
 
         async def in_worker() -> T:
             return await asyncio.get_running_loop().run_in_executor(self._worker, with_helpers)

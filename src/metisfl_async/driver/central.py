@@ -17,9 +17,11 @@ from metisfl_async.core.metrics import Metrics, checked_metrics
 from metisfl_async.core.model import Array
 from metisfl_async.core.repeats import Repeats
 from metisfl_async.driver.following import WHO
+from metisfl_async.learner.outcome import text_of
 from metisfl_async.learner.threads import DaemonThreads
+from metisfl_async.learner.worker import finished
 from metisfl_async.transport.base import ControllerLink
-from metisfl_async.transport.concurrency import beside, first_of
+from metisfl_async.transport.concurrency import beside, call, first_of
 from metisfl_async.transport.retry import insisting
 
 __all__ = ["Central", "Evaluate"]
@@ -79,15 +81,15 @@ class Central:
         assert self._evaluate is not None
         try:
             if inspect.iscoroutinefunction(self._evaluate):
-                metrics: Any = await self._evaluate(parameters, number)
+                metrics: Any = await finished(self._evaluate(parameters, number))
             else:
                 loop = asyncio.get_running_loop()
-                metrics = await loop.run_in_executor(threads, self._evaluate, parameters, number)
+                metrics = await loop.run_in_executor(threads, call, self._evaluate, parameters, number)
             return replace(report, metrics=checked_metrics({} if metrics is None else metrics, "what evaluate() gave"))
         except Exception as error:
             if self._repeats.count(type(error).__name__):
                 logger.exception("the session's evaluate() failed in round %d", number)
-            return replace(report, error_type=type(error).__name__, message=str(error))
+            return replace(report, error_type=type(error).__name__, message=text_of(error))
 
     async def _beat(
         self, federation_id: FederationId, at_work: CentralEvaluation, measuring: asyncio.Task[Any]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from metisfl_async.core.federation.records import RoundRecord
+from metisfl_async.core.federation.records import SPENT, RoundRecord
 from metisfl_async.data.figures import ShownFigure
 
 try:
@@ -25,15 +25,17 @@ MANY = 50  #: points; more of them are drawn as a line alone
 def draw_rounds(records: Sequence[RoundRecord], x: Literal["number", "time"]) -> Figure:
     """Draw the weighted means of training and evaluation, one panel a metric; loss and accuracy come first.
 
-    Thin lines are the single learners' evaluations, those below relays among them. Along the x axis are the records'
-    numbers, or the times when they were complete.
+    The last panel has the privacy spent, where a rule says it. Thin lines are the single learners' evaluations, those
+    below relays among them. Along the x axis are the records' numbers, or the times when they were complete.
     """
     published = [record for record in records if record.is_published]
     names = sorted(
         {name for record in published for name in (*record.train_metrics, *record.evaluation_metrics, *record.central)},
         key=lambda name: (name != "loss", name != "accuracy", name),
     )
-    names = [name for name in names if not name.startswith("num_")] or ["no metric was reported"]
+    names = [name for name in names if not name.startswith("num_")]
+    names += [SPENT] if any(record.privacy for record in published) else []
+    names = names or ["no metric was reported"]
     rows = math.ceil(len(names) / ABREAST)
     columns = math.ceil(len(names) / rows)
     figure = ShownFigure(figsize=(4.6 * columns, 3.6 * rows), dpi=144, layout="constrained")
@@ -70,6 +72,9 @@ def _panel(axes: Axes, name: str, records: Sequence[RoundRecord], x: Literal["nu
     central = line((record, record.central.get(name)) for record in records)
     if central[0]:
         axes.plot(*central, color="tab:green", label="central evaluation", **_markers(central))
+    spent = line((record, record.privacy.get("epsilon") if name == SPENT else None) for record in records)
+    if spent[0]:
+        axes.plot(*spent, color="tab:red", label="spent so far", **_markers(spent))
     if x == "time":
         axes.set_xlim(left=0.0)
         axes.set_xlabel("seconds since the start")

@@ -53,9 +53,9 @@ def _columns(records: Sequence[RoundRecord], by: By) -> dict[str, str]:
 def _rows(records: Sequence[RoundRecord], by: By) -> Iterator[dict[str, Any]]:
     for record in records:
         if by == "round":
-            yield (
-                _facts(record) | _metrics(record) | {f"central/{name}": value for name, value in record.central.items()}
-            )
+            beside = {"central": record.central, "privacy": record.privacy}
+            named = {f"{kind}/{name}": value for kind, values in beside.items() for name, value in values.items()}
+            yield _facts(record) | _metrics(record) | named
         else:
             for learner, part in record.learners.items():
                 yield {"number": record.number, "learner": learner} | _facts(part) | _metrics(part)

@@ -19,6 +19,7 @@ from metisfl_async.driver.participation import participation_of, seldom
 from metisfl_async.driver.plot import plot_rounds
 from metisfl_async.driver.screens import table_of_rounds
 from metisfl_async.driver.weights import load_into, packed, read
+from metisfl_async.web.saved import saved_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,9 +157,8 @@ class FederationResult:
 
         `metisfl_async.web` shows the same page while a federation runs.
         """
-        from metisfl_async.web.saved import save_page
-
-        save_page(self, path)
+        facts = {"source": self.first_weights, "version": self.model_version, "started_at": self.started_at}
+        write_whole(Path(path), saved_page(self.rounds, self.reason, facts))
 
     def plot(self, path: str | Path | None = None, *, x: Literal["number", "time"] = "number") -> Figure:
         """Draw loss and accuracy, or whatever was measured.
@@ -189,6 +189,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def _with_numbers(record: dict[str, Any]) -> dict[str, Any]:
     """Give back NaN where JSON has null in place of a metric."""
+    record["central"] = _numbers(record.get("central", {}))
     for part in (record, *record["learners"].values()):
         for name in ("train_metrics", "evaluation_metrics"):
             part[name] = _numbers(part[name])

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from metisfl_async.controller.controller import Controller
 from metisfl_async.core.config import ClientParams, ServerParams, TerminationSignals, named_learners
@@ -40,9 +40,7 @@ from metisfl_async.simulation.simulation import Simulation
 from metisfl_async.store.event_log import EventLog, EventStream
 from metisfl_async.transport.base import ControllerLink
 from metisfl_async.transport.concurrency import beside, first_of
-
-if TYPE_CHECKING:
-    from metisfl_async.web.page import Page
+from metisfl_async.web.page import Page
 
 __all__ = ["DriverSession"]
 
@@ -284,8 +282,6 @@ class DriverSession:
 
     def show(self) -> Page:
         """Show the live page, as the value of a notebook's cell; `run` is awaited in another one. Needs uvicorn."""
-        from metisfl_async.web.page import Page
-
         return Page(self).open()
 
     async def stop(self, reason: str = "stop was asked for") -> None:

@@ -10,9 +10,8 @@ from metisfl_async.transport.concurrency import end_all
 
 __all__ = ["NothingBegun", "StopRequest"]
 
-BEGINNING_S = (
-    5.0  #: for a federation to begin all the same, when it is to be stopped: what is on its way is there by then
-)
+#: For a federation to begin all the same, when it is to be stopped: what is on its way is there by then.
+BEGINNING_S = 5.0
 
 
 class NothingBegun(Exception):

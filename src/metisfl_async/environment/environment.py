@@ -39,7 +39,7 @@ class FederationEnvironment:
     """
 
     termination_signals: TerminationSignals
-    learners: Sequence[LearnerEntry]  #: `session` waits for so many
+    learners: Sequence[LearnerEntry] = ()  #: `session` waits for so many; only simulated ones need no entries
     controller_config: ControllerConfig = field(default_factory=ControllerConfig)
     model_store_config: ModelStoreConfig = field(default_factory=ModelStoreConfig)
     controller_endpoint: Endpoint = field(default_factory=Endpoint)  #: where the controller is
@@ -47,8 +47,6 @@ class FederationEnvironment:
     _credentials: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)  # of this party
 
     def __post_init__(self) -> None:
-        if not self.learners:
-            raise ConfigError("learners", self.learners, "at least one")
         ids = [entry.learner_id for entry in self.learners if entry.learner_id]
         if twice := [learner_id for learner_id in ids if ids.count(learner_id) > 1]:
             raise ConfigError("learners", twice[0], "each learner_id once")
@@ -102,6 +100,7 @@ class FederationEnvironment:
 
     def entry(self, learner_id: str = "") -> LearnerEntry:
         """Find a learner's entry; one without a name is for whoever comes."""
+        self._check_entries()
         entries = {entry.learner_id: entry for entry in self.learners}
         if learner_id in entries:
             return entries[learner_id]
@@ -155,15 +154,17 @@ class FederationEnvironment:
         Parameters
         ----------
         learners : sequence of Learner, or Simulation, optional
-            Live learners, one for each entry, or simulated ones, which stand for the entries: then all run in this
-            process, with a controller of its own. Without them,
-            the session dials the controller and waits for as many learners as there are entries.
+            Live learners, one for each entry, or simulated ones in place of the entries: then all run in this process,
+            with a controller of its own. Without them, the session dials the controller and waits for as many learners
+            as there are entries.
         listen : bool
             With live learners: talk over the controller's port, instead of in memory.
         initial_weights : sequence of ndarray, mapping, or path of a safetensors file, optional
             Where training starts; without them, one learner is asked.
         """
         options = self.session_options
+        if not isinstance(learners, Simulation):
+            self._check_entries()
         if learners is None:
             if listen:
                 raise ConfigError("listen", listen, "False: without live learners, the controller runs elsewhere")
@@ -187,6 +188,12 @@ class FederationEnvironment:
             worker=options.worker,
             stop_timeout_secs=options.stop_timeout_secs,
         )
+
+    def _check_entries(self) -> None:
+        """Refuse to look for learners where the file has none."""
+        if not self.learners:
+            allowed = "a list with an entry for each learner, which may be empty: - {}; or how many; or simulate all"
+            raise ConfigError("learners", None, allowed)
 
     def _named(self, learners: Sequence[Learner]) -> Mapping[str, Learner]:
         pairs = enumerate(zip(self.learners, learners, strict=True))

@@ -49,7 +49,7 @@ def read(file: Path) -> dict[str, Any]:
     signals = Gathering(TerminationSignals, absent("termination_signals"))
     options = Gathering(SessionOptions, absent("session"))
     endpoint = Gathering(Endpoint, absent("controller"))
-    entries: list[LearnerEntry] | None = None
+    entries: list[LearnerEntry] = []
     for name, (key, section) in _sections(root).items():
         match name:
             case "controller_config" | "global_model_config":
@@ -74,9 +74,6 @@ def read(file: Path) -> dict[str, Any]:
                 raise root.key_error(key, f"leave it out: {vocabulary.ENVIRONMENT.refused[name]}", section.line)
             case _:
                 raise root.key_error(key, nearest(key, SECTIONS + CPP_SECTIONS), section.line)
-    if entries is None:
-        allowed = "a list with an entry for each learner, which may be empty: - {}; or how many"
-        raise absent("learners").error(None, allowed)
     config = training.make(**_train_params(training, local))
     return {
         "controller_config": config,

@@ -11,7 +11,7 @@ from metisfl_async.core.errors import TooLarge
 from metisfl_async.core.messages import Answer, Question
 from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.outcome import text_of
-from metisfl_async.learner.works import Below, Works
+from metisfl_async.learner.works import AnswersBelow, Works
 
 __all__ = ["Answering"]
 
@@ -74,7 +74,7 @@ class Answering:
             return Answer(question.id, error_type=type(error).__name__, message=text_of(error))
         return None if text is None else Answer(question.id, text)
 
-    async def _pass_on(self, question_id: str, of_those_below: Below) -> Answer:
+    async def _pass_on(self, question_id: str, of_those_below: AnswersBelow) -> Answer:
         """Say what each of those below a relay answers, and then that there is no more."""
         passed_on, kept_bytes = self._open[question_id], 0
         async with aclosing(of_those_below) as answers:

@@ -12,9 +12,9 @@ from metisfl_async.core.errors import ConfigError
 from metisfl_async.learner import calls
 from metisfl_async.learner.elsewhere import Raised
 from metisfl_async.learner.learner import Learner
+from metisfl_async.transport.concurrency import call
 
 __all__ = [
-    "call",
     "call_away",
     "call_elsewhere",
     "call_in_process",
@@ -37,16 +37,6 @@ def users_part(trace: TracebackType | None, caller: str = "") -> TracebackType |
             users = trace.tb_next
         trace = trace.tb_next
     return users
-
-
-def call(function: Callable[..., T], *args: object) -> T:
-    """Call in the worker; what must not cross to an event loop, where it would end or hang it, becomes an error."""
-    try:
-        return function(*args)
-    except BaseException as error:
-        if isinstance(error, Exception) and not isinstance(error, StopIteration):
-            raise
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 def call_away(function: Callable[..., T], *args: object) -> T | Raised:

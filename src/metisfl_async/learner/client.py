@@ -241,6 +241,8 @@ class LearnerClient:
         finally:
             await end_all([task])
             del self._at_work[name, task_id]
+            if self._spool is not None and not self._part.holds(task_id):
+                self._spool.forget(task_id)  # it may have been dropped while it was saved
         if not task.cancelled():
             task.result()
 
@@ -257,10 +259,11 @@ class LearnerClient:
                 case TaskKind.TRAIN:
                     model = await self._fetch(offer.model)
                     trained = await self._worker.train(model, config)
-                    # In one process, models are shared, and learners are many.
                     if self._spool is not None:
                         await self._spool.save(Spooled(offer, trained, model.version))
-                    update = Update.raw(trained, model.version, is_own=not model.is_frozen)
+                    update = Update.raw(
+                        trained, model.version, is_own=not model.is_frozen
+                    )  # if it is, others have it, too
                     self._keep(offer.task_id, await self._smaller(offer, update, model))
                 case TaskKind.EVALUATE:
                     model = await self._fetch(offer.model)

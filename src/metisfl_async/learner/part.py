@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
-from metisfl_async.core.federation.tasks import HeldTask, TaskKind, Verdict
+from metisfl_async.core.federation.tasks import HeldTask, Verdict
 from metisfl_async.core.ids import NO_FEDERATION, FederationId, TaskId
 from metisfl_async.core.messages import (
     Accept,
@@ -234,8 +234,3 @@ class Part:
 
     def _forget(self, task_id: TaskId, refusal: str | None = None) -> list[Step]:
         return [Forget(task_id, refusal)] if self._held.pop(task_id, None) is not None else []
-
-    def awaits_update(self, task_id: TaskId) -> bool:
-        """Whether the controller still wants the update of a task."""
-        held = self._held.get(task_id)
-        return held is not None and held.offer.kind is not TaskKind.EVALUATE

@@ -20,7 +20,6 @@ from metisfl_async.core.model import Bytes, Model
 from metisfl_async.learner import calls
 from metisfl_async.learner.askable import askable_names, method_of, packed_answer
 from metisfl_async.learner.away import (
-    call,
     call_elsewhere,
     call_in_process,
     check_stateless,
@@ -31,9 +30,9 @@ from metisfl_async.learner.learner import Config, Learner
 from metisfl_async.learner.outcome import Measured, Trained, checked_evaluation
 from metisfl_async.learner.stopping import Stopping
 from metisfl_async.learner.threads import DaemonThreads
-from metisfl_async.transport.concurrency import is_being_cancelled, to_the_end
+from metisfl_async.transport.concurrency import call, is_being_cancelled, to_the_end
 
-__all__ = ["Worker", "WorkerKind"]
+__all__ = ["Worker", "WorkerKind", "finished"]
 
 logger = logging.getLogger(__name__)
 
@@ -284,7 +283,7 @@ class Worker:
 
     async def _finish(self, users: Coroutine[Any, Any, T]) -> T:
         """Await a user's coroutine. One that goes on when it is cancelled is closed in the end."""
-        coroutine = _finished(users)
+        coroutine = finished(users)
         task = asyncio.create_task(coroutine, name=f"{self.name}-{self._method}")
         try:
             return await asyncio.shield(task)
@@ -336,7 +335,7 @@ class Worker:
             pool.shutdown()
 
 
-async def _finished(users: Coroutine[Any, Any, T]) -> T:
+async def finished(users: Coroutine[Any, Any, T]) -> T:
     """Await a user's coroutine; an exit or a cancellation that is its own is an error like any other."""
     try:
         return await users

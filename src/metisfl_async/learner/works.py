@@ -11,10 +11,10 @@ from metisfl_async.core.model import Model
 from metisfl_async.learner.learner import Config
 from metisfl_async.learner.outcome import Measured, Trained
 
-__all__ = ["Below", "Works"]
+__all__ = ["AnswersBelow", "Works"]
 
 #: What those below a relay answer, by their names.
-Below: TypeAlias = AsyncGenerator[tuple[LearnerId, Answer], None]
+AnswersBelow: TypeAlias = AsyncGenerator[tuple[LearnerId, Answer], None]
 
 
 class Works(Protocol):
@@ -50,7 +50,7 @@ class Works(Protocol):
 
     async def take_final(self, model: Model, then: Afterwards) -> None: ...
 
-    async def ask(self, method: str, params: Config, due_at: float) -> str | Below | None:
+    async def ask(self, method: str, params: Config, due_at: float) -> str | AnswersBelow | None:
         """Answer a question, as JSON; or tell what those below answer; None if nobody waits any more."""
 
     async def close(self) -> None: ...

@@ -27,7 +27,7 @@ from metisfl_async.learner.failing import FailureLog
 from metisfl_async.learner.learner import Config
 from metisfl_async.learner.outcome import Measured, Trained
 from metisfl_async.learner.reported import MAX_FACTS_BYTES, evaluated
-from metisfl_async.learner.works import Below as AnswersBelow
+from metisfl_async.learner.works import AnswersBelow
 from metisfl_async.relay.below import Below
 from metisfl_async.transport.concurrency import first_of
 from metisfl_async.transport.convert import MAX_MESSAGE_BYTES, learner_message

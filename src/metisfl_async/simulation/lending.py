@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from metisfl_async.core.ids import ModelRef
 from metisfl_async.core.model import Model
 from metisfl_async.simulation.errand import Moved
+from metisfl_async.transport.concurrency import to_the_end
 
 __all__ = ["Lending"]
 
@@ -34,9 +35,7 @@ class Lending:
         """Lend a model to one worker."""
         async with self._writing:
             if ref not in self._lent:
-                loop = asyncio.get_running_loop()
-                moved = await loop.run_in_executor(self._writer, Moved.of, model, self._directory)
-                self._lent[ref] = _Lent(moved)
+                await to_the_end(self._write(ref, model))  # a file that nobody knows of would stay
             del model  # the reader may wait for long
             lent = self._lent[ref]
             lent.readers += 1
@@ -46,6 +45,10 @@ class Lending:
         finally:
             lent.readers -= 1
             self._clear()
+
+    async def _write(self, ref: ModelRef, model: Model) -> None:
+        loop = asyncio.get_running_loop()
+        self._lent[ref] = _Lent(await loop.run_in_executor(self._writer, Moved.of, model, self._directory))
 
     def _clear(self) -> None:
         """Remove what nobody reads any more, but for the latest."""

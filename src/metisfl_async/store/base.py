@@ -49,6 +49,7 @@ class ModelStore(Protocol):
     """
 
     is_durable: bool  #: whether another store at the same place can go on after a crash
+    rounds_dropped: int  #: how many of the first texts of rounds are not kept any more
 
     async def open(self) -> None:
         """Make ready: nobody else may use the place from now on, and what a crash has left half-written goes."""
@@ -106,7 +107,7 @@ class ModelStore(Protocol):
         ...
 
     def rounds(self, start: int = 0) -> AsyncGenerator[str, None]:
-        """Give the texts of all commits in order, from the `start`-th on. A few are read at a time."""
+        """Give the texts of all commits in order, from the `start`-th on, as far as they are kept; a few at a time."""
         ...
 
     async def insert(self, owner: str, model: Model, weight: float = 1.0, task_id: str = "") -> None:

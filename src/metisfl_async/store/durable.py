@@ -46,6 +46,7 @@ class DurableStore(ABC):
     """
 
     is_durable = True
+    rounds_dropped = 0
 
     def __init__(self, where: str, length: int) -> None:
         self._where, self._length = where, length

@@ -37,7 +37,7 @@ class InMemoryStore:
         self._has_commits = self._is_finished = False
         self._rounds: deque[str] = deque()
         self._most_bytes, self._rounds_bytes = config.history_bytes, 0
-        self.rounds_dropped = 0  #: texts that are not kept any more
+        self.rounds_dropped = 0
 
     async def open(self) -> None:
         """There is nothing to make ready."""

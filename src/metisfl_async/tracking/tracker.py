@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.driver.result import FederationResult
 from metisfl_async.driver.watching import Watched
 from metisfl_async.learner.threads import DaemonThreads
+from metisfl_async.transport.concurrency import call
 
 __all__ = ["RoundTracker", "Tracker", "package", "save_all"]
 
@@ -41,7 +41,10 @@ class Tracker(ABC):
     async def __call__(self, session: Watched) -> None:
         """Watch a session."""
         threads = DaemonThreads(1, "metisfl-tracker")
-        in_thread = partial(asyncio.get_running_loop().run_in_executor, threads)
+
+        async def in_thread(method: Callable[..., None], *args: object) -> None:
+            await asyncio.get_running_loop().run_in_executor(threads, call, method, *args)
+
         try:
             stream = session.events()
             if not (events := await stream.batch()):

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-__all__ = ["LATE_S", "Patience", "aside", "beside", "end_all", "first_of", "is_being_cancelled", "to_the_end"]
+__all__ = ["LATE_S", "Patience", "aside", "beside", "call", "end_all", "first_of", "is_being_cancelled", "to_the_end"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -125,6 +125,16 @@ async def aside(effort_bytes: int, function: Callable[P, T], *args: P.args, **kw
             return await asyncio.wrap_future(thread.submit(function, *args, **kwargs))
 
         return await to_the_end(done())
+
+
+def call(function: Callable[..., T], *args: object) -> T:
+    """Call what users wrote; what must not cross to an event loop, where it would end or hang it, becomes an error."""
+    try:
+        return function(*args)
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 def is_being_cancelled() -> bool:

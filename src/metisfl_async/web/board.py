@@ -26,10 +26,10 @@ from metisfl_async.core.federation.events import (
     UpdateCounted,
     UpdateFolded,
 )
-from metisfl_async.core.federation.records import Failure, LearnerRecord, RoundRecord
+from metisfl_async.core.federation.records import SPENT, Failure, LearnerRecord, RoundRecord
 from metisfl_async.core.federation.tasks import TaskState
 from metisfl_async.web.codes import NOT_ASKED, REPORTED, WORDS, code_of
-from metisfl_async.web.figures import SPENT, Figures
+from metisfl_async.web.figures import Figures
 from metisfl_async.web.lanes import MOST_TASKS, Lanes, outcome_of
 from metisfl_async.web.rows import Rows
 

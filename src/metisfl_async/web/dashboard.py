@@ -7,12 +7,10 @@ import hmac
 import html
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 from urllib.parse import quote
 
 from metisfl_async.core.errors import ConfigError, MetisError
-from metisfl_async.driver.attached import AttachedSession
-from metisfl_async.driver.session import DriverSession
 from metisfl_async.transport.concurrency import aside, first_of
 from metisfl_async.web.feed import Feed, Watched
 from metisfl_async.web.files import FILES, page
@@ -36,6 +34,13 @@ HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-cache"),
 ]
+
+
+@runtime_checkable
+class Stoppable(Protocol):
+    """What can be ended in order, as a `DriverSession` can, and one that is attached."""
+
+    async def stop(self, reason: str) -> None: ...
 
 
 class Dashboard:
@@ -146,7 +151,7 @@ class Dashboard:
             await answer(send, 405, b"a federation is stopped by POST")
         elif not hmac.compare_digest(given.encode(), (self._token or "").encode()):
             await answer(send, 403, b"the token is wrong")
-        elif not isinstance(session, DriverSession | AttachedSession):
+        elif not isinstance(session, Stoppable):
             await answer(send, 409, b"it cannot be stopped from here")
         else:
             try:

@@ -11,7 +11,6 @@ from time import perf_counter
 from typing import Protocol
 
 from metisfl_async.core.federation.events import Event, EventsMissed
-from metisfl_async.driver.result import FederationResult
 from metisfl_async.store.event_log import EventStream
 from metisfl_async.transport.concurrency import end_all
 from metisfl_async.web.board import Board
@@ -122,7 +121,7 @@ class Feed:
 
     def _take_missed(self) -> Iterator[None]:
         """Take what the events have not told from the records that the session has."""
-        result: FederationResult | None = getattr(self._session, "result", None)
+        result = getattr(self._session, "result", None)  # of a session, a `FederationResult`
         return self.board.load([] if result is None else result.rounds)
 
     async def _another_run(self) -> None:

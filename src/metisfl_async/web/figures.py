@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from metisfl_async.core.federation.records import LearnerRecord, RoundRecord
+from metisfl_async.core.federation.records import SPENT, LearnerRecord, RoundRecord
 from metisfl_async.core.federation.tasks import TaskState
 from metisfl_async.core.metrics import NUM_EXAMPLES, Json
 from metisfl_async.web.codes import code_of
 
-__all__ = ["NAMED", "SPENT", "Figures"]
-
-SPENT = "privacy spent: epsilon"  #: the title of its chart
+__all__ = ["NAMED", "Figures"]
 
 NAMED = 32  #: learners whose metrics are lines of their own; of more, the page shows where most of them are
 MOST_NOTES = 100  #: of what a rule says about learners, in one round

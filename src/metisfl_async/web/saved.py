@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from metisfl_async.core.federation.records import RoundRecord
-from metisfl_async.driver.result import FederationResult, write_whole
 from metisfl_async.web.board import Board
 from metisfl_async.web.files import FILES, SCRIPTS, STYLES, page
 
-__all__ = ["as_file", "save_page"]
+__all__ = ["as_file", "saved_page"]
 
 
-def save_page(result: FederationResult, path: str | Path) -> None:
-    """Write a result as a page that replays the run; see `FederationResult.save_page`."""
+def saved_page(records: Iterable[RoundRecord], reason: str, facts: Mapping[str, Any]) -> bytes:
+    """Make a page of a run that is over, which replays it; `facts` are what records do not tell."""
     board = Board()
-    records: list[RoundRecord] = sorted(result.rounds, key=lambda record: record.started_ms)
-    for _ in board.load(records):
+    for _ in board.load(sorted(records, key=lambda record: record.started_ms)):
         pass
-    facts = {"source": result.first_weights, "version": result.model_version, "started_at": result.started_at}
-    board.end(result.reason, facts)
-    write_whole(Path(path), as_file([board.rows.since(0, len(board.rows)).text]))
+    board.end(reason, facts)
+    return as_file([board.rows.since(0, len(board.rows)).text])
 
 
 def as_file(parts: Iterable[str]) -> bytes:

@@ -32,6 +32,18 @@ def test_the_round_fails_and_the_next_one_has_its_updates() -> None:
     assert len(sandbox.told) == 2
 
 
+def test_the_round_in_which_nobody_trained_took_all_its_time_to_aggregate() -> None:
+    sandbox = training(A, B, config=IN_ROUNDS)
+    sandbox.wait(5)
+    sandbox.train(A, B)
+    sandbox.wait(2)
+    unmade(sandbox)
+    sandbox.wait(3)
+    sandbox.publish()
+    record = sandbox.records[-1]
+    assert (record.dispatch_ms, record.train_ms, record.aggregation_ms, record.duration_ms) == (0, 0, 3_000, 3_000)
+
+
 def test_when_it_fails_too_often_the_federation_ends() -> None:
     sandbox = training(A, config=IN_ROUNDS)
     sandbox.train(A)

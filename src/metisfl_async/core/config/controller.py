@@ -79,9 +79,8 @@ class ControllerConfig:
     farewell_timeout_secs: float = 600.0  #: for learners to fetch the final model and leave, in all
     upload_idle_secs: float = 60.0  #: an update is dropped when no byte came for so long; its learner sends it again
     min_upload_bytes_per_sec: float = 1000.0  #: or when less than this came, over `upload_idle_secs`; 0 = no limit
-    learners: Sequence[
-        ClientParams | ServerParams
-    ] = ()  #: those that listen and may be dialled; a driver may name more
+    #: Those that listen and may be dialled; a driver may name more.
+    learners: Sequence[ClientParams | ServerParams] = ()
     crypto_context: InitVar[None] = None
     batch_size: InitVar[None] = None
     scaling_factor_bits: InitVar[None] = None

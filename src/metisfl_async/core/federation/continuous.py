@@ -214,9 +214,8 @@ class ContinuousFederation(Federation):
             self._round.record.failure = ""
             self._try_another_model()
             return
-        if (
-            unpublished.keeps_updates
-        ):  # those of others are to come; who has reported need not train the same model again
+        if unpublished.keeps_updates:
+            # Those of others are to come; who has reported need not train the same model again.
             self._round.record.failure, self._too_few = "", len(self._round.reported)
             self._benched |= self._present.intersection(self._round.reported)
             self._progress()

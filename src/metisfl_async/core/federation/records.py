@@ -13,7 +13,9 @@ from metisfl_async.core.metrics import Json, Metrics, weighted_means
 from metisfl_async.core.strategies.aggregation.contributors import Contributor, counts_of, evaluators_in
 from metisfl_async.core.texts import MAX_NAME, plain
 
-__all__ = ["BestScore", "Failure", "LearnerRecord", "RoundRecord"]
+__all__ = ["SPENT", "BestScore", "Failure", "LearnerRecord", "RoundRecord"]
+
+SPENT = "privacy spent: epsilon"  #: the title of its charts
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,10 +129,11 @@ class Round:
         record, self.is_open = self.record, False
         training = [task for task in self.tasks if task.kind is TaskKind.TRAIN]
         evaluated = [task for task in self.tasks if task.kind is TaskKind.EVALUATE]
-        trained_at = max((task.ended_at for task in training), default=self._opened_at)
-        accepted_at = max((task.accepted_at for task in training), default=self._opened_at)
+        # Tasks may be older than the round: those without rounds, and those whose updates it took over.
+        trained_at = max([self._opened_at, *(task.ended_at for task in training)])
+        accepted_at = max([self._opened_at, *(task.accepted_at for task in training)])
         record.duration_ms = _ms(self._clock() - self._opened_at)
-        record.dispatch_ms = _ms(max(accepted_at - self._opened_at, 0.0))  # without rounds, tasks are older
+        record.dispatch_ms = _ms(accepted_at - self._opened_at)
         record.train_ms = _ms(trained_at - self._opened_at)
         record.aggregation_ms = sum(folded_ms for folded_ms, _ in self._folds)
         if record.is_published:

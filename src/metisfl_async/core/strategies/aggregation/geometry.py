@@ -103,9 +103,8 @@ def fill(out: Model, updates: Sequence[Model], shares: Floats, base: Model) -> N
 
 def fill_floats(out: Model, updates: Sequence[Model], shares: Floats, base: Model) -> None:
     """Do that for the tensors of floats only."""
-    if (
-        abs(1.0 - shares.sum()) <= ROUNDING
-    ):  # the base has no part in it: as seen from the update with the largest share
+    if abs(1.0 - shares.sum()) <= ROUNDING:
+        # The base has no part in it: as seen from the update with the largest share.
         base = updates[int(np.argmax(shares))]
     for run in out.manifest.runs:
         if DTYPES[run.dtype].kind not in "iub":
