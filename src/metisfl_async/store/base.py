@@ -72,7 +72,7 @@ class ModelStore(Protocol):
         Raises
         ------
         ModelLost
-            If there is no such federation, or the rule's arrays are damaged.
+            If there is no such federation, or how it stands or the rule's arrays are damaged.
         """
         ...
 
@@ -106,7 +106,10 @@ class ModelStore(Protocol):
         ...
 
     def rounds(self, start: int = 0) -> AsyncGenerator[str, None]:
-        """Give the texts of all commits in order, from the `start`-th on. A few are read at a time."""
+        """Give the texts of all commits in order, from the `start`-th on; "" for one that is damaged.
+
+        A few are read at a time.
+        """
         ...
 
     async def insert(self, owner: str, model: Model, weight: float = 1.0, task_id: str = "") -> None:
