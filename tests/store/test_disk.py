@@ -220,6 +220,25 @@ async def test_a_journal_that_is_none_is_named(tmp_path: Path) -> None:
         await store.close()
 
 
+async def test_models_without_their_journal_are_not_begun_anew(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    await store.open()
+    await store.begin(FEDERATION, "")
+    await store.commit("", model=model_of(1))
+    await store.close()
+    (tmp_path / "journal.sqlite").rename(tmp_path / "elsewhere")
+    store = store_in(tmp_path)
+    with pytest.raises(ModelLost, match=f"models in {FEDERATION}, which journal.sqlite does not know; was that file"):
+        await store.open()
+    await store.close()
+    (tmp_path / "elsewhere").rename(tmp_path / "journal.sqlite")
+    store = store_in(tmp_path)
+    await store.open()
+    await store.resume(FEDERATION)
+    assert await versions(store) == [1]
+    await store.close()
+
+
 @pytest.mark.parametrize("place", [0, 5, 40, -1])
 @pytest.mark.parametrize("bit", [0, 7])
 async def test_a_damaged_standing_is_named(tmp_path: Path, place: int, bit: int) -> None:
