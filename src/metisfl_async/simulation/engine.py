@@ -161,9 +161,12 @@ class Engine:
         is_folded = run.kind is TaskKind.TRAIN and self._is_summed(job, run.kind)
         facts = self._config.scaling_factor, self._config.max_weight, job.sum_form
         weighing = Weighing(*facts) if is_folded else None
-        async with means.lending.lent(ref, job.published().model) as moved:
-            tasks = run.tasks if means.states is None else await means.states.given(run.tasks)
-            return await self._timed(run, Errand(tasks, moved, weighing, *where), means, begin)
+        try:
+            async with means.lending.lent(ref, job.published().model) as moved:
+                tasks = run.tasks if means.states is None else await means.states.given(run.tasks)
+                return await self._timed(run, Errand(tasks, moved, weighing, *where), means, begin)
+        except OSError as error:  # there is no room for the model, say
+            return [failed(run.tasks, error)]
 
     async def _timed(self, run: _Run, errand: Errand, means: _Means, begin: Begin) -> list[Done]:
         """Have an errand done: as soon as there is a worker, or when it is due."""
