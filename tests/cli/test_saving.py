@@ -7,11 +7,12 @@ import logging
 from pathlib import Path
 
 import pytest
-from federations import Adds, session_of
+from federations import Adds, files_of_at_most, session_of
 
 from metisfl_async import ConfigError
 from metisfl_async.cli.saving import Output
 from metisfl_async.driver.result import FederationResult
+from metisfl_async.errors import StoreError
 
 
 async def result_of(rounds: int) -> FederationResult:
@@ -62,3 +63,19 @@ async def test_runs_that_end_in_one_directory_are_kept_apart(
     assert [rounds_in(tmp_path / name) for name in ("", "run-2", "run-3")] == [1, 2, 3]
     assert names_in(tmp_path) == sorted([*SAVED, "run-2", "run-3"])
     assert caplog.text.count("another run has saved") == 2
+
+
+@pytest.mark.parametrize(
+    ("most_bytes", "saved"), [(100, []), (1_000, ["model.safetensors"]), (8_000, ["model.safetensors", "results.json"])]
+)
+async def test_what_there_is_room_for_is_saved_the_model_first(
+    tmp_path: Path, most_bytes: int, saved: list[str]
+) -> None:
+    result = await result_of(2)
+    for name in ("model.safetensors", "results.png"):
+        (tmp_path / name).write_text("earlier")
+    with files_of_at_most(most_bytes), pytest.raises(StoreError) as raised:
+        Output(tmp_path, replaces=True).save(result, has_page=False)
+    lost = [name for name in ("model.safetensors", "results.json", "results.png") if name not in saved]
+    assert str(raised.value) == f"{tmp_path}: not saved: {', '.join(lost)}: File too large"
+    assert names_in(tmp_path) == sorted(saved)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import simulated
+from federations import files_of_at_most
 
 from metisfl_async import Controller, ControllerConfig, DriverSession, QuorumLost, Simulation, TerminationSignals
 from metisfl_async.codec.publication import Publication
@@ -165,16 +163,3 @@ async def test_half_a_state_is_not_left_on_a_full_disk(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as writer, files_of_at_most(100_000), pytest.raises(OSError, match="200000 requested"):
         await States(tmp_path, writer).take(done)
     assert os.listdir(tmp_path) == []
-
-
-@contextmanager
-def files_of_at_most(size_bytes: int) -> Iterator[None]:
-    """Let no file become larger, as on a disk that is full."""
-    used, limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limit))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (used, limit))
-        signal.signal(signal.SIGXFSZ, before)
