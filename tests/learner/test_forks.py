@@ -1,15 +1,16 @@
-"""A learner's process that ends before what it has forked: nobody waits for that."""
+"""A learner's process ends with its session's, and nobody waits for what it has forked."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from federations import PATIENCE_S, Adds, nothing_left_behind, until
+from federations import PATIENCE_S, Adds, is_alive, nothing_left_behind, until
 
 from metisfl_async.core.model import Array, Model
 from metisfl_async.learner.learner import Config, TrainResult
@@ -62,3 +63,15 @@ async def test_what_a_learners_process_has_forked_is_not_waited_for(tmp_path: Pa
         os.kill(int(children.read_text()), 0)  # it is still there
     finally:
         os.kill(int(children.read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("how", ["process", "simulation"])
+async def test_a_learners_process_ends_with_that_of_its_session_though_it_is_killed(tmp_path: Path, how: str) -> None:
+    pid, program = tmp_path / "pid", Path(__file__).with_name("left_alone.py")
+    async with asyncio.timeout(PATIENCE_S):
+        facts = {**os.environ, "PID": str(pid)}
+        session = await asyncio.create_subprocess_exec(sys.executable, program, how, env=facts)
+        await until(pid.exists)
+        session.kill()
+        await session.wait()
+        await until(lambda: not is_alive(int(pid.read_text())))

@@ -1,4 +1,4 @@
-"""A learner's process has ended when it has, whatever it has forked goes on.
+"""A learner's process ends with ours, and it has ended when it has, whatever it has forked goes on.
 
 A pool of processes sees that one of them is gone by a pipe that nobody holds any more. What a learner forks, such as
 the workers of a data loader, holds every pipe that the learner's process does: the pool would wait for those as well.
@@ -6,13 +6,27 @@ the workers of a data loader, holds every pipe that the learner's process does: 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 
-__all__ = ["leave_to_us", "pipes_of"]
+__all__ = ["end_with_ours", "leave_to_us", "pipes_of"]
 
 Pipe = tuple[int, int]  #: the device and the inode, which are those of both ends
+
+
+def end_with_ours() -> None:
+    """End the process that calls this with the one that has spawned it, though that is killed."""
+    ours = multiprocessing.parent_process()
+    assert ours is not None
+
+    def watch() -> None:
+        ours.join()
+        os._exit(1)  # whoever wanted what it does is gone
+
+    threading.Thread(target=watch, name="metisfl-parent", daemon=True).start()
 
 
 def pipes_of(pool: ProcessPoolExecutor, process_id: int) -> set[Pipe]:

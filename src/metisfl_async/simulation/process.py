@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from metisfl_async.learner.forks import end_with_ours
 from metisfl_async.simulation.errand import Done, Errand
 from metisfl_async.simulation.maker import MakeLearner, Maker
 from metisfl_async.simulation.work import work_with
@@ -89,6 +90,7 @@ def _serve(pipe: Connection[Any, Any], make_learner: MakeLearner, cached: int) -
     """Do errands until the other end is gone."""
     # Ctrl-C in a terminal reaches this process too; it is ours, and we end it when the federation has heard of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_ours()  # also in the middle of an errand
     if hasattr(os, "register_at_fork"):  # else what a learner forks would keep the pipe open when we are gone
         os.register_at_fork(after_in_child=pipe.close)
     maker = Maker(make_learner, cached)
