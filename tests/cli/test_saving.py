@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,7 @@ def names_in(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "environment"
 SAVED = ["model.safetensors", "results.json", "results.png"]
 
 
@@ -79,3 +83,15 @@ async def test_what_there_is_room_for_is_saved_the_model_first(
     lost = [name for name in ("model.safetensors", "results.json", "results.png") if name not in saved]
     assert str(raised.value) == f"{tmp_path}: not saved: {', '.join(lost)}: File too large"
     assert names_in(tmp_path) == sorted(saved)
+
+
+def test_results_are_saved_though_nobody_reads_what_is_said_of_them(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = ["metisfl_async.cli", "run", "federation.yaml", "-m", "learners:DigitsLearner", "--rounds", "1"]
+    command = [sys.executable, "-m", *command, "-o", str(tmp_path)]
+    done = subprocess.run(command, cwd=EXAMPLE, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+    assert {"model.safetensors", "results.json"} <= {*names_in(tmp_path)}

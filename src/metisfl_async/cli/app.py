@@ -329,8 +329,10 @@ def _drive(session: DriverSession, output: Output, *, resume: bool, has_page: bo
             except StoreError as error:
                 logger.error("%s", error)
         raise
-    click.echo(result)
-    output.save(result, has_page=has_page)
+    try:
+        output.save(result, has_page=has_page)
+    finally:
+        click.echo(result)
 
 
 for command in (certs, check_learner, new, page, token):
