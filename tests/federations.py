@@ -6,9 +6,11 @@ import asyncio
 import gc
 import inspect
 import os
+import resource
+import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import numpy as np
 import psutil
@@ -119,3 +121,16 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@contextmanager
+def files_of_at_most(size_bytes: int) -> Iterator[None]:
+    """Let no file become larger, as on a disk that is full."""
+    used, limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limit))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (used, limit))
+        signal.signal(signal.SIGXFSZ, before)

@@ -77,6 +77,20 @@ class Dies(Draws):
         return super().train(parameters, config)
 
 
+class DiesBeforeItsChild(Draws):
+    """Number 1 takes its process along, but not one that it has forked, and which ends much later."""
+
+    def train(self, parameters: list[Array], config: Config) -> TrainResult:
+        if self.number == 1:
+            if not os.fork():
+                with (Path(str(config["directory"])) / "children").open("a") as children:
+                    print(os.getpid(), file=children)
+                time.sleep(600)
+                os._exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().train(parameters, config)
+
+
 class Hangs(Draws):
     """Number 0 trains for ever."""
 

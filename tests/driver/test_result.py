@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from federations import Adds, session_of
 from matplotlib.figure import Figure
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 
 from metisfl_async import BestScore, ConfigError, FederationResult, LearnerRecord, RoundRecord
 from metisfl_async.core.strategies.aggregation.contributors import Contributor, entries_of
 from metisfl_async.data import plot_partitions
+from metisfl_async.driver.weights import read
 from metisfl_async.events import Ending, FederationStarted
 
 
@@ -142,7 +143,11 @@ def test_a_best_score_that_json_does_not_have_is_nan(result: FederationResult, t
     assert np.isnan(best.score)
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"rounds": [{}]}', '{"rounds": []}'])
+@pytest.mark.parametrize(
+    "text",
+    [None, "{", "[]", '{"rounds": [{}]}', '{"rounds": []}', '{"rounds": [{"learners": []}]}', "[" * 100_000],
+    ids=["none", "half", "a list", "no record", "no rounds", "learners", "deep"],
+)
 def test_what_is_no_result_is_refused(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "results.json").write_text(text)
@@ -155,6 +160,24 @@ def test_what_is_no_model_is_refused(result: FederationResult, tmp_path: Path) -
     (tmp_path / "model.safetensors").write_bytes(b"no model")
     with pytest.raises(ConfigError, match="allowed: a safetensors file"):
         FederationResult.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *({"names": text} for text in ('["w"]', '["w", "w"]', '["w", "b", "c"]', "5", "[[1], [2]]", "[" * 100_000)),
+        *({"untrained": text} for text in ('["c"]', "5", "[[1]]")),
+    ],
+    ids=lambda said: str(said)[:30],
+)
+def test_a_file_that_names_other_tensors_than_it_has_is_refused(tmp_path: Path, said: dict[str, str]) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(save({"w": np.zeros(2), "b": np.ones(2)}, said))
+    with pytest.raises(ConfigError, match="allowed: a safetensors file"):
+        read(file)
+    file.write_bytes(save({"w": np.zeros(2), "b": np.ones(2)}, {"names": '["w", "b"]', "untrained": '["b"]'}))
+    arrays, untrained = read(file)
+    assert (list(arrays), untrained) == (["w", "b"], ["b"])
 
 
 def test_without_a_model_there_is_nothing_to_save(result: FederationResult, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -27,8 +28,10 @@ from metisfl_async import (
 )
 from metisfl_async.controller.job import Job
 from metisfl_async.core.errors import TransportError
+from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.metrics import Json
 from metisfl_async.core.model import Array
+from metisfl_async.errors import ModelLost
 from metisfl_async.events import FederationStarted
 from metisfl_async.store.disk import DiskStore
 from metisfl_async.strategies import FedAvg, FedAvgM, FedBuff, NormBound, Synchronous
@@ -181,6 +184,29 @@ async def test_a_controller_that_cannot_listen_leaves_its_federation_alone(
         assert not job._dispatcher._timers
         async with Controller(None, ControllerConfig(), store, resume=True) as second:
             assert second.snapshot().federation_id == job.id
+
+
+async def test_what_another_version_has_written_otherwise_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ModelStoreConfig(model_store="Disk", directory=tmp_path)
+    learner = Counts(1)
+    record = RoundRecord.to_dict
+    monkeypatch.setattr(RoundRecord, "to_dict", lambda self: record(self) | ({"new": 1} if self.number == 1 else {}))
+    first = Controller(None, ControllerConfig(), store)
+    running = asyncio.create_task(DriverSession(first, [learner], TerminationSignals(federation_rounds=1000)).run())
+    await until(lambda: len(learner.trained) >= 4)
+    await first.abort()
+    await asyncio.wait([running])
+    async with Controller(None, ControllerConfig(), store, resume=True) as controller:
+        job = controller._open.jobs.current
+        assert job is not None
+        assert [record.number async for record in job.records()][:2] == [2, 3]
+        text = job.federation.standing.to_json()
+        await job.keeper.commit(json.dumps(json.loads(text) | {"new": 1}))
+    assert "a round's record, number 0, is left out: it was written by another version of metisfl_async" in caplog.text
+    with pytest.raises(ModelLost, match=f"how federation '{job.id}' stands was written by another version.*'new'"):
+        await Controller(None, ControllerConfig(), store, resume=True).__aenter__()
 
 
 async def test_a_finished_federation_is_nothing_to_resume(tmp_path: Path) -> None:

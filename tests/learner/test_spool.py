@@ -18,6 +18,8 @@ from metisfl_async.learner import spool as module
 from metisfl_async.learner.outcome import Trained
 from metisfl_async.learner.spool import Spool, Spooled
 from metisfl_async.store import files
+from metisfl_async.store.base import Stored
+from metisfl_async.store.record import record_of
 
 OFFER = TaskOffer(TaskId("t" * 32), TaskKind.TRAIN, 3, ModelRef(FederationId("f" * 32), 2), {})
 
@@ -92,6 +94,32 @@ async def test_a_damaged_update_is_removed_and_named(
     assert_same(kept, other)
     assert str(file) in caplog.text
     assert not file.exists()
+
+
+@pytest.mark.parametrize("facts", ["{}", "[]", '{"federation_id": 1}'])
+async def test_an_update_that_another_version_has_written_otherwise_is_removed_and_named(
+    facts: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, model = tmp_path / "t.update", update().trained.model
+    files.write(file, "", record_of(model.manifest, 0, 1.0, facts), model.arrays())
+    assert await kept_in(tmp_path) == []
+    assert f"or one of another version, was removed from the spool_dir: {file}" in caplog.text
+    assert not file.exists()
+
+
+async def test_an_update_that_cannot_be_read_now_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(_: Path) -> Stored:
+        raise OSError(24, "Too many open files")
+
+    await Spool(tmp_path).save(update())
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "read", failing)
+        assert await kept_in(tmp_path) == []
+    assert "an update in the spool_dir cannot be read, and stays there" in caplog.text
+    (kept,) = await kept_in(tmp_path)
+    assert_same(kept, update())
 
 
 async def test_without_room_the_learner_goes_on_and_says_so(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
-import resource
-import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,16 +15,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import simulated
-from federations import nothing_left_behind
+from federations import files_of_at_most
 
-from metisfl_async import (
-    Controller,
-    ControllerConfig,
-    DriverSession,
-    QuorumLost,
-    Simulation,
-    TerminationSignals,
-)
+from metisfl_async import Controller, ControllerConfig, DriverSession, QuorumLost, Simulation, TerminationSignals
 from metisfl_async.codec.publication import Publication
 from metisfl_async.controller.crowd import Crowd
 from metisfl_async.core.federation.tasks import TaskKind
@@ -40,6 +30,8 @@ from metisfl_async.simulation.engine import Engine
 from metisfl_async.simulation.errand import Done, Errand, Moved, Task, Weighing
 from metisfl_async.simulation.hands import Processes
 from metisfl_async.simulation.lending import Lending
+from metisfl_async.simulation.parcel import Parcel
+from metisfl_async.simulation.states import States
 from metisfl_async.simulation.work import work
 
 MODEL = ModelRef(FederationId("f"), 0)
@@ -150,29 +142,12 @@ def test_a_full_disk_is_a_failure_of_the_tasks_and_not_of_the_worker(tmp_path: P
     moved = Moved.of(Model.from_arrays([np.zeros(100_000, np.float32)]), None)
     tasks = [Task(number, LearnerId(f"learner-{number}"), offer_of(number)) for number in (0, 1)]
     errand = Errand(tasks, moved, Weighing("NumTrainingExamples", 1e6), str(tmp_path))
-    used, limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit))
-    try:
+    with files_of_at_most(100_000):
         done = work(simulated.large, errand)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (used, limit))
-        signal.signal(signal.SIGXFSZ, before)
     assert [(task, raised.name) for task, raised in done.failed] == [(task, "OSError") for task in tasks]
+    assert done.failed[0][1].text == f"[Errno 27] File too large: '{tmp_path}'"
     assert done.parts is None
     assert os.listdir(tmp_path) == []
-
-
-async def test_where_there_is_no_room_for_the_global_model_the_tasks_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(model: Model, directory: str | None) -> Moved:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(Moved, "of", full)  # the workers have their own
-    simulation = Simulation(simulated.large, learners=2, workers=1)
-    session = DriverSession(Controller(), simulation, TerminationSignals(federation_rounds=1))
-    async with nothing_left_behind():
-        with pytest.raises(QuorumLost, match=r"OSError: .*No space left on device"):
-            await session.run()
 
 
 async def test_a_model_that_is_being_written_for_whom_nobody_waits_any_more_is_written_once(tmp_path: Path) -> None:
@@ -193,3 +168,20 @@ async def test_a_model_that_is_being_written_for_whom_nobody_waits_any_more_is_w
         await asyncio.wait([given_up])
         await read()
     assert len(os.listdir(tmp_path)) == 1
+
+
+async def test_where_a_model_cannot_be_written_for_the_workers_the_tasks_fail_and_the_run_says_so() -> None:
+    first = [np.zeros(100_000, np.float32)]
+    controller = Controller(None, ControllerConfig(max_failed_rounds=1))
+    signals = TerminationSignals(federation_rounds=1)
+    simulation = Simulation(simulated.large, learners=2, workers=1)
+    with files_of_at_most(100_000), pytest.raises(QuorumLost, match=r"File too large: '.*metisfl-simulation-"):
+        await DriverSession(controller, simulation, signals, initial_weights=first).run()
+
+
+async def test_half_a_state_is_not_left_on_a_full_disk(tmp_path: Path) -> None:
+    task = Task(0, LearnerId("learner-0"), offer_of(0))
+    done = Done(states=[(task, Parcel([np.zeros(200_000, np.uint8)]))])
+    with ThreadPoolExecutor(1) as writer, files_of_at_most(100_000), pytest.raises(OSError, match="200000 requested"):
+        await States(tmp_path, writer).take(done)
+    assert os.listdir(tmp_path) == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -143,6 +145,18 @@ async def test_a_worker_that_dies_is_made_again_and_its_learners_are_tried_once_
     assert record.participants == ["learner-0", "learner-1"]
     (failure,) = record.learners["learner-2"].failures
     assert (failure.type, failure.message[:22]) == ("WorkerDied", "the worker died, twice")
+
+
+async def test_a_worker_that_dies_before_what_it_has_forked_is_missed_at_once(tmp_path: Path) -> None:
+    config = ControllerConfig(train_params={"directory": str(tmp_path)}, evaluate_every=0)
+    try:
+        result = await session(Simulation(simulated.DiesBeforeItsChild, learners=2, workers=1), config, 1).run()
+    finally:
+        for child in (tmp_path / "children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+    record = result.rounds[0]
+    assert record.participants == ["learner-0"]
+    assert record.learners["learner-1"].failures[0].type == "WorkerDied"
 
 
 class Impatient(Scheduler):

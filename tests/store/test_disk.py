@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import ml_dtypes
@@ -15,7 +17,7 @@ from stores import FEDERATION, model_of, versions
 
 from metisfl_async import ConfigError, Model, ModelStoreConfig
 from metisfl_async.core.model import DTYPES
-from metisfl_async.errors import StoreError
+from metisfl_async.errors import ModelLost, StoreError
 from metisfl_async.store.base import GLOBAL
 from metisfl_async.store.disk import DiskStore
 
@@ -216,6 +218,63 @@ async def test_a_journal_that_is_none_is_named(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="file is not a database"):
             await store.open()
         await store.close()
+
+
+async def test_models_without_their_journal_are_not_begun_anew(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    await store.open()
+    await store.begin(FEDERATION, "")
+    await store.commit("", model=model_of(1))
+    await store.close()
+    (tmp_path / "journal.sqlite").rename(tmp_path / "elsewhere")
+    store = store_in(tmp_path)
+    with pytest.raises(ModelLost, match=f"models in {FEDERATION}, which journal.sqlite does not know; was that file"):
+        await store.open()
+    await store.close()
+    (tmp_path / "elsewhere").rename(tmp_path / "journal.sqlite")
+    store = store_in(tmp_path)
+    await store.open()
+    await store.resume(FEDERATION)
+    assert await versions(store) == [1]
+    await store.close()
+
+
+@pytest.mark.parametrize("place", [0, 5, 40, -1])
+@pytest.mark.parametrize("bit", [0, 7])
+async def test_a_damaged_standing_is_named(tmp_path: Path, place: int, bit: int) -> None:
+    store = store_in(tmp_path)
+    await store.open()
+    await store.begin(FEDERATION, "{}")
+    await store.commit(json.dumps({"phase": "training"}))
+    flip(tmp_path, "federations", "standing", place, bit)
+    with pytest.raises(ModelLost, match=rf"how federation '{FEDERATION}' stands is damaged \(its content"):
+        await store.resume(FEDERATION)
+    await store.close()
+
+
+@pytest.mark.parametrize("place", [0, 5, 40, -1])
+@pytest.mark.parametrize("bit", [0, 7])
+async def test_the_damaged_text_of_a_round_is_named_and_empty(
+    tmp_path: Path, place: int, bit: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = store_in(tmp_path)
+    await store.open()
+    await store.begin(FEDERATION, "")
+    await store.commit("", rounds=["a" * 40, "b" * 40, "c" * 40])
+    flip(tmp_path, "rounds", "text", place, bit)
+    assert [text async for text in store.rounds()] == ["a" * 40, "b" * 40, ""]
+    assert f"a round's record, number 2, is left out: {tmp_path}: its content is not what was written" in caplog.text
+    await store.close()
+
+
+def flip(directory: Path, table: str, field: str, place: int, bit: int) -> None:
+    """Flip a bit in the last text of a table."""
+    with closing(sqlite3.connect(directory / "journal.sqlite")) as journal, journal:
+        asked = f"SELECT rowid, {field} FROM {table} ORDER BY rowid DESC LIMIT 1"
+        ((row, text),) = journal.execute(asked)
+        damaged = bytearray(text.encode())
+        damaged[place] ^= 1 << bit
+        journal.execute(f"UPDATE {table} SET {field} = CAST(? AS TEXT) WHERE rowid = ?", (bytes(damaged), row))
 
 
 async def test_a_commit_waits_for_the_disk(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from redis.asyncio.client import Pipeline
 from redis_server import RedisServer
 
 from metisfl_async import Model, ModelStoreConfig
-from metisfl_async.errors import StoreError
+from metisfl_async.errors import ModelLost, StoreError
 from metisfl_async.store import redis as module
 from metisfl_async.store import redis_server as redis_server_module
 from metisfl_async.store.base import GLOBAL
@@ -362,6 +362,18 @@ async def test_no_flipped_bit_is_overlooked(my_redis_server: RedisServer) -> Non
             client.hset(key, mapping=content)
         await store.resume(FEDERATION)
         assert await versions(store, "a") == [1]
+
+
+async def test_damaged_texts_are_named(my_redis_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    async with opened(my_redis_server) as store:
+        await store.commit("standing", rounds=["a", "b", "c"])
+        with redis.Redis(port=my_redis_server.port) as client:
+            client.lset(f"p:rounds:{FEDERATION}", 1, b"\xff" * 33)
+            assert [text async for text in store.rounds()] == ["a", "", "c"]
+            assert "a round's record, number 1, is left out" in caplog.text
+            client.hset(f"p:federation:{FEDERATION}", "standing", b"\xff" * 33)
+        with pytest.raises(ModelLost, match=f"how federation '{FEDERATION}' stands is damaged"):
+            await store.resume(FEDERATION)
 
 
 async def test_a_server_that_keeps_nothing_is_given_up(redis_server: RedisServer) -> None:

@@ -11,7 +11,7 @@ from proxy import proxy_to
 from metisfl_async import Controller, ControllerConfig, DriverSession, ServerParams, TerminationSignals, run_learner
 from metisfl_async.codec import pace
 from metisfl_async.events import LearnerLeft, TaskFailed
-from metisfl_async.transport import grpc_host
+from metisfl_async.transport import grpc_host, grpc_options
 
 pytestmark = pytest.mark.slow
 
@@ -43,3 +43,10 @@ async def test_nothing_times_out_while_bytes_move(monkeypatch: pytest.MonkeyPatc
         assert proxy.connections == 2  # one for the large update alone
     assert not kinds & {TaskFailed, LearnerLeft}
     assert [weights[0][0] for weights in learner.taken_over] == [0.0, 2.0]
+
+
+def test_a_peer_that_vanished_is_noticed_by_its_pings_and_not_by_tcp() -> None:
+    """TCP's timeout, which gRPC has from that of keepalive, also counts while somebody reads slowly."""
+    for options in (grpc_options.CHANNEL_OPTIONS, grpc_options.SERVER_OPTIONS):
+        facts = {name: value for name, value in options if isinstance(value, int)}
+        assert facts["grpc.keepalive_timeout_ms"] >= 10 * facts["grpc.http2.ping_timeout_ms"]

@@ -183,7 +183,8 @@ async def test_whoever_comes_again_gets_what_changed_since() -> None:
         await again.until(lambda viewer: bool(viewer.rows("learner")))
         assert [row["id"] for row in again.rows("learner")] == ["late"]
         assert again.resets == 0
-    for unknown in ("of-before-a-restart", f"{viewer.last_id.partition('-')[0]}-x", "ffffffff-12"):
+    board = viewer.last_id.partition("-")[0]
+    for unknown in ("of-before-a-restart", f"{board}-x", "ffffffff-12", f"{board}-" + "9" * 5_000):
         async with viewing(app, last_id=unknown) as other:
             await other.until(lambda viewer: len(viewer.rows("learner")) == 501)
 

@@ -23,7 +23,7 @@ from metisfl_async.cli.running import allow_many_files, exit_on_signals, run
 from metisfl_async.cli.saving import Output
 from metisfl_async.cli.simulating import simulation_from, simulation_options
 from metisfl_async.controller.controller import Controller
-from metisfl_async.core.errors import ConfigError, MetisError
+from metisfl_async.core.errors import ConfigError, MetisError, StoreError
 from metisfl_async.driver.session import DriverSession
 from metisfl_async.environment.entries import InProcess
 from metisfl_async.environment.environment import FederationEnvironment
@@ -324,10 +324,15 @@ def _drive(session: DriverSession, output: Output, *, resume: bool, has_page: bo
         result = run(showing(session, has_page, lambda: session.run(progress=True, resume=resume)))
     except (MetisError, SystemExit):  # it failed, or was interrupted: what was reached is saved all the same
         if session.result is not None and session.result.rounds:
-            output.save(session.result, has_page=has_page)
+            try:
+                output.save(session.result, has_page=has_page)
+            except StoreError as error:
+                logger.error("%s", error)
         raise
-    output.save(result, has_page=has_page)
-    click.echo(result)
+    try:
+        output.save(result, has_page=has_page)
+    finally:
+        click.echo(result)
 
 
 for command in (certs, check_learner, new, page, token):

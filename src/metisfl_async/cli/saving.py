@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 
-from metisfl_async.core.errors import ConfigError
+from metisfl_async.core.errors import ConfigError, StoreError
 from metisfl_async.driver.result import FederationResult
 
 __all__ = ["Output"]
@@ -45,28 +47,34 @@ class Output:
             raise ConfigError("--output", str(directory), allowed)
 
     def save(self, result: FederationResult, *, has_page: bool) -> None:
-        """Write what came of the run, and remove what is left of an earlier one."""
-        directory = self._own_directory()
-        saved = ["results.json"]
-        result.save(directory / saved[0])
-        if has_page:
-            saved.append("page.html")
-            result.save_page(directory / saved[-1])
-        if result.final_model is not None:
-            saved.append("model.safetensors")
-            result.save_model(directory / saved[-1])
-        if result.best_model is not None:
-            saved.append("best.safetensors")
-            result.save_model(directory / saved[-1], best=True)
-        if any(record.is_published for record in result.rounds):
+        """Write what came of the run, and remove what is left of an earlier one.
+
+        Raises
+        ------
+        StoreError
+            If some of it cannot be written, once the rest is.
+        """
+        saved, failed = list[str](), dict[str, OSError]()
+        try:
+            directory = self._own_directory()
+        except OSError as error:
+            raise StoreError(str(self._directory), f"the results cannot be saved: {_why(error)}") from error
+        for name, write in _writers(result, has_page=has_page).items():
             try:
-                result.plot(directory / "results.png")
-                saved.append("results.png")
+                write(directory / name)
+                saved.append(name)
+            except OSError as error:
+                (directory / name).unlink(missing_ok=True)  # half of it, or an earlier run's
+                failed[name] = error
             except ImportError as error:
-                logger.warning("no results.png: %s", error)
+                logger.warning("no %s: %s", name, error)
         for name in set(FILES).difference(saved):
             (directory / name).unlink(missing_ok=True)
-        logger.info("saved in %s: %s", directory.resolve(), ", ".join(saved))
+        if saved:
+            logger.info("saved in %s: %s", directory.resolve(), ", ".join(sorted(saved, key=FILES.index)))
+        if failed:
+            (first, *_), names = failed.values(), ", ".join(failed)
+            raise StoreError(str(directory.resolve()), f"not saved: {names}: {_why(first)}") from first
 
     def _own_directory(self) -> Path:
         """Give the directory; one below it, if another run has saved there since this one began."""
@@ -81,6 +89,25 @@ class Output:
             logger.warning("another run has saved in %s meanwhile; this one's results go below it", self._directory)
             return own
         raise AssertionError  # some number is free
+
+
+def _writers(result: FederationResult, *, has_page: bool) -> dict[str, Callable[[Path], object]]:
+    """Say how each file is written; what cannot be had again comes first, for there may be little room."""
+    writers: dict[str, Callable[[Path], object]] = {}
+    if result.final_model is not None:
+        writers["model.safetensors"] = result.save_model
+    if result.best_model is not None:
+        writers["best.safetensors"] = partial(result.save_model, best=True)
+    writers["results.json"] = result.save
+    if has_page:
+        writers["page.html"] = result.save_page
+    if any(record.is_published for record in result.rounds):
+        writers["results.png"] = result.plot
+    return writers
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def _files_in(directory: Path) -> dict[str, tuple[int, int]]:

@@ -15,7 +15,7 @@ from metisfl_async.controller.aggregator import Aggregator
 from metisfl_async.controller.codecs import Codecs
 from metisfl_async.controller.dispatcher import Dispatcher
 from metisfl_async.controller.exchange import Exchange
-from metisfl_async.controller.keeper import Keeper
+from metisfl_async.controller.keeper import ANOTHER, UNREADABLE, Keeper
 from metisfl_async.controller.led_aggregator import LedAggregator
 from metisfl_async.controller.registry import Registry
 from metisfl_async.controller.staging import Staging
@@ -24,7 +24,7 @@ from metisfl_async.controller.threads import Threads
 from metisfl_async.controller.updates import Updates
 from metisfl_async.core.config import ControllerConfig, ModelStoreConfig
 from metisfl_async.core.config.sameness import check_same, facts_of
-from metisfl_async.core.errors import MetisError, StoreError, UnexpectedMessage
+from metisfl_async.core.errors import MetisError, ModelLost, StoreError, UnexpectedMessage
 from metisfl_async.core.federation.continuous import ContinuousFederation
 from metisfl_async.core.federation.events import FederationStarted, RoundFinished
 from metisfl_async.core.federation.federation import Federation
@@ -145,9 +145,14 @@ class Job:
         ------
         ConfigError
             If the controller is configured otherwise than before, in what must stay.
+        ModelLost
+            If it was saved by a version that writes it otherwise, or is damaged.
         """
         saved = await self.keeper.do(self.keeper.store.resume, self.id)
-        standing = Standing.from_json(saved.standing)
+        try:
+            standing = Standing.from_json(saved.standing)
+        except UNREADABLE as error:
+            raise ModelLost("the model store", f"how federation {self.id!r} stands {ANOTHER}: {error!r}") from error
         if standing.signals is None:
             return False
         check_same(standing.config, self._facts)

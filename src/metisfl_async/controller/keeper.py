@@ -16,11 +16,13 @@ from metisfl_async.core.federation.records import RoundRecord
 from metisfl_async.core.model import Array, Model
 from metisfl_async.store.base import NO_ARRAYS, ModelStore
 
-__all__ = ["Keeper"]
+__all__ = ["ANOTHER", "UNREADABLE", "Keeper"]
 
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.1, 10.0
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)  #: what it means to read the text of another version
+ANOTHER = "was written by another version of metisfl_async, which this one cannot read"
 BATCH = 16  #: texts of rounds that are in memory at one time; each may have a megabyte
 
 P = ParamSpec("P")
@@ -51,8 +53,9 @@ class Keeper:
         """Give the records of all closed rounds that are kept, in the order in which they were closed."""
         texts, position = await self.do(self._rounds, 0)
         while texts:
-            for text in texts:
-                yield RoundRecord.from_dict(json.loads(text))
+            for number, text in enumerate(texts, position - len(texts)):
+                if (record := _record_of(number, text)) is not None:
+                    yield record
             texts, position = await self.do(self._rounds, position)
         for text in tuple(self._closed):
             yield RoundRecord.from_dict(json.loads(text))
@@ -124,3 +127,14 @@ class Keeper:
                     logger.warning("the model store works again after %.1f s", seconds)
                     self._announce(StoreRecovered(seconds))
                 return result
+
+
+def _record_of(number: int, text: str) -> RoundRecord | None:
+    """Read the record of a round; None if it cannot be read, or is damaged, which the store has said."""
+    if not text:
+        return None
+    try:
+        return RoundRecord.from_dict(json.loads(text))
+    except UNREADABLE as error:
+        logger.error("a round's record, number %d, is left out: it %s: %r", number, ANOTHER, error)
+        return None

@@ -129,7 +129,7 @@ class FederationResult:
             facts = data["model_version"], records, data["reason"], data["first_weights"]
             started_at, best = data.get("started_at", 0.0), _best(data["best"]) if data.get("best") else None
             ending = Ending(data["ending"]) if data.get("ending") else None
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             allowed = f"a results.json, or a directory with one ({type(error).__name__}: {error})"
             raise ConfigError("path", str(path), allowed) from error
         arrays, untrained = read(model) if model.is_file() else ({}, None)

@@ -41,8 +41,10 @@ def read(path: str | Path) -> tuple[dict[str, Array], list[str] | None]:
         as_stored = sorted(arrays, key=int) if all(name.isdecimal() for name in arrays) else list(arrays)
         names = json.loads(facts.get("names", "null")) or as_stored
         untrained = json.loads(facts.get("untrained", "null"))
+        if sorted(names) != sorted(arrays) or not set(untrained or ()) <= set(arrays):
+            raise ValueError("its metadata name other tensors than it has")
         return {name: arrays[name] for name in names}, untrained
-    except (OSError, SafetensorError, ValueError, LookupError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ConfigError("weights", str(path), f"a safetensors file ({error})") from error
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.learner import calls
 from metisfl_async.learner.elsewhere import Raised
+from metisfl_async.learner.forks import end_with_ours
 from metisfl_async.learner.learner import Learner
 from metisfl_async.transport.concurrency import call
 
@@ -78,6 +79,7 @@ _kept: list[Learner] = []  # in a spawned process: its learner
 def keep_learner(learner: Learner) -> None:
     # Ctrl-C in a terminal reaches this process too; it is ours, and we end it when the federation has heard of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_ours()
     learner.owns_process = True
     _kept[:] = [learner]
 

@@ -10,12 +10,14 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from metisfl_async.core.errors import ConfigError
 from metisfl_async.core.federation.tasks import TaskKind
 from metisfl_async.core.ids import FederationId, ModelRef, TaskId
 from metisfl_async.core.messages import TaskOffer
 from metisfl_async.learner.outcome import Trained
+from metisfl_async.store.base import Stored
 from metisfl_async.store.files import read, sync, write
 from metisfl_async.store.record import record_of
 from metisfl_async.transport.concurrency import to_the_end
@@ -118,11 +120,19 @@ class Spool:
     def _read(self, file: Path) -> Spooled | None:
         try:
             stored = read(file)
-            facts = json.loads(stored.task_id)
-        except (OSError, ValueError) as error:
-            logger.warning("a damaged update was removed from the spool_dir: %s: %s", file, error)
+            return _spooled(stored, json.loads(stored.task_id))
+        except OSError as error:
+            logger.warning("an update in the spool_dir cannot be read, and stays there: %s: %s", file, error)
+            return None
+        except (ValueError, LookupError, TypeError) as error:
+            logger.warning(
+                "a damaged update, or one of another version, was removed from the spool_dir: %s: %r", file, error
+            )
             file.unlink(missing_ok=True)
             return None
-        ref = ModelRef(FederationId(facts["federation_id"]), facts["offered_version"])
-        offer = TaskOffer(TaskId(facts["task_id"]), TaskKind(facts["kind"]), facts["round_number"], ref, {})
-        return Spooled(offer, Trained(stored.model, facts["metrics"], facts["metadata"]), facts["model_version"])
+
+
+def _spooled(stored: Stored, facts: dict[str, Any]) -> Spooled:
+    ref = ModelRef(FederationId(facts["federation_id"]), facts["offered_version"])
+    offer = TaskOffer(TaskId(facts["task_id"]), TaskKind(facts["kind"]), facts["round_number"], ref, {})
+    return Spooled(offer, Trained(stored.model, facts["metrics"], facts["metadata"]), facts["model_version"])

@@ -26,6 +26,7 @@ from metisfl_async.learner.away import (
     keep_learner,
     returned,
 )
+from metisfl_async.learner.forks import leave_to_us, pipes_of
 from metisfl_async.learner.learner import Config, Learner
 from metisfl_async.learner.outcome import Measured, Trained, checked_evaluation
 from metisfl_async.learner.stopping import Stopping
@@ -247,7 +248,9 @@ class Worker:
         context = multiprocessing.get_context("spawn")  # forking after gRPC or TensorFlow ran hangs
         pool = ProcessPoolExecutor(1, context, keep_learner, (self._learner,))
         try:
-            self._process = pool, pool.submit(os.getpid).result()
+            process_id = pool.submit(os.getpid).result()
+            pool.submit(leave_to_us, pipes_of(pool, process_id)).result()
+            self._process = pool, process_id
         except BrokenExecutor as error:
             raise RuntimeError(
                 "the learner's process did not start (stderr says why); its class must be in a module that can be "

@@ -35,12 +35,12 @@ class Parcel:
         number, path = tempfile.mkstemp(dir=directory)
         parcel = cls((), path, arrays[0].dtype.str, tuple(len(array) for array in arrays))
         try:
-            with os.fdopen(number, "wb", buffering=0) as file:
+            with os.fdopen(number, "wb") as file:
                 for array in arrays:
-                    array.tofile(file)
-        except OSError:
+                    file.write(np.ascontiguousarray(array).view(np.uint8).data)
+        except OSError as error:
             parcel.discard()
-            raise
+            raise OSError(error.errno, error.strerror, directory) from error
         return parcel
 
     @classmethod

@@ -1,17 +1,19 @@
 """A process that does errands, one at a time.
 
 A pool of `concurrent.futures` would wait for ever for a worker that is killed while it writes a result: it holds both
-ends of the pipe itself. Here, the pipe ends with the process.
+ends of the pipe itself. Here, the pipe ends with the process, whatever processes a learner has forked in it.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from metisfl_async.learner.forks import end_with_ours
 from metisfl_async.simulation.errand import Done, Errand
 from metisfl_async.simulation.maker import MakeLearner, Maker
 from metisfl_async.simulation.work import work_with
@@ -88,6 +90,9 @@ def _serve(pipe: Connection[Any, Any], make_learner: MakeLearner, cached: int) -
     """Do errands until the other end is gone."""
     # Ctrl-C in a terminal reaches this process too; it is ours, and we end it when the federation has heard of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_ours()  # also in the middle of an errand
+    if hasattr(os, "register_at_fork"):  # else what a learner forks would keep the pipe open when we are gone
+        os.register_at_fork(after_in_child=pipe.close)
     maker = Maker(make_learner, cached)
     while True:
         try:

@@ -51,11 +51,15 @@ class States:
         for task, state in done.states:
             path = self._path(task)
             new = path.with_suffix(".new")
-            if state.path:
-                shutil.move(state.path, new)
-            else:
-                state.arrays[0].tofile(new)
-            os.replace(new, path)
+            try:
+                if state.path:
+                    shutil.move(state.path, new)
+                else:
+                    state.arrays[0].tofile(new)
+                os.replace(new, path)
+            except OSError:
+                new.unlink(missing_ok=True)  # half of it would take the room of others
+                raise
 
     def _path(self, task: Task) -> Path:
         return self._directory / f"{task.learner}.state"

@@ -73,7 +73,7 @@ class ModelStore(Protocol):
         Raises
         ------
         ModelLost
-            If there is no such federation, or the rule's arrays are damaged.
+            If there is no such federation, or how it stands or the rule's arrays are damaged.
         """
         ...
 
@@ -107,7 +107,10 @@ class ModelStore(Protocol):
         ...
 
     def rounds(self, start: int = 0) -> AsyncGenerator[str, None]:
-        """Give the texts of all commits in order, from the `start`-th on, as far as they are kept; a few at a time."""
+        """Give the texts of all commits in order, from the `start`-th on, as far as they are kept; "" for a damaged one.
+
+        A few are read at a time.
+        """
         ...
 
     async def insert(self, owner: str, model: Model, weight: float = 1.0, task_id: str = "") -> None:

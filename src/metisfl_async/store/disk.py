@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 from metisfl_async.core.config import ModelStoreConfig
-from metisfl_async.core.errors import ConfigError, StoreError
+from metisfl_async.core.errors import ConfigError, ModelLost, StoreError
 from metisfl_async.core.model import DTYPES, Array, Manifest
 from metisfl_async.store.base import BEST, GLOBAL, Stored
 from metisfl_async.store.durable import DurableStore, Found, Unreadable
@@ -128,9 +128,21 @@ class DiskStore(DurableStore):
             raise ConfigError("directory", str(self._directory), allowed) from None
         shutil.rmtree(self._unfinished, ignore_errors=True)  # what a crash has left
         self._unfinished.mkdir(exist_ok=True)
-        for federation_id in self._journal.federations():
+        known = self._journal.federations()
+        self._check_known(known)
+        for federation_id in known:
             self._look_up(federation_id)
         sync(self._directory)
+
+    def _check_known(self, federation_ids: list[str]) -> None:
+        """Refuse a journal that is older than the models: it would begin anew, as if they were not there."""
+        homes = {self._home(federation_id) for federation_id in federation_ids}
+        for path in sorted(self._directory.glob("*/global/[0-9]*.safetensors")):
+            home = path.parent.parent
+            if home not in homes and home == self._home(home.name):
+                why = f"it has models in {home.name}, which journal.sqlite does not know"
+                lost = "was that file, or journal.sqlite-wal beside it, lost, or not copied?"
+                raise ModelLost(str(self._directory), f"{why}; {lost} To begin anew, use another directory")
 
     def _look_up(self, federation_id: str) -> Found | None:
         """Find a federation, and remove files that its last commit does not name."""

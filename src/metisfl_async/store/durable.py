@@ -13,6 +13,7 @@ from metisfl_async.core.model import Array, Model
 from metisfl_async.store.base import BEST, GLOBAL, NO_ARRAYS, Saved, Stored
 from metisfl_async.store.kept import Change, Entry, Kept
 from metisfl_async.store.record import check_arrays
+from metisfl_async.store.sealed import sealed, unsealed
 from metisfl_async.transport.concurrency import to_the_end
 
 __all__ = ["BATCH", "DurableStore", "Found", "Unreadable"]
@@ -65,7 +66,7 @@ class DurableStore(ABC):
 
     async def begin(self, federation_id: str, standing: str) -> None:
         async with self._order:
-            await self._add(federation_id, standing)
+            await self._add(federation_id, sealed(standing))
             before, self._kept = self._kept, Kept(federation_id)
             if before is not None and before.is_sure:
                 await self._try_to_discard(before.federation_id, before.uncommitted())
@@ -76,6 +77,11 @@ class DurableStore(ABC):
             found = await self._find(federation_id)
             if found is None:
                 raise ModelLost(self._where, f"it has no federation {federation_id!r}")
+            try:
+                standing = unsealed(found.standing)
+            except ValueError as error:
+                what = f"how federation {federation_id!r} stands is damaged ({error}), so it cannot go on"
+                raise ModelLost(self._where, f"{what}; its models are there, to begin another one from") from error
             kept, arrays = found.kept, dict[str, Array]()
             if kept.arrays is not None:
                 try:
@@ -85,7 +91,7 @@ class DurableStore(ABC):
                 model.buffer.flags.writeable = True
                 arrays = {spec.name: array for spec, array in zip(model.manifest.tensors, model.arrays(), strict=True)}
             self._kept = kept
-            return Saved(federation_id, found.standing, kept.version, arrays)
+            return Saved(federation_id, standing, kept.version, arrays)
 
     async def commit(
         self,
@@ -112,12 +118,12 @@ class DurableStore(ABC):
                     new_best = await self._write(kept.federation_id, BEST, Stored(best, 1.0), written)
                 change = kept.change(
                     self._length,
-                    standing,
+                    sealed(standing),
                     version=None if model is None else model.version,
                     new_global=new_global,
                     new_arrays=new_arrays,
                     new_best=new_best,
-                    rounds=tuple(rounds),
+                    rounds=tuple(map(sealed, rounds)),
                     is_finished=is_finished,
                 )
                 await self._commit(change)
@@ -135,8 +141,8 @@ class DurableStore(ABC):
             async with self._order:
                 count = min(kept.rounds - start, BATCH) if kept is self._kept else 0
                 texts = await self._read_rounds(kept.federation_id, start, count) if count > 0 else []
-            for text in texts:
-                yield text
+            for number, text in enumerate(texts, start):
+                yield self._whole(number, text)
             if not texts:
                 return
             start += len(texts)
@@ -178,6 +184,14 @@ class DurableStore(ABC):
         async with self._order:
             if self._kept is not None:
                 self._kept.erase(owner)
+
+    def _whole(self, number: int, text: str) -> str:
+        """Give a round's text, empty if it is damaged."""
+        try:
+            return unsealed(text)
+        except ValueError as error:
+            logger.error("a round's record, number %d, is left out: %s: %s", number, self._where, error)
+            return ""
 
     def _current(self) -> Kept:
         if self._kept is None:

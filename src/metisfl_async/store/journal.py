@@ -123,6 +123,7 @@ class Journal:
         if self._connection is None:
             connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             try:
+                connection.text_factory = _in_text
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
                 for table in TABLES:
@@ -137,3 +138,8 @@ class Journal:
         """Forget the connection, and with it a transaction that was not finished."""
         with suppress(sqlite3.Error):  # it is gone in any case
             self.close()
+
+
+def _in_text(value: bytes) -> str:
+    """Read text; what is damaged is no error here, for it is seen where it is used."""
+    return value.decode(errors="replace")

@@ -85,4 +85,4 @@ def in_bytes(answer: bytes | str) -> bytes:
 
 
 def in_text(answer: bytes | str) -> str:
-    return in_bytes(answer).decode()
+    return in_bytes(answer).decode(errors="replace")  # what is damaged is seen where it is used

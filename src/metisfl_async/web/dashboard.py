@@ -26,6 +26,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 PAUSE_S = 0.1  #: between two messages to a viewer, at least
 IDLE_S = 15.0  #: after which a viewer hears that nothing has changed: proxies close what is silent
+MOST_DIGITS = 20  #: of a version; Python reads no number of thousands
 RETRY_MS = 1_000  #: until a browser that lost us tries again
 
 HEADERS = [
@@ -132,7 +133,7 @@ class Dashboard:
         await send(_start(200, "text/event-stream", [(b"x-accel-buffering", b"no")]))
         await _send_part(send, f"retry: {RETRY_MS}\n\n")
         seen, _, number = last_id.partition("-")
-        version = int(number) if number.isascii() and number.isdecimal() else 0
+        version = int(number) if number.isascii() and number.isdecimal() and len(number) < MOST_DIGITS else 0
         async with feed.watched():
             while True:
                 board, changes = await feed.since(seen, version, IDLE_S)
