@@ -261,9 +261,7 @@ class LearnerClient:
                     trained = await self._worker.train(model, config)
                     if self._spool is not None:
                         await self._spool.save(Spooled(offer, trained, model.version))
-                    update = Update.raw(
-                        trained, model.version, is_own=not model.is_frozen
-                    )  # if it is, others have it, too
+                    update = Update.raw(trained, model.version, is_own=not model.is_frozen)  # else others have it, too
                     self._keep(offer.task_id, await self._smaller(offer, update, model))
                 case TaskKind.EVALUATE:
                     model = await self._fetch(offer.model)

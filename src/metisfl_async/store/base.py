@@ -107,7 +107,7 @@ class ModelStore(Protocol):
         ...
 
     def rounds(self, start: int = 0) -> AsyncGenerator[str, None]:
-        """Give the texts of all commits in order, from the `start`-th on, as far as they are kept; "" for a damaged one.
+        """Give the texts of all commits in order, from the `start`-th on, as far as they are kept; "" if damaged.
 
         A few are read at a time.
         """
