@@ -21,6 +21,7 @@ def test_it_grows_while_frames_are_sent_quickly_up_to_a_chunk() -> None:
     for _ in range(6):
         sizes.append(pace.payload_bytes)
         pace.took(pace.payload_bytes, 0.001)
+        assert pace.is_quick == (len(sizes) > 3)
     assert sizes == [FIRST_BYTES * 2**n for n in range(5)] + [CHUNK_BYTES]
 
 
@@ -29,6 +30,7 @@ def test_it_shrinks_while_frames_take_seconds_and_grows_again() -> None:
     pace.payload_bytes = CHUNK_BYTES
     pace.took(CHUNK_BYTES, 2.1)
     assert pace.payload_bytes == CHUNK_BYTES // 2
+    assert not pace.is_quick
     pace.took(CHUNK_BYTES // 2, 12.0)  # six times as long as it may
     assert pace.payload_bytes == CHUNK_BYTES // 16
     pace.took(0, 1e9)

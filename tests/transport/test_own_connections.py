@@ -18,6 +18,7 @@ from metisfl_async import (
     TerminationSignals,
     run_learner,
 )
+from metisfl_async.codec import pace
 from metisfl_async.codec.frame import Header, encode
 from metisfl_async.controller import conversations
 from metisfl_async.controller.conversations import FEW, FEW_OWN_CONNECTION_BYTES
@@ -37,19 +38,22 @@ def crowded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("few", "size_bytes", "connections"),
+    ("few", "is_quick", "size_bytes", "connections"),
     [
-        (FEW, OWN_CONNECTION_BYTES, 1),
-        (FEW, FEW_OWN_CONNECTION_BYTES - 1, 1),
-        (FEW, FEW_OWN_CONNECTION_BYTES, 2),
-        (0, OWN_CONNECTION_BYTES - 1, 1),
-        (0, OWN_CONNECTION_BYTES, 2),
+        (FEW, True, OWN_CONNECTION_BYTES, 1),
+        (FEW, True, FEW_OWN_CONNECTION_BYTES - 1, 1),
+        (FEW, True, FEW_OWN_CONNECTION_BYTES, 2),
+        (FEW, False, OWN_CONNECTION_BYTES - 1, 1),
+        (FEW, False, OWN_CONNECTION_BYTES, 2),
+        (0, True, OWN_CONNECTION_BYTES - 1, 1),
+        (0, True, OWN_CONNECTION_BYTES, 2),
     ],
 )
-async def test_it_depends_on_how_many_learners_there_are(
-    few: int, size_bytes: int, connections: int, monkeypatch: pytest.MonkeyPatch
+async def test_it_depends_on_how_many_learners_there_are_and_on_the_link(
+    few: int, is_quick: bool, size_bytes: int, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conversations, "FEW", few)
+    monkeypatch.setattr(pace, "FIRST_BYTES", pace.CHUNK_BYTES if is_quick else pace.FIRST_BYTES)  # known from the start
     async with (
         asyncio.timeout(PATIENCE_S),
         Controller(ServerParams()) as controller,

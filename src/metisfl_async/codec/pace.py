@@ -25,6 +25,11 @@ class Pace:
     def __init__(self) -> None:
         self.payload_bytes = FIRST_BYTES
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether the latest frames took little time, as far as is known."""
+        return self.payload_bytes == CHUNK_BYTES
+
     def took(self, sent_bytes: int, seconds: float) -> None:
         """Note how long it took to send so many bytes."""
         if seconds > SLOW_S:

@@ -103,7 +103,8 @@ class GrpcLink:
 
     A large update has another, for as long as it is on its way. On a connection on which much was received, gRPC keeps
     about a megabyte for the next time: with a thousand learners, the controller would have a gigabyte of that. The
-    controller says what is large; while it has few learners, that is more.
+    controller says what is large; while it has few learners, that is more, but not on a slow link, where heartbeats would
+    wait for what gRPC has taken of the update.
     """
 
     def __init__(self, params: ClientParams, pace: Pace | None = None) -> None:
@@ -166,7 +167,8 @@ class GrpcLink:
 
     async def train_done(self, token: Token, header: Header, update: Model) -> UpdateReply:
         """Send an update: a large one over a connection of its own, if one can be had soon."""
-        if update.manifest.size_bytes < self._own_connection_bytes:
+        most = self._own_connection_bytes if self._caller.pace.is_quick else OWN_CONNECTION_BYTES
+        if update.manifest.size_bytes < most:
             return await self.upload(token, header, update)
         other = GrpcCaller(self._params.read(), SERVICE, self._caller.pace)
         self._others.add(other)
