@@ -103,8 +103,8 @@ class GrpcLink:
 
     A large update has another, for as long as it is on its way. On a connection on which much was received, gRPC keeps
     about a megabyte for the next time: with a thousand learners, the controller would have a gigabyte of that. The
-    controller says what is large; while it has few learners, that is more, but not on a slow link, where heartbeats would
-    wait for what gRPC has taken of the update.
+    controller says what is large: while it has few learners, that is more. It is not so on a slow link, where
+    heartbeats would wait for what gRPC has taken of the update.
     """
 
     def __init__(self, params: ClientParams, pace: Pace | None = None) -> None:
