@@ -21,7 +21,7 @@ __all__ = ["ANOTHER", "UNREADABLE", "Keeper"]
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.1, 10.0
-UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)  #: what it means to read the text of another version
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)  #: what reading the text of another version may raise
 ANOTHER = "was written by another version of metisfl_async, which this one cannot read"
 BATCH = 16  #: texts of rounds that are in memory at one time; each may have a megabyte
 

@@ -1,7 +1,7 @@
-"""A learner's process ends with ours, and it has ended when it has, whatever it has forked goes on.
+"""A learner's process ends when ours does. When it has ended, we know at once, even if what it has forked goes on.
 
-A pool of processes sees that one of them is gone by a pipe that nobody holds any more. What a learner forks, such as
-the workers of a data loader, holds every pipe that the learner's process does: the pool would wait for those as well.
+A pool sees that its process is gone when nobody holds a certain pipe any more. What a learner forks, such as the
+workers of a data loader, would hold all pipes of the learner's process, and the pool would wait for those as well.
 """
 
 from __future__ import annotations
