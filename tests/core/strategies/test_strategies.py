@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import random
 from collections.abc import Callable, Collection, Sequence
@@ -267,6 +268,23 @@ def test_a_hook_changes_the_parameters_of_single_tasks() -> None:
 )
 def test_what_a_hook_gives_is_checked(hook: Callable[..., Any], message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
+        training(A, config=ControllerConfig(params_hook=hook))
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen", "message"),
+    [
+        (SystemExit(3), RuntimeError, "params_hook failed: SystemExit: 3"),
+        (asyncio.CancelledError("mine"), RuntimeError, "params_hook failed: CancelledError: mine"),
+        (ValueError("wrong"), ValueError, "wrong"),
+        (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
+    ],
+)
+def test_a_hook_ends_no_event_loop(raised: BaseException, seen: type[BaseException], message: str) -> None:
+    def hook(*_: object) -> dict[str, Json]:
+        raise raised
+
+    with pytest.raises(seen, match=message):
         training(A, config=ControllerConfig(params_hook=hook))
 
 

@@ -118,8 +118,15 @@ def _checked(who: str, params: object) -> dict[str, Json]:
 
 
 def _ask(what: str, function: Callable[..., T], *args: object) -> T:
-    """Call the user's code; an error of ours that it raises is still its bug, not a caller's mistake."""
+    """Call the user's code; an error of ours that it raises is still its bug, not a caller's mistake.
+
+    So is what would end the event loop, or look as if it were cancelled.
+    """
     try:
         return function(*args)
     except MetisError as error:
         raise RuntimeError(f"{what} failed: {error}") from error
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{what} failed: {type(error).__name__}: {error}") from error
